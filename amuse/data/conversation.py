@@ -1,0 +1,216 @@
+"""Conversations as the rest of the package sees them: dialogues of utterances with token features per modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+TOKEN_IDS = 0
+"""The width that marks a modality as token ids for a trainable encoder instead of features."""
+
+
+@dataclass
+class Utterance:
+    """One turn of one speaker.
+
+    Attributes:
+        id: Unique in its split, for example `"dia3_utt7"`.
+        speaker: Name of the speaker, compared only inside a dialogue.
+        features: Modality -> `(L, d)` float32 token features, or `(L,)` int64 token ids. An absent modality has no key.
+        label: Class index, regression target, or None for unlabelled.
+        text: What was said, where known.
+        start, end: Seconds, where known.
+        evidence: Modality -> indices of the tokens that carry planted evidence (generated conversations only).
+    """
+
+    id: str
+    speaker: str
+    features: dict[str, Tensor]
+    label: int | float | None = None
+    text: str | None = None
+    start: float | None = None
+    end: float | None = None
+    evidence: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass
+class Dialogue:
+    """Utterances in the order in which they were said."""
+
+    id: str
+    utterances: list[Utterance]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+class Conversations(Dataset[Dialogue]):
+    """The dialogues of one split, checked once so that nothing after it has to check again.
+
+    Args:
+        dialogues: At least one dialogue, none of them empty.
+        label_names: Class names in the order of the label indices; None means regression.
+        modalities: Modality -> feature width; width 0 (`TOKEN_IDS`) means int64 token ids.
+
+    Raises:
+        ValueError: For an empty dialogue, a repeated id, a label out of range or not finite, and features of the
+            wrong rank, width or dtype or with NaN or infinity. The message names the dialogue and the utterance.
+    """
+
+    def __init__(
+        self,
+        dialogues: Sequence[Dialogue],
+        label_names: Sequence[str] | None,
+        modalities: Mapping[str, int],
+    ) -> None:
+        self.dialogues = list(dialogues)
+        self.label_names = None if label_names is None else list(label_names)
+        self.modalities = dict(modalities)
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def __getitem__(self, index: int) -> Dialogue:
+        return self.dialogues[index]
+
+    def utterances(self) -> Iterator[Utterance]:
+        """All utterances, dialogue after dialogue."""
+        for dialogue in self.dialogues:
+            yield from dialogue.utterances
+
+    @property
+    def regression(self) -> bool:
+        return self.label_names is None
+
+    @property
+    def num_utterances(self) -> int:
+        return sum(map(len, self.dialogues))
+
+    def class_counts(self) -> Tensor:
+        """How often each class occurs, int64 `(C,)`; unlabelled utterances are left out.
+
+        Raises:
+            ValueError: For regression labels, which have no classes.
+        """
+        if self.label_names is None:
+            raise ValueError("class_counts: expected class labels, got regression targets (label_names is None)")
+        labels = [utterance.label for utterance in self.utterances() if utterance.label is not None]
+        return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=len(self.label_names))
+
+    def missing_counts(self) -> dict[str, int]:
+        """Modality -> number of utterances without a token of it."""
+        counts = dict.fromkeys(self.modalities, 0)
+        for utterance in self.utterances():
+            for modality in counts:
+                tokens = utterance.features.get(modality)
+                counts[modality] += tokens is None or len(tokens) == 0
+        return counts
+
+    def select(self, modalities: Sequence[str]) -> Conversations:
+        """The same dialogues with these modalities only, in this order; feature tensors are shared.
+
+        Raises:
+            ValueError: For a modality these conversations do not have.
+        """
+        for modality in modalities:
+            if modality not in self.modalities:
+                raise ValueError(f"modalities: expected names out of {sorted(self.modalities)}, got {modality!r}")
+        kept = {modality: self.modalities[modality] for modality in modalities}
+        return self._map(kept, lambda utterance: {m: x for m, x in utterance.features.items() if m in kept})
+
+    def with_features(self, modality: str, width: int, features: Mapping[str, Tensor]) -> Conversations:
+        """The same dialogues with one modality added, or replaced where it was there.
+
+        Args:
+            modality: Its name.
+            width: Feature width, or `TOKEN_IDS`.
+            features: Utterance id -> `(L, width)` float32 or `(L,)` int64; an utterance without an entry, or whose
+                entry has no token, is without this modality.
+        """
+
+        def merged(utterance: Utterance) -> dict[str, Tensor]:
+            others = {m: x for m, x in utterance.features.items() if m != modality}
+            tokens = features.get(utterance.id)
+            return others if tokens is None or len(tokens) == 0 else {**others, modality: tokens}
+
+        return self._map({**self.modalities, modality: width}, merged)
+
+    def subset(self, indices: Sequence[int]) -> Conversations:
+        """The dialogues at these indices."""
+        return Conversations([self.dialogues[i] for i in indices], self.label_names, self.modalities)
+
+    def _map(self, modalities: dict[str, int], features: Callable[[Utterance], dict[str, Tensor]]) -> Conversations:
+        dialogues = [
+            Dialogue(dialogue.id, [replace(u, features=features(u)) for u in dialogue.utterances])
+            for dialogue in self.dialogues
+        ]
+        return Conversations(dialogues, self.label_names, modalities)
+
+    def _check(self) -> None:
+        if not self.dialogues:
+            raise ValueError("dialogues: expected at least one dialogue, got none")
+        names = self.label_names
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError(f"label_names: expected distinct names, at least one, got {names}")
+        for modality, width in self.modalities.items():
+            if width < 0:
+                raise ValueError(f"modalities[{modality!r}]: expected a width >= 0, got {width}")
+        dialogue_ids: set[str] = set()
+        owners: dict[str, str] = {}
+        for dialogue in self.dialogues:
+            if dialogue.id in dialogue_ids:
+                raise ValueError(f"dialogue {dialogue.id!r}: expected distinct dialogue ids, got this one twice")
+            dialogue_ids.add(dialogue.id)
+            if not dialogue.utterances:
+                raise ValueError(f"dialogue {dialogue.id!r}: expected at least one utterance, got none")
+            for utterance in dialogue.utterances:
+                where = f"dialogue {dialogue.id!r}, utterance {utterance.id!r}"
+                if utterance.id in owners:
+                    other = owners[utterance.id]
+                    raise ValueError(f"{where}: expected distinct utterance ids, got one of dialogue {other!r}")
+                owners[utterance.id] = dialogue.id
+                self._check_label(utterance.label, where)
+                for modality, tokens in utterance.features.items():
+                    self._check_features(modality, tokens, f"{where}, features[{modality!r}]")
+
+    def _check_label(self, label: object, where: str) -> None:
+        if label is None:
+            return
+        number = isinstance(label, Real) and not isinstance(label, bool)
+        if self.label_names is None:
+            if not (number and math.isfinite(cast(float, label))):
+                raise ValueError(f"{where}, label: expected a finite number or None, got {label!r}")
+        elif not (number and isinstance(label, Integral) and int(label) in range(len(self.label_names))):
+            expected = f"an integer from 0 to {len(self.label_names) - 1} or None"
+            raise ValueError(f"{where}, label: expected {expected}, got {label!r}")
+
+    def _check_features(self, modality: str, tokens: Tensor, where: str) -> None:
+        if modality not in self.modalities:
+            raise ValueError(f"{where}: expected a modality out of {sorted(self.modalities)}, got {modality!r}")
+        width = self.modalities[modality]
+        got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        if width == TOKEN_IDS:
+            if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 1:
+                raise ValueError(f"{where}: expected token ids, torch.int64 (L,), got {got}")
+            if len(tokens) and int(tokens.min()) < 0:
+                raise ValueError(f"{where}: expected token ids >= 0, got {int(tokens.min())}")
+            return
+        if (
+            not isinstance(tokens, Tensor)
+            or tokens.dtype != torch.float32
+            or tokens.dim() != 2
+            or tokens.shape[1] != width
+        ):
+            raise ValueError(f"{where}: expected torch.float32 (L, {width}), got {got}")
+        finite = torch.isfinite(tokens)
+        if not finite.all():
+            token = int((~finite).any(dim=1).nonzero()[0])
+            raise ValueError(f"{where}: expected finite numbers, got NaN or infinity in token {token}")

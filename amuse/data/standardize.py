@@ -1,0 +1,105 @@
+"""Standardisation of token features with statistics of the training part only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from amuse.data.conversation import TOKEN_IDS, Conversations
+
+
+class Standardizer:
+    """Brings every feature to mean 0 and deviation 1 over the tokens it was fitted on, and clips outliers.
+
+    A feature that is constant in the training part becomes 0 everywhere it keeps its value: its deviation counts as 1.
+
+    Args:
+        mean: Modality -> float32 `(d,)`.
+        std: Modality -> float32 `(d,)`, without zeros.
+        clip: Outliers are cut at this many deviations; None leaves them.
+    """
+
+    def __init__(self, mean: dict[str, Tensor], std: dict[str, Tensor], clip: float | None = 5.0) -> None:
+        if mean.keys() != std.keys():
+            raise ValueError(f"std: expected the modalities of mean, {sorted(mean)}, got {sorted(std)}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip: expected a positive number of deviations or None, got {clip}")
+        self.mean = mean
+        self.std = std
+        self.clip = clip
+
+    @classmethod
+    def fit(
+        cls, conversations: Conversations, *, modalities: Sequence[str] | None = None, clip: float | None = 5.0
+    ) -> Standardizer:
+        """Takes the statistics of the given modalities, default all but token ids.
+
+        Raises:
+            ValueError: For a modality that is unknown, is token ids, or of which there is not one token.
+        """
+        if modalities is None:
+            modalities = [m for m, width in conversations.modalities.items() if width != TOKEN_IDS]
+        mean, std = {}, {}
+        for modality in modalities:
+            if conversations.modalities.get(modality, TOKEN_IDS) == TOKEN_IDS:
+                raise ValueError(f"modalities: expected names of feature modalities, got {modality!r}")
+            streams = [u.features[modality] for u in conversations.utterances() if modality in u.features]
+            tokens = torch.cat(streams).double() if streams else torch.empty(0)
+            if not len(tokens):
+                raise ValueError(f"modality {modality!r}: expected at least one token to fit on, got none")
+            centre = tokens.mean(dim=0)
+            deviation = tokens.std(dim=0, correction=0)
+            # rounding gives a constant column a tiny deviation, and dividing by it would blow noise up
+            constant = deviation <= 1e-6 * centre.abs().clamp(min=1e-6)
+            mean[modality] = centre.float()
+            std[modality] = torch.where(constant, torch.ones_like(deviation), deviation).float()
+        return cls(mean, std, clip)
+
+    def apply(self, conversations: Conversations) -> Conversations:
+        """The same conversations with standardised features; modalities it was not fitted on stay as they are.
+
+        Raises:
+            ValueError: When a fitted modality is missing or has another width here.
+        """
+        for modality, centre in self.mean.items():
+            width = conversations.modalities.get(modality)
+            if width != len(centre):
+                raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
+            standardised = {
+                u.id: self.transform(modality, u.features[modality])
+                for u in conversations.utterances()
+                if modality in u.features
+            }
+            conversations = conversations.with_features(modality, len(centre), standardised)
+        return conversations
+
+    def transform(self, modality: str, tokens: Tensor) -> Tensor:
+        """One stream, float32 `(..., d)`, standardised."""
+        scaled = (tokens - self.mean[modality]) / self.std[modality]
+        return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Plain tensors, to be saved with a checkpoint."""
+        state = {f"mean.{m}": x for m, x in self.mean.items()} | {f"std.{m}": x for m, x in self.std.items()}
+        return {**state, "clip": torch.tensor(float("inf") if self.clip is None else self.clip, dtype=torch.float64)}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> Standardizer:
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: For entries that `state_dict` does not write.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
+        for key, tensor in state.items():
+            part, _, modality = key.partition(".")
+            if key != "clip" and (part not in parts or not modality):
+                raise ValueError(f"state: expected keys 'mean.*', 'std.*' and 'clip', got {key!r}")
+            if key != "clip":
+                parts[part][modality] = tensor
+        if "clip" not in state:
+            raise ValueError("state: expected a key 'clip', got none")
+        clip = float(state["clip"])
+        return cls(parts["mean"], parts["std"], None if clip == float("inf") else clip)

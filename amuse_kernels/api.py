@@ -1,0 +1,230 @@
+"""The public ops: documentation, argument checks, autocast, choice of the backend."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from amuse_kernels import ops, reference
+from amuse_kernels.checks import check_attention, check_fusion, check_interpolation
+from amuse_kernels.dispatch import choose_backend
+
+
+def p2c_attention(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    gates: Tensor | None = None,
+    key_masks: Sequence[Tensor | None] | None = None,
+    query_groups: Tensor | None = None,
+    key_groups: Sequence[Tensor | None] | None = None,
+    relations: Sequence[str] | None = None,
+    causal: bool | Sequence[bool] = False,
+    normalization: str = "per_source",
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Peripheral-to-Central attention (AMuSE, Eq. 1): queries attend to P sources at once.
+
+    With S_p = softmax_scale * Q K_p^T, W_p = exp(S_p) on visible pairs and 0 elsewhere:
+
+    - "per_source" (the paper): O = sum_p g_p (W_p / rowsum(W_p)) V_p
+    - "joint" (one softmax over all sources, the gate a bias log g_p): O = sum_p g_p W_p V_p / sum_p g_p rowsum(W_p)
+
+    A pair (i, j) is visible when key mask, group relation and causal flag all allow it. A row of a source without a
+    visible key contributes exactly 0 and receives exactly 0 gradient; so does an absent modality, whose mask is all
+    False. Keys and values that no query of their sample may see can hold NaN or Inf.
+
+    Args:
+        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0.
+        keys, values: P tensors each (1 to 8), `(B, H, Lp, D)`, dtype and device of the query. Lp may be 0. A last
+            dimension that is contiguous is read in place, whatever the other strides.
+        gates: broadcastable to `(B, H, P)`, any floating dtype; default ones. Non-negative for "joint" (checked on
+            CPU tensors). The paper's gate is the constant 1 / (P + 1).
+        key_masks: P entries, bool `(B, Lp)`, True = attend, or None.
+        query_groups: integers `(B, Lq)`, for example the speaker of each utterance.
+        key_groups: P entries, integers `(B, Lp)`, or None where the relation is "any".
+        relations: P entries, "any" (default) | "same" | "different": group of the key relative to the query's.
+        causal: bool, or one per source: key position <= query position; needs Lp == Lq.
+        normalization: "per_source" | "joint".
+        softmax_scale: default `D ** -0.5`.
+        dropout_p: probability in [0, 1) to drop a normalised weight; the rest is scaled by 1 / (1 - dropout_p).
+        seed: of the dropout, 0 <= seed < 2**63; equal seeds drop equal pairs on every backend. None draws one from
+            torch's generator.
+        return_lse: also return the natural log-sum-exp of the scores.
+        backend: None = the best available | "triton" | "cuda" | "cpu" | "reference". A named backend never falls back.
+
+    Returns:
+        `(B, H, Lq, D)` in the query's dtype, stored so that `.transpose(1, 2).reshape(B, Lq, H * D)` is a view; with
+        `return_lse` also the lse in fp32 (fp64 for fp64): `(B, H, Lq, P)`, or `(B, H, Lq)` for "joint"
+        (log sum_p g_p rowsum(W_p)); -inf in rows that see no key. Both differentiable, in query, keys, values and gates.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected.
+        BackendUnavailableError: the named backend cannot run here.
+    """
+    inputs = check_attention(
+        *_autocast(query, keys, values),
+        gates,
+        key_masks,
+        query_groups,
+        key_groups,
+        relations,
+        causal,
+        normalization,
+        softmax_scale,
+        dropout_p,
+        seed,
+    )
+    choose_backend("p2c_attention", inputs.query.device, backend)
+    with _without_autocast(inputs.query):
+        out, lse = reference.p2c_attention(inputs)
+    return (out, lse) if return_lse else out
+
+
+def p2c_attention_weights(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    *,
+    gates: Tensor | None = None,
+    key_masks: Sequence[Tensor | None] | None = None,
+    query_groups: Tensor | None = None,
+    key_groups: Sequence[Tensor | None] | None = None,
+    relations: Sequence[str] | None = None,
+    causal: bool | Sequence[bool] = False,
+    normalization: str = "per_source",
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
+    """The weights with which `p2c_attention` adds up the values, gates and dropout applied: O = sum_p weights_p V_p.
+
+    For explanations and tests; it materialises (Lq x Lp) and always runs in plain PyTorch. Arguments as for
+    `p2c_attention`; `backend` None or "reference".
+
+    Returns:
+        P tensors `(B, H, Lq, Lp)` in the query's dtype; with `return_lse` a pair of that and the lse.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected.
+    """
+    if backend not in (None, "reference"):
+        raise ValueError(f"backend: the weights are computed by 'reference' only, got {backend!r}")
+    query, keys, _ = _autocast(query, keys, None)
+    inputs = check_attention(
+        query,
+        keys,
+        None,
+        gates,
+        key_masks,
+        query_groups,
+        key_groups,
+        relations,
+        causal,
+        normalization,
+        softmax_scale,
+        dropout_p,
+        seed,
+    )
+    with _without_autocast(inputs.query):
+        weights, lse = reference.weights_and_lse(inputs)
+    cast = tuple(weight.to(inputs.query.dtype) for weight in weights)
+    return (cast, lse) if return_lse else cast
+
+
+def adaptive_fusion(
+    descriptors: Tensor,
+    alpha: Tensor | None = None,
+    *,
+    pair_weight: Tensor | None = None,
+    pair_bias: Tensor | None = None,
+    present: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Adaptive fusion (AMuSE, Eq. 2): interpolate each modality's descriptor towards every other's, per instance.
+
+    fused_m = 1/|S| sum_{n in S, n != m} (alpha[m, n] f_n + (1 - alpha[m, n]) f_m), with S the modalities present. The
+    slot of an absent modality is 0 and its descriptor may hold NaN; a lone present modality passes unchanged. Dropping
+    a modality equals never having had it. The paper's multimodal descriptor A(u) is `fused.flatten(-2)`.
+
+    Give `alpha`, or the amortised gate `pair_weight` and `pair_bias`, computed in the same pass:
+    alpha[m, n] = sigmoid(<pair_weight[k, 0], f_m> + <pair_weight[k, 1], f_n> + pair_bias[k]), k the index of the
+    ordered pair (m, n), n != m, in lexicographic order.
+
+    Args:
+        descriptors: `(..., M, d)`, M from 1 to 8, fp16, bf16, fp32 or fp64.
+        alpha: `(..., M, M)` or, element-wise, `(..., M, M, d)`, dtype of the descriptors, meant to lie in [0, 1] (not
+            checked). alpha[m, n] is the paper's alpha^m_n; the diagonal and pairs with an absent member are ignored.
+        pair_weight: `(M (M - 1), 2, d)`, any floating dtype.
+        pair_bias: `(M (M - 1),)`, any floating dtype.
+        present: bool `(..., M)`, True = this sample has the modality; default all.
+        backend: None = the best available | "triton" | "cuda" | "cpu" | "reference".
+
+    Returns:
+        fused `(..., M, d)` and the alpha used, `(..., M, M)` or `(..., M, M, d)`, 0 on the diagonal and on pairs with
+        an absent member; both in the descriptors' dtype and differentiable.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected.
+        BackendUnavailableError: the named backend cannot run here.
+    """
+    descriptors, alpha = _autocast(descriptors, alpha)
+    check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
+    name = choose_backend("adaptive_fusion", descriptors.device, backend)
+    run = reference.adaptive_fusion if name == "reference" else ops.adaptive_fusion
+    with _without_autocast(descriptors):
+        return run(descriptors, alpha, pair_weight, pair_bias, present)
+
+
+def interpolation_coefficients(
+    a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, *, backend: str | None = None
+) -> Tensor:
+    """Interpolation coefficients in closed form (AMuSE, Eq. 6, from ALFA-Mix), element-wise in [0, 1].
+
+    epsilon * ||a - b||_2 * grad_b / ||grad_b||_2 divided by (a - b), clipped to [0, 1]; 0 where that is undefined.
+
+    Args:
+        a, b: `(..., d)` descriptors of two modalities, fp16, bf16, fp32 or fp64.
+        grad_b: `(..., d)`, the gradient of modality b's own loss at b.
+        epsilon: the size of the step.
+        backend: None = the best available | "triton" | "cuda" | "cpu" | "reference".
+
+    Returns:
+        `(..., d)` in the dtype of `a`; differentiable in a, b and grad_b where the clip is not active.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected.
+        BackendUnavailableError: the named backend cannot run here.
+    """
+    check_interpolation(a, b, grad_b, epsilon)
+    name = choose_backend("interpolation_coefficients", a.device, backend)
+    run = reference.interpolation_coefficients if name == "reference" else ops.interpolation_coefficients
+    with _without_autocast(a):
+        return run(a, b, grad_b, float(epsilon))
+
+
+def _autocast(*arguments):
+    """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for."""
+    first = arguments[0]
+    if not isinstance(first, Tensor) or not torch.is_autocast_enabled(first.device.type):
+        return arguments
+    dtype = torch.get_autocast_dtype(first.device.type)
+
+    def cast(argument):
+        if isinstance(argument, Tensor):
+            low = argument.is_floating_point() and argument.dtype != torch.float64
+            return argument.to(dtype) if low else argument
+        return [cast(entry) for entry in argument] if isinstance(argument, list | tuple) else argument
+
+    return tuple(cast(argument) for argument in arguments)
+
+
+def _without_autocast(tensor: Tensor) -> torch.autocast:
+    """The ops choose their accumulation type themselves."""
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,295 @@
+"""Argument checks of the public ops: every error names the argument, what it was and what was expected.
+
+They look at shapes, dtypes, devices and Python values; at the contents of a tensor only where that neither waits for
+a GPU nor breaks a trace.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+MAX_SOURCES = 8
+MAX_MODALITIES = 8
+MAX_HEAD_DIM = 256
+NORMALIZATIONS = ("per_source", "joint")
+RELATIONS = ("any", "same", "different")
+
+
+class AttentionInputs(NamedTuple):
+    """Validated arguments of p2c_attention, in one form: an entry per source, gates `(B, H, P)`, seed a tensor."""
+
+    query: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...] | None
+    gates: Tensor | None
+    key_masks: tuple[Tensor | None, ...]
+    query_groups: Tensor | None
+    key_groups: tuple[Tensor | None, ...]
+    relations: tuple[str, ...]
+    causal: tuple[bool, ...]
+    normalization: str
+    softmax_scale: float
+    dropout_p: float
+    seed: Tensor | None
+
+
+def check_attention(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor] | None,
+    gates: Tensor | None,
+    key_masks: Sequence[Tensor | None] | None,
+    query_groups: Tensor | None,
+    key_groups: Sequence[Tensor | None] | None,
+    relations: Sequence[str] | None,
+    causal: bool | Sequence[bool],
+    normalization: str,
+    softmax_scale: float | None,
+    dropout_p: float,
+    seed: int | None,
+) -> AttentionInputs:
+    """Validate and normalise the arguments of `p2c_attention` (SPEC: see its docstring).
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, device or value.
+    """
+    _check_tensor("query", query, FLOATING)
+    if query.dim() != 4:
+        raise ValueError(f"query: expected 4 dimensions (B, H, Lq, D), got {_shape(query)}")
+    batch, heads, queries, head_dim = query.shape
+    if head_dim % 8 or not 8 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"query: head dim must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {head_dim}")
+
+    keys = _sequence("keys", keys)
+    sources = len(keys)
+    if not 1 <= sources <= MAX_SOURCES:
+        raise ValueError(f"keys: expected 1 to {MAX_SOURCES} sources, got {sources}")
+    for p, key in enumerate(keys):
+        _check_like(f"keys[{p}]", key, query)
+        if key.dim() != 4 or (key.shape[0], key.shape[1], key.shape[3]) != (batch, heads, head_dim):
+            raise ValueError(f"keys[{p}]: expected ({batch}, {heads}, L, {head_dim}), got {_shape(key)}")
+    if values is not None:
+        values = _sequence("values", values, sources)
+        for p, (key, value) in enumerate(zip(keys, values, strict=True)):
+            _check_like(f"values[{p}]", value, query)
+            if value.shape != key.shape:
+                raise ValueError(f"values[{p}]: expected the shape of keys[{p}] {_shape(key)}, got {_shape(value)}")
+
+    if gates is not None:
+        _check_tensor("gates", gates, FLOATING, query.device)
+        try:
+            gates = gates.expand(batch, heads, sources)
+        except RuntimeError:
+            raise ValueError(
+                f"gates: expected a shape that broadcasts to (B, H, P) = ({batch}, {heads}, {sources}), "
+                f"got {_shape(gates)}"
+            ) from None
+        if normalization == "joint" and _can_read(gates) and bool((gates < 0).any()):
+            raise ValueError(f"gates: expected no negative gate with normalization='joint', got {float(gates.min())}")
+
+    masks = (None,) * sources if key_masks is None else _sequence("key_masks", key_masks, sources)
+    for p, (key, mask) in enumerate(zip(keys, masks, strict=True)):
+        if mask is not None:
+            check_mask(f"key_masks[{p}]", mask, (batch, key.shape[2]), query.device, "attend")
+
+    dropout_p = _probability(dropout_p)
+    relation_names = _relations(relations, sources)
+    key_groups = (None,) * sources if key_groups is None else _sequence("key_groups", key_groups, sources)
+    if query_groups is not None:
+        _check_tensor("query_groups", query_groups, INTEGERS, query.device)
+        _check_shape("query_groups", query_groups, (batch, queries))
+    for p, (key, group) in enumerate(zip(keys, key_groups, strict=True)):
+        if group is not None:
+            _check_tensor(f"key_groups[{p}]", group, INTEGERS, query.device)
+            _check_shape(f"key_groups[{p}]", group, (batch, key.shape[2]))
+        if relation_names[p] != "any" and (query_groups is None or group is None):
+            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
+            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation_names[p]!r}")
+
+    return AttentionInputs(
+        query=query,
+        keys=keys,
+        values=values,
+        gates=gates,
+        key_masks=masks,
+        query_groups=query_groups,
+        key_groups=key_groups,
+        relations=relation_names,
+        causal=_causal(causal, queries, keys),
+        normalization=_choice("normalization", normalization, NORMALIZATIONS),
+        softmax_scale=head_dim**-0.5 if softmax_scale is None else _number("softmax_scale", softmax_scale),
+        dropout_p=dropout_p,
+        seed=_seed(seed, query.device) if dropout_p > 0 else None,
+    )
+
+
+def check_fusion(
+    descriptors: Tensor,
+    alpha: Tensor | None,
+    pair_weight: Tensor | None,
+    pair_bias: Tensor | None,
+    present: Tensor | None,
+) -> None:
+    """Validate the arguments of `adaptive_fusion`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape or device, or neither or both of alpha and the gate.
+    """
+    _check_tensor("descriptors", descriptors, FLOATING)
+    if descriptors.dim() < 2:
+        raise ValueError(f"descriptors: expected (..., M, d), got {_shape(descriptors)}")
+    *batch, modalities, width = descriptors.shape
+    if not 1 <= modalities <= MAX_MODALITIES:
+        raise ValueError(f"descriptors: expected 1 to {MAX_MODALITIES} modalities in (..., M, d), got {modalities}")
+    if width == 0:
+        raise ValueError(f"descriptors: expected a width d of at least 1, got {_shape(descriptors)}")
+    if (alpha is None) == (pair_weight is None) or (pair_weight is None) != (pair_bias is None):
+        given = [
+            name
+            for name, value in (("alpha", alpha), ("pair_weight", pair_weight), ("pair_bias", pair_bias))
+            if value is not None
+        ]
+        raise ValueError(
+            f"alpha: expected either alpha, or both pair_weight and pair_bias; got {' and '.join(given) or 'none of them'}"
+        )
+    if alpha is not None:
+        _check_like("alpha", alpha, descriptors)
+        scalar, elementwise = (*batch, modalities, modalities), (*batch, modalities, modalities, width)
+        if alpha.shape not in (scalar, elementwise):
+            raise ValueError(f"alpha: expected {scalar} or {elementwise}, got {_shape(alpha)}")
+    if pair_weight is not None and pair_bias is not None:
+        pairs = modalities * (modalities - 1)
+        _check_tensor("pair_weight", pair_weight, FLOATING, descriptors.device)
+        _check_shape("pair_weight", pair_weight, (pairs, 2, width))
+        _check_tensor("pair_bias", pair_bias, FLOATING, descriptors.device)
+        _check_shape("pair_bias", pair_bias, (pairs,))
+    if present is not None:
+        check_mask("present", present, (*batch, modalities), descriptors.device, "has this modality")
+
+
+def check_interpolation(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> None:
+    """Validate the arguments of `interpolation_coefficients`: three tensors `(..., d)` alike, a finite epsilon."""
+    _check_tensor("a", a, FLOATING)
+    if a.dim() < 1:
+        raise ValueError(f"a: expected (..., d), got a scalar {_shape(a)}")
+    for name, tensor in (("b", b), ("grad_b", grad_b)):
+        _check_like(name, tensor, a)
+        _check_shape(name, tensor, tuple(a.shape))
+    _number("epsilon", epsilon)
+
+
+def check_mask(name: str, mask: Tensor, shape: tuple[int, ...], device: torch.device, meaning: str) -> None:
+    """Reject a mask that is not bool of `shape` on `device`: an integer or additive mask would change its meaning."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"{name}: expected a torch.bool tensor (True = {meaning}), got {_describe(mask)}")
+    _check_device(name, mask, device)
+    _check_shape(name, mask, shape)
+
+
+def _check_tensor(
+    name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device | None = None
+) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
+        raise TypeError(f"{name}: expected a tensor of {_names(dtypes)}, got {_describe(tensor)}")
+    if device is not None:
+        _check_device(name, tensor, device)
+
+
+def _check_like(name: str, tensor: Tensor, other: Tensor) -> None:
+    """Same dtype and device as the first argument."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != other.dtype:
+        raise TypeError(f"{name}: expected a tensor of {other.dtype} as the first argument, got {_describe(tensor)}")
+    _check_device(name, tensor, other.device)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {tensor.device}")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
+
+
+def _sequence(name: str, entries: Sequence, length: int | None = None) -> tuple:
+    if isinstance(entries, Tensor) or not isinstance(entries, Sequence):
+        raise TypeError(f"{name}: expected a list or tuple with one entry per source, got {_describe(entries)}")
+    if length is not None and len(entries) != length:
+        raise ValueError(f"{name}: expected {length} entries, one per source, got {len(entries)}")
+    return tuple(entries)
+
+
+def _relations(relations: Sequence[str] | None, sources: int) -> tuple[str, ...]:
+    if relations is None:
+        return ("any",) * sources
+    if isinstance(relations, str):
+        raise TypeError(f"relations: expected a list or tuple with one entry per source, got {relations!r}")
+    names = _sequence("relations", relations, sources)
+    return tuple(_choice(f"relations[{p}]", name, RELATIONS) for p, name in enumerate(names))
+
+
+def _causal(causal: bool | Sequence[bool], queries: int, keys: tuple[Tensor, ...]) -> tuple[bool, ...]:
+    flags = (causal,) * len(keys) if isinstance(causal, bool) else _sequence("causal", causal, len(keys))
+    for p, (flag, key) in enumerate(zip(flags, keys, strict=True)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"causal[{p}]: expected a bool, got {_describe(flag)}")
+        if flag and key.shape[2] != queries:
+            raise ValueError(f"causal[{p}]: needs as many keys as queries, got {key.shape[2]} keys, {queries} queries")
+    return flags
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a float, got {_describe(value)}")
+    if not -float("inf") < value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def _probability(value: float) -> float:
+    if not 0 <= _number("dropout_p", value) < 1:
+        raise ValueError(f"dropout_p: expected a probability in [0, 1), got {value}")
+    return float(value)
+
+
+def _seed(seed: int | None, device: torch.device) -> Tensor:
+    """A tensor, so that a drawn seed neither waits for a GPU nor breaks a trace."""
+    if seed is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int or None, got {_describe(seed)}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected an int in [0, 2**63), got {seed}")
+    return torch.full((), seed, dtype=torch.int64, device=device)
+
+
+def _can_read(tensor: Tensor) -> bool:
+    traced = torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or is_batchedtensor(tensor)
+    return tensor.device.type == "cpu" and not traced
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " | ".join(str(dtype) for dtype in dtypes)
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} {_shape(value)}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"

@@ -1,0 +1,164 @@
+"""torch.library definitions, fakes and autograd of the fused ops.
+
+An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
+joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input
+needs a gradient. The derivatives are not differentiable again: backend "reference" is.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from amuse_kernels import cpu
+from amuse_kernels.reference import accumulation_dtype
+
+_library = torch.library.Library("amuse_kernels", "DEF")
+_library.define(
+    "adaptive_fusion_forward("
+    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present"
+    ") -> (Tensor fused, Tensor alpha)"
+)
+_library.define(
+    "adaptive_fusion_backward("
+    "Tensor grad_fused, Tensor? grad_alpha, "
+    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present"
+    ") -> (Tensor descriptors, Tensor alpha, Tensor pair_weight, Tensor pair_bias)"
+)
+_library.define("interpolation_coefficients_forward(Tensor a, Tensor b, Tensor grad_b, float epsilon) -> Tensor")
+_library.define(
+    "interpolation_coefficients_backward(Tensor grad, Tensor a, Tensor b, Tensor grad_b, float epsilon)"
+    " -> (Tensor a, Tensor b, Tensor grad_b)"
+)
+
+for _name in (
+    "adaptive_fusion_forward",
+    "adaptive_fusion_backward",
+    "interpolation_coefficients_forward",
+    "interpolation_coefficients_backward",
+):
+    _library.impl(_name, getattr(cpu, _name), "CPU")
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+# --- Adaptive fusion ---
+
+
+@torch.library.register_fake("amuse_kernels::adaptive_fusion_forward", lib=_library)
+def _fusion_forward_fake(
+    descriptors: Tensor,
+    alpha: Tensor | None,
+    pair_weight: Tensor | None,
+    pair_bias: Tensor | None,
+    present: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    rows, modalities, _ = descriptors.shape
+    alpha_shape = (rows, modalities, modalities) if alpha is None else alpha.shape
+    return descriptors.new_empty(descriptors.shape), descriptors.new_empty(alpha_shape)
+
+
+@torch.library.register_fake("amuse_kernels::adaptive_fusion_backward", lib=_library)
+def _fusion_backward_fake(
+    grad_fused: Tensor,
+    grad_alpha: Tensor | None,
+    descriptors: Tensor,
+    alpha: Tensor | None,
+    pair_weight: Tensor | None,
+    pair_bias: Tensor | None,
+    present: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def like(tensor: Tensor | None) -> Tensor:
+        return descriptors.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+
+    return like(descriptors), like(alpha), like(pair_weight), like(pair_bias)
+
+
+class _AdaptiveFusion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, descriptors, alpha, pair_weight, pair_bias, present):
+        ctx.save_for_backward(descriptors, alpha, pair_weight, pair_bias, present)
+        ctx.set_materialize_grads(False)
+        return torch.ops.amuse_kernels.adaptive_fusion_forward(descriptors, alpha, pair_weight, pair_bias, present)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_fused, grad_alpha):
+        descriptors, alpha, pair_weight, pair_bias, present = ctx.saved_tensors
+        if grad_fused is None:
+            grad_fused = torch.zeros_like(descriptors)
+        grads = torch.ops.amuse_kernels.adaptive_fusion_backward(
+            grad_fused, grad_alpha, descriptors, alpha, pair_weight, pair_bias, present
+        )
+        inputs = (descriptors, alpha, pair_weight, pair_bias)
+        return (*(None if tensor is None else grad for tensor, grad in zip(inputs, grads, strict=True)), None)
+
+
+def adaptive_fusion(
+    descriptors: Tensor,
+    alpha: Tensor | None,
+    pair_weight: Tensor | None,
+    pair_bias: Tensor | None,
+    present: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`reference.adaptive_fusion` by the fused kernels of the tensors' device."""
+    *batch, modalities, width = descriptors.shape
+    rows = math.prod(batch)
+    dtype = accumulation_dtype(descriptors.dtype)
+    arguments = (
+        descriptors.reshape(rows, modalities, width),
+        None if alpha is None else alpha.reshape(rows, *alpha.shape[len(batch) :]),
+        None if pair_weight is None else pair_weight.to(dtype),
+        None if pair_bias is None else pair_bias.to(dtype),
+        None if present is None else present.reshape(rows, modalities),
+    )
+    needs_grad = _needs_grad(descriptors, alpha, pair_weight, pair_bias)
+    run = _AdaptiveFusion.apply if needs_grad else torch.ops.amuse_kernels.adaptive_fusion_forward
+    fused, alpha = run(*arguments)
+    return fused.reshape(descriptors.shape), alpha.reshape(*batch, *alpha.shape[1:])
+
+
+# --- Interpolation coefficients ---
+
+
+@torch.library.register_fake("amuse_kernels::interpolation_coefficients_forward", lib=_library)
+def _interpolation_forward_fake(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
+    return a.new_empty(a.shape)
+
+
+@torch.library.register_fake("amuse_kernels::interpolation_coefficients_backward", lib=_library)
+def _interpolation_backward_fake(
+    grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return a.new_empty(a.shape), b.new_empty(b.shape), grad_b.new_empty(grad_b.shape)
+
+
+class _InterpolationCoefficients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b, grad_b, epsilon):
+        ctx.save_for_backward(a, b, grad_b)
+        ctx.epsilon = epsilon
+        return torch.ops.amuse_kernels.interpolation_coefficients_forward(a, b, grad_b, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        a, b, grad_b = ctx.saved_tensors
+        return (
+            *torch.ops.amuse_kernels.interpolation_coefficients_backward(grad, a, b, grad_b, ctx.epsilon),
+            None,
+        )
+
+
+def interpolation_coefficients(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
+    """`reference.interpolation_coefficients` by the fused kernels of the tensors' device."""
+    rows = (math.prod(a.shape[:-1]), a.shape[-1])
+    run = (
+        _InterpolationCoefficients.apply
+        if _needs_grad(a, b, grad_b)
+        else torch.ops.amuse_kernels.interpolation_coefficients_forward
+    )
+    return run(a.reshape(rows), b.reshape(rows), grad_b.reshape(rows), epsilon).reshape(a.shape)

@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# torch.empty from the package's kernels must never be read before it is written
+torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets beside the checkout, or where AMUSE_DATA points; tests on them are skipped where there are none."""
+    folder = Path(os.environ.get("AMUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "meld").is_dir():
+        pytest.skip(f"no real data in {folder}; set AMUSE_DATA to a folder with meld/ and mosi_features/")
+    return folder
