@@ -178,8 +178,8 @@ def check_fusion(
 def check_interpolation(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> None:
     """Validate the arguments of `interpolation_coefficients`: three tensors `(..., d)` alike, a finite epsilon."""
     _check_tensor("a", a, FLOATING)
-    if a.dim() < 1:
-        raise ValueError(f"a: expected (..., d), got a scalar {_shape(a)}")
+    if a.dim() < 1 or a.shape[-1] == 0:
+        raise ValueError(f"a: expected (..., d) with d of at least 1, got {_shape(a)}")
     for name, tensor in (("b", b), ("grad_b", grad_b)):
         _check_like(name, tensor, a)
         _check_shape(name, tensor, tuple(a.shape))

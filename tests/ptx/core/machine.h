@@ -27,6 +27,7 @@ struct Instruction {
   bool ftz, saturate, guard_negated;
   Rounding rounding;
   s32 guard;           // predicate, -1: none
+  s32 members;         // of a warp-wide instruction: the register with the mask of its lanes, -1: the whole warp
   u32 line;            // in the PTX text
   const s32* slot;     // registers and predicates in operand order, -1: absent
   const s64* value;    // numbers, laid out as the opcode's lowering says

@@ -13,7 +13,7 @@ Space resolve(Space space, u64& address) {
   return Space::global;
 }
 
-static u32 natural_alignment(u32 size) { return std::min(size & -size, 16u); }
+static u32 natural_alignment(u32 size) { return std::min(size & -size, 32u); }
 
 static void check_alignment(Warp& warp, u32 lane, u64 address, u32 size, const char* memory) {
   if (address % natural_alignment(size) == 0) return;
