@@ -124,10 +124,8 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"amuse_kernels {facts['version']}, torch {facts['torch']}, Python {facts['python']}, {facts['platform']}")
     if native["built"]:
         openmp = f"OpenMP {native['openmp']}" if native["openmp"] else "no OpenMP"
-        print(
-            f"native library: built with {native['compiler']}, {openmp}, {native['threads']} threads, {native['isa']} in use"
-        )
-        print(f"                instruction sets compiled in: {', '.join(native['isas_compiled'])}")
+        print(f"native library: built with {native['compiler']}, {openmp}, {native['threads']} threads")
+        print(f"                {native['isa']} in use, compiled in: {', '.join(native['isas_compiled'])}")
     else:
         print(f"native library: not built: {native['reason']}")
     if cuda["built"]:

@@ -89,3 +89,8 @@ def test_added_features_are_checked_and_absent_where_there_is_no_entry():
     assert split.missing_counts()["face"] == 1
     with pytest.raises(ValueError, match=r"features\['face'\]"):
         split.with_features("face", 2, {"u0": torch.ones(1, 3)})
+
+
+def test_subset_holds_the_dialogues_at_the_indices():
+    dialogues = [Dialogue(f"d{i}", [utterance(f"u{i}")]) for i in range(3)]
+    assert [d.id for d in Conversations(dialogues, NAMES, WIDTHS).subset([2, 0]).dialogues] == ["d2", "d0"]

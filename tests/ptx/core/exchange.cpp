@@ -195,14 +195,15 @@ void select(Warp& warp, const Instruction& i, u32 mask) {
   define(warp, i.slot[0], mask, defined, origin);
 }
 
-// The second half of setp p|q with a boolean operator; the comparison itself stands in p.
-// slots: p, q (-1: none), c (-1: none). values: operator and, or, xor, none; c negated.
+// The second half of setp with a boolean operator or a second destination.
+// slots: result of the comparison, p (-1: none), q (-1: none), c (-1: none).
+// values: operator and, or, xor; c negated.
 void second_predicate(Warp& warp, const Instruction& i, u32 mask) {
   u32 compared = warp.predicates[i.slot[0]], opposite = ~compared;
   u32 known = warp.predicates_defined[i.slot[0]];
-  if (i.slot[2] >= 0) {
-    u32 c = warp.predicates[i.slot[2]] ^ (i.value[1] ? ALL_LANES : 0);
-    known &= warp.predicates_defined[i.slot[2]];
+  if (i.slot[3] >= 0) {
+    u32 c = warp.predicates[i.slot[3]] ^ (i.value[1] ? ALL_LANES : 0);
+    known &= warp.predicates_defined[i.slot[3]];
     auto with_c = [&](u32 x) { return i.value[0] == 0 ? x & c : i.value[0] == 1 ? x | c : x ^ c; };
     compared = with_c(compared);
     opposite = with_c(opposite);
@@ -212,11 +213,11 @@ void second_predicate(Warp& warp, const Instruction& i, u32 mask) {
     warp.predicates[slot] = (warp.predicates[slot] & ~mask) | (bits & mask);
     warp.predicates_defined[slot] = (warp.predicates_defined[slot] & ~mask) | (known & mask);
   };
-  write(i.slot[0], compared);
-  write(i.slot[1], opposite);
+  write(i.slot[1], compared);
+  write(i.slot[2], opposite);
 }
 
-// add, sub and mad.lo/hi with the carry flag. slots: d, a, b. values: 1 subtract, reads carry, writes carry, bits.
+// add and sub with the carry flag. slots: d, a, b. values: 1 subtract, reads carry, writes carry, bits.
 void add_carry(Warp& warp, const Instruction& i, u32 mask) {
   u32 defined = warp.defined[i.slot[1]] & warp.defined[i.slot[2]], origin = 0;
   if (mask & ~defined) origin = note_undefined(warp, i.slot + 1, 2, mask);
@@ -224,7 +225,7 @@ void add_carry(Warp& warp, const Instruction& i, u32 mask) {
   u32 bits = i.value[3];
   u64 all = bits == 64 ? ~0ull : (1ull << bits) - 1;
   each_lane(mask, [&](int lane) {
-    // A subtraction adds the complement; the flag then holds "no borrow" inverted, as the manual's borrow.
+    // The flag holds the carry of an addition and the borrow of a subtraction.
     u128 incoming = i.value[1] ? warp.carry >> lane & 1 : 0;
     u128 sum = i.value[0] ? (u128)a[lane] - b[lane] - incoming : (u128)a[lane] + b[lane] + incoming;
     to[lane] = (u64)sum & all;

@@ -2,6 +2,7 @@
 // expression to every lane of the mask. A register is 64 bits wide; narrower values are kept zero-extended.
 #pragma once
 #include <cfenv>
+#include <initializer_list>
 
 #include "arithmetic.h"
 #include "formats.h"
@@ -55,7 +56,6 @@ struct PairOfFloats : Plain<float> {
   static u64 store(Value value, int part) { return Plain<float>::store(value, 0) << (32 * part); }
 };
 
-// An untyped copy: keeps NaN payloads.
 struct Predicate { using Value = bool; };
 
 namespace tag {
@@ -77,85 +77,100 @@ template <class Body> inline void each_lane(u32 mask, Body body) {
   }
 }
 
+// A source operand: where its lanes are, and which of them are defined.
 template <class S> struct Source {
+  using Value = typename S::Value;
   const u64* bits;
-  Source(Warp& warp, const Instruction& i, int operand) : bits(warp.reg(i.slot[operand])) {}
-  typename S::Value at(int lane, int part) const { return S::load(bits[lane], part); }
+  u32 defined;
+  s32 slot;
+  Source(Warp& warp, const Instruction& i, int k) : bits(warp.reg(i.slot[k])), defined(warp.defined[i.slot[k]]), slot(i.slot[k]) {}
+  u32 predicate_defined() const { return ALL_LANES; }
+  Value at(int lane, int part) const { return S::load(bits[lane], part); }
+  Value flushed(int lane, int part, bool flush) const {
+    if constexpr (S::floating) return flush ? S::flush(at(lane, part)) : at(lane, part);
+    else return at(lane, part);
+  }
 };
 template <> struct Source<Predicate> {
-  u32 bits;
-  Source(Warp& warp, const Instruction& i, int operand)
-      : bits(warp.predicates[i.slot[operand]] ^ (i.value[operand] ? ALL_LANES : 0)) {}
+  u32 bits, defined;
+  s32 slot = -1;
+  Source(Warp& warp, const Instruction& i, int k)
+      : bits(warp.predicates[i.slot[k]] ^ (i.value[k] ? ALL_LANES : 0)), defined(warp.predicates_defined[i.slot[k]]) {}
+  u32 predicate_defined() const { return defined; }
   bool at(int lane, int) const { return bits >> lane & 1; }
+  bool flushed(int lane, int part, bool) const { return at(lane, part); }
 };
 
-template <class S> inline u32 defined_lanes(Warp& warp, const Instruction& i, int operand) {
-  if constexpr (std::is_same_v<S, Predicate>) return warp.predicates_defined[i.slot[operand]];
-  else return warp.defined[i.slot[operand]];
+// Lanes of the result that are defined: those of which all sources are. Predicates come with slot -1.
+struct Definedness { u32 lanes, origin; };
+inline Definedness combine_defined(Warp& warp, u32 defined, u32 predicates_defined, u32 mask, std::initializer_list<s32> slots) {
+  if (!(mask & ~defined)) return {ALL_LANES, 0};
+  u32 origin = note_undefined(warp, slots.begin(), (int)slots.size(), mask);   // may report, and define by that
+  u32 after = predicates_defined;
+  for (s32 slot : slots)
+    if (slot >= 0) after &= warp.defined[slot];
+  return {after, origin};
 }
 
-// Operand 0 is the destination, sources count from 1; i.value[k] tells whether predicate k is negated.
-template <class D, class... S, size_t... K, class F>
-inline void map_to_register(Warp& warp, const Instruction& i, u32 mask, std::index_sequence<K...>, F f) {
-  u32 defined = (ALL_LANES & ... & defined_lanes<S>(warp, i, K + 1));
-  u32 origin = 0;
-  if (mask & ~defined) {
-    s32 sources[sizeof...(S)] = {std::is_same_v<S, Predicate> ? -1 : i.slot[K + 1]...};
-    origin = note_undefined(warp, sources, sizeof...(S), mask);
-    defined = (ALL_LANES & ... & defined_lanes<S>(warp, i, K + 1));
-  }
-  u64* to = warp.reg(i.slot[0]);
-  std::tuple<Source<S>...> from{Source<S>(warp, i, K + 1)...};
-  if constexpr (D::floating) {
-    if (i.ftz || i.saturate || i.rounding != Rounding::nearest) {
-      static const int modes[] = {FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_UPWARD, FE_TONEAREST};
-      std::fesetround(modes[(int)i.rounding]);
-      auto flushed = [&](auto x) {
-        if constexpr (std::is_floating_point_v<decltype(x)>) return i.ftz ? D::flush(x) : x;
-        else return x;
-      };
-      each_lane(mask, [&](int lane) {
-        u64 bits = 0;
-        for (int part = 0; part < D::parts; part++) {
-          auto result = flushed(f(flushed(std::get<K>(from).at(lane, part))...));
-          if (i.saturate) result = saturate_unit(result);
-          bits |= D::store(result, part);
+inline void begin_rounding(Rounding rounding) {
+  static const int modes[] = {FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_UPWARD, FE_TONEAREST};
+  if (rounding != Rounding::nearest) std::fesetround(modes[(int)rounding]);
+}
+inline void end_rounding(Rounding rounding) {
+  if (rounding != Rounding::nearest) std::fesetround(FE_TONEAREST);
+}
+
+// Operand 0 is the destination, sources count from 1; i.value[k] tells whether predicate k is negated. Every lane is
+// computed and the active ones are kept: without a branch in the loop the compiler vectorises it.
+template <class D, class F, class... S>
+inline void apply(Warp& warp, const Instruction& i, u32 mask, F f, const S&... from) {
+  Definedness defined = combine_defined(warp, (ALL_LANES & ... & from.defined), (ALL_LANES & ... & from.predicate_defined()), mask, {from.slot...});
+  if constexpr (std::is_same_v<D, Predicate>) {
+    u32 result = 0;
+    for (int lane = 0; lane < LANES; lane++) result |= (u32)(bool)f(from.flushed(lane, 0, i.ftz)...) << lane;
+    u32 &to = warp.predicates[i.slot[0]], &known = warp.predicates_defined[i.slot[0]];
+    to = (to & ~mask) | (result & mask);
+    known = (known & ~mask) | (defined.lanes & mask);
+  } else {
+    u64* to = warp.reg(i.slot[0]);
+    bool modified = i.ftz || i.saturate || i.rounding != Rounding::nearest;
+    if (D::floating && modified) {
+      if constexpr (D::floating) {
+        begin_rounding(i.rounding);
+        for (int lane = 0; lane < LANES; lane++) {
+          u64 bits = 0;
+          for (int part = 0; part < D::parts; part++) {
+            auto result = f(from.flushed(lane, part, i.ftz)...);
+            if (i.ftz) result = D::flush(result);
+            if (i.saturate) result = saturate_unit(result);
+            bits |= D::store(result, part);
+          }
+          if (mask >> lane & 1) to[lane] = bits;
         }
-        to[lane] = bits;
-      });
-      std::fesetround(FE_TONEAREST);
-      define(warp, i.slot[0], mask, defined, origin);
-      return;
+        end_rounding(i.rounding);
+      }
+    } else {
+      for (int lane = 0; lane < LANES; lane++) {
+        u64 bits = 0;
+        for (int part = 0; part < D::parts; part++) bits |= D::store(f(from.at(lane, part)...), part);
+        to[lane] = mask >> lane & 1 ? bits : to[lane];
+      }
     }
+    define(warp, i.slot[0], mask, defined.lanes, defined.origin);
   }
-  each_lane(mask, [&](int lane) {
-    u64 bits = 0;
-    for (int part = 0; part < D::parts; part++) bits |= D::store(f(std::get<K>(from).at(lane, part)...), part);
-    to[lane] = bits;
-  });
-  define(warp, i.slot[0], mask, defined, origin);
 }
 
-template <class... S, size_t... K, class F>
-inline void map_to_predicate(Warp& warp, const Instruction& i, u32 mask, std::index_sequence<K...>, F f) {
-  u32 defined = (ALL_LANES & ... & defined_lanes<S>(warp, i, K + 1));
-  if (mask & ~defined) {
-    s32 sources[sizeof...(S)] = {std::is_same_v<S, Predicate> ? -1 : i.slot[K + 1]...};
-    note_undefined(warp, sources, sizeof...(S), mask);
-    defined = (ALL_LANES & ... & defined_lanes<S>(warp, i, K + 1));
-  }
-  std::tuple<Source<S>...> from{Source<S>(warp, i, K + 1)...};
-  u32 result = 0;
-  for (int lane = 0; lane < LANES; lane++) result |= (u32)(bool)f(std::get<K>(from).at(lane, 0)...) << lane;
-  u32& to = warp.predicates[i.slot[0]];
-  to = (to & ~mask) | (result & mask);
-  u32& known = warp.predicates_defined[i.slot[0]];
-  known = (known & ~mask) | (defined & mask);
+template <class D, class A, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+  apply<D>(warp, i, mask, f, Source<A>(warp, i, 1));
 }
-
-template <class D, class... S, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
-  if constexpr (std::is_same_v<D, Predicate>) map_to_predicate<S...>(warp, i, mask, std::index_sequence_for<S...>{}, f);
-  else map_to_register<D, S...>(warp, i, mask, std::index_sequence_for<S...>{}, f);
+template <class D, class A, class B, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+  apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2));
+}
+template <class D, class A, class B, class C, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+  apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2), Source<C>(warp, i, 3));
+}
+template <class D, class A, class B, class C, class E, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+  apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2), Source<C>(warp, i, 3), Source<E>(warp, i, 4));
 }
 
 }  // namespace ptx

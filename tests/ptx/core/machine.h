@@ -18,6 +18,7 @@ constexpr u64 LOCAL_WINDOW = 0x0200000000000000ull;
 // Shared offsets start here, so that a null or small negative address is out of bounds.
 constexpr u64 SHARED_BASE = 1024;
 constexpr int REGION_BITS = 40;   // every buffer owns 2^40 virtual bytes; what is not its own is red zone
+constexpr u8 UNCOUNTED = 255;    // a pipe: the second half of an instruction
 constexpr u32 PENDING_WGMMA = ~0u;   // an `origin`: result of a wgmma that nobody has waited for
 
 struct Instruction {

@@ -1,6 +1,7 @@
 // Races, by vector clocks. Two accesses of different threads to one cell, at least one a write and not both strong,
 // race unless something orders them: a barrier, a warp-wide synchronisation, or a release and an acquire.
 // Threads of one CTA that store equal bytes do not race: compilers replicate values across lanes and warps.
+#include <algorithm>
 #include <cstring>
 
 #include "machine.h"
@@ -73,7 +74,8 @@ static void check_shared_write(Warp& warp, u32 lane, u64 address, u32 size, cons
       continue;
     }
     if (!machine.races) continue;
-    bool equal = bytes && !std::memcmp(&cta.shared[start], bytes + (start - address), width);
+    u64 compared = std::min<u64>(width, address + size - start);
+    bool equal = bytes && !std::memcmp(&cta.shared[start], bytes + (start - address), compared);
     if (cell.initialised && !equal && !(use.strong && cell.strong) &&
         !ordered(warp, lane, cell.warp, cell.clock, cell.lane, cell.sync))
       report_race(warp, lane, "write", shared_place(start), "the write of " + thread_name(cell.warp, cell.lane));

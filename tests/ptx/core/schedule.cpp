@@ -72,7 +72,10 @@ static u32 needed_lanes(Warp& warp, const Instruction& i) {
 
 // True when the warp-wide instruction may execute now, with every lane that waited at it.
 static bool gather(Warp& warp, const Instruction& i) {
-  if (warp.mask == warp.alive && i.flow != Flow::warp_sync) return true;
+  if (warp.mask == warp.alive) {
+    warp.forced = false;
+    return true;
+  }
   u32 needed = needed_lanes(warp, i);
   u32 here = warp.mask | lanes_at(warp, warp.parked, warp.pc);
   if (warp.forced) {
@@ -164,8 +167,10 @@ void run_warp(Warp& warp) {
     if (i.flow >= Flow::barrier && !gather(warp, i)) continue;
     u32 executing = guard_mask(warp, i);
     warp.executed++;
-    counters.instructions++;
-    counters.pipes[i.pipe]++;
+    if (i.pipe != UNCOUNTED) {
+      counters.instructions++;
+      counters.pipes[i.pipe]++;
+    }
     switch (i.flow) {
       case Flow::plain:
         if (executing) i.handler(warp, i, executing);
@@ -197,7 +202,7 @@ void run_warp(Warp& warp) {
 
 enum BarrierMode { SYNC, ARRIVE, COUNT, ALL_OF, ANY_OF };
 
-static void deliver(Warp& warp, u32 number, u32 threads, u32 passed) {
+static void deliver(Warp& warp, u32 number, u32 threads) {
   const Instruction& i = warp.instruction();
   if (warp.barrier_mode == COUNT) {
     for (int lane = 0; lane < LANES; lane++)
@@ -209,7 +214,6 @@ static void deliver(Warp& warp, u32 number, u32 threads, u32 passed) {
     to = (to & ~warp.mask) | (result ? warp.mask : 0);
     warp.predicates_defined[i.slot[2]] |= warp.mask;
   }
-  (void)passed;
 }
 
 static u32 votes_at_barrier(Warp& warp) {
@@ -260,7 +264,7 @@ static bool release_barrier(Cta& cta, u32 barrier, std::vector<Arrival>& arrival
     threads += __builtin_popcount(warp->mask);
   }
   for (Warp* warp : waiting) {
-    deliver(*warp, votes, threads, 0);
+    deliver(*warp, votes, threads);
     warp->clock = clock;
     warp->clock[warp->id]++;
     warp->fence_clock = fence_clock;

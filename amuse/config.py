@@ -1,0 +1,246 @@
+"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+FUSIONS = ("learned", "closed_form", "chain", "equal", "random", "concat")
+TEMPORALS = ("bilstm", "attention", "none")
+CONTRASTIVE = ("nce", "infonce", "none")
+PRECISIONS = ("fp32", "bf16", "fp16")
+DATASETS = ("synthetic", "meld", "mosi")
+ENCODERS = ("frozen", "finetune")
+
+
+@dataclass
+class ModelConfig:
+    """The network (SPEC section 4). `modalities` and `label_names` are filled in from the data when left empty."""
+
+    modalities: dict[str, int] = field(default_factory=dict)  # name -> width of its token features; 0 = token ids
+    label_names: list[str] | None = None  # classes; None = regression
+    d_model: int = 128  # width of every descriptor
+    num_heads: int = 4
+    unimodal_lstm: bool = True  # Bi-LSTM over the tokens of a modality (III-A)
+    unimodal_layers: int = 1  # self-attention layers after it (III-A)
+    man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
+    man_layers: int = 4  # layers of a Central network (III-B, Table V)
+    man_gate: str = "mean"  # weight of a Peripheral source: "mean" (paper) | "learned" | "input"
+    head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
+    fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
+    epsilon: float = 0.2  # step of the closed form (Eq. 6)
+    temporal: str = "bilstm"  # "bilstm" (paper) | "attention" over same and any speaker | "none"
+    temporal_layers: int = 1
+    causal: bool = False  # no look into the future; temporal "attention" or "none" only
+    dropout: float = 0.3
+    input_dropout: float = 0.0  # on token features
+    modality_dropout: float = 0.0  # chance that a training utterance loses a modality it could do without
+    text_encoder: str | None = None  # for token ids: "minilm" or a local transformers folder, trained with the model
+    backend: str | None = None  # of the kernels; None = best available
+
+    def __post_init__(self) -> None:
+        _positive(self, "d_model", "num_heads", "temporal_layers")
+        _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
+        _probability(self, "dropout", "input_dropout", "modality_dropout")
+        _one_of(self, "fusion", FUSIONS)
+        _one_of(self, "temporal", TEMPORALS)
+        if self.d_model % (8 * self.num_heads):
+            raise ValueError(
+                f"d_model: expected a multiple of 8 * num_heads = {8 * self.num_heads}, got {self.d_model}"
+            )
+        if not len(self.modalities) <= 8:
+            raise ValueError(f"modalities: expected at most 8, got {len(self.modalities)}")
+        if self.causal and self.temporal == "bilstm":
+            raise ValueError("causal: a Bi-LSTM sees the future; use temporal 'attention' or 'none'")
+        if self.label_names is None and self.fusion in ("closed_form", "chain") and self.modalities:
+            raise ValueError(f"fusion: {self.fusion!r} needs classes, since Eq. 6 uses the predicted label")
+
+    @property
+    def num_outputs(self) -> int:
+        return 1 if self.label_names is None else len(self.label_names)
+
+
+@dataclass
+class LossConfig:
+    """Weights and options of the losses (III-E)."""
+
+    final: float = 1.0  # weight of the loss of the final classifier
+    modality: float = 1.0  # weight of the loss averaged over the modality heads (Eq. 5)
+    contrastive: float = 0.1  # weight of the loss between modalities (Eq. 3)
+    contrastive_kind: str = "nce"  # "nce" (Eq. 4) | "infonce" (symmetric) | "none"
+    temperature: float = 0.1  # of the similarity
+    gamma: float = 1.0  # of the focal loss (Table IV)
+    class_weights: float = 0.0  # classes weighted by frequency ** -class_weights; 0 = alike, 1 = balanced
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _non_negative(self, "final", "modality", "contrastive", "gamma", "class_weights")
+        _positive(self, "temperature")
+        _probability(self, "label_smoothing")
+        _one_of(self, "contrastive_kind", CONTRASTIVE)
+
+
+@dataclass
+class DataConfig:
+    """Which conversations."""
+
+    dataset: str = "synthetic"  # "synthetic" | "meld" | "mosi"
+    path: str | None = None  # folder of the data set
+    modalities: list[str] | None = None  # a choice of the data's; None = all
+    features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
+    encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
+    encoder_mode: str = "frozen"  # "frozen": cached token features | "finetune": token ids, trained with the model
+    layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers averaged for frozen features
+    context: int = 0  # previous utterances in the encoder's input
+    speakers: bool = False  # speakers' names in the encoder's input
+    max_tokens: int = 128
+    cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
+    valid_fraction: float = 0.2  # MOSI has no validation split
+    standardize: bool = True  # MOSI: per feature, fitted on the training part
+    num_dialogues: int = 240  # synthetic
+    seed: int = 0  # of synthetic conversations and of splits
+
+    def __post_init__(self) -> None:
+        _one_of(self, "dataset", DATASETS)
+        _one_of(self, "encoder_mode", ENCODERS)
+        _positive(self, "max_tokens", "num_dialogues")
+        _non_negative(self, "context")
+        _probability(self, "valid_fraction")
+        if self.dataset != "synthetic" and self.path is None:
+            raise ValueError(f"data.path: expected the folder of {self.dataset}, got None")
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation."""
+
+    epochs: int = 30
+    batch_size: int = 16  # dialogues
+    max_utterances: int | None = None  # bound on the utterances of a batch
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 3e-5  # of a fine-tuned text encoder
+    weight_decay: float = 1e-2
+    warmup: float = 0.1  # share of all steps with a rising learning rate; then it falls along a cosine to 0
+    grad_clip: float = 1.0  # norm
+    patience: int = 10  # epochs without a better validation score before training stops
+    ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
+    precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
+    seed: int = 0
+    device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "batch_size", "learning_rate", "encoder_learning_rate", "grad_clip", "patience")
+        _non_negative(self, "weight_decay", "seed")
+        _probability(self, "warmup", "ema")
+        _one_of(self, "precision", PRECISIONS)
+
+
+@dataclass
+class Config:
+    """Everything that decides a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Self:
+        """Defaults, then the YAML file, then overrides such as "train.epochs=5".
+
+        Raises:
+            ValueError: a key that does not exist or a value of the wrong type, named with its place.
+        """
+        tree: Any = {}
+        if path is not None:
+            try:
+                tree = yaml.safe_load(Path(path).read_text()) or {}
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path}: not valid YAML: {error}") from None
+        for override in overrides:
+            place, separator, text = override.partition("=")
+            if not separator:
+                raise ValueError(f"--set {override}: expected section.key=value")
+            node = tree
+            *parents, leaf = place.split(".")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = yaml.safe_load(text)
+        return from_dict(cls, tree)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True))
+
+
+def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:
+    """A dataclass from nested dicts, every key and type checked.
+
+    Raises:
+        ValueError: a key that does not exist or a value of the wrong type, named with its place.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"{place}: expected a mapping, got {type(tree).__name__} {tree!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = set(tree) - set(hints)
+    if unknown:
+        raise ValueError(f"{place}: unknown key {sorted(map(str, unknown))[0]!r}; known are {', '.join(hints)}")
+    values = {}
+    for key, value in tree.items():
+        where = f"{place}.{key}"
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = from_dict(typing.cast(type, hints[key]), value, where)
+        else:
+            values[key] = _typed(value, hints[key], where)
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, place: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(value, next(a for a in arguments if a is not type(None)), place)
+    if origin is list and isinstance(value, list):
+        return [_typed(entry, arguments[0], f"{place}[{i}]") for i, entry in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _typed(entry, arguments[1], f"{place}.{k}") for k, entry in value.items()}
+    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or hint
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise ValueError(f"{place}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__} {value!r}")
+    return value
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)}")
+
+
+def _non_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}: expected 0 or more, got {getattr(config, name)}")
+
+
+def _probability(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(config, name)}")
+
+
+def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(config, name)!r}")

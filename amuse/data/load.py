@@ -1,0 +1,91 @@
+"""The splits that a configuration asks for, with text features attached and features standardised."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from amuse.config import DataConfig
+from amuse.data.conversation import Conversations
+from amuse.data.meld import read_meld
+from amuse.data.mosi import read_mosi
+from amuse.data.standardize import Standardizer
+from amuse.data.synthetic import synthetic_conversations
+from amuse.data.text import encode_text, tokenize
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class Splits:
+    """`train`, `valid` and `test`, and the standardizer that was fitted on `train`, if any."""
+
+    train: Conversations
+    valid: Conversations
+    test: Conversations
+    standardizer: Standardizer | None
+
+
+def load_splits(config: DataConfig, progress: bool = True) -> Splits:
+    """All three splits of a data set.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
+    if config.dataset != "mosi" or not config.standardize:
+        return Splits(train, valid, test, None)
+    standardizer = Standardizer.fit(train)
+    return Splits(*(standardizer.apply(part) for part in (train, valid, test)), standardizer)
+
+
+def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:
+    """One split, "train", "valid" or "test", not standardised.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+    if config.dataset == "synthetic":
+        # validation and test are half as long as training
+        count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
+        name = "dev" if split == "valid" else split
+        conversations = synthetic_conversations(name, num_dialogues=count, seed=config.seed)
+    elif config.dataset == "mosi":
+        conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
+    else:
+        name = "dev" if split == "valid" else split
+        conversations = _with_text(config, read_meld(_folder(config), name, features=config.features), progress)
+    return conversations if config.modalities is None else conversations.select(config.modalities)
+
+
+def guess_dataset(folder: Path) -> str:
+    """The data set whose files lie in a folder.
+
+    Raises:
+        ValueError: neither MELD's nor CMU-MOSI's files are there.
+    """
+    marks = {"meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
+    for dataset, mark in marks.items():
+        if (folder / mark).is_file():
+            return dataset
+    expected = " or ".join(f"{mark} ({dataset})" for dataset, mark in marks.items())
+    raise ValueError(f"{folder}: expected {expected} in this folder, found neither")
+
+
+def _folder(config: DataConfig) -> Path:
+    assert config.path is not None  # DataConfig has checked it
+    return Path(config.path).expanduser()
+
+
+def _with_text(config: DataConfig, conversations: Conversations, progress: bool) -> Conversations:
+    options = {"context": config.context, "speakers": config.speakers, "max_tokens": config.max_tokens}
+    if config.encoder_mode == "finetune":
+        return tokenize(conversations, config.encoder, **options)
+    return encode_text(
+        conversations,
+        config.encoder,
+        cache_dir=config.cache_dir,
+        layers=config.layers,
+        progress=progress,
+        **options,
+    )

@@ -1,0 +1,34 @@
+"""Files that exist whole or not at all: written beside their place, flushed, then renamed over it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_text(text: str, path: Path) -> None:
+    _replace(path, lambda temporary: temporary.write_text(text))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda temporary: save_file(contiguous, temporary, metadata))
+
+
+def save_state(state: object, path: Path) -> None:
+    """Optimiser and counters, to be read by `torch.load(weights_only=True)`."""
+    _replace(path, lambda temporary: torch.save(state, temporary))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
