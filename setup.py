@@ -145,10 +145,11 @@ def _run(command: list[str], log: Path, environment: Mapping[str, str]) -> None:
 
 def _summary(lines: list[str]) -> str:
     """The line of a log that says most about a failure."""
-    for pattern in (r"(fatal )?error\b.*: .+|: (fatal )?error", r"is not able to compile", r"CMake Error|FAILED"):
+    for pattern in (r"error\b.*: .+|: (fatal )?error", r"is not able to compile", r"CMake Error|FAILED"):
         for line in lines:
             if re.search(pattern, line) and "CMake Error at" not in line:
-                return " ".join(line.split())[:300]
+                text = " ".join(line.split()).removesuffix(".")[:300]
+                return text.replace("is not able to compile", "the compiler is not able to compile")
     return " ".join(lines[-1].split())[:300] if lines else "no output"
 
 

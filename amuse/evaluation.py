@@ -1,14 +1,26 @@
 """Predictions of a model for whole splits, and their scores."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from amuse.data.batch import make_loader
+from amuse.config import Config
+from amuse.data.batch import UNLABELLED, make_loader
 from amuse.data.conversation import Conversations
+from amuse.data.load import load_split
+from amuse.data.standardize import Standardizer
+from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
 from amuse.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 from amuse.model import Amuse
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
 
 
 @dataclass
@@ -42,7 +54,7 @@ def predict(model: Amuse, conversations: Conversations, batch_size: int = 16) ->
     model.train(training)
     known = [label for label in labels if label is not None]
     if known:  # a batch without any label counts as unlabelled
-        blank = float("nan") if known[0].is_floating_point() else -100
+        blank = float("nan") if known[0].is_floating_point() else UNLABELLED
         sizes = [len(part) for part in logits]
         labels = [known[0].new_full((n,), blank) if x is None else x for x, n in zip(labels, sizes, strict=True)]
     return Predictions(torch.cat(logits), torch.cat(labels) if known else None, ids)
@@ -72,3 +84,22 @@ def evaluate(
 def score(metrics: Metrics | RegressionMetrics) -> float:
     """What training maximises on the validation split: weighted F1, or minus the mean absolute error."""
     return metrics.weighted_f1 if isinstance(metrics, Metrics) else -metrics.mae
+
+
+def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Config]:
+    """The best model of a run, one split of its data, prepared as in training, and its configuration.
+
+    Raises:
+        FileNotFoundError: no such run or no such data.
+        ValueError: a damaged checkpoint or an unknown split.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: expected the folder of a run, {CONFIG_FILE} is missing")
+    config = Config.load(folder / CONFIG_FILE)
+    model = Amuse.from_pretrained(folder / BEST).to(choose_device(config.train.device))
+    conversations = load_split(config.data, split)
+    standardizer = folder / BEST / STANDARDIZER_FILE
+    if standardizer.is_file():
+        conversations = Standardizer.from_state_dict(load_tensors(standardizer)).apply(conversations)
+    return model, conversations, config

@@ -1,12 +1,17 @@
-"""Files that exist whole or not at all: written beside their place, flushed, then renamed over it."""
+"""Files of a run; they exist whole or not at all: written beside their place, flushed, then renamed over it."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+CONFIG_FILE = "config.yaml"
+BEST = "best"  # folder of the best model in a run's folder
+STANDARDIZER_FILE = "standardizer.safetensors"  # in BEST
 
 
 def write_text(text: str, path: Path) -> None:
@@ -16,6 +21,18 @@ def write_text(text: str, path: Path) -> None:
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _replace(path, lambda temporary: save_file(contiguous, temporary, metadata))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        ValueError: the file is truncated, or something else, such as a pickle, which is never read.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a complete safetensors file: {error}") from None
 
 
 def save_state(state: object, path: Path) -> None:

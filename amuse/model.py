@@ -12,20 +12,18 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from amuse.config import ModelConfig, from_dict
 from amuse.data.batch import Batch
 from amuse.data.conversation import TOKEN_IDS
 from amuse.encoder import TextEncoder
-from amuse.files import save_tensors, write_text
+from amuse.files import load_tensors, save_tensors, write_text
 from amuse.losses import focal_logit_gradient
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
 from amuse_kernels.nn import AdaptiveFusion, PeripheralCentralAttention
 
-CONFIG_FILE = "config.json"
+MODEL_CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -175,7 +173,7 @@ class Amuse(nn.Module):
         encoders = [encoder.config for encoder in self.encoders.values()]
         tree = {"model": asdict(self.config), "text_encoder_config": encoders[0] if encoders else None}
         save_tensors(self.state_dict(), folder / WEIGHTS_FILE)
-        write_text(json.dumps(tree, indent=2), folder / CONFIG_FILE)
+        write_text(json.dumps(tree, indent=2), folder / MODEL_CONFIG_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -186,23 +184,20 @@ class Amuse(nn.Module):
             ValueError: A truncated or foreign file, or weights that do not fit. Pickled weights are never read.
         """
         folder = Path(folder)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
+        for name in (MODEL_CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}: expected {CONFIG_FILE} and {WEIGHTS_FILE}, {name} is missing")
+                raise FileNotFoundError(f"{folder}: expected {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}, {name} is missing")
         try:
-            tree = json.loads((folder / CONFIG_FILE).read_text())
+            tree = json.loads((folder / MODEL_CONFIG_FILE).read_text())
             config = from_dict(ModelConfig, tree["model"], "model")
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / CONFIG_FILE}: not a model configuration: {error}") from None
-        try:
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE}: not a complete safetensors file: {error}") from None
+            raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error}") from None
+        weights = load_tensors(folder / WEIGHTS_FILE)
         model = cls(config, tree.get("text_encoder_config"))
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE}: {error}") from None
+            raise ValueError(f"{folder / WEIGHTS_FILE}: weights do not fit {MODEL_CONFIG_FILE}: {error}") from None
         return model.eval()
 
 

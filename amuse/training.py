@@ -27,17 +27,14 @@ from tqdm import tqdm
 from amuse.config import Config, LossConfig, TrainConfig
 from amuse.data.batch import Batch, ConversationLoader, make_loader
 from amuse.data.load import Splits, load_splits
-from amuse.evaluation import evaluate, score
-from amuse.files import save_state, save_tensors, write_text
+from amuse.evaluation import choose_device, evaluate, score
+from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, save_state, save_tensors, write_text
 from amuse.losses import amuse_loss
 from amuse.metrics import Metrics, RegressionMetrics
 from amuse.model import Amuse
 
-CONFIG_FILE = "config.yaml"
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
-BEST = "best"
-STANDARDIZER_FILE = "standardizer.safetensors"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -282,12 +279,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (libraries that draw from numpy's global generator)
     torch.manual_seed(seed)
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def headline(metrics: Metrics | RegressionMetrics) -> dict[str, float]:

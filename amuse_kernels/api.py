@@ -1,6 +1,7 @@
 """The public ops: documentation, argument checks, autocast, choice of the backend."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -211,10 +212,10 @@ def interpolation_coefficients(
 
 def _autocast(*arguments):
     """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for."""
-    first = arguments[0]
-    if not isinstance(first, Tensor) or not torch.is_autocast_enabled(first.device.type):
+    device = arguments[0].device.type if isinstance(arguments[0], Tensor) else "cpu"
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return arguments
-    dtype = torch.get_autocast_dtype(first.device.type)
+    dtype = torch.get_autocast_dtype(device)
 
     def cast(argument):
         if isinstance(argument, Tensor):
@@ -225,6 +226,7 @@ def _autocast(*arguments):
     return tuple(cast(argument) for argument in arguments)
 
 
-def _without_autocast(tensor: Tensor) -> torch.autocast:
+def _without_autocast(tensor: Tensor) -> AbstractContextManager:
     """The ops choose their accumulation type themselves."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -1,9 +1,14 @@
 """Which backends exist, which can run an op here, and why the others cannot."""
 
-import functools
 from types import ModuleType
 
 import torch
+
+_native: ModuleType | None
+try:
+    from amuse_kernels import _C as _native
+except ImportError:
+    _native = None
 
 BACKENDS = ("triton", "cuda", "cpu", "reference")
 OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
@@ -20,14 +25,9 @@ class BackendUnavailableError(RuntimeError):
     """A backend was named explicitly and cannot run; the message says why."""
 
 
-@functools.cache
 def native_module() -> ModuleType | None:
     """The compiled extension `amuse_kernels._C`, or None where the install could not build it."""
-    try:
-        from amuse_kernels import _C
-    except ImportError:
-        return None
-    return _C
+    return _native
 
 
 def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:

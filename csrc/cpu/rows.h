@@ -45,6 +45,7 @@ inline void store(A* p, Vector<A> v) {
 template <class A>
 inline A sum_lanes(Vector<A> v) {
   A sum = v[0];
+#pragma GCC unroll 16
   for (int64_t j = 1; j < lanes<A>; ++j) sum += v[j];
   return sum;
 }
@@ -56,6 +57,7 @@ inline void dot_rows(const A* x, const A* const* rows, int64_t d, A* out) {
   int64_t k = 0;
   for (; k + 2 * lanes<A> <= d; k += 2 * lanes<A>) {
     const Vector<A> x0 = load(x + k), x1 = load(x + k + lanes<A>);
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       even[r] += x0 * load(rows[r] + k);
       odd[r] += x1 * load(rows[r] + k + lanes<A>);
@@ -63,9 +65,11 @@ inline void dot_rows(const A* x, const A* const* rows, int64_t d, A* out) {
   }
   if (k + lanes<A> <= d) {
     const Vector<A> x0 = load(x + k);
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) even[r] += x0 * load(rows[r] + k);
     k += lanes<A>;
   }
+#pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     A sum = sum_lanes<A>(even[r] + odd[r]);
     for (int64_t j = k; j < d; ++j) sum += x[j] * rows[r][j];
@@ -101,11 +105,14 @@ inline A dot_difference(const A* g, const A* x, const A* y, int64_t d) {
 template <int U, bool add, class A>
 inline void combine_block(A* out, const A* const* rows, const A* coefficients, int64_t count, int64_t k) {
   Vector<A> sum[U];
+#pragma GCC unroll 4
   for (int u = 0; u < U; ++u) sum[u] = add ? load(out + k + u * lanes<A>) : Vector<A>{};
   for (int64_t r = 0; r < count; ++r) {
     const A* row = rows[r] + k;
+#pragma GCC unroll 4
     for (int u = 0; u < U; ++u) sum[u] += coefficients[r] * load(row + u * lanes<A>);
   }
+#pragma GCC unroll 4
   for (int u = 0; u < U; ++u) store(out + k + u * lanes<A>, sum[u]);
 }
 

@@ -232,11 +232,11 @@ class Lowering:
 
     def _check_rounding(self, to: str, source: str) -> None:
         """The manual asks for a rounding exactly where information can be lost to rounding."""
-        floats = ("bf16", "f16", "f32", "f64")
+        floats, integers = ("bf16", "f16", "f32", "f64"), ("u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64")
         chosen = self.match.chosen
-        if source in floats and to in TYPES[:18] and to not in floats and "irnd" not in chosen:
+        if source in floats and to in integers and "irnd" not in chosen:
             raise self.fail("a conversion from float to integer needs .rni, .rzi, .rmi or .rpi")
-        if source not in floats and to in floats and "rnd" not in chosen:
+        if source in integers and to in floats and "rnd" not in chosen:
             raise self.fail("a conversion from integer to float needs .rn, .rz, .rm or .rp")
         narrows = source in floats and to in floats and (floats.index(source) > floats.index(to) and TYPE_BYTES[source] > TYPE_BYTES[to])
         if narrows and "rnd" not in chosen:

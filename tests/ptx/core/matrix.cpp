@@ -1,5 +1,5 @@
 // ldmatrix, stmatrix, movmatrix, mma, wgmma. All fragment layouts of the PTX manual follow one rule, stated above
-// `element_place`. Products are exact, sums are float (double for f64) in the order of k: the hardware's own order
+// `read_fragment`. Products are exact, sums are float (double for f64) in the order of k: the hardware's own order
 // and truncation are not modelled.
 #include <cstring>
 
@@ -14,15 +14,6 @@ static Place tile_place(int lane, int half, bool transposed) {
   return transposed ? Place{place.column, place.row} : place;
 }
 
-// An operand fragment with `per` elements a register: lane 4g + t holds, in register r, elements t * per ... of row g;
-// A alternates between rows g and g + 8 first (if it has 16 rows), then steps 4 * per along k. B has one column a g.
-static Place element_place(int lane, int index, int per, bool sixteen_rows) {
-  int reg = index / per, part = index % per;
-  int row = lane / 4 + (sixteen_rows ? (reg & 1) * 8 : 0);
-  int block = sixteen_rows ? reg >> 1 : reg;
-  return {row, lane % 4 * per + part + block * 4 * per};
-}
-
 static int type_bits(Type type) {
   switch (type) {
     case Type::f64: return 64;
@@ -34,21 +25,36 @@ static int type_bits(Type type) {
   }
 }
 
-static double operand_value(u64 bits, int part, Type type) {
-  u32 piece = type == Type::f64 ? 0 : (u32)(bits >> (part * type_bits(type)));
+// Calls `use` with a function that reads element `part` of a register.
+template <class Use> static void with_decoder(Type type, Use use) {
   switch (type) {
-    case Type::f64: return bits_as<double>(bits);
-    case Type::tf32: return tf32_operand(piece);
-    case Type::f16: return half_to_float((u16)piece);
-    case Type::bf16: return bfloat_to_float((u16)piece);
-    case Type::s8: return (s8)piece;
-    case Type::u8: return (u8)piece;
-    case Type::s4: return (s32)(piece << 28) >> 28;
-    case Type::u4: return piece & 15;
-    case Type::b1: return piece & 1;
-    case Type::e4m3: return decode(piece & 0xff, E4M3);
-    default: return decode(piece & 0xff, E5M2);
+    case Type::f64: return use([](u64 bits, int) { return bits_as<double>(bits); });
+    case Type::tf32: return use([](u64 bits, int) { return tf32_operand((u32)bits); });
+    case Type::f16: return use([](u64 bits, int part) { return half_to_float((u16)(bits >> (16 * part))); });
+    case Type::bf16: return use([](u64 bits, int part) { return bfloat_to_float((u16)(bits >> (16 * part))); });
+    case Type::s8: return use([](u64 bits, int part) { return (s8)(bits >> (8 * part)); });
+    case Type::u8: return use([](u64 bits, int part) { return (u8)(bits >> (8 * part)); });
+    case Type::s4: return use([](u64 bits, int part) { return (s32)((u32)(bits >> (4 * part)) << 28) >> 28; });
+    case Type::u4: return use([](u64 bits, int part) { return (s32)(bits >> (4 * part) & 15); });
+    case Type::b1: return use([](u64 bits, int part) { return (s32)(bits >> part & 1); });
+    case Type::e4m3: return use([](u64 bits, int part) { return decode((u32)(bits >> (8 * part)) & 0xff, E4M3); });
+    default: return use([](u64 bits, int part) { return decode((u32)(bits >> (8 * part)) & 0xff, E5M2); });
   }
+}
+
+// Reads an operand fragment of `count` registers with `per` elements each: lane 4g + t holds, in register r, elements
+// t * per ... of row g; A alternates between rows g and g + 8 first (if it has 16 rows), then steps 4 * per along k.
+// B has one column a g. `place(row, k, value)` stores the element.
+template <class Place> static void read_fragment(Warp& warp, const s32* slot, int count, Type type, bool sixteen_rows, Place place) {
+  int per = type == Type::f64 ? 1 : 32 / type_bits(type);
+  with_decoder(type, [&](auto element) {
+    for (int reg = 0; reg < count; reg++) {
+      int below = sixteen_rows ? (reg & 1) * 8 : 0, block = (sixteen_rows ? reg >> 1 : reg) * 4 * per;
+      const u64* bits = warp.reg(slot[reg]);
+      for (u32 lane = 0; lane < LANES; lane++)
+        for (int part = 0; part < per; part++) place(lane / 4 + below, block + lane % 4 * per + part, element(bits[lane], part));
+    }
+  });
 }
 
 namespace handler {
@@ -133,19 +139,10 @@ template <class Sum> static void multiply_with(Warp& warp, const Instruction& i)
   int rows = i.value[0], k_size = i.value[1];
   Type a_type = (Type)i.value[2], b_type = (Type)i.value[3], d_type = (Type)i.value[4], c_type = (Type)i.value[10];
   int a_count = i.value[5], b_count = i.value[6], c_count = i.value[7], d_count = d_type == Type::f16 ? rows / 8 : rows / 4;
-  static thread_local Sum a[16][256], b[256][8], c[16][8];
+  Sum a[16][256], b[256][8], c[16][8];
   const s32 *a_slot = i.slot + d_count, *b_slot = a_slot + a_count, *c_slot = b_slot + b_count;
-  int a_per = a_type == Type::f64 ? 1 : 32 / type_bits(a_type), b_per = b_type == Type::f64 ? 1 : 32 / type_bits(b_type);
-  for (int lane = 0; lane < LANES; lane++) {
-    for (int index = 0; index < a_count * a_per; index++) {
-      Place at = element_place(lane, index, a_per, rows == 16);
-      a[at.row][at.column] = (Sum)operand_value(warp.reg(a_slot[index / a_per])[lane], index % a_per, a_type);
-    }
-    for (int index = 0; index < b_count * b_per; index++) {
-      Place at = element_place(lane, index, b_per, false);
-      b[at.column][at.row] = (Sum)operand_value(warp.reg(b_slot[index / b_per])[lane], index % b_per, b_type);
-    }
-  }
+  read_fragment(warp, a_slot, a_count, a_type, rows == 16, [&](int row, int k, auto x) { a[row][k] = (Sum)x; });
+  read_fragment(warp, b_slot, b_count, b_type, false, [&](int column, int k, auto x) { b[k][column] = (Sum)x; });
   // Accumulators: lane 4g + t holds columns 2t and 2t + 1 of row g, then of row g + 8.
   auto each_accumulator = [&](int registers, bool half, auto visit) {
     for (int reg = 0; reg < registers; reg++)
@@ -222,7 +219,9 @@ static float shared_element(Warp& warp, u64 descriptor, u32 row, u32 k, bool tra
   shared_read(warp, 0, address, element, {false, false, true});
   u32 bits = 0;
   std::memcpy(&bits, bytes, element);
-  return (float)operand_value(bits, 0, type);
+  float value = 0;
+  with_decoder(type, [&](auto decoder) { value = (float)decoder(bits, 0); });
+  return value;
 }
 
 // wgmma: slots d registers, a (4 registers or a descriptor), descriptor of b, scale-d predicate.
@@ -232,17 +231,12 @@ void warpgroup_multiply(Warp& warp, const Instruction& i, u32) {
   int n = i.value[0], k_size = i.value[1];
   Type type = (Type)i.value[2];
   bool from_registers = i.value[3], half = i.value[8];
-  int d_count = half ? n / 4 : n / 2, per = 32 / type_bits(type);
+  int d_count = half ? n / 4 : n / 2;
   static thread_local float a[16][64], b[64][256];
   const s32* slot = i.slot + d_count;
   if (from_registers) {
-    for (int index = 0; index < 4 * per; index++) {
-      require_defined(warp, slot[index / per], ALL_LANES, "an operand of wgmma");
-      for (int lane = 0; lane < LANES; lane++) {
-        Place at = element_place(lane, index, per, true);
-        a[at.row][at.column] = (float)operand_value(warp.reg(slot[index / per])[lane], index % per, type);
-      }
-    }
+    for (int k = 0; k < 4; k++) require_defined(warp, slot[k], ALL_LANES, "an operand of wgmma");
+    read_fragment(warp, slot, 4, type, true, [&](int row, int k, auto x) { a[row][k] = (float)x; });
     slot += 4;
   } else {
     require_defined(warp, *slot, ALL_LANES, "a descriptor");

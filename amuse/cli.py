@@ -1,0 +1,77 @@
+"""The `amuse` command. Heavy imports stand inside the commands, so that --help answers at once."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
+]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last finished epoch.")] = False,
+) -> None:
+    """Train a model; the best checkpoint by validation score ends up in OUT/best."""
+    from amuse.config import Config
+    from amuse.training import train as run
+
+    model = run(Config.load(config, overrides or ()), out, resume)
+    parameters = sum(p.numel() for p in model.parameters())
+    typer.echo(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
+    split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all scores to this file.")] = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the interval of weighted F1; 0 = none.")] = 1000,
+) -> None:
+    """Scores of a trained model on one split: weighted F1, accuracy, every class, confusion matrix."""
+    import json
+
+    from amuse.evaluation import evaluate as score
+    from amuse.evaluation import load_run
+    from amuse.files import write_text
+
+    model, conversations, config = load_run(run, split)
+    metrics = score(model, conversations, config.train.batch_size, bootstrap)
+    typer.echo(metrics.report())
+    if json_file is not None:
+        write_text(json.dumps(metrics.to_dict(), indent=2), json_file)
+
+
+@app.command()
+def compare(
+    data: Annotated[Path | None, typer.Option(help="Folder of MELD or CMU-MOSI; default: generated talk.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train AMuSE, each modality alone, and plain concatenation; print a table of test scores."""
+    from amuse.comparison import compare as run
+
+    typer.echo(run(data, out, config, overrides or ()))
+
+
+def main() -> None:
+    """Errors of the user are one line; a bug keeps its traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError) as error:
+        raise SystemExit(f"amuse: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Python values to kernel parameters, typed by the kernel's .param declarations."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from .buffers import Memory
+from .program import Kernel, Parameter
+
+SHARED_LIMIT_KB = {"75": 64, "80": 163, "86": 99, "87": 163, "89": 99, "90": 227, "100": 227, "103": 227, "120": 99, "121": 99}
+LARGEST_GRID = (2**31 - 1, 65535, 65535)
+LARGEST_BLOCK = (1024, 1024, 64)
+
+
+def dimensions(value: int | Sequence[int], name: str, limits: Sequence[int]) -> tuple[int, int, int]:
+    """A launch size as three numbers."""
+    given = (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(given, (tuple, list, torch.Size)) or not 1 <= len(given) <= 3:
+        raise TypeError(f"{name}: expected an int or a tuple of one to three ints, got {value!r}")
+    if not all(isinstance(size, int) and not isinstance(size, bool) for size in given):
+        raise TypeError(f"{name}: expected ints, got {value!r}")
+    if any(not 1 <= size <= limit for size, limit in zip(given, limits)):
+        raise ValueError(f"{name}: expected sizes from 1 to {tuple(limits)}, got {value!r}: a GPU rejects such a launch")
+    x, y, z = [*given, 1, 1][:3]
+    return x, y, z
+
+
+def readonly_indices(readonly: Iterable[int | torch.Tensor], args: Sequence[Any]) -> set[int]:
+    """The positions of the read-only arguments; tensors stand for the arguments that are the same object."""
+    entries = [readonly] if isinstance(readonly, (int, torch.Tensor)) else list(readonly)
+    found: set[int] = set()
+    for entry in entries:
+        if isinstance(entry, torch.Tensor):
+            positions = {k for k, arg in enumerate(args) if arg is entry}
+            if not positions:
+                raise ValueError("readonly: a tensor is not among args")
+            found |= positions
+        elif isinstance(entry, int) and not isinstance(entry, bool):
+            if not -len(args) <= entry < len(args):
+                raise ValueError(f"readonly: {entry} is not the position of an argument, there are {len(args)}")
+            found.add(entry % len(args))
+        else:
+            raise TypeError(f"readonly: expected positions or tensors, got {type(entry).__name__}")
+    for position in found:
+        if not isinstance(args[position], torch.Tensor):
+            raise TypeError(f"readonly: args[{position}] is not a tensor")
+    return found
+
+
+def pack(kernel: Kernel, args: Sequence[Any], readonly: set[int], memory: Memory, read: set[str]) -> bytes:
+    """The parameter bytes. `read`: parameters that the code reads; pointers after the last argument may be left out if
+    it does not (Triton declares two of them)."""
+    declared = kernel.parameters
+    if len(args) > len(declared):
+        raise TypeError(f"args: kernel {kernel.name!r} has {len(declared)} parameters, got {len(args)} arguments")
+    for parameter in declared[len(args) :]:
+        if parameter.name in read or parameter.size != 8:
+            raise TypeError(f"args: kernel {kernel.name!r} has {len(declared)} parameters, got {len(args)} arguments: {parameter.name} is missing")
+    size = max((parameter.offset + parameter.size for parameter in declared), default=0)
+    packed = bytearray(max(size, 8))
+    for position, (parameter, value) in enumerate(zip(declared, args)):
+        name = f"args[{position}] ({parameter.name})"
+        encoded = _encode(parameter, value, name, position in readonly, memory)
+        packed[parameter.offset : parameter.offset + len(encoded)] = encoded
+    return bytes(packed)
+
+
+def _encode(parameter: Parameter, value: Any, name: str, readonly: bool, memory: Memory) -> bytes:
+    if isinstance(value, torch.Tensor):
+        return _pointer(parameter, value, name, readonly, memory)
+    if isinstance(value, (bytes, bytearray)):
+        if len(value) != parameter.size:
+            raise ValueError(f"{name}: expected {parameter.size} bytes, got {len(value)}")
+        return bytes(value)
+    if parameter.count != 1:
+        raise TypeError(f"{name}: expected {parameter.size} bytes for a structure, got {type(value).__name__}")
+    if value is None:
+        if parameter.size != 8:
+            raise TypeError(f"{name}: None is a null pointer, but the parameter is .{parameter.type}")
+        return bytes(8)
+    if hasattr(value, "item") and not isinstance(value, (int, float)):
+        value = value.item()  # a numpy scalar
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a tensor or a number, got {type(value).__name__}")
+    return _scalar(parameter, value, name)
+
+
+def _pointer(parameter: Parameter, value: torch.Tensor, name: str, readonly: bool, memory: Memory) -> bytes:
+    if parameter.size != 8 or parameter.type.startswith("f"):
+        raise TypeError(f"{name}: a tensor was given for a .{parameter.type} parameter, which is no pointer")
+    if value.device.type != "cpu":
+        raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}")
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor, got {value.layout}")
+    if value.is_conj() or value.is_neg():
+        raise ValueError(f"{name}: lazily conjugated or negated tensors have no plain memory: resolve them first")
+    return memory.add(value, name, readonly).to_bytes(8, "little")
+
+
+def _scalar(parameter: Parameter, value: int | float, name: str) -> bytes:
+    formats = {"f16": "<e", "f32": "<f", "f64": "<d"}
+    # An untyped (.b) parameter takes the type of the Python value.
+    if parameter.type in formats or (isinstance(value, float) and parameter.type in ("b16", "b32", "b64")):
+        code = formats.get(parameter.type) or {2: "<e", 4: "<f", 8: "<d"}[parameter.size]
+        try:
+            return struct.pack(code, value)
+        except OverflowError:
+            return struct.pack(code, float("inf") if value > 0 else float("-inf"))
+    if isinstance(value, float):
+        raise TypeError(f"{name}: a float was given for a .{parameter.type} parameter")
+    bits = 8 * parameter.size
+    low = -(1 << (bits - 1))
+    high = (1 << (bits - 1)) if parameter.type.startswith("s") else 1 << bits
+    if not low <= value < high:
+        raise ValueError(f"{name}: {value} does not fit a .{parameter.type} parameter")
+    return (value & ((1 << bits) - 1)).to_bytes(parameter.size, "little")
+
+
+def check_launch(kernel: Kernel, target: str, block: tuple[int, int, int], shared_bytes: int) -> None:
+    """What a GPU rejects before the kernel starts."""
+    threads = block[0] * block[1] * block[2]
+    if threads > 1024:
+        raise ValueError(f"block: {block} has {threads} threads, the limit is 1024")
+    if kernel.required_block and block != kernel.required_block:
+        raise ValueError(f"block: kernel {kernel.name!r} requires {kernel.required_block} (.reqntid), got {block}")
+    if kernel.largest_block and threads > kernel.largest_block:
+        raise ValueError(f"block: kernel {kernel.name!r} is compiled for at most {kernel.largest_block} threads (.maxntid), got {threads}")
+    chip = target.removeprefix("sm_").rstrip("af")
+    limit = SHARED_LIMIT_KB.get(chip, 227) * 1024
+    if shared_bytes > limit:
+        raise ValueError(f"dynamic_shared: the kernel needs {shared_bytes} bytes of shared memory, sm_{chip} has {limit}")

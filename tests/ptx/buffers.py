@@ -1,0 +1,99 @@
+"""Memory that a kernel may touch: the storages behind the tensors, with a shadow byte for every byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .operands import region_base
+from .poison import INITIALISED
+from .program import Variable
+
+ACCESSIBLE, WRITABLE, STORED, READ, WRITTEN = 1, 2, 4, 8, 16  # as in core/machine.h
+
+
+@dataclass
+class Buffer:
+    """One storage. `flags` tells of each byte whether it belongs to a tensor, may be written, was stored, read, written."""
+
+    names: list[str]
+    base: int  # virtual address of byte 0
+    host: int  # real address of byte 0
+    flags: np.ndarray
+    keep: object  # keeps the memory alive
+
+    @property
+    def size(self) -> int:
+        return len(self.flags)
+
+    @property
+    def name(self) -> str:
+        return " and ".join(self.names)
+
+
+class Memory:
+    """All buffers of a launch: the module's variables first, then the storages of the tensor arguments."""
+
+    def __init__(self, variables: list[Variable]) -> None:
+        self.buffers: list[Buffer] = []
+        self._by_storage: dict[int, Buffer] = {}
+        self._poisoned: list[tuple[str, torch.Tensor, Buffer, int]] = []
+        for variable in variables:
+            data = np.frombuffer(bytearray(variable.data or bytes(variable.size)), np.uint8)
+            flags = np.full(variable.size, ACCESSIBLE | STORED | (WRITABLE if variable.space == "global" else 0), np.uint8)
+            self.buffers.append(Buffer([variable.name], region_base(len(self.buffers)), data.ctypes.data, flags, data))
+
+    def add(self, tensor: torch.Tensor, name: str, readonly: bool) -> int:
+        """Makes a tensor accessible; returns its virtual address."""
+        storage = tensor.untyped_storage()
+        buffer = self._by_storage.get(storage.data_ptr()) if storage.nbytes() else None
+        if buffer is None:
+            base = region_base(len(self.buffers))
+            buffer = Buffer([], base, storage.data_ptr(), np.zeros(storage.nbytes(), np.uint8), tensor)
+            self.buffers.append(buffer)
+            self._by_storage[storage.data_ptr()] = buffer
+        buffer.names.append(name)
+        offset = tensor.storage_offset() * tensor.element_size()
+        poison = getattr(tensor, INITIALISED, None)
+        if tensor.numel():
+            self._allow(buffer, tensor, offset, ACCESSIBLE | (0 if readonly else WRITABLE) | (STORED if poison is None else 0))
+        if poison is not None:
+            if not tensor.is_contiguous():
+                raise ValueError(f"{name}: a poisoned tensor must be contiguous")
+            buffer.flags[offset : offset + len(poison)] |= np.where(poison.numpy() != 0, STORED, 0).astype(np.uint8)
+            self._poisoned.append((name, tensor, buffer, offset))
+        return buffer.base + offset
+
+    @staticmethod
+    def _allow(buffer: Buffer, tensor: torch.Tensor, offset: int, bits: int) -> None:
+        size = tensor.element_size()
+        if tensor.is_contiguous():
+            buffer.flags[offset : offset + tensor.numel() * size] |= bits
+            return
+        strides = [stride * size for stride in tensor.stride()] + [1]
+        window = np.lib.stride_tricks.as_strided(buffer.flags[offset:], [*tensor.shape, size], strides)
+        window |= np.uint8(bits)
+
+    def finish(self) -> list[str]:
+        """Messages about poisoned outputs that the kernel left unwritten; remembers what it did write."""
+        messages = []
+        for name, tensor, buffer, offset in self._poisoned:
+            size = tensor.element_size()
+            stored = (buffer.flags[offset : offset + tensor.numel() * size] & STORED) != 0
+            setattr(tensor, INITIALISED, torch.from_numpy(stored.astype(np.uint8)))
+            missing = np.flatnonzero(~stored)
+            if len(missing):
+                first = tuple(int(k) for k in np.unravel_index(int(missing[0]) // size, tuple(tensor.shape) or (1,)))
+                messages.append(f"{name}: {len(np.unique(missing // size))} of {tensor.numel()} elements were never stored, the first at {first}")
+        return messages
+
+    def records(self) -> np.ndarray:
+        """What the core needs of each buffer."""
+        rows = [[b.base, b.size, b.host, b.flags.ctypes.data, int(bool((b.flags & WRITABLE).any()))] for b in self.buffers]
+        return np.array(rows or [[0] * 5], dtype=np.uint64)
+
+    def distinct(self, bit: int) -> int:
+        """Number of bytes that were touched at least once."""
+        return sum(int(np.count_nonzero(buffer.flags & bit)) for buffer in self.buffers)
