@@ -105,7 +105,8 @@ class Amuse(nn.Module):
             states = []
             for m, central in enumerate(self.central):
                 others = [n for n in range(len(tokens)) if n != m]
-                states.append(central(tokens[m], [tokens[n] for n in others], [masks[n] for n in others]))
+                peripherals = [tokens[n] for n in others], [masks[n] for n in others]
+                states.append(central(tokens[m], masks[m], *peripherals))
         else:
             states = tokens
         pooled = [average(state, mask) for state, mask in zip(states, masks, strict=True)]
@@ -220,7 +221,7 @@ class UnimodalStage(nn.Module):
         x = self.lstm(x, mask.sum(-1)) if self.lstm is not None else self.project(x)
         x = self.dropout(self.norm(x))
         for layer in self.layers:
-            x = layer(x, [x], [mask])
+            x = layer(x, mask, [x], [mask])
         return x
 
 
@@ -232,11 +233,11 @@ class CentralNetwork(nn.Module):
         sources = [config.d_model] * num_peripherals
         self.layers = nn.ModuleList(AttentionLayer(sources, config.man_gate, config) for _ in range(config.man_layers))
 
-    def forward(self, tokens: Tensor, peripherals: list[Tensor], masks: list[Tensor]) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor, peripherals: list[Tensor], masks: list[Tensor]) -> Tensor:
         """`(U, L, d)` tokens of this modality to g^h, the state after the last layer, of the same shape."""
         g = tokens
         for layer in self.layers:
-            g = layer(g, peripherals, masks)
+            g = layer(g, mask, peripherals, masks)
         return g
 
 
@@ -264,9 +265,9 @@ class AttentionLayer(nn.Module):
         self.dense = nn.Linear(d, d)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, g: Tensor, sources: list[Tensor], masks: list[Tensor]) -> Tensor:
+    def forward(self, g: Tensor, mask: Tensor, sources: list[Tensor], masks: list[Tensor]) -> Tensor:
         if self.attention is not None:
-            attended, _ = self.attention(self.attention_norm(g), sources, key_masks=masks)
+            attended, _ = self.attention(self.attention_norm(g), sources, query_mask=mask, key_masks=masks)
             g = g + self.dropout(attended)
         return g + self.dropout(F.gelu(self.dense(self.dense_norm(g))))
 

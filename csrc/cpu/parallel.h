@@ -83,7 +83,7 @@ void finish_row(const float* computed, T* row, int64_t d) {
 
 template <class T>
 void zero(T* row, int64_t d) {
-  __builtin_memset(row, 0, static_cast<size_t>(d) * sizeof(T));
+  if (d > 0) __builtin_memset(row, 0, static_cast<size_t>(d) * sizeof(T));  // an empty row may be null
 }
 
 }  // namespace AMUSE_ISA

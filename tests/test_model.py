@@ -1,0 +1,239 @@
+"""Promises of the model: what the authors' public code got wrong, absent modalities, every ablation, checkpoints."""
+
+import dataclasses
+import json
+import pickle
+
+import pytest
+import torch
+
+from amuse.config import ModelConfig
+from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.model import MODEL_CONFIG_FILE, WEIGHTS_FILE, Amuse
+
+CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.2)
+
+
+def make_model(**options) -> Amuse:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        modalities=CONVERSATIONS.modalities,
+        label_names=CONVERSATIONS.label_names,
+        **{"d_model": 16, "num_heads": 2, "man_layers": 2, "head_merge": "concat", **options},
+    )
+    return Amuse(config).eval()
+
+
+def make_batch(dialogues=CONVERSATIONS.dialogues):
+    return collate(dialogues, CONVERSATIONS.modalities)
+
+
+ABLATIONS = {
+    "as in the paper": {"head_merge": "mean"},
+    "closed form": {"fusion": "closed_form"},
+    "chain": {"fusion": "chain"},
+    "equal alpha (Test-2)": {"fusion": "equal"},
+    "random alpha (Test-1)": {"fusion": "random"},
+    "MAN + concatenation": {"fusion": "concat"},
+    "unimodal + concatenation": {"man": False, "fusion": "concat"},
+    "context by attention": {"temporal": "attention", "temporal_layers": 2},
+    "causal": {"temporal": "attention", "causal": True},
+    "no context": {"temporal": "none"},
+    "no Bi-LSTM": {"unimodal_lstm": False, "unimodal_layers": 2},
+    "learned gates": {"man_gate": "learned"},
+    "input gates": {"man_gate": "input"},
+}
+
+
+@pytest.fixture(params=ABLATIONS)
+def model(request) -> Amuse:
+    return make_model(**ABLATIONS[request.param])
+
+
+def test_one_dialogues_output_never_depends_on_which_others_share_its_batch(model):
+    if model.config.fusion == "random":
+        model.config.fusion = "equal"  # coefficients are drawn anew in each call
+    together = model(make_batch())
+    for index, dialogue in enumerate(CONVERSATIONS.dialogues):
+        rows = make_batch().dialogue == index
+        alone = model(make_batch([dialogue]))
+        torch.testing.assert_close(alone.logits, together.logits[rows], atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_at_initialisation_is_nan_or_huge(model):
+    output = model(make_batch())
+    for name in ("logits", "modality_logits", "descriptors"):
+        values = getattr(output, name)
+        assert values.isfinite().all()
+        assert values.abs().max() < 20, name
+    assert all(p.abs().max() < 10 for p in model.parameters() if p.numel())
+
+
+def test_every_parameter_learns(model):
+    model.train()
+    output = model(make_batch())
+    loss = output.logits.square().sum() + output.modality_logits.square().sum()
+    loss.backward()
+    idle = [name for name, p in model.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())]
+    assert not idle
+
+
+def test_what_an_absent_modality_holds_never_matters(model):
+    batch, dirty = make_batch(), make_batch()
+    for name, mask in dirty.masks.items():
+        dirty.features[name][~mask] = float("nan")
+    torch.manual_seed(1)
+    expected = model(batch)
+    torch.manual_seed(1)
+    output = model(dirty)
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.descriptors, expected.descriptors)
+    assert (output.descriptors[~output.present] == 0).all()
+
+
+@pytest.mark.parametrize("fusion", ["learned", "closed_form", "equal", "random"])
+def test_coefficients_lie_between_0_and_1_and_differ_between_instances(fusion):
+    output = make_model(fusion=fusion)(make_batch())
+    assert ((output.alpha >= 0) & (output.alpha <= 1)).all()
+    if fusion != "equal":
+        whole = output.present.all(-1)
+        assert output.alpha[whole].flatten(1).std(0).max() > 1e-3
+
+
+def test_no_label_is_needed_or_looked_at():
+    model = make_model(fusion="closed_form")
+    labelled, unlabelled = make_batch(), make_batch()
+    unlabelled.labels = None
+    with torch.inference_mode():
+        assert torch.equal(model(labelled).logits, model(unlabelled).logits)
+
+
+@pytest.mark.parametrize("temporal", ["bilstm", "attention"])
+def test_the_speaker_context_reacts_to_who_speaks(temporal):
+    model = make_model(temporal=temporal)
+    batch, other = make_batch(), make_batch()
+    other.speaker = torch.zeros_like(other.speaker)
+    assert (model(batch).logits - model(other).logits).abs().max() > 1e-4
+
+
+def test_the_speaker_context_carries_the_speakers_words():
+    model = make_model()
+    batch, changed = make_batch(), make_batch()
+    row = 0
+    changed.features["text"][row] += 1.0
+    before, after = model.temporal.speaker_lstm, []
+    before.register_forward_hook(lambda *call: after.append(call[2]))
+    model(batch)
+    model(changed)
+    assert (after[0] - after[1]).abs().max() > 1e-4
+
+
+def test_a_causal_model_does_not_see_the_future():
+    model = make_model(temporal="attention", causal=True)
+    dialogue = CONVERSATIONS.dialogues[0]
+    whole = model(make_batch([dialogue])).logits
+    for length in (1, 3):
+        part = model(make_batch([Dialogue(dialogue.id, dialogue.utterances[:length])])).logits
+        torch.testing.assert_close(part, whole[:length], atol=1e-5, rtol=1e-5)
+
+
+def test_other_modalities_reach_a_modalitys_descriptor_only_through_the_man():
+    batch, changed = make_batch(), make_batch()
+    changed.features["audio"] += 1.0
+    for man, reacts in ((True, True), (False, False)):
+        model = make_model(man=man)
+        a, b = model(batch).descriptors[:, 0], model(changed).descriptors[:, 0]
+        assert ((a - b).abs().max() > 1e-5) == reacts
+
+
+@pytest.mark.parametrize("modalities", [["text"], ["text", "audio"]])
+def test_any_number_of_modalities(modalities):
+    part = CONVERSATIONS.select(modalities)
+    config = ModelConfig(modalities=part.modalities, label_names=part.label_names, d_model=16, num_heads=2)
+    output = Amuse(config).eval()(collate(part.dialogues, part.modalities))
+    assert output.logits.isfinite().all()
+    assert output.descriptors.shape[1] == len(modalities)
+
+
+def test_eight_modalities():
+    widths = {f"m{i}": 4 for i in range(8)}
+    config = ModelConfig(modalities=widths, label_names=["a", "b"], d_model=16, num_heads=2, man_layers=1)
+    batch = make_batch()
+    batch.features = {name: torch.randn(len(batch), 3, 4) for name in widths}
+    batch.masks = {name: torch.ones(len(batch), 3, dtype=torch.bool) for name in widths}
+    assert Amuse(config).eval()(batch).logits.isfinite().all()
+
+
+def test_modality_dropout_never_takes_the_last_modality():
+    model = make_model(modality_dropout=0.9).train()
+    present = make_batch()
+    output = model(present)
+    assert output.present.any(-1).all()
+    assert output.present.sum() < sum(m.any(-1).sum() for m in present.masks.values())
+
+
+def test_save_and_load_give_the_same_model(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = Amuse.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    torch.manual_seed(2)
+    expected = model(make_batch()).logits
+    torch.manual_seed(2)
+    assert torch.equal(loaded(make_batch()).logits, expected)
+
+
+def _truncate(folder):
+    file = folder / WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('a pickle was run')",))
+
+
+def _edit_config(folder, **changes):
+    file = folder / MODEL_CONFIG_FILE
+    tree = json.loads(file.read_text())
+    tree["model"].update(changes)
+    file.write_text(json.dumps(tree))
+
+
+DAMAGE = {
+    "truncated": (_truncate, ValueError, "not a complete safetensors file"),
+    "empty": (lambda f: (f / WEIGHTS_FILE).write_bytes(b""), ValueError, "not a complete safetensors file"),
+    "pickle": (lambda f: (f / WEIGHTS_FILE).write_bytes(pickle.dumps(_Malicious())), ValueError, "safetensors"),
+    "missing": (lambda f: (f / WEIGHTS_FILE).unlink(), FileNotFoundError, WEIGHTS_FILE),
+    "other size": (lambda f: _edit_config(f, d_model=32), ValueError, "do not fit"),
+    "unknown key": (lambda f: _edit_config(f, colour="red"), ValueError, "colour"),
+    "not json": (lambda f: (f / MODEL_CONFIG_FILE).write_text("{"), ValueError, "not a model configuration"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_never_run(name, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    damage, error, message = DAMAGE[name]
+    damage(tmp_path)
+    with pytest.raises(error, match=message):
+        Amuse.from_pretrained(tmp_path)
+
+
+def test_regression():
+    config = ModelConfig(modalities=CONVERSATIONS.modalities, d_model=16, num_heads=2, man_layers=1)
+    assert Amuse(config).eval()(make_batch()).logits.shape == (len(make_batch()), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_model": 20}, "d_model: expected a multiple of 8"),
+        ({"fusion": "sum"}, "fusion: expected one of .*'sum'"),
+        ({"causal": True}, "causal: a Bi-LSTM sees the future"),
+        ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
+        ({"label_names": None, "fusion": "closed_form"}, "needs classes"),
+    ],
+)
+def test_bad_configurations_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(make_model().config, **options)
