@@ -40,14 +40,23 @@ class ModelConfig:
     causal: bool = False  # no look into the future; temporal "attention" or "none" only
     dropout: float = 0.3
     input_dropout: float = 0.0  # on token features
-    modality_dropout: float = 0.0  # chance that a training utterance loses a modality it could do without
+    modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
+    modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
     text_encoder: str | None = None  # for token ids: "minilm" or a local transformers folder, trained with the model
+    encoder_layers: int | None = None  # only its last layers are trained; None = all, with the embeddings
     backend: str | None = None  # of the kernels; None = best available
 
     def __post_init__(self) -> None:
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
-        _probability(self, "dropout", "input_dropout", "modality_dropout")
+        _probability(self, "dropout", "input_dropout")
+        for name in ("modality_dropout", "modality_swap"):
+            chances = getattr(self, name)
+            unknown = set(chances) - set(self.modalities)
+            if self.modalities and unknown:
+                raise ValueError(f"{name}: expected names out of {list(self.modalities)}, got {unknown.pop()!r}")
+            if not all(0 <= chance <= 1 for chance in chances.values()):
+                raise ValueError(f"{name}: expected probabilities, got {chances}")
         _one_of(self, "fusion", FUSIONS)
         _one_of(self, "temporal", TEMPORALS)
         if self.d_model % (8 * self.num_heads):
@@ -96,19 +105,23 @@ class DataConfig:
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
     encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
     encoder_mode: str = "frozen"  # "frozen": cached token features | "finetune": token ids, trained with the model
-    layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers averaged for frozen features
+    layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
+    merge: str = "mean"  # several layers become one by their "mean" or "concat"
+    pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
     cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
     valid_fraction: float = 0.2  # MOSI has no validation split
-    standardize: bool = True  # MOSI: per feature, fitted on the training part
+    transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
+    standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
     seed: int = 0  # of synthetic conversations and of splits
 
     def __post_init__(self) -> None:
         _one_of(self, "dataset", DATASETS)
         _one_of(self, "encoder_mode", ENCODERS)
+        _one_of(self, "merge", ("mean", "concat"))
         _positive(self, "max_tokens", "num_dialogues")
         _non_negative(self, "context")
         _probability(self, "valid_fraction")
@@ -124,12 +137,14 @@ class TrainConfig:
     batch_size: int = 16  # dialogues
     max_utterances: int | None = None  # bound on the utterances of a batch
     learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5  # of a fine-tuned text encoder
+    encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned text encoder
+    encoder_decay: float = 1.0  # factor of that rate from each layer to the one below
     weight_decay: float = 1e-2
     warmup: float = 0.1  # share of all steps with a rising learning rate; then it falls along a cosine to 0
     grad_clip: float = 1.0  # norm
     patience: int = 10  # epochs without a better validation score before training stops
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
+    keep: str = "best"  # the epoch of the "best" validation score, or the "last"
     precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -139,6 +154,7 @@ class TrainConfig:
         _non_negative(self, "weight_decay", "seed")
         _probability(self, "warmup", "ema")
         _one_of(self, "precision", PRECISIONS)
+        _one_of(self, "keep", ("best", "last"))
 
 
 @dataclass

@@ -6,7 +6,7 @@ stand in the order in which data flow: unimodal stage (III-A), Multimodal Attent
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,9 +74,9 @@ class Amuse(nn.Module):
                 if config.text_encoder is None:
                     raise ValueError(f"config.text_encoder: modality {name!r} has token ids and needs an encoder")
                 self.encoders[name] = (
-                    TextEncoder.from_pretrained(config.text_encoder)
+                    TextEncoder.from_pretrained(config.text_encoder, config.encoder_layers)
                     if text_encoder_config is None
-                    else TextEncoder(text_encoder_config)
+                    else TextEncoder(text_encoder_config, config.encoder_layers)
                 )
                 widths[name] = self.encoders[name].width
         self.unimodal = nn.ModuleList(UnimodalStage(widths[name], config) for name in self.modalities)
@@ -89,9 +89,12 @@ class Amuse(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Predict every utterance of the batch; labels are not looked at."""
+        if self.training and self.config.modality_swap:
+            batch = _swap_modalities(batch, self.config.modality_swap)
         present = torch.stack([batch.masks[name].any(-1) for name in self.modalities], dim=-1)  # (U, M)
-        if self.training and self.config.modality_dropout > 0:
-            present = _drop_modalities(present, self.config.modality_dropout)
+        if self.training and self.config.modality_dropout:
+            chances = [self.config.modality_dropout.get(name, 0.0) for name in self.modalities]
+            present = _drop_modalities(present, chances)
         masks = [batch.masks[name] & present[:, m, None] for m, name in enumerate(self.modalities)]
 
         tokens = []
@@ -404,7 +407,18 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([torch.sin(position * rate), torch.cos(position * rate)], dim=-1).flatten(1).to(like.dtype)
 
 
-def _drop_modalities(present: Tensor, probability: float) -> Tensor:
-    """Take away modalities at random, but never the last one of an utterance."""
-    kept = present & (torch.rand(present.shape, device=present.device) >= probability)
+def _drop_modalities(present: Tensor, chances: list[float]) -> Tensor:
+    """Take away each modality with its chance, but never all of an utterance."""
+    kept = present & (torch.rand(present.shape, device=present.device) >= present.new_tensor(chances, dtype=torch.float))
     return torch.where(kept.any(-1, keepdim=True), kept, present)
+
+
+def _swap_modalities(batch: Batch, chances: dict[str, float]) -> Batch:
+    """Swap noise: some utterances get a modality of another utterance of the batch, so that none is trusted blindly."""
+    features, masks = dict(batch.features), dict(batch.masks)
+    for name, chance in chances.items():
+        count, device = len(masks[name]), masks[name].device
+        other = torch.randint(count, (count,), device=device)
+        source = torch.where(torch.rand(count, device=device) < chance, other, torch.arange(count, device=device))
+        features[name], masks[name] = features[name][source], masks[name][source]
+    return replace(batch, features=features, masks=masks)

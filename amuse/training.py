@@ -133,6 +133,7 @@ class Run:
                 better = score(metrics) > history.best_score
                 if better:
                     history.best_score, history.best_epoch = score(metrics), history.epoch
+                if better or train.keep == "last":
                     self.save_best(metrics)
                 record = {
                     "epoch": history.epoch,
@@ -242,20 +243,18 @@ class Run:
 
 
 def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
-    """A pretrained encoder learns more slowly; biases, norms and gates do not decay."""
+    """A pretrained encoder learns more slowly, its lower layers most; biases, norms and gates do not decay."""
+    own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
+    rated = [(own, config.learning_rate)]
+    for encoder in model.encoders.values():
+        for depth, members in enumerate(encoder.layer_groups()):
+            rated.append((members, config.encoder_learning_rate * config.encoder_decay**depth))
     groups = []
-    for pretrained, rate in ((False, config.learning_rate), (True, config.encoder_learning_rate)):
+    for parameters, rate in rated:
         for decays in (True, False):
-            members = [
-                parameter
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-                and name.startswith("encoders.") == pretrained
-                and (parameter.dim() > 1) == decays
-            ]
+            members = [p for p in parameters if (p.dim() > 1) == decays]
             if members:
-                decay = config.weight_decay if decays else 0.0
-                groups.append({"params": members, "lr": rate, "weight_decay": decay})
+                groups.append({"params": members, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0})
     return groups
 
 

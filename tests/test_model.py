@@ -165,7 +165,7 @@ def test_eight_modalities():
 
 
 def test_modality_dropout_never_takes_the_last_modality():
-    model = make_model(modality_dropout=0.9).train()
+    model = make_model(modality_dropout=dict.fromkeys(CONVERSATIONS.modalities, 0.9)).train()
     present = make_batch()
     output = model(present)
     assert output.present.any(-1).all()

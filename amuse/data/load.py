@@ -31,7 +31,7 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
-    if config.dataset != "mosi" or not config.standardize:
+    if not config.standardize:
         return Splits(train, valid, test, None)
     standardizer = Standardizer.fit(train)
     return Splits(*(standardizer.apply(part) for part in (train, valid, test)), standardizer)
@@ -52,6 +52,8 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
         conversations = synthetic_conversations(name, num_dialogues=count, seed=config.seed)
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
+        if config.transcripts:
+            conversations = _encoded(config, conversations, "words", progress)
     else:
         name = "dev" if split == "valid" else split
         conversations = _with_text(config, read_meld(_folder(config), name, features=config.features), progress)
@@ -78,14 +80,28 @@ def _folder(config: DataConfig) -> Path:
 
 
 def _with_text(config: DataConfig, conversations: Conversations, progress: bool) -> Conversations:
-    options = {"context": config.context, "speakers": config.speakers, "max_tokens": config.max_tokens}
     if config.encoder_mode == "finetune":
-        return tokenize(conversations, config.encoder, **options)
+        return tokenize(
+            conversations,
+            config.encoder,
+            context=config.context,
+            speakers=config.speakers,
+            max_tokens=config.max_tokens,
+        )
+    return _encoded(config, conversations, "text", progress)
+
+
+def _encoded(config: DataConfig, conversations: Conversations, modality: str, progress: bool) -> Conversations:
     return encode_text(
         conversations,
         config.encoder,
+        modality=modality,
         cache_dir=config.cache_dir,
         layers=config.layers,
+        merge=config.merge,
+        pool=config.pool,
+        context=config.context,
+        speakers=config.speakers,
+        max_tokens=config.max_tokens,
         progress=progress,
-        **options,
     )

@@ -91,8 +91,11 @@ def encode_text(
     conversations: Conversations,
     encoder: str | PathLike[str] = "minilm",
     *,
+    modality: str = "text",
     cache_dir: str | PathLike[str] | None = None,
     layers: Sequence[int] = (-1,),
+    merge: str = "mean",
+    pool: bool = False,
     special_tokens: bool = False,
     context: int = 0,
     speakers: bool = False,
@@ -101,7 +104,7 @@ def encode_text(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Conversations:
-    """Puts the token embeddings of a frozen encoder into `features["text"]`.
+    """Puts the token embeddings of a frozen encoder into `features[modality]`.
 
     The result is cached under a hash of the encoder's weights, the options and all token ids, so nothing stale is
     ever read; a damaged cache file is reported and built again.
@@ -109,8 +112,11 @@ def encode_text(
     Args:
         conversations: With texts; an utterance whose text is None or empty gets no text modality, which is logged.
         encoder: See `encoder_folder`.
+        modality: Under which name.
         cache_dir: Folder of the cache; default `default_cache_dir()`.
-        layers: Hidden layers whose mean is taken: 0 the embeddings, -1 the last layer.
+        layers: Hidden layers that are kept: 0 the embeddings, -1 the last layer.
+        merge: Several layers become one by their `"mean"`, or stand side by side, `"concat"`.
+        pool: True keeps one vector an utterance, the mean of its tokens.
         special_tokens: False keeps the word pieces of the utterance only; True also the `[CLS]` at the front of the
             sequence and the `[SEP]` that closes the utterance.
         context, speakers, max_tokens: As in `tokenize`. Tokens of the context and of the speaker's name are read by
@@ -120,27 +126,30 @@ def encode_text(
         progress: Whether to show a progress bar.
 
     Returns:
-        The same conversations with `text` as float32 `(L, hidden size)`; 384 for MiniLM.
+        The same conversations with `modality` as float32 `(L, width)`: L tokens, or 1 with `pool`; the width is the
+        encoder's (384 for MiniLM), with merge `"concat"` times the number of layers.
 
     Raises:
         ImportError, FileNotFoundError: As `encoder_folder`.
-        ValueError: For an unknown layer, a negative context or too few tokens.
+        ValueError: For an unknown layer or merge, a negative context or too few tokens.
     """
+    if merge not in ("mean", "concat"):
+        raise ValueError(f"merge: expected 'mean' or 'concat', got {merge!r}")
     folder = encoder_folder(encoder)
     sequences = _sequences(conversations, _tokenizer(folder), context, speakers, max_tokens)
     unique = list(dict.fromkeys(sequences.values()))
-    options = f"layers={tuple(layers)} special_tokens={special_tokens}"
+    options = f"layers={tuple(layers)} merge={merge} pool={pool} special_tokens={special_tokens}"
     key = _cache_key(folder, options, unique)
     path = Path(default_cache_dir() if cache_dir is None else cache_dir) / f"text-{key[:32]}.safetensors"
 
     tokens = load_features(path, key, count=len(unique))
     if tokens is None:
-        tokens = _encode(folder, unique, layers, special_tokens, batch_size, device, progress)
+        tokens = _encode(folder, unique, layers, merge, pool, special_tokens, batch_size, device, progress)
         save_features(path, key, tokens)
     rows = {sequence: row for row, sequence in enumerate(unique)}
     features = {name: tokens[rows[sequence]] for name, sequence in sequences.items()}
-    width = tokens[0].shape[1] if tokens else _config(folder).hidden_size
-    return conversations.with_features("text", width, features)
+    width = _config(folder).hidden_size * (len(layers) if merge == "concat" else 1)
+    return conversations.with_features(modality, width, features)
 
 
 def default_cache_dir() -> Path:
@@ -204,6 +213,8 @@ def _encode(
     folder: Path,
     sequences: list[TokenSequence],
     layers: Sequence[int],
+    merge: str,
+    pool: bool,
     special_tokens: bool,
     batch_size: int,
     device: torch.device | str,
@@ -228,12 +239,14 @@ def _encode(
             hidden = model(
                 input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True
             ).hidden_states
-            mean = torch.stack([hidden[layer] for layer in layers]).mean(dim=0).cpu()
+            chosen = [hidden[layer] for layer in layers]
+            merged = (torch.cat(chosen, dim=-1) if merge == "concat" else torch.stack(chosen).mean(dim=0)).cpu()
             for i, row in enumerate(rows):
                 kept = list(range(sequences[row].start, sequences[row].stop))
                 if special_tokens:
                     kept = sorted({0, *kept, min(sequences[row].stop, len(sequences[row].ids) - 1)})
-                features[row] = mean[i, kept].clone()
+                tokens = merged[i, kept]
+                features[row] = tokens.mean(dim=0, keepdim=True) if pool else tokens.clone()
             bar.update(len(rows))
     return [tokens for tokens in features if tokens is not None]
 

@@ -11,7 +11,18 @@ import torch
 from .buffers import Memory
 from .program import Kernel, Parameter
 
-SHARED_LIMIT_KB = {"75": 64, "80": 163, "86": 99, "87": 163, "89": 99, "90": 227, "100": 227, "103": 227, "120": 99, "121": 99}
+SHARED_LIMIT_KB = {
+    "75": 64,
+    "80": 163,
+    "86": 99,
+    "87": 163,
+    "89": 99,
+    "90": 227,
+    "100": 227,
+    "103": 227,
+    "120": 99,
+    "121": 99,
+}
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 LARGEST_BLOCK = (1024, 1024, 64)
 
@@ -23,8 +34,10 @@ def dimensions(value: int | Sequence[int], name: str, limits: Sequence[int]) -> 
         raise TypeError(f"{name}: expected an int or a tuple of one to three ints, got {value!r}")
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in given):
         raise TypeError(f"{name}: expected ints, got {value!r}")
-    if any(not 1 <= size <= limit for size, limit in zip(given, limits)):
-        raise ValueError(f"{name}: expected sizes from 1 to {tuple(limits)}, got {value!r}: a GPU rejects such a launch")
+    if any(not 1 <= size <= limit for size, limit in zip(given, limits, strict=False)):
+        raise ValueError(
+            f"{name}: expected sizes from 1 to {tuple(limits)}, got {value!r}: a GPU rejects such a launch"
+        )
     x, y, z = [*given, 1, 1][:3]
     return x, y, z
 
@@ -59,10 +72,13 @@ def pack(kernel: Kernel, args: Sequence[Any], readonly: set[int], memory: Memory
         raise TypeError(f"args: kernel {kernel.name!r} has {len(declared)} parameters, got {len(args)} arguments")
     for parameter in declared[len(args) :]:
         if parameter.name in read or parameter.size != 8:
-            raise TypeError(f"args: kernel {kernel.name!r} has {len(declared)} parameters, got {len(args)} arguments: {parameter.name} is missing")
+            raise TypeError(
+                f"args: kernel {kernel.name!r} has {len(declared)} parameters, got {len(args)} arguments: "
+                f"{parameter.name} is missing"
+            )
     size = max((parameter.offset + parameter.size for parameter in declared), default=0)
     packed = bytearray(max(size, 8))
-    for position, (parameter, value) in enumerate(zip(declared, args)):
+    for position, (parameter, value) in enumerate(zip(declared, args, strict=False)):
         name = f"args[{position}] ({parameter.name})"
         encoded = _encode(parameter, value, name, position in readonly, memory)
         packed[parameter.offset : parameter.offset + len(encoded)] = encoded
@@ -128,8 +144,13 @@ def check_launch(kernel: Kernel, target: str, block: tuple[int, int, int], share
     if kernel.required_block and block != kernel.required_block:
         raise ValueError(f"block: kernel {kernel.name!r} requires {kernel.required_block} (.reqntid), got {block}")
     if kernel.largest_block and threads > kernel.largest_block:
-        raise ValueError(f"block: kernel {kernel.name!r} is compiled for at most {kernel.largest_block} threads (.maxntid), got {threads}")
+        raise ValueError(
+            f"block: kernel {kernel.name!r} is compiled for at most {kernel.largest_block} threads (.maxntid), "
+            f"got {threads}"
+        )
     chip = target.removeprefix("sm_").rstrip("af")
     limit = SHARED_LIMIT_KB.get(chip, 227) * 1024
     if shared_bytes > limit:
-        raise ValueError(f"dynamic_shared: the kernel needs {shared_bytes} bytes of shared memory, sm_{chip} has {limit}")
+        raise ValueError(
+            f"dynamic_shared: the kernel needs {shared_bytes} bytes of shared memory, sm_{chip} has {limit}"
+        )

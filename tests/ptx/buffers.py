@@ -16,7 +16,7 @@ ACCESSIBLE, WRITABLE, STORED, READ, WRITTEN = 1, 2, 4, 8, 16  # as in core/machi
 
 @dataclass
 class Buffer:
-    """One storage. `flags` tells of each byte whether it belongs to a tensor, may be written, was stored, read, written."""
+    """One storage. `flags` tells of each byte: is it part of a tensor, may be written, was stored, read, written."""
 
     names: list[str]
     base: int  # virtual address of byte 0
@@ -42,7 +42,9 @@ class Memory:
         self._poisoned: list[tuple[str, torch.Tensor, Buffer, int]] = []
         for variable in variables:
             data = np.frombuffer(bytearray(variable.data or bytes(variable.size)), np.uint8)
-            flags = np.full(variable.size, ACCESSIBLE | STORED | (WRITABLE if variable.space == "global" else 0), np.uint8)
+            flags = np.full(
+                variable.size, ACCESSIBLE | STORED | (WRITABLE if variable.space == "global" else 0), np.uint8
+            )
             self.buffers.append(Buffer([variable.name], region_base(len(self.buffers)), data.ctypes.data, flags, data))
 
     def add(self, tensor: torch.Tensor, name: str, readonly: bool) -> int:
@@ -58,7 +60,9 @@ class Memory:
         offset = tensor.storage_offset() * tensor.element_size()
         poison = getattr(tensor, INITIALISED, None)
         if tensor.numel():
-            self._allow(buffer, tensor, offset, ACCESSIBLE | (0 if readonly else WRITABLE) | (STORED if poison is None else 0))
+            self._allow(
+                buffer, tensor, offset, ACCESSIBLE | (0 if readonly else WRITABLE) | (STORED if poison is None else 0)
+            )
         if poison is not None:
             if not tensor.is_contiguous():
                 raise ValueError(f"{name}: a poisoned tensor must be contiguous")
@@ -86,12 +90,17 @@ class Memory:
             missing = np.flatnonzero(~stored)
             if len(missing):
                 first = tuple(int(k) for k in np.unravel_index(int(missing[0]) // size, tuple(tensor.shape) or (1,)))
-                messages.append(f"{name}: {len(np.unique(missing // size))} of {tensor.numel()} elements were never stored, the first at {first}")
+                messages.append(
+                    f"{name}: {len(np.unique(missing // size))} of {tensor.numel()} elements were never stored, "
+                    f"the first at {first}"
+                )
         return messages
 
     def records(self) -> np.ndarray:
         """What the core needs of each buffer."""
-        rows = [[b.base, b.size, b.host, b.flags.ctypes.data, int(bool((b.flags & WRITABLE).any()))] for b in self.buffers]
+        rows = [
+            [b.base, b.size, b.host, b.flags.ctypes.data, int(bool((b.flags & WRITABLE).any()))] for b in self.buffers
+        ]
         return np.array(rows or [[0] * 5], dtype=np.uint64)
 
     def distinct(self, bit: int) -> int:

@@ -4,16 +4,55 @@ from __future__ import annotations
 
 import functools
 
-from .opcodes import ROWS, Row
+from .opcodes import ROWS
+from .vocabulary import Row
 
 # Functions of core/ that lowerings name; the generated ones follow them in handler_table.
-HANDLERS = (
-    "load store atomic to_window is_space fence copy_async commit_copies wait_copies wait_wgmma load_matrix store_matrix "
-    "move_matrix multiply warpgroup_multiply shuffle vote match reduce elect warp_barrier active_mask read_clock convert "
-    "move pack unpack select second_predicate add_carry nothing trap"
-).split()
+HANDLERS = [
+    "load",
+    "store",
+    "atomic",
+    "to_window",
+    "is_space",
+    "fence",
+    "copy_async",
+    "commit_copies",
+    "wait_copies",
+    "wait_wgmma",
+    "load_matrix",
+    "store_matrix",
+    "move_matrix",
+    "multiply",
+    "warpgroup_multiply",
+    "shuffle",
+    "vote",
+    "match",
+    "reduce",
+    "elect",
+    "warp_barrier",
+    "active_mask",
+    "read_clock",
+    "convert",
+    "move",
+    "pack",
+    "unpack",
+    "select",
+    "second_predicate",
+    "add_carry",
+    "nothing",
+    "trap",
+]
 WIDE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
-CPP_TYPES = {"f32": "float", "f64": "double", "f32x2": "float", "f16": "float", "bf16": "float", "f16x2": "float", "bf16x2": "float", "pred": "bool"}
+CPP_TYPES = {
+    "f32": "float",
+    "f64": "double",
+    "f32x2": "float",
+    "f16": "float",
+    "bf16": "float",
+    "f16x2": "float",
+    "bf16x2": "float",
+    "pred": "bool",
+}
 
 
 def handler_name(row_number: int, type_name: str) -> str:

@@ -6,8 +6,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from .lexer import integer
-from .opcodes import TYPE_BYTES
 from .program import Kernel, Parameter, Variable
+from .vocabulary import TYPE_BYTES
 
 if TYPE_CHECKING:
     from .parser import Parser
@@ -152,4 +152,6 @@ def check_labels(parser: Parser, kernel: Kernel) -> None:
     for name, targets in kernel.tables.items():
         for target in targets:
             if target not in kernel.labels:
-                parser.fail(f"branch table {name!r} of kernel {kernel.name!r} names the label {target!r}, which does not exist")
+                parser.fail(
+                    f"branch table {name!r} of kernel {kernel.name!r} names the label {target!r}, which does not exist"
+                )

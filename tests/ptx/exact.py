@@ -95,10 +95,41 @@ def edge_bits(name: str, random: np.random.Generator, count: int = 40) -> list[i
     patterns = [pattern >> (64 - bits) for pattern in patterns]
     if name in FORMATS:
         exponent_bits, mantissa_bits = FORMATS[name]
-        top, infinity, one = 1 << (bits - 1), ((1 << exponent_bits) - 1) << mantissa_bits, ((1 << (exponent_bits - 1)) - 1) << mantissa_bits
-        special = [0, infinity, infinity + 1, 1, (1 << mantissa_bits) - 1, 1 << mantissa_bits, infinity - 1, one, one + 1, one + (1 << mantissa_bits)]
+        top, infinity, one = (
+            1 << (bits - 1),
+            ((1 << exponent_bits) - 1) << mantissa_bits,
+            ((1 << (exponent_bits - 1)) - 1) << mantissa_bits,
+        )
+        special = [
+            0,
+            infinity,
+            infinity + 1,
+            1,
+            (1 << mantissa_bits) - 1,
+            1 << mantissa_bits,
+            infinity - 1,
+            one,
+            one + 1,
+            one + (1 << mantissa_bits),
+        ]
         return patterns + special + [pattern | top for pattern in special]
-    edges = [0, 1, 2, 3, 5, 31, 32, 33, 63, 64, 255, (1 << bits) - 1, (1 << bits) - 2, 1 << (bits - 1), (1 << (bits - 1)) - 1]
+    edges = [
+        0,
+        1,
+        2,
+        3,
+        5,
+        31,
+        32,
+        33,
+        63,
+        64,
+        255,
+        (1 << bits) - 1,
+        (1 << bits) - 2,
+        1 << (bits - 1),
+        (1 << (bits - 1)) - 1,
+    ]
     return patterns + [edge & ((1 << bits) - 1) for edge in edges]
 
 
@@ -106,19 +137,27 @@ def run_bits(statement: str, inputs: list[tuple[str, list[int]]], output: str) -
     """Runs one thread for each tuple of inputs. `statement` names its operands d, a, b, c; types give the widths."""
     count = len(inputs[0][1])
     registers = {8: "%r", 16: "%h", 32: "%r", 64: "%rd"}
-    body = ["  mov.u32 %r70, %ctaid.x;\n  mov.u32 %r71, %ntid.x;\n  mov.u32 %r72, %tid.x;\n  mad.lo.u32 %r73, %r70, %r71, %r72;",
-            f"  setp.ge.u32 %p9, %r73, {count};\n  @%p9 ret;"]  # fmt: skip
+    body = [
+        "  mov.u32 %r70, %ctaid.x;\n  mov.u32 %r71, %ntid.x;\n  mov.u32 %r72, %tid.x;",
+        "  mad.lo.u32 %r73, %r70, %r71, %r72;",
+        f"  setp.ge.u32 %p9, %r73, {count};\n  @%p9 ret;",
+    ]
     names = {}
     for position, (name, _) in enumerate(inputs):
         bits, letter = width(name), "abc"[position]
         names[letter] = f"{registers[bits]}{10 + position}"
-        body.append(f"  ld.param.u64 %rd20, [{letter}];\n  mul.wide.u32 %rd21, %r73, {bits // 8};\n  add.s64 %rd20, %rd20, %rd21;")
+        body.append(
+            f"  ld.param.u64 %rd20, [{letter}];\n  mul.wide.u32 %rd21, %r73, {bits // 8};\n"
+            "  add.s64 %rd20, %rd20, %rd21;"
+        )
         body.append(f"  ld.global.{'u8' if bits == 8 else f'b{bits}'} {names[letter]}, [%rd20];")
     bits = width(output)
     names["d"] = f"{registers[bits]}1"
     words = statement.split(" ", 1)
     body.append("  " + words[0] + " " + "".join(names.get(token, token) for token in _split(words[1])) + ";")
-    body.append(f"  ld.param.u64 %rd20, [out];\n  mul.wide.u32 %rd21, %r73, {bits // 8};\n  add.s64 %rd20, %rd20, %rd21;")
+    body.append(
+        f"  ld.param.u64 %rd20, [out];\n  mul.wide.u32 %rd21, %r73, {bits // 8};\n  add.s64 %rd20, %rd20, %rd21;"
+    )
     body.append(f"  st.global.b{bits} [%rd20], {names['d']};")
     text = kernel("\n".join(body), ".u64 out" + "".join(f", .u64 {'abc'[k]}" for k in range(len(inputs))))
     dtypes = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
@@ -146,13 +185,18 @@ def pairs(name: str, random: np.random.Generator, arity: int) -> list[list[int]]
     rounds = len(lists[0]) if arity > 1 else 1
     for shift in range(rounds):
         for k, column in enumerate(columns):
-            column.extend(lists[k][(shift * k * (1 + (k > 1) * 6)) % len(lists[k]) :] + lists[k][: (shift * k * (1 + (k > 1) * 6)) % len(lists[k])])
+            column.extend(
+                lists[k][(shift * k * (1 + (k > 1) * 6)) % len(lists[k]) :]
+                + lists[k][: (shift * k * (1 + (k > 1) * 6)) % len(lists[k])]
+            )
     return columns
 
 
-def check(statement: str, types: list[str], output: str, reference: Callable[..., int], columns: list[list[int]]) -> None:
+def check(
+    statement: str, types: list[str], output: str, reference: Callable[..., int], columns: list[list[int]]
+) -> None:
     """Compares bit for bit; NaNs of a float output count as equal."""
-    results = run_bits(statement, list(zip(types, columns)), output)
+    results = run_bits(statement, list(zip(types, columns, strict=False)), output)
     for position, got in enumerate(results):
         operands = [column[position] for column in columns]
         wanted = reference(*operands) & ((1 << width(output)) - 1)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import Unsupported
-from .opcodes import CONVERSIONS, MODIFIERS, ROWS, Row
+from .opcodes import CONVERSIONS, ROWS
 from .program import Instruction
+from .vocabulary import MODIFIERS, Row
 
 
 @dataclass
@@ -101,5 +102,9 @@ def match(instruction: Instruction) -> Match:
         raise Unsupported(f"{instruction.where()}: unknown instruction {name!r}")
     vocabulary = set().union(*(choices for form in known for _, choices in form.required + form.optional))
     strange = [f".{modifier}" for modifier in modifiers if modifier not in vocabulary]
-    reason = f"unknown modifier {', '.join(strange)}" if strange else "no form of the instruction has these modifiers together"
+    reason = (
+        f"unknown modifier {', '.join(strange)}"
+        if strange
+        else "no form of the instruction has these modifiers together"
+    )
     raise Unsupported(f"{instruction.where()}: {instruction.opcode}: {reason}")

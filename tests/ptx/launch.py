@@ -14,10 +14,10 @@ import torch
 from . import arguments, native
 from .buffers import READ, WRITTEN, Memory
 from .lowering import Code, lower
-from .opcodes import FINDINGS, PIPES
 from .parser import parse
 from .program import Kernel, Module
 from .report import Finding, Report
+from .vocabulary import FINDINGS, PIPES
 
 COUNTERS = (
     "instructions",
@@ -31,7 +31,7 @@ COUNTERS = (
     "shared_requests",
     "shared_wavefronts",
     "shared_wavefronts_ideal",
-)  # fmt: skip
+)
 
 
 class Program:
@@ -47,7 +47,14 @@ class Program:
             np.array(self.code.slot_pool or [0], np.int32),
             np.array(self.code.value_pool or [0], np.int64),
         ]
-        header = [slots.register_count, slots.predicate_count, slots.shared_bytes, slots.local_bytes, self.code.shared_cell, self.code.global_cell]
+        header = [
+            slots.register_count,
+            slots.predicate_count,
+            slots.shared_bytes,
+            slots.local_bytes,
+            self.code.shared_cell,
+            self.code.global_cell,
+        ]
         pairs = [
             np.array([[slot, value] for value, slot in slots.constants.items()], np.uint64),
             np.array([[slot, value] for value, slot in slots.constant_predicates.items()], np.uint64),
@@ -76,7 +83,9 @@ def load(ptx_text: str, entry: str | None = None) -> Program:
     if entry is None and len(module.kernels) == 1:
         entry = next(iter(module.kernels))
     if entry not in module.kernels:
-        raise ValueError(f"entry: there is no kernel {entry!r}, the text has {', '.join(map(repr, module.kernels)) or 'none'}")
+        raise ValueError(
+            f"entry: there is no kernel {entry!r}, the text has {', '.join(map(repr, module.kernels)) or 'none'}"
+        )
     return Program(module, module.kernels[entry])
 
 
@@ -121,15 +130,30 @@ def run(
         raise TypeError(f"args: expected a list or a tuple, got {type(args).__name__}")
     arguments.check_launch(kernel, program.module.target, block3, program.code.slots.shared_bytes + dynamic_shared)
     memory = Memory(program.code.slots.static_buffers)
-    parameters = arguments.pack(kernel, args, arguments.readonly_indices(readonly, args), memory, program.code.parameters_read)
+    parameters = arguments.pack(
+        kernel, args, arguments.readonly_indices(readonly, args), memory, program.code.parameters_read
+    )
     geometry = np.array([*grid3, *block3, dynamic_shared, bool(races), seed & 0xFFFFFFFF], np.uint32)
     buffers = memory.records()
     trapped = ctypes.c_uint32(0)
     library = native.library()
-    machine = library.core_run(program.handle, geometry.ctypes.data, parameters, len(parameters), buffers.ctypes.data,
-                               len(memory.buffers), len(PIPES), ctypes.byref(trapped))  # fmt: skip
+    machine = library.core_run(
+        program.handle,
+        geometry.ctypes.data,
+        parameters,
+        len(parameters),
+        buffers.ctypes.data,
+        len(memory.buffers),
+        len(PIPES),
+        ctypes.byref(trapped),
+    )
     try:
-        report = Report(kernel.name, _findings(machine, program, memory, grid3), _counters(machine, memory))
+        report = Report(
+            kernel.name,
+            _findings(machine, program, memory, grid3),
+            _counters(machine, memory),
+            _executions(machine, program),
+        )
     finally:
         library.core_free_machine(machine)
     if trapped.value:
@@ -154,8 +178,20 @@ def _findings(machine: int, program: Program, memory: Memory, grid: tuple[int, i
             number, source_line = instruction.source
             source = f"{program.module.files.get(number, 'file ' + str(number))}:{source_line}"
         place = (cta % grid[0], cta // grid[0] % grid[1], cta // grid[0] // grid[1])
-        findings.append(Finding(FINDINGS[kind], line, message, program.kernel.name, instruction.text if instruction else "",
-                                source, place, warp, lane, count))  # fmt: skip
+        findings.append(
+            Finding(
+                FINDINGS[kind],
+                line,
+                message,
+                program.kernel.name,
+                instruction.text if instruction else "",
+                source,
+                place,
+                warp,
+                lane,
+                count,
+            )
+        )
     return sorted(findings, key=lambda finding: finding.line)
 
 
@@ -163,8 +199,18 @@ def _counters(machine: int, memory: Memory) -> dict[str, int]:
     numbers = np.zeros(len(COUNTERS) + len(PIPES), np.uint64)
     native.library().core_counters(machine, numbers.ctypes.data)
     names = [*COUNTERS, *(f"instructions_{pipe}" for pipe in PIPES)]
-    counters = dict(zip(names, map(int, numbers)))
+    counters = dict(zip(names, map(int, numbers), strict=False))
     counters["global_bytes_read_distinct"] = memory.distinct(READ)
     counters["global_bytes_written_distinct"] = memory.distinct(WRITTEN)
     counters["bank_conflicts"] = counters["shared_wavefronts"] - counters["shared_wavefronts_ideal"]
     return counters
+
+
+def _executions(machine: int, program: Program) -> dict[int, int]:
+    numbers = np.zeros(len(program.code.records), np.uint64)
+    native.library().core_executions(machine, numbers.ctypes.data)
+    by_line = dict.fromkeys((instruction.line for instruction in program.kernel.instructions), 0)
+    for record, count in zip(program.code.records, numbers, strict=False):
+        if record[9] in by_line:
+            by_line[record[9]] = max(by_line[record[9]], int(count))
+    return by_line

@@ -26,7 +26,9 @@ class NoCompiler(RuntimeError):
 
 def compiler() -> str | None:
     """The C++ compiler: $CXX or g++ or clang++, None if there is none."""
-    return next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)), None)
+    return next(
+        filter(None, (shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)), None
+    )
 
 
 def cache_folder() -> Path:
@@ -63,7 +65,9 @@ def _build(cxx: str, sources: dict[str, str], target: Path) -> None:
         units = ["written.cpp", *(name for name in sources if name.startswith("generated_"))]
 
         def compile_unit(name: str) -> str:
-            done = subprocess.run([cxx, *FLAGS, "-c", name, "-o", name + ".o"], cwd=folder, capture_output=True, text=True)
+            done = subprocess.run(
+                [cxx, *FLAGS, "-c", name, "-o", name + ".o"], cwd=folder, capture_output=True, text=True
+            )
             if done.returncode:
                 raise RuntimeError(f"the emulator's core does not compile: {name}\n{done.stderr[-4000:]}")
             return name + ".o"
@@ -83,7 +87,9 @@ def library() -> ctypes.CDLL:
         raise NoCompiler("the PTX emulator needs a C++ compiler (g++ or clang++) for its core, and none was found")
     sources = _sources()
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
-    made_of = "\0".join([version, _processor(), *FLAGS, *(name + "\0" + text for name, text in sorted(sources.items()))])
+    made_of = "\0".join(
+        [version, _processor(), *FLAGS, *(name + "\0" + text for name, text in sorted(sources.items()))]
+    )
     target = cache_folder() / f"core-{hashlib.sha256(made_of.encode()).hexdigest()[:20]}.so"
     if not target.exists():
         _build(cxx, sources, target)
@@ -99,5 +105,6 @@ def library() -> ctypes.CDLL:
     loaded.core_finding.restype = ctypes.c_char_p
     loaded.core_finding.argtypes = [pointer, number, pointer]
     loaded.core_counters.argtypes = [pointer, pointer]
+    loaded.core_executions.argtypes = [pointer, pointer]
     loaded.core_free_machine.argtypes = [pointer]
     return loaded

@@ -5,8 +5,22 @@ from __future__ import annotations
 import struct
 
 from .errors import Unsupported
-from .opcodes import SPACES, SPECIALS, TYPE_BYTES
-from .program import Address, Instruction, Integer, Kernel, Module, Operand, Real, Register, Sink, Special, Symbol, Variable, Vector
+from .program import (
+    Address,
+    Instruction,
+    Integer,
+    Kernel,
+    Module,
+    Operand,
+    Real,
+    Register,
+    Sink,
+    Special,
+    Symbol,
+    Variable,
+    Vector,
+)
+from .vocabulary import SPACES, SPECIALS, TYPE_BYTES
 
 SHARED_BASE = 1024  # as in core/machine.h
 REGION_BITS = 40

@@ -9,7 +9,21 @@ from typing import NoReturn
 from . import declarations
 from .errors import Unsupported
 from .lexer import Token, integer, tokens
-from .program import Address, Instruction, Integer, Kernel, Module, Operand, Pair, Real, Register, Sink, Special, Symbol, Vector
+from .program import (
+    Address,
+    Instruction,
+    Integer,
+    Kernel,
+    Module,
+    Operand,
+    Pair,
+    Real,
+    Register,
+    Sink,
+    Special,
+    Symbol,
+    Vector,
+)
 
 IGNORED_IN_BODY = (".pragma", ".param", ".callprototype", ".noreturn", ".abi_preserve", ".abi_preserve_control")
 

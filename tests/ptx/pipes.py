@@ -18,13 +18,27 @@ def pipe_of(opcode: str) -> str:
         return "shared"
     if name == "wgmma" and modifiers[0] != "mma_async":
         return "barrier"
-    for pipe, names in (("special", SPECIAL_FUNCTIONS), ("tensor", TENSOR), ("shared", MATRIX_MEMORY), ("move", MOVES),
-                        ("warp", WARP), ("barrier", BARRIERS), ("control", CONTROL), ("convert", {"cvt"})):  # fmt: skip
+    for pipe, names in (
+        ("special", SPECIAL_FUNCTIONS),
+        ("tensor", TENSOR),
+        ("shared", MATRIX_MEMORY),
+        ("move", MOVES),
+        ("warp", WARP),
+        ("barrier", BARRIERS),
+        ("control", CONTROL),
+        ("convert", {"cvt"}),
+    ):
         if name in names:
             return pipe
     if name in MEMORY:
         spaces = [modifier.split("::")[0] for modifier in modifiers]
-        for space, pipe in (("shared", "shared"), ("global", "global"), ("local", "local"), ("param", "move"), ("const", "move")):
+        for space, pipe in (
+            ("shared", "shared"),
+            ("global", "global"),
+            ("local", "local"),
+            ("param", "move"),
+            ("const", "move"),
+        ):
             if space in spaces:
                 return pipe
         return "generic"

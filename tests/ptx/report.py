@@ -22,8 +22,11 @@ class Finding:
 
     def __str__(self) -> str:
         place = f"line {self.line}" + (f" ({self.source})" if self.source else "")
-        return (f"{self.kind} in {self.kernel}, {place}: {self.message} [CTA {self.cta}, warp {self.warp}, lane {self.lane}, "
-                f"{self.count} times] {self.instruction}")  # fmt: skip
+        return (
+            f"{self.kind} in {self.kernel}, {place}: {self.message} "
+            f"[CTA {self.cta}, warp {self.warp}, lane {self.lane}, "
+            f"{self.count} times] {self.instruction}"
+        )
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Report:
     kernel: str
     findings: list[Finding] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    executions: dict[int, int] = field(default_factory=dict)  # PTX line -> times a warp executed it with any lane
 
     @property
     def clean(self) -> bool:

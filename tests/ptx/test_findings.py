@@ -1,5 +1,7 @@
 """Every kind of misbehaviour is reported by its own name and at its own line, and the correct twin is clean."""
 
+# ruff: noqa: E501 - lines of PTX
+
 from __future__ import annotations
 
 import pytest
@@ -9,7 +11,9 @@ from tests import ptx
 
 from .snippets import kernel, line_of
 
-THREAD = "  mov.u32 %r1, %tid.x;\n  ld.param.u64 %rd1, [out];\n  mul.wide.u32 %rd2, %r1, 4;\n  add.s64 %rd3, %rd1, %rd2;\n"
+THREAD = (
+    "  mov.u32 %r1, %tid.x;\n  ld.param.u64 %rd1, [out];\n  mul.wide.u32 %rd2, %r1, 4;\n  add.s64 %rd3, %rd1, %rd2;\n"
+)
 SHARED = ".shared .align 16 .b8 tile[256];"
 SLOT = "  mov.u32 %r2, tile;\n  shl.b32 %r3, %r1, 2;\n  add.u32 %r4, %r2, %r3;\n"
 
@@ -20,7 +24,9 @@ def launch(text, *args, grid=1, block=32, **options):
 
 def expect(text, kind, part, *args, **options):
     report = launch(text, *args, **options)
-    assert {(f.kind, f.line) for f in report.findings} == {(kind, line_of(text, part))}, [str(f) for f in report.findings]
+    assert {(f.kind, f.line) for f in report.findings} == {(kind, line_of(text, part))}, [
+        str(f) for f in report.findings
+    ]
     return report
 
 
@@ -31,14 +37,24 @@ def test_a_correct_kernel_is_clean_and_writes_in_place():
     assert out.tolist() == list(range(32))
 
 
-@pytest.mark.parametrize("instruction", ["st.global.u32 [%rd3], %r1;", "ld.global.u32 %r9, [%rd3];", "red.global.add.u32 [%rd3], 1;"])
+@pytest.mark.parametrize(
+    "instruction", ["st.global.u32 [%rd3], %r1;", "ld.global.u32 %r9, [%rd3];", "red.global.add.u32 [%rd3], 1;"]
+)
 def test_global_access_past_the_end(instruction):
-    report = expect(kernel(THREAD + "  " + instruction), "out_of_bounds", instruction, torch.zeros(31, dtype=torch.int32))
-    assert report.findings[0].lane == 31 and "args[0] (out)" in report.findings[0].message
+    report = expect(
+        kernel(THREAD + "  " + instruction), "out_of_bounds", instruction, torch.zeros(31, dtype=torch.int32)
+    )
+    assert report.findings[0].lane == 31
+    assert "args[0] (out)" in report.findings[0].message
 
 
 def test_global_access_before_the_start():
-    expect(kernel(THREAD + "  ld.global.u32 %r9, [%rd3+-4];"), "out_of_bounds", "[%rd3+-4]", torch.zeros(32, dtype=torch.int32))
+    expect(
+        kernel(THREAD + "  ld.global.u32 %r9, [%rd3+-4];"),
+        "out_of_bounds",
+        "[%rd3+-4]",
+        torch.zeros(32, dtype=torch.int32),
+    )
 
 
 def test_gaps_of_a_strided_view_are_out_of_bounds():
@@ -54,7 +70,12 @@ def test_a_null_pointer_is_out_of_bounds():
 
 
 def test_shared_access_past_the_end():
-    expect(kernel(THREAD + SLOT + "  st.shared.u32 [%r4+192], %r1;", declarations=SHARED), "out_of_bounds", "st.shared", torch.zeros(1))
+    expect(
+        kernel(THREAD + SLOT + "  st.shared.u32 [%r4+192], %r1;", declarations=SHARED),
+        "out_of_bounds",
+        "st.shared",
+        torch.zeros(1),
+    )
     dynamic = ".extern .shared .align 16 .b8 tile[];"
     text = kernel(THREAD + SLOT + "  st.shared.u32 [%r4], %r1;", declarations=dynamic)
     launch(text, torch.zeros(1), dynamic_shared=128).assert_clean()
@@ -62,7 +83,9 @@ def test_shared_access_past_the_end():
 
 
 def test_local_access_past_the_end():
-    text = kernel("  .local .align 4 .b8 stack[8];\n  mov.u64 %rd1, stack;\n  mov.u32 %r1, 7;\n  st.local.u32 [%rd1+4], %r1;\n  st.local.u32 [%rd1+8], %r1;")
+    text = kernel(
+        "  .local .align 4 .b8 stack[8];\n  mov.u64 %rd1, stack;\n  mov.u32 %r1, 7;\n  st.local.u32 [%rd1+4], %r1;\n  st.local.u32 [%rd1+8], %r1;"
+    )
     expect(text, "out_of_bounds", "[%rd1+8]", torch.zeros(1))
 
 
@@ -94,7 +117,12 @@ def test_undefined_lanes_are_reported_where_they_matter():
 
 
 def test_undefined_predicate():
-    expect(kernel(THREAD + "  @%p3 st.global.u32 [%rd3], %r1;"), "uninitialised_read", "@%p3", torch.zeros(32, dtype=torch.int32))
+    expect(
+        kernel(THREAD + "  @%p3 st.global.u32 [%rd3], %r1;"),
+        "uninitialised_read",
+        "@%p3",
+        torch.zeros(32, dtype=torch.int32),
+    )
 
 
 def test_poisoned_memory_must_not_be_read():
@@ -109,7 +137,8 @@ def test_poisoned_output_must_be_stored_completely():
     assert [f.kind for f in report.findings] == ["uninitialised_read"]
     assert "4 of 36 elements were never stored, the first at (3, 5)" in report.findings[0].message
     # What the first kernel stored, a second one may read.
-    launch(kernel(THREAD + "  ld.global.u32 %r5, [%rd3];\n  st.global.u32 [%rd3+16], %r5;"), out, block=1).findings[0].line == 0
+    second = launch(kernel(THREAD + "  ld.global.u32 %r5, [%rd3];\n  st.global.u32 [%rd3+16], %r5;"), out, block=1)
+    assert [f.line for f in second.findings] == [0]
 
 
 @pytest.mark.parametrize("as_index", [True, False])
@@ -129,7 +158,7 @@ EXCHANGE = """
   st.global.u32 [%rd3], %r6;"""
 
 
-@pytest.mark.parametrize("distance, enough", [(128, ["bar.sync 0;"]), (4, ["bar.sync 0;", "bar.warp.sync -1;"])])
+@pytest.mark.parametrize(("distance", "enough"), [(128, ["bar.sync 0;"]), (4, ["bar.sync 0;", "bar.warp.sync -1;"])])
 def test_race_between_and_inside_warps(distance, enough):
     out = torch.zeros(64, dtype=torch.int32)
     for barrier in ["", "bar.warp.sync -1;", "bar.sync 0;"]:
@@ -191,10 +220,16 @@ COPY = """
   {end}"""
 
 
-@pytest.mark.parametrize("wait, end, part", [
-    ("", "cp.async.wait_all;", "ld.shared"), ("cp.async.wait_group 1;", "cp.async.wait_all;", "ld.shared"),
-    ("st.shared.u32 [%r4], %r1;", "cp.async.wait_all;", "st.shared"), ("cp.async.wait_group 0;", "", ""),
-    ("cp.async.wait_all;", "", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wait", "end", "part"),
+    [
+        ("", "cp.async.wait_all;", "ld.shared"),
+        ("cp.async.wait_group 1;", "cp.async.wait_all;", "ld.shared"),
+        ("st.shared.u32 [%r4], %r1;", "cp.async.wait_all;", "st.shared"),
+        ("cp.async.wait_group 0;", "", ""),
+        ("cp.async.wait_all;", "", ""),
+    ],
+)
 def test_access_to_a_pending_copy(wait, end, part):
     text = kernel(THREAD + SLOT + COPY.format(wait=wait, end=end), ".u64 out, .u64 source", SHARED)
     out, source = torch.zeros(32, dtype=torch.int32), torch.arange(32, dtype=torch.int32)
@@ -212,22 +247,40 @@ def test_exit_with_a_pending_copy():
 
 
 def test_copies_of_fewer_bytes_fill_with_zeros():
-    text = kernel(THREAD + SLOT + COPY.format(wait="cp.async.wait_all;", end="").replace(", 4;", ", 4, %r7;").replace(
-        "cvt.u64.u32 %rd5, %r3;", "cvt.u64.u32 %rd5, %r3;\n  and.b32 %r7, %r1, 3;"), ".u64 out, .u64 source", SHARED)  # fmt: skip
+    text = kernel(
+        THREAD
+        + SLOT
+        + COPY.format(wait="cp.async.wait_all;", end="")
+        .replace(", 4;", ", 4, %r7;")
+        .replace("cvt.u64.u32 %rd5, %r3;", "cvt.u64.u32 %rd5, %r3;\n  and.b32 %r7, %r1, 3;"),
+        ".u64 out, .u64 source",
+        SHARED,
+    )
     out = torch.zeros(32, dtype=torch.int32)
     launch(text, out, torch.full((32,), -1, dtype=torch.int32)).assert_clean()
     assert out[:4].tolist() == [0, 0xFF, 0xFFFF, 0xFFFFFF]
 
 
 def test_barrier_in_divergent_code():
-    body = THREAD + "  setp.lt.u32 %p1, %r1, 16;\n  @!%p1 bra skip;\n  bar.sync 0;\nskip:\n  st.global.u32 [%rd3], %r1;\n  bar.sync 0;"
+    body = (
+        THREAD
+        + "  setp.lt.u32 %p1, %r1, 16;\n  @!%p1 bra skip;\n  bar.sync 0;\nskip:\n  st.global.u32 [%rd3], %r1;\n  bar.sync 0;"
+    )
     report = launch(kernel(body), torch.zeros(32, dtype=torch.int32))
     assert "barrier_divergence" in report.kinds
-    expect(kernel(THREAD + "  setp.lt.u32 %p1, %r1, 16;\n  @%p1 bar.sync 0;"), "barrier_divergence", "@%p1 bar.sync", torch.zeros(1))
+    expect(
+        kernel(THREAD + "  setp.lt.u32 %p1, %r1, 16;\n  @%p1 bar.sync 0;"),
+        "barrier_divergence",
+        "@%p1 bar.sync",
+        torch.zeros(1),
+    )
 
 
 def test_shuffle_without_the_lanes_it_names():
-    body = THREAD + "  setp.lt.u32 %p1, %r1, 16;\n  @!%p1 bra skip;\n  shfl.sync.bfly.b32 %r5, %r1, 1, 31, {mask};\nskip:\n  bar.warp.sync -1;"
+    body = (
+        THREAD
+        + "  setp.lt.u32 %p1, %r1, 16;\n  @!%p1 bra skip;\n  shfl.sync.bfly.b32 %r5, %r1, 1, 31, {mask};\nskip:\n  bar.warp.sync -1;"
+    )
     expect(kernel(body.format(mask="-1")), "barrier_divergence", "shfl.sync", torch.zeros(1))
     launch(kernel(body.format(mask="0xffff")), torch.zeros(1)).assert_clean()
 
@@ -240,7 +293,9 @@ def test_lanes_that_left_are_not_waited_for():
 def test_deadlock_at_a_barrier():
     body = THREAD + "  setp.lt.u32 %p1, %r1, 32;\n  @!%p1 bra skip;\n  bar.sync 1, 64;\nskip:\n"
     expect(kernel(body), "deadlock", "bar.sync 1", torch.zeros(1), block=64)
-    body = THREAD + "  setp.lt.u32 %p1, %r1, 32;\n  @%p1 bra other;\n  bar.sync 1, 64;\n  ret;\nother:\n  bar.sync 2, 64;"
+    body = (
+        THREAD + "  setp.lt.u32 %p1, %r1, 32;\n  @%p1 bra other;\n  bar.sync 1, 64;\n  ret;\nother:\n  bar.sync 2, 64;"
+    )
     assert launch(kernel(body), torch.zeros(1), block=64).kinds == {"deadlock"}
 
 
@@ -250,7 +305,9 @@ def test_deadlock_of_a_loop_that_waits_for_nobody():
 
 
 def test_a_warp_may_wait_for_another_warp():
-    body = THREAD + """
+    body = (
+        THREAD
+        + """
   setp.ge.u32 %p1, %r1, 32;
   @%p1 bra give;
 wait:
@@ -264,13 +321,16 @@ give:
   mov.u32 %r7, 9;
   st.global.u32 [%rd1+4], %r7;
   st.release.gpu.global.u32 [%rd1], %r7;"""
+    )
     out = torch.zeros(34, dtype=torch.int32)
     launch(kernel(body), out, block=33).assert_clean()
     assert out.tolist() == [9] * 34
 
 
 def test_a_lane_may_wait_for_another_lane():
-    body = THREAD + """
+    body = (
+        THREAD
+        + """
 again:
   atom.global.cas.b32 %r5, [%rd1], 0, 1;
   setp.ne.u32 %p1, %r5, 0;
@@ -280,6 +340,7 @@ again:
   st.volatile.global.u32 [%rd1+4], %r6;
   membar.gl;
   atom.global.exch.b32 %r7, [%rd1], 0;"""
+    )
     out = torch.zeros(2, dtype=torch.int32)
     assert launch(kernel(body), out, block=8).kinds <= {"race"}
     assert out.tolist() == [0, 8]
@@ -294,9 +355,13 @@ def test_results_do_not_depend_on_the_seed():
 
 
 def test_findings_name_everything():
-    text = kernel(THREAD + '  .loc 1 42 3\n  st.global.u32 [%rd3], %r1;', declarations='.file 1 "kernel.cu"')
+    text = kernel(THREAD + "  .loc 1 42 3\n  st.global.u32 [%rd3], %r1;", declarations='.file 1 "kernel.cu"')
     finding = launch(text, torch.zeros(4, dtype=torch.int32), grid=(1, 2)).findings[0]
-    assert finding.kernel == "k" and finding.source == "kernel.cu:42" and "st.global.u32" in finding.instruction
-    assert finding.cta == (0, 0, 0) and finding.lane == 4 and finding.count == 56
+    assert finding.kernel == "k"
+    assert finding.source == "kernel.cu:42"
+    assert "st.global.u32" in finding.instruction
+    assert finding.cta == (0, 0, 0)
+    assert finding.lane == 4
+    assert finding.count == 56
     with pytest.raises(AssertionError, match="out_of_bounds in k, line"):
         launch(text, torch.zeros(4, dtype=torch.int32)).assert_clean()

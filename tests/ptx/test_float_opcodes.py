@@ -1,5 +1,7 @@
 """Floating-point arithmetic, comparisons and conversions against exact rational arithmetic, bit for bit."""
 
+# ruff: noqa: B023 - the functions are called before the loop goes on
+
 from __future__ import annotations
 
 import math
@@ -80,8 +82,13 @@ OPERATIONS = {
 def test_rounding(opcode, t, mode, random):
     arity, reference = OPERATIONS[opcode]
     columns = [column[:1500] for column in pairs(t, random, arity)]
-    check(f"{opcode}.{mode}.{t} d, {', '.join('abc'[:arity])}", [t] * arity, t,
-          lambda *bits: encode(reference(mode, *(value(b, t) for b in bits)), t, mode), columns)  # fmt: skip
+    check(
+        f"{opcode}.{mode}.{t} d, {', '.join('abc'[:arity])}",
+        [t] * arity,
+        t,
+        lambda *bits: encode(reference(mode, *(value(b, t) for b in bits)), t, mode),
+        columns,
+    )
 
 
 @pytest.mark.parametrize("t", ["f16", "bf16"])
@@ -89,8 +96,13 @@ def test_rounding(opcode, t, mode, random):
 def test_half_precision(opcode, t, random):
     arity, reference = OPERATIONS[opcode]
     suffix = ".rn" if opcode == "fma" else ""
-    check(f"{opcode}{suffix}.{t} d, {', '.join('abc'[:arity])}", [t] * arity, t,
-          lambda *bits: encode(reference("rn", *(value(b, t) for b in bits)), t), pairs(t, random, arity))  # fmt: skip
+    check(
+        f"{opcode}{suffix}.{t} d, {', '.join('abc'[:arity])}",
+        [t] * arity,
+        t,
+        lambda *bits: encode(reference("rn", *(value(b, t) for b in bits)), t),
+        pairs(t, random, arity),
+    )
 
 
 def test_pairs_compute_both_halves(random):
@@ -99,16 +111,18 @@ def test_pairs_compute_both_halves(random):
             arity = 3 if "fma" in opcode else 2
             low, high = pairs(t, random, arity), [column[::-1] for column in pairs(t, random, arity)]
             operands = ", ".join("abc"[:arity])
-            packed = [[y << 16 | x for x, y in zip(a, b)] for a, b in zip(low, high)]
+            packed = [[y << 16 | x for x, y in zip(a, b, strict=False)] for a, b in zip(low, high, strict=False)]
             together = run_bits(f"{opcode}{t}x2 d, {operands}", [("u32", column) for column in packed], "u32")
-            alone = [run_bits(f"{opcode}{t} d, {operands}", [(t, column) for column in part], t) for part in (low, high)]
-            assert together == [y << 16 | x for x, y in zip(*alone)]
+            alone = [
+                run_bits(f"{opcode}{t} d, {operands}", [(t, column) for column in part], t) for part in (low, high)
+            ]
+            assert together == [y << 16 | x for x, y in zip(*alone, strict=False)]
     low, high = pairs("f32", random, 2), [column[::-1] for column in pairs("f32", random, 2)]
-    packed = [[y << 32 | x for x, y in zip(a, b)] for a, b in zip(low, high)]
+    packed = [[y << 32 | x for x, y in zip(a, b, strict=False)] for a, b in zip(low, high, strict=False)]
     for opcode in ("add.rn", "mul.rz", "sub.ftz"):
         together = run_bits(f"{opcode}.f32x2 d, a, b", [("u64", column) for column in packed], "u64")
         alone = [run_bits(f"{opcode}.f32 d, a, b", [("f32", column) for column in part], "f32") for part in (low, high)]
-        assert together == [y << 32 | x for x, y in zip(*alone)]
+        assert together == [y << 32 | x for x, y in zip(*alone, strict=False)]
 
 
 def test_flush_to_zero(random):
@@ -120,10 +134,20 @@ def test_flush_to_zero(random):
     columns = pairs("f32", random, 2)
     for opcode in ("add", "mul"):
         reference = OPERATIONS[opcode][1]
-        check(f"{opcode}.ftz.f32 d, a, b", ["f32"] * 2, "f32",
-              lambda a, b: flushed(encode(reference("rn", value(flushed(a), "f32"), value(flushed(b), "f32")), "f32")), columns)  # fmt: skip
-    check("setp.eq.ftz.f32 %p1, a, b;\n  selp.u32 d, 1, 0, %p1", ["f32"] * 2, "u32",
-          lambda a, b: int(value(flushed(a), "f32") == value(flushed(b), "f32")), columns)  # fmt: skip
+        check(
+            f"{opcode}.ftz.f32 d, a, b",
+            ["f32"] * 2,
+            "f32",
+            lambda a, b: flushed(encode(reference("rn", value(flushed(a), "f32"), value(flushed(b), "f32")), "f32")),
+            columns,
+        )
+    check(
+        "setp.eq.ftz.f32 %p1, a, b;\n  selp.u32 d, 1, 0, %p1",
+        ["f32"] * 2,
+        "u32",
+        lambda a, b: int(value(flushed(a), "f32") == value(flushed(b), "f32")),
+        columns,
+    )
 
 
 def test_saturation(random):
@@ -131,7 +155,9 @@ def test_saturation(random):
         total = plus(value(a, "f32"), value(b, "f32"), "rn")
         if isinstance(total, float) and math.isnan(total):
             return 0
-        return encode(max(Fraction(0), min(Fraction(1), Fraction(total) if finite(total) else Fraction(total > 0))), "f32")
+        return encode(
+            max(Fraction(0), min(Fraction(1), Fraction(total) if finite(total) else Fraction(total > 0))), "f32"
+        )
 
     check("add.sat.f32 d, a, b", ["f32"] * 2, "f32", reference, pairs("f32", random, 2))
 
@@ -151,12 +177,25 @@ def test_minimum_and_maximum(t, random):
     for name, largest in (("min", False), ("max", True)):
         check(f"{name}.{t} d, a, b", [t, t], t, lambda a, b: smaller(a, b, False, largest, t), pairs(t, random, 2))
         if t != "f64":
-            check(f"{name}.NaN.{t} d, a, b", [t, t], t, lambda a, b: smaller(a, b, True, largest, t), pairs(t, random, 2))
+            check(
+                f"{name}.NaN.{t} d, a, b", [t, t], t, lambda a, b: smaller(a, b, True, largest, t), pairs(t, random, 2)
+            )
     if t == "f32":
         three = [column[:2000] for column in pairs(t, random, 3)]
-        check("max.f32 d, a, b, c", [t] * 3, t, lambda a, b, c: smaller(smaller(a, b, False, True, t), c, False, True, t), three)
-        check("min.xorsign.abs.f32 d, a, b", [t, t], t,
-              lambda a, b: smaller(a & 0x7FFFFFFF, b & 0x7FFFFFFF, False, False, t) & 0x7FFFFFFF | ((a ^ b) & 0x80000000), pairs(t, random, 2))  # fmt: skip
+        check(
+            "max.f32 d, a, b, c",
+            [t] * 3,
+            t,
+            lambda a, b, c: smaller(smaller(a, b, False, True, t), c, False, True, t),
+            three,
+        )
+        check(
+            "min.xorsign.abs.f32 d, a, b",
+            [t, t],
+            t,
+            lambda a, b: smaller(a & 0x7FFFFFFF, b & 0x7FFFFFFF, False, False, t) & 0x7FFFFFFF | ((a ^ b) & 0x80000000),
+            pairs(t, random, 2),
+        )
 
 
 @pytest.mark.parametrize("t", ["f32", "f64", "f16", "bf16"])
@@ -166,9 +205,19 @@ def test_sign_operations(t, random):
     check(f"abs.{t} d, a", [t], t, lambda a: a & (top - 1), pairs(t, random, 1))
     if width(t) >= 32:
         check(f"copysign.{t} d, a, b", [t, t], t, lambda a, b: b & (top - 1) | a & top, pairs(t, random, 2))
-        for name, reference in {"finite": finite, "infinite": lambda x: not finite(x) and not math.isnan(x),
-                                "notanumber": lambda x: isinstance(x, float) and math.isnan(x), "number": lambda x: not (isinstance(x, float) and math.isnan(x))}.items():  # fmt: skip
-            check(f"testp.{name}.{t} %p1, a;\n  selp.u32 d, 1, 0, %p1", [t], "u32", lambda a: int(reference(value(a, t))), pairs(t, random, 1))
+        for name, reference in {
+            "finite": finite,
+            "infinite": lambda x: not finite(x) and not math.isnan(x),
+            "notanumber": lambda x: isinstance(x, float) and math.isnan(x),
+            "number": lambda x: not (isinstance(x, float) and math.isnan(x)),
+        }.items():
+            check(
+                f"testp.{name}.{t} %p1, a;\n  selp.u32 d, 1, 0, %p1",
+                [t],
+                "u32",
+                lambda a: int(reference(value(a, t))),
+                pairs(t, random, 1),
+            )
 
 
 @pytest.mark.parametrize("t", ["f32", "f64", "f16", "bf16"])
@@ -187,8 +236,14 @@ def test_comparisons(t, random):
             return name.endswith("u")
         return x != y if name[:2] == "ne" else ordered[name[:2]](x, y)
 
-    for name in "eq ne lt le gt ge equ neu ltu leu gtu geu num nan".split():
-        check(f"setp.{name}.{t} %p1, a, b;\n  selp.u32 d, 1, 0, %p1", [t, t], "u32", lambda a, b: int(compare(name, a, b)), columns)
+    for name in ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"]:
+        check(
+            f"setp.{name}.{t} %p1, a, b;\n  selp.u32 d, 1, 0, %p1",
+            [t, t],
+            "u32",
+            lambda a, b: int(compare(name, a, b)),
+            columns,
+        )
 
 
 def test_square_roots(random):
@@ -198,16 +253,27 @@ def test_square_roots(random):
             x = value(bits, t)
             if not isinstance(x, Fraction) or x < 0:
                 return encode(math.nan if negative(x) and x != 0 else x, t)
-            scaled = math.isqrt(int(x * Fraction(4) ** 1200))   # exact to 2^-1200, far below half a step
-            return encode(Fraction(scaled, 2**1200) + (Fraction(1, 2**1210) if Fraction(scaled**2, 4**1200) != x else 0), t)
+            scaled = math.isqrt(int(x * Fraction(4) ** 1200))  # exact to 2^-1200, far below half a step
+            return encode(
+                Fraction(scaled, 2**1200) + (Fraction(1, 2**1210) if Fraction(scaled**2, 4**1200) != x else 0), t
+            )
 
         check(f"sqrt.rn.{t} d, a", [t], t, root, pairs(t, random, 1))
 
 
-@pytest.mark.parametrize("opcode, reference", [
-    ("ex2.approx.f32", np.exp2), ("lg2.approx.f32", np.log2), ("sin.approx.f32", np.sin), ("cos.approx.f32", np.cos),
-    ("tanh.approx.f32", np.tanh), ("rsqrt.approx.f32", lambda x: 1 / np.sqrt(x)), ("sqrt.approx.f32", np.sqrt),
-    ("rcp.approx.ftz.f32", lambda x: 1 / x)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("opcode", "reference"),
+    [
+        ("ex2.approx.f32", np.exp2),
+        ("lg2.approx.f32", np.log2),
+        ("sin.approx.f32", np.sin),
+        ("cos.approx.f32", np.cos),
+        ("tanh.approx.f32", np.tanh),
+        ("rsqrt.approx.f32", lambda x: 1 / np.sqrt(x)),
+        ("sqrt.approx.f32", np.sqrt),
+        ("rcp.approx.ftz.f32", lambda x: 1 / x),
+    ],
+)
 def test_approximations(opcode, reference, random):
     bits = edge_bits("f32", random, 200)
     got = np.array(run_bits(f"{opcode} d, a", [("f32", bits)], "f32"), np.uint32).view(np.float32)
@@ -249,15 +315,32 @@ def test_float_to_integer(source, to, random):
 def test_integer_to_float(source, to, random):
     column = edge_bits(source, random, 80)
     for mode in MODES:
-        check(f"cvt.{mode}.{to}.{source} d, a", [source], to, lambda bits: encode(Fraction(wrap(bits, source)), to, mode), [column])
+        check(
+            f"cvt.{mode}.{to}.{source} d, a",
+            [source],
+            to,
+            lambda bits: encode(Fraction(wrap(bits, source)), to, mode),
+            [column],
+        )
 
 
-@pytest.mark.parametrize("source, to", [("f32", "f16"), ("f32", "bf16"), ("f64", "f32"), ("f64", "f16"), ("f16", "f32"), ("bf16", "f32"), ("f32", "f64")])
+@pytest.mark.parametrize(
+    ("source", "to"),
+    [("f32", "f16"), ("f32", "bf16"), ("f64", "f32"), ("f64", "f16"), ("f16", "f32"), ("bf16", "f32"), ("f32", "f64")],
+)
 def test_float_to_float(source, to, random):
-    halves = [encode(Fraction(k, 2**12) * Fraction(2) ** e, source) for k in range(8190, 8200) for e in (-30, -20, 0, 4)]
+    halves = [
+        encode(Fraction(k, 2**12) * Fraction(2) ** e, source) for k in range(8190, 8200) for e in (-30, -20, 0, 4)
+    ]
     column = edge_bits(source, random, 300) + halves
     for mode in MODES if width(source) > width(to) else [""]:
-        check(f"cvt.{mode}.{to}.{source}".replace("..", ".") + " d, a", [source], to, lambda bits: encode(value(bits, source), to, mode or "rn"), [column])
+        check(
+            f"cvt.{mode}.{to}.{source}".replace("..", ".") + " d, a",
+            [source],
+            to,
+            lambda bits: encode(value(bits, source), to, mode or "rn"),
+            [column],
+        )
 
 
 @pytest.mark.parametrize("mode", ["rni", "rzi", "rmi", "rpi"])
@@ -283,24 +366,47 @@ def test_saturating_and_plain_integer_conversions(random):
             low, high = (-(1 << (size - 1)), (1 << (size - 1)) - 1) if signed else (0, (1 << size) - 1)
             if width(to) == 16:
                 output = to
-            check(f"cvt.sat.{to}.{source} d, a", [source], output, lambda a: max(low, min(high, wrap(a, source))), [column])
+            check(
+                f"cvt.sat.{to}.{source} d, a",
+                [source],
+                output,
+                lambda a: max(low, min(high, wrap(a, source))),
+                [column],
+            )
             check(f"cvt.{to}.{source} d, a", [source], output, lambda a: wrap(a, to), [column])
 
 
 def test_packed_conversions(random):
     a, b = pairs("f32", random, 2)
     for t in ("f16", "bf16"):
-        check(f"cvt.rn.{t}x2.f32 d, a, b", ["f32"] * 2, "u32", lambda x, y: canonical(x, t) << 16 | canonical(y, t), [a, b])
-        check(f"cvt.rz.{t}x2.f32 d, a, b", ["f32"] * 2, "u32", lambda x, y: canonical(x, t, "rz") << 16 | canonical(y, t, "rz"), [a, b])
+        check(
+            f"cvt.rn.{t}x2.f32 d, a, b",
+            ["f32"] * 2,
+            "u32",
+            lambda x, y: canonical(x, t) << 16 | canonical(y, t),
+            [a, b],
+        )
+        check(
+            f"cvt.rz.{t}x2.f32 d, a, b",
+            ["f32"] * 2,
+            "u32",
+            lambda x, y: canonical(x, t, "rz") << 16 | canonical(y, t, "rz"),
+            [a, b],
+        )
     for mode in ("rna", "rn", "rz"):
-        check(f"cvt.{mode}.tf32.f32 d, a", ["f32"], "u32",
-              lambda x: 0x7FFFE000 if is_nan(x, "f32") else encode(value(x, "f32"), "tf32", mode) << 13, [a])  # fmt: skip
-    check("cvt.rn.relu.f16x2.f32 d, a, b", ["f32"] * 2, "u32",
-          lambda x, y: (positive(canonical(x, "f16")) << 16) | positive(canonical(y, "f16")), [a, b])  # fmt: skip
+        check(
+            f"cvt.{mode}.tf32.f32 d, a",
+            ["f32"],
+            "u32",
+            lambda x: 0x7FFFE000 if is_nan(x, "f32") else encode(value(x, "f32"), "tf32", mode) << 13,
+            [a],
+        )
+    check("cvt.rn.relu.f16x2.f32 d, a, b", ["f32"] * 2, "u32", lambda x, y: (positive(x) << 16) | positive(y), [a, b])
 
 
 def positive(bits):
-    return 0 if bits & 0x8000 and bits != 0x8000 and bits & 0x7FFF <= 0x7C00 else bits
+    below = value(bits, "f32") < 0 if not is_nan(bits, "f32") else False
+    return 0 if below else canonical(bits, "f16")
 
 
 def canonical(bits, t, mode="rn"):
@@ -317,11 +423,13 @@ def test_eight_bit_floats(random):
         largest = torch.finfo(dtype).max
         wanted = x.clamp(-largest, largest).to(dtype).view(torch.uint8).tolist()
         got = run_bits(f"cvt.rn.satfinite.{name}x2.f32 d, a, b", [("f32", numbers), ("f32", numbers[::-1])], "u16")
-        assert got == [high << 8 | low for high, low in zip(wanted, wanted[::-1])]
+        assert got == [high << 8 | low for high, low in zip(wanted, wanted[::-1], strict=False)]
         every = list(range(256))
-        halves = torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float16).view(torch.int16).numpy().view(np.uint16)
+        halves = (
+            torch.arange(256, dtype=torch.uint8).view(dtype).to(torch.float16).view(torch.int16).numpy().view(np.uint16)
+        )
         back = run_bits(f"cvt.rn.f16x2.{name}x2 d, a", [("u16", [x << 8 | x for x in every])], "u32")
-        for bits, result in zip(every, back):
+        for bits, result in zip(every, back, strict=False):
             wanted16 = int(halves[bits])
             assert (is_nan(result & 0xFFFF, "f16") and is_nan(wanted16, "f16")) or result == wanted16 << 16 | wanted16
 

@@ -1,5 +1,7 @@
 """Integer, logic, shift and bit instructions against Python's integers, edge values included."""
 
+# ruff: noqa: B023, E501 - the functions are called before the loop goes on
+
 from __future__ import annotations
 
 import numpy as np
@@ -32,20 +34,29 @@ def low24(x, name):
 
 # opcode, types, operands' reference on numbers of the type
 BINARY = [
-    ("add", ALL, lambda a, b, t: a + b), ("sub", ALL, lambda a, b, t: a - b), ("mul.lo", ALL, lambda a, b, t: a * b),
-    ("mul.hi", ALL, lambda a, b, t: high(a * b, t)), ("min", ALL, lambda a, b, t: min(a, b)), ("max", ALL, lambda a, b, t: max(a, b)),
-    ("div", ALL, lambda a, b, t: truncated(a, b) if b else -1), ("rem", ALL, lambda a, b, t: a - truncated(a, b) * b if b else a),
-    ("add.sat", ["s32"], lambda a, b, t: clamped(a + b, t)), ("sub.sat", ["s32"], lambda a, b, t: clamped(a - b, t)),
+    ("add", ALL, lambda a, b, t: a + b),
+    ("sub", ALL, lambda a, b, t: a - b),
+    ("mul.lo", ALL, lambda a, b, t: a * b),
+    ("mul.hi", ALL, lambda a, b, t: high(a * b, t)),
+    ("min", ALL, lambda a, b, t: min(a, b)),
+    ("max", ALL, lambda a, b, t: max(a, b)),
+    ("div", ALL, lambda a, b, t: truncated(a, b) if b else -1),
+    ("rem", ALL, lambda a, b, t: a - truncated(a, b) * b if b else a),
+    ("add.sat", ["s32"], lambda a, b, t: clamped(a + b, t)),
+    ("sub.sat", ["s32"], lambda a, b, t: clamped(a - b, t)),
     ("mul24.lo", ["u32", "s32"], lambda a, b, t: low24(a, t) * low24(b, t)),
     ("mul24.hi", ["u32", "s32"], lambda a, b, t: low24(a, t) * low24(b, t) >> 16),
-    ("min.relu", ["s32"], lambda a, b, t: max(0, min(a, b))), ("max.relu", ["s32"], lambda a, b, t: max(0, a, b)),
-]  # fmt: skip
+    ("min.relu", ["s32"], lambda a, b, t: max(0, min(a, b))),
+    ("max.relu", ["s32"], lambda a, b, t: max(0, a, b)),
+]
 TERNARY = [
-    ("mad.lo", ALL, lambda a, b, c, t: a * b + c), ("mad.hi", ALL, lambda a, b, c, t: high(a * b, t) + c),
-    ("sad", ALL, lambda a, b, c, t: c + abs(a - b)), ("mad.hi.sat", ["s32"], lambda a, b, c, t: clamped(high(a * b, t) + c, t)),
+    ("mad.lo", ALL, lambda a, b, c, t: a * b + c),
+    ("mad.hi", ALL, lambda a, b, c, t: high(a * b, t) + c),
+    ("sad", ALL, lambda a, b, c, t: c + abs(a - b)),
+    ("mad.hi.sat", ["s32"], lambda a, b, c, t: clamped(high(a * b, t) + c, t)),
     ("mad24.lo", ["u32", "s32"], lambda a, b, c, t: low24(a, t) * low24(b, t) + c),
     ("mad24.hi", ["u32", "s32"], lambda a, b, c, t: (low24(a, t) * low24(b, t) >> 16) + c),
-]  # fmt: skip
+]
 UNARY = [("neg", SIGNED, lambda a, t: -a), ("abs", SIGNED, lambda a, t: abs(a))]
 
 
@@ -58,17 +69,23 @@ def random():
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("opcode, t, reference", cases(BINARY))
+@pytest.mark.parametrize(("opcode", "t", "reference"), cases(BINARY))
 def test_binary(opcode, t, reference, random):
     check(f"{opcode}.{t} d, a, b", [t, t], t, lambda a, b: reference(wrap(a, t), wrap(b, t), t), pairs(t, random, 2))
 
 
-@pytest.mark.parametrize("opcode, t, reference", cases(TERNARY))
+@pytest.mark.parametrize(("opcode", "t", "reference"), cases(TERNARY))
 def test_ternary(opcode, t, reference, random):
-    check(f"{opcode}.{t} d, a, b, c", [t, t, t], t, lambda a, b, c: reference(wrap(a, t), wrap(b, t), wrap(c, t), t), pairs(t, random, 3))
+    check(
+        f"{opcode}.{t} d, a, b, c",
+        [t, t, t],
+        t,
+        lambda a, b, c: reference(wrap(a, t), wrap(b, t), wrap(c, t), t),
+        pairs(t, random, 3),
+    )
 
 
-@pytest.mark.parametrize("opcode, t, reference", cases(UNARY))
+@pytest.mark.parametrize(("opcode", "t", "reference"), cases(UNARY))
 def test_unary(opcode, t, reference, random):
     check(f"{opcode}.{t} d, a", [t], t, lambda a: reference(wrap(a, t), t), pairs(t, random, 1))
 
@@ -78,7 +95,7 @@ def test_wide_products(t, random):
     wide = t[0] + str(2 * width(t))
     check(f"mul.wide.{t} d, a, b", [t, t], wide, lambda a, b: wrap(a, t) * wrap(b, t), pairs(t, random, 2))
     a, b = pairs(t, random, 2)
-    c = [x << 7 ^ y for x, y in zip(a, b)]
+    c = [x << 7 ^ y for x, y in zip(a, b, strict=False)]
     check(f"mad.wide.{t} d, a, b, c", [t, t, wide], wide, lambda a, b, c: wrap(a, t) * wrap(b, t) + c, [a, b, c])
 
 
@@ -115,7 +132,13 @@ def test_bit_counting(bits, random):
             return (~a if a < 0 else a).bit_length() - 1
 
         check(f"bfind.{name} d, a", [t], "u32", highest, column)
-        check(f"bfind.shiftamt.{name} d, a", [t], "u32", lambda a: bits - 1 - highest(a) if highest(a) >= 0 else -1, column)
+        check(
+            f"bfind.shiftamt.{name} d, a",
+            [t],
+            "u32",
+            lambda a: bits - 1 - highest(a) if highest(a) >= 0 else -1,
+            column,
+        )
 
 
 @pytest.mark.parametrize("t", ["u32", "u64", "s32", "s64"])
@@ -142,7 +165,13 @@ def test_bit_fields(t, random):
     a = pairs(t, random, 1)[0]
     for position in [0, 1, 7, 30, 31, 32, 40, 63, 64, 255]:
         for length in [0, 1, 8, 31, 32, 33, 64, 255]:
-            check(f"bfe.{t} d, a, b, {length}", [t, "u32"], t, lambda a, p, n=length: extract(a, p, n), [a, [position] * len(a)])
+            check(
+                f"bfe.{t} d, a, b, {length}",
+                [t, "u32"],
+                t,
+                lambda a, p, n=length: extract(a, p, n),
+                [a, [position] * len(a)],
+            )
         columns = [a, a[::-1], [position] * len(a)]
         check(f"bfi.b{bits} d, a, b, c, 9", [t, t, "u32"], t, insert, columns)
 
@@ -170,10 +199,21 @@ def test_prmt(random):
 
     columns = pairs("u32", random, 3)
     check("prmt.b32 d, a, b, c", ["u32"] * 3, "u32", chosen, columns)
-    for mode, selectors in {"f4e": [0x3210, 0x4321, 0x5432, 0x6543], "b4e": [0x5670, 0x6701, 0x7012, 0x0123],
-                            "rc8": [0x0000, 0x1111, 0x2222, 0x3333], "ecl": [0x3210, 0x3211, 0x3222, 0x3333],
-                            "ecr": [0x0000, 0x1110, 0x2210, 0x3210], "rc16": [0x1010, 0x3232, 0x1010, 0x3232]}.items():  # fmt: skip
-        check(f"prmt.b32.{mode} d, a, b, c", ["u32"] * 3, "u32", lambda a, b, c, s=selectors: chosen(a, b, s[c & 3]), columns)
+    for mode, selectors in {
+        "f4e": [0x3210, 0x4321, 0x5432, 0x6543],
+        "b4e": [0x5670, 0x6701, 0x7012, 0x0123],
+        "rc8": [0x0000, 0x1111, 0x2222, 0x3333],
+        "ecl": [0x3210, 0x3211, 0x3222, 0x3333],
+        "ecr": [0x0000, 0x1110, 0x2210, 0x3210],
+        "rc16": [0x1010, 0x3232, 0x1010, 0x3232],
+    }.items():
+        check(
+            f"prmt.b32.{mode} d, a, b, c",
+            ["u32"] * 3,
+            "u32",
+            lambda a, b, c, s=selectors: chosen(a, b, s[c & 3]),
+            columns,
+        )
 
 
 def test_funnel_shifts(random):
@@ -182,8 +222,20 @@ def test_funnel_shifts(random):
     for count in [0, 1, 16, 31, 32, 33, 40, 1 << 31]:
         columns = [a, b, [count] * len(a)]
         for mode, effective in [("wrap", count & 31), ("clamp", min(count, 32))]:
-            check(f"shf.l.{mode}.b32 d, a, b, c", ["u32"] * 3, "u32", lambda a, b, c, n=effective: (b << 32 | a) << n >> 32, columns)
-            check(f"shf.r.{mode}.b32 d, a, b, c", ["u32"] * 3, "u32", lambda a, b, c, n=effective: (b << 32 | a) >> n, columns)
+            check(
+                f"shf.l.{mode}.b32 d, a, b, c",
+                ["u32"] * 3,
+                "u32",
+                lambda a, b, c, n=effective: (b << 32 | a) << n >> 32,
+                columns,
+            )
+            check(
+                f"shf.r.{mode}.b32 d, a, b, c",
+                ["u32"] * 3,
+                "u32",
+                lambda a, b, c, n=effective: (b << 32 | a) >> n,
+                columns,
+            )
 
 
 def test_dot_products(random):
@@ -193,8 +245,15 @@ def test_dot_products(random):
     columns = pairs("u32", random, 3)
     for left in "us":
         for right in "us":
-            check(f"dp4a.{left}32.{right}32 d, a, b, c", ["u32"] * 3, "u32",
-                  lambda a, b, c: c + sum(x * y for x, y in zip(lanes(a, left == "s"), lanes(b, right == "s"))), columns)  # fmt: skip
+            check(
+                f"dp4a.{left}32.{right}32 d, a, b, c",
+                ["u32"] * 3,
+                "u32",
+                lambda a, b, c: (
+                    c + sum(x * y for x, y in zip(lanes(a, left == "s"), lanes(b, right == "s"), strict=False))
+                ),
+                columns,
+            )
 
 
 def test_carry_chains(random):
@@ -203,14 +262,23 @@ def test_carry_chains(random):
         a, b = pairs("u64", random, 2)
         statement = f"{opcode}.cc.u64 %rd30, a, b;\n  {opcode}c.u64 d, a, b"
         mask = (1 << 128) - 1
-        check(statement, ["u64", "u64"], "u64", lambda a, b: ((a << 64 | a) + sign * (b << 64 | b) & mask) >> 64, [a, b])
+        check(
+            statement, ["u64", "u64"], "u64", lambda a, b: ((a << 64 | a) + sign * (b << 64 | b) & mask) >> 64, [a, b]
+        )
 
 
 @pytest.mark.parametrize("t", ALL)
 def test_comparisons(t, random):
     import operator
 
-    names = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+    names = {
+        "eq": operator.eq,
+        "ne": operator.ne,
+        "lt": operator.lt,
+        "le": operator.le,
+        "gt": operator.gt,
+        "ge": operator.ge,
+    }
     if t[0] == "u":
         names |= {"lo": operator.lt, "ls": operator.le, "hi": operator.gt, "hs": operator.ge}
     for name, reference in names.items():
@@ -225,8 +293,10 @@ def test_comparison_with_a_predicate(boolean, negated, random):
     """p = (a < b) op c, q = !(a < b) op c; p may be c itself."""
     apply = {"and": lambda x, y: x and y, "or": lambda x, y: x or y, "xor": lambda x, y: x != y}[boolean]
     c = "!%p1" if negated else "%p1"
-    statement = (f"setp.ge.u32 %p1, a, 77;\n  setp.lt.{boolean}.u32 %p1|%p2, a, b, {c};\n"
-                 "  selp.u32 %r5, 1, 0, %p1;\n  selp.u32 %r6, 2, 0, %p2;\n  or.b32 d, %r5, %r6")  # fmt: skip
+    statement = (
+        f"setp.ge.u32 %p1, a, 77;\n  setp.lt.{boolean}.u32 %p1|%p2, a, b, {c};\n"
+        "  selp.u32 %r5, 1, 0, %p1;\n  selp.u32 %r6, 2, 0, %p2;\n  or.b32 d, %r5, %r6"
+    )
 
     def reference(a, b):
         third = (a >= 77) != negated
@@ -237,8 +307,14 @@ def test_comparison_with_a_predicate(boolean, negated, random):
 
 def test_packing_and_unpacking(random):
     columns = pairs("u32", random, 2)
-    check("mov.b64 %rd5, {a, b};\n  mov.b64 {%r5, %r6}, %rd5;\n  mov.b64 d, {%r6, %r5}", ["u32", "u32"], "u64", lambda a, b: a << 32 | b, columns)
-    check("mov.b32 {%h5, %h6}, a;\n  mov.b32 d, {%h6, %h5}", ["u32"], "u32", lambda a: (a << 16 | a >> 16), columns[:1])
+    check(
+        "mov.b64 %rd5, {a, b};\n  mov.b64 {%r5, %r6}, %rd5;\n  mov.b64 d, {%r6, %r5}",
+        ["u32", "u32"],
+        "u64",
+        lambda a, b: a << 32 | b,
+        columns,
+    )
+    check("mov.b32 {%h5, %h6}, a;\n  mov.b32 d, {%h6, %h5}", ["u32"], "u32", lambda a: a << 16 | a >> 16, columns[:1])
     check("mov.b64 {_, %r6}, a;\n  mov.u32 d, %r6", ["u64"], "u32", lambda a: a >> 32, pairs("u64", random, 1))
 
 
@@ -246,8 +322,26 @@ def test_other_bit_instructions(random):
     a = pairs("u32", random, 1)[0]
     for n in [0, 1, 8, 31, 32, 40]:
         columns = [a, [n] * len(a)]
-        check("szext.clamp.s32 d, a, b", ["u32", "u32"], "u32",
-              lambda a, n: wrap(a, "s32") if n >= 32 else ((a & ((1 << n) - 1)) - ((1 << n) if n and a >> (n - 1) & 1 else 0)), columns)  # fmt: skip
-        check("bmsk.clamp.b32 d, a, b", ["u32", "u32"], "u32",
-              lambda p, n: ((1 << min(n, 32)) - 1) << min(p, 32) if p < 32 else 0, columns)  # fmt: skip
-    check("slct.u32.s32 d, a, b, c", ["u32"] * 3, "u32", lambda a, b, c: a if wrap(c, "s32") >= 0 else b, pairs("u32", random, 3))
+        check(
+            "szext.clamp.s32 d, a, b",
+            ["u32", "u32"],
+            "u32",
+            lambda a, n: (
+                wrap(a, "s32") if n >= 32 else ((a & ((1 << n) - 1)) - ((1 << n) if n and a >> (n - 1) & 1 else 0))
+            ),
+            columns,
+        )
+        check(
+            "bmsk.clamp.b32 d, a, b",
+            ["u32", "u32"],
+            "u32",
+            lambda p, n: ((1 << min(n, 32)) - 1) << min(p, 32) if p < 32 else 0,
+            columns,
+        )
+    check(
+        "slct.u32.s32 d, a, b, c",
+        ["u32"] * 3,
+        "u32",
+        lambda a, b, c: a if wrap(c, "s32") >= 0 else b,
+        pairs("u32", random, 3),
+    )

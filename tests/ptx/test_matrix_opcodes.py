@@ -1,5 +1,7 @@
 """Every mma shape and type, ldmatrix, stmatrix and movmatrix against plain numpy, by the layouts of the PTX manual."""
 
+# ruff: noqa: E501 - lines of PTX
+
 from __future__ import annotations
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from tests import ptx
-from tests.ptx.opcodes import INTERCHANGEABLE, MMA
+from tests.ptx.opcodes_memory import INTERCHANGEABLE, MMA
 
 from .snippets import kernel
 
@@ -22,7 +24,9 @@ def operand(rows, columns, name, random):
         signed = bits - (bits >> (BITS[name] - 1) << BITS[name]) if name[0] == "s" else bits
         return bits, signed.astype(np.float64)
     values = random.standard_normal(shape)
-    dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}.get(name)
+    dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}.get(
+        name
+    )
     if dtype:
         tensor = torch.from_numpy(values).to(dtype)
         view = tensor.view(torch.int16 if BITS[name] == 16 else torch.uint8).numpy()
@@ -40,7 +44,9 @@ def fragment(bits, name, per_lane, place):
     registers = np.zeros((32, per_lane // per), np.uint64)
     for lane in range(32):
         for index in range(per_lane):
-            registers[lane, index // per] |= np.uint64(int(bits[place(lane, index)]) << (index % per * BITS[name]) & ((1 << 64) - 1))
+            registers[lane, index // per] |= np.uint64(
+                int(bits[place(lane, index)]) << (index % per * BITS[name]) & ((1 << 64) - 1)
+            )
     return registers
 
 
@@ -75,7 +81,7 @@ def all_forms():
                     yield pytest.param(shape, a, b, d, id=f"{shape}-{a}-{b}-{d}")
 
 
-@pytest.mark.parametrize("shape, a_type, b_type, d_type", all_forms())
+@pytest.mark.parametrize(("shape", "a_type", "b_type", "d_type"), all_forms())
 def test_mma(shape, a_type, b_type, d_type):
     random = np.random.default_rng(2)
     rows, k = int(shape[1 : shape.index("n")]), int(shape[shape.index("k") + 1 :])
@@ -92,13 +98,15 @@ def test_mma(shape, a_type, b_type, d_type):
         for i in range(rows // 4):
             c_registers[lane, i // per] |= np.uint64(int(c_bits[c_place(lane, i)]) << (i % per * 16) & ((1 << 64) - 1))
     product = a @ b
-    if a_type == "b1":
-        results = {"xor.popc": (a[:, :, None] != b[None]).sum(1), "and.popc": product}
-    else:
-        results = {"": product}
+    results = {"xor.popc": (a[:, :, None] != b[None]).sum(1), "and.popc": product} if a_type == "b1" else {"": product}
     for operation, wanted in results.items():
-        got = run_mma(f"mma.sync.aligned.{shape}.row.col.{d_type}.{a_type}.{b_type}.{d_type}{'.' + operation if operation else ''}",
-                      [a_registers, b_registers, c_registers], c_registers.shape[1], size == 64, a_type == "f64")  # fmt: skip
+        got = run_mma(
+            f"mma.sync.aligned.{shape}.row.col.{d_type}.{a_type}.{b_type}.{d_type}{'.' + operation if operation else ''}",
+            [a_registers, b_registers, c_registers],
+            c_registers.shape[1],
+            size == 64,
+            a_type == "f64",
+        )
         for lane in range(32):
             for i in range(rows // 4):
                 bits = int(got[lane, i // per]) >> (i % per * 16)
@@ -111,22 +119,33 @@ def test_mma(shape, a_type, b_type, d_type):
 
 def run_mma(opcode, inputs, outputs, wide_sum, wide_operands):
     body, names, first = ["  mov.u32 %r70, %tid.x;"], [], 0
-    for letter, registers, wide in zip("abc", inputs, (wide_operands, wide_operands, wide_sum)):
+    for letter, registers, wide in zip("abc", inputs, (wide_operands, wide_operands, wide_sum), strict=False):
         count = registers.shape[1]
-        body.append(f"  ld.param.u64 %rd20, [{letter}];\n  mul.wide.u32 %rd21, %r70, {8 * count};\n  add.s64 %rd20, %rd20, %rd21;")
-        listed = [f"{'%rd' if wide else '%r'}{first + n if not wide else 22 + len(names) * 4 + n}" for n in range(count)]
+        body.append(
+            f"  ld.param.u64 %rd20, [{letter}];\n  mul.wide.u32 %rd21, %r70, {8 * count};\n  add.s64 %rd20, %rd20, %rd21;"
+        )
+        listed = [
+            f"{'%rd' if wide else '%r'}{first + n if not wide else 22 + len(names) * 10 + n}" for n in range(count)
+        ]
         body += [f"  ld.global.b{64 if wide else 32} {name}, [%rd20+{8 * n}];" for n, name in enumerate(listed)]
         names.append("{" + ", ".join(listed) + "}")
         first += count
     results = [f"{'%rd' if wide_sum else '%r'}{(34 if wide_sum else 40) + n}" for n in range(outputs)]
-    # The registers of the snippets go far enough for every shape but a 64-bit one with many operands.
     body.append(f"  {opcode} {{{', '.join(results)}}}, {', '.join(names)};")
-    body.append(f"  ld.param.u64 %rd18, [out];\n  mul.wide.u32 %rd19, %r70, {8 * outputs};\n  add.s64 %rd18, %rd18, %rd19;")
+    body.append(
+        f"  ld.param.u64 %rd18, [out];\n  mul.wide.u32 %rd19, %r70, {8 * outputs};\n  add.s64 %rd18, %rd18, %rd19;"
+    )
     body += [f"  st.global.b{64 if wide_sum else 32} [%rd18+{8 * n}], {name};" for n, name in enumerate(results)]
     text = kernel("\n".join(body), ".u64 out, .u64 a, .u64 b, .u64 c").replace(".b64 %rd<40>", ".b64 %rd<90>")
-    text = text.replace("%rd34", "%rd80").replace("%rd35", "%rd81").replace("%rd36", "%rd82").replace("%rd37", "%rd83") if wide_sum else text
+    text = (
+        text.replace("%rd34", "%rd80").replace("%rd35", "%rd81").replace("%rd36", "%rd82").replace("%rd37", "%rd83")
+        if wide_sum
+        else text
+    )
     out = torch.zeros(32, outputs, dtype=torch.int64)
-    ptx.run(text, "k", 1, 32, [out, *(torch.from_numpy(x.view(np.int64)) for x in inputs)], readonly=(1, 2, 3)).assert_clean()
+    ptx.run(
+        text, "k", 1, 32, [out, *(torch.from_numpy(x.view(np.int64)) for x in inputs)], readonly=(1, 2, 3)
+    ).assert_clean()
     return out.numpy().view(np.uint64)
 
 
@@ -137,7 +156,8 @@ def test_ldmatrix_and_stmatrix(count, transposed):
     tiles = torch.arange(count * 64, dtype=torch.int16).reshape(count, 8, 8)
     suffix = ".trans" if transposed else ""
     registers = ", ".join(f"%r{10 + n}" for n in range(count))
-    body = f"""
+    body = (
+        f"""
   mov.u32 %r1, %tid.x;
   mov.u32 %r2, tile;
   rem.u32 %r3, %r1, {8 * count};
@@ -152,14 +172,17 @@ def test_ldmatrix_and_stmatrix(count, transposed):
   ld.param.u64 %rd4, [out];
   mul.wide.u32 %rd5, %r1, {4 * count};
   add.s64 %rd4, %rd4, %rd5;
-""" + "\n".join(f"  st.global.b32 [%rd4+{4 * n}], %r{10 + n};" for n in range(count)) + f"""
+"""
+        + "\n".join(f"  st.global.b32 [%rd4+{4 * n}], %r{10 + n};" for n in range(count))
+        + f"""
   bar.sync 0;
   stmatrix.sync.aligned.m8n8.x{count}{suffix}.shared.b16 [%r4+512], {{{registers}}};
   bar.sync 0;
   ld.shared.v4.b32 {{%r5, %r6, %r7, %r8}}, [%r4+512];
   ld.param.u64 %rd6, [back];
   add.s64 %rd6, %rd6, %rd2;
-  st.global.v4.b32 [%rd6], {{%r5, %r6, %r7, %r8}};"""  # fmt: skip
+  st.global.v4.b32 [%rd6], {{%r5, %r6, %r7, %r8}};"""
+    )
     out, back = ptx.poisoned((32, count, 2), torch.int16), ptx.poisoned(tiles.shape, torch.int16)
     text = kernel(body, ".u64 out, .u64 a, .u64 back", ".shared .align 16 .b8 tile[1024];")
     ptx.run(text, "k", 1, 32, [out, tiles, back], readonly=[1]).assert_clean()
@@ -167,7 +190,8 @@ def test_ldmatrix_and_stmatrix(count, transposed):
         for tile in range(count):
             for half in range(2):
                 row, column = lane // 4, lane % 4 * 2 + half
-                assert out[lane, tile, half] == tiles[tile, column, row] if transposed else tiles[tile, row, column]
+                wanted = tiles[tile, column, row] if transposed else tiles[tile, row, column]
+                assert out[lane, tile, half] == wanted
     assert torch.equal(back, tiles)
 
 

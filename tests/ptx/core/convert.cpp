@@ -55,7 +55,7 @@ template <class T> static u64 to_integer(const Number& x, Rounding rounding, boo
   constexpr s128 low = std::numeric_limits<T>::min(), high = std::numeric_limits<T>::max();
   if (x.is_integer) return (u64)(T)(saturate ? std::clamp(x.whole, low, high) : x.whole);
   // The manual: NaN gives 0, except where a 64-bit type is involved, which gives the top bit.
-  if (std::isnan(x.real)) return from == Type::f64 || sizeof(T) == 8 ? 1ull << (width_of<T> - 1) : 0;
+  if (std::isnan(x.real)) return from == Type::f64 || sizeof(T) == 8 ? (u64)(T)(1ull << (width_of<T> - 1)) : 0;
   double rounded = round_to_integer(x.real, rounding);
   if (rounded <= (double)low) return (u64)(T)low;
   if (rounded >= (double)high) return (u64)(T)high;

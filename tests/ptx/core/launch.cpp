@@ -130,6 +130,7 @@ Machine* core_run(Program* program, const u32* geometry, const u8* parameters, u
   machine->seed = geometry[8];
   machine->parameters.assign(parameters, parameters + parameter_bytes);
   machine->counters.pipes.assign(pipes, 0);
+  machine->counters.executions.assign(program->code.size(), 0);
   for (u64 k = 0; k < buffer_count; k++) {
     const u64* b = buffers + 5 * k;
     Buffer buffer{b[0], b[1], (u8*)b[2], (u8*)b[3], b[4] != 0 && machine->races, {}};
@@ -170,6 +171,10 @@ void core_counters(Machine* machine, u64* numbers) {
   const u64 all[] = {c.instructions, c.tensor_flops, c.barriers, c.global_requests, c.global_sectors, c.global_sectors_ideal,
                      c.global_bytes_read, c.global_bytes_written, c.shared_requests, c.shared_wavefronts, c.shared_wavefronts_ideal};
   std::copy(c.pipes.begin(), c.pipes.end(), std::copy(std::begin(all), std::end(all), numbers));
+}
+
+void core_executions(Machine* machine, u64* numbers) {
+  std::copy(machine->counters.executions.begin(), machine->counters.executions.end(), numbers);
 }
 
 void core_free_machine(Machine* machine) { delete machine; }

@@ -41,7 +41,7 @@ struct Program {
   u32 registers, predicates;
   std::vector<std::pair<u32, u64>> constants;            // register, value in every lane
   std::vector<std::pair<u32, bool>> constant_predicates;
-  std::vector<std::pair<u32, u32>> specials;             // register, number in opcodes.py: SPECIALS
+  std::vector<std::pair<u32, u32>> specials;             // register, number in vocabulary.py: SPECIALS
   std::vector<u32> implicit_definitions;                 // registers the compiler leaves undefined on purpose
   u32 shared_bytes, local_bytes;
   u32 shared_cell, global_cell;                          // smallest access of the program, in bytes
@@ -132,7 +132,7 @@ struct Record {
 };
 
 struct Counters {
-  std::vector<u64> pipes;
+  std::vector<u64> pipes, executions;   // executions: of each instruction, by warps
   u64 instructions, tensor_flops, barriers;
   u64 global_requests, global_sectors, global_sectors_ideal, global_bytes_read, global_bytes_written;
   u64 shared_requests, shared_wavefronts, shared_wavefronts_ideal;

@@ -170,6 +170,7 @@ void run_warp(Warp& warp) {
     if (i.pipe != UNCOUNTED) {
       counters.instructions++;
       counters.pipes[i.pipe]++;
+      counters.executions[warp.pc] += executing != 0;
     }
     switch (i.flow) {
       case Flow::plain:

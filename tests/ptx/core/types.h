@@ -18,7 +18,7 @@ using u128 = unsigned __int128;
 constexpr int LANES = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// The numbers are the positions in opcodes.py: TYPES, ROUNDINGS, SPACES, KINDS, PIPES.
+// The numbers are the positions in vocabulary.py: TYPES, ROUNDINGS, SPACES, KINDS, PIPES.
 enum class Type : u8 {
   b8, u8, s8, b16, u16, s16, f16, bf16, b32, u32, s32, f32, f16x2, bf16x2, b64, u64, s64, f64, f32x2,
   tf32, e4m3, e5m2, e4m3x2, e5m2x2, s4, u4, b1, pred

@@ -1,0 +1,196 @@
+"""The fixtures as ready-made launches: inputs, launch, comparison with float64. Used by tests, mutation and counters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .launch import run
+from .nvcc_kernels import compile_nvcc
+from .poison import poisoned
+from .report import Report
+
+HEADS, HEAD_DIM = 2, 64
+CUDA_SOURCE = Path(__file__).parent / "fixtures" / "attention.cu"
+LOG2_E = 1.4426950408889634
+TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-2}  # float32 is tf32 in the tensor cores
+
+
+@dataclass
+class Launch:
+    """One kernel launch with its PTX, so that the text can be changed and run again."""
+
+    name: str
+    ptx: str
+    entry: str
+    grid: tuple[int, ...]
+    block: int
+    args: list[Any]
+    readonly: list[torch.Tensor]
+    dynamic_shared: int = 0
+
+    def run(self, ptx: str | None = None, **options: Any) -> Report:
+        return run(
+            ptx or self.ptx,
+            self.entry,
+            self.grid,
+            self.block,
+            self.args,
+            dynamic_shared=self.dynamic_shared,
+            readonly=self.readonly,
+            **options,
+        )
+
+
+@dataclass
+class Problem:
+    """Attention inputs, and what float64 says about them."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    do: torch.Tensor
+    causal: bool
+
+    @staticmethod
+    def random(dtype: torch.dtype, seqlen_q: int, seqlen_k: int, causal: bool = False, seed: int = 0) -> Problem:
+        generator = torch.Generator().manual_seed(seed)
+        q, k, v, do = (
+            torch.randn(HEADS, length, HEAD_DIM, generator=generator).to(dtype)
+            for length in (seqlen_q, seqlen_k, seqlen_k, seqlen_q)
+        )
+        return Problem(q, k, v, do, causal)
+
+    def reference(self) -> dict[str, torch.Tensor]:
+        q, k, v = (tensor.double().requires_grad_() for tensor in (self.q, self.k, self.v))
+        scores = q @ k.transpose(1, 2) / math.sqrt(HEAD_DIM)
+        if self.causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+        out = scores.softmax(-1) @ v
+        out.backward(self.do.double())
+        return {"o": out.detach(), "lse": scores.logsumexp(-1).detach(), "dq": q.grad, "dk": k.grad, "dv": v.grad}  # type: ignore[dict-item]
+
+    def error(self, outputs: dict[str, torch.Tensor]) -> float:
+        """Largest error in units of the tolerance: up to 1 is right, NaN counts as infinite."""
+        reference = self.reference()
+        tolerance = TOLERANCE[self.q.dtype]
+        worst = 0.0
+        for name, tensor in outputs.items():
+            scale = max(1.0, reference[name].abs().max().item())
+            error = (tensor.double() - reference[name]).abs().max().item() / (tolerance * scale)
+            worst = max(worst, math.inf if math.isnan(error) else error)
+        return worst
+
+
+def nvcc_forward(problem: Problem, arch: str = "sm_80") -> tuple[Launch, dict[str, torch.Tensor]]:
+    q, k, v = problem.q, problem.k, problem.v
+    o, lse = poisoned(q.shape, q.dtype), poisoned(q.shape[:2])
+    args = [q, k, v, o, lse, q.shape[1], k.shape[1], LOG2_E / math.sqrt(HEAD_DIM)]
+    text = compile_nvcc(CUDA_SOURCE, arch)
+    launch = Launch("nvcc forward", text, "attention_forward", (-(-q.shape[1] // 64), HEADS), 128, args, [q, k, v])
+    return launch, {"o": o, "lse": lse}
+
+
+def _triton(
+    name: str,
+    kernel: Any,
+    grid: tuple[int, ...],
+    args: list[Any],
+    readonly: list[torch.Tensor],
+    arch: int,
+    **options: Any,
+) -> Launch:
+    from .triton_kernels import compile_triton
+
+    compiled, taken, _ = compile_triton(kernel, *args, arch=arch, **options)
+    return Launch(
+        name,
+        compiled.asm["ptx"],
+        compiled.metadata.name,
+        grid,
+        32 * compiled.metadata.num_warps,
+        taken,
+        readonly,
+        compiled.metadata.shared,
+    )
+
+
+def triton_forward(
+    problem: Problem, arch: int = 80, block_m: int = 64, block_n: int = 32
+) -> tuple[Launch, dict[str, torch.Tensor]]:
+    from .fixtures.attention_triton import attention_forward
+
+    q, k, v = problem.q, problem.k, problem.v
+    o, lse = poisoned(q.shape, q.dtype), poisoned(q.shape[:2])
+    args = [
+        q,
+        k,
+        v,
+        o,
+        lse,
+        q.shape[1],
+        k.shape[1],
+        LOG2_E / math.sqrt(HEAD_DIM),
+        block_m,
+        block_n,
+        HEAD_DIM,
+        problem.causal,
+    ]
+    launch = _triton(
+        "Triton forward",
+        attention_forward,
+        (-(-q.shape[1] // block_m), HEADS),
+        args,
+        [q, k, v],
+        arch,
+        num_warps=4,
+        num_stages=2,
+    )
+    return launch, {"o": o, "lse": lse}
+
+
+def triton_backward(problem: Problem, arch: int = 80, block: int = 32) -> tuple[list[Launch], dict[str, torch.Tensor]]:
+    from .fixtures.attention_triton import attention_backward, attention_delta
+
+    q, k, v, do = problem.q, problem.k, problem.v, problem.do
+    reference = problem.reference()
+    o, lse = reference["o"].to(q.dtype), reference["lse"].float()
+    delta, dq = poisoned(q.shape[:2]), torch.zeros(q.shape)
+    dk, dv = poisoned(k.shape, k.dtype), poisoned(v.shape, v.dtype)
+    grid = (-(-q.shape[1] // block), HEADS)
+    first = _triton(
+        "Triton delta", attention_delta, grid, [o, do, delta, q.shape[1], block, HEAD_DIM], [o, do], arch, num_warps=4
+    )
+    args = [
+        q,
+        k,
+        v,
+        do,
+        lse,
+        delta,
+        dq,
+        dk,
+        dv,
+        q.shape[1],
+        k.shape[1],
+        1 / math.sqrt(HEAD_DIM),
+        block,
+        block,
+        HEAD_DIM,
+        problem.causal,
+    ]
+    second = _triton(
+        "Triton backward",
+        attention_backward,
+        (-(-k.shape[1] // block), HEADS),
+        args,
+        [q, k, v, do, lse, delta],
+        arch,
+        num_warps=4,
+        num_stages=2,
+    )
+    return [first, second], {"dq": dq, "dk": dk, "dv": dv}
