@@ -1,11 +1,12 @@
 # make demo: train on generated conversations (or DATA=folder of MELD or CMU-MOSI) and print a table
-# make test: all tests.   make check: lint and types.   make ctest: the C++ tests.   make clean
+# make test: all tests   make check: lint and types
+# make ctest: the C++ tests   make sanitize: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check ctest clean
+.PHONY: install demo test check ctest sanitize clean
 
 install: $(VENV)/installed
 
@@ -27,11 +28,15 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DAMUSE_BUILD_PYTHON=OFF \
+		-DAMUSE_BUILD_TESTS=ON -DAMUSE_CUDA=OFF $(2) && \
+	$(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure
+
 ctest: install
-	$(BIN)/cmake -S . -B build/ctest -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-		-DAMUSE_BUILD_PYTHON=OFF -DAMUSE_BUILD_TESTS=ON -DAMUSE_CUDA=OFF
-	$(BIN)/cmake --build build/ctest
-	$(BIN)/ctest --test-dir build/ctest --output-on-failure
+	$(call CTEST,build/ctest,)
+
+sanitize: install
+	$(call CTEST,build/sanitize,-DAMUSE_SANITIZE=ON)
 
 clean:
 	rm -rf build $(VENV) *.egg-info amuse_kernels/*.so amuse_kernels/_build_info.json

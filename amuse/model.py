@@ -409,7 +409,9 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
 
 def _drop_modalities(present: Tensor, chances: list[float]) -> Tensor:
     """Take away each modality with its chance, but never all of an utterance."""
-    kept = present & (torch.rand(present.shape, device=present.device) >= present.new_tensor(chances, dtype=torch.float))
+    kept = present & (
+        torch.rand(present.shape, device=present.device) >= present.new_tensor(chances, dtype=torch.float)
+    )
     return torch.where(kept.any(-1, keepdim=True), kept, present)
 
 

@@ -62,7 +62,7 @@ def p2c_attention(
     Returns:
         `(B, H, Lq, D)` in the query's dtype, stored so that `.transpose(1, 2).reshape(B, Lq, H * D)` is a view; with
         `return_lse` also the lse in fp32 (fp64 for fp64): `(B, H, Lq, P)`, or `(B, H, Lq)` for "joint"
-        (log sum_p g_p rowsum(W_p)); -inf in rows that see no key. Both differentiable, in query, keys, values and gates.
+        (log sum_p g_p rowsum(W_p)); -inf in rows that see no key. Both differentiable in query, keys, values, gates.
 
     Raises:
         TypeError, ValueError: naming the argument, what it was and what was expected.

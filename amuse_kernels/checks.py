@@ -158,7 +158,8 @@ def check_fusion(
             if value is not None
         ]
         raise ValueError(
-            f"alpha: expected either alpha, or both pair_weight and pair_bias; got {' and '.join(given) or 'none of them'}"
+            "alpha: expected either alpha, or both pair_weight and pair_bias; "
+            f"got {' and '.join(given) or 'none of them'}"
         )
     if alpha is not None:
         _check_like("alpha", alpha, descriptors)

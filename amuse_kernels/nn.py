@@ -205,10 +205,8 @@ class PeripheralCentralAttention(nn.Module):
         }
         dropout_p = self.dropout if self.training else 0.0
         heads = p2c_attention(heads_query, keys, values, dropout_p=dropout_p, backend=self.backend, **options)
-        if self.head_merge == "concat":
-            merged = heads.transpose(1, 2).flatten(2)  # (B, Lq, H * D)
-        else:
-            merged = heads.mean(1)  # (B, Lq, D)
+        # (B, Lq, H * D) or (B, Lq, D)
+        merged = heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1)
         output = self.out_proj(merged)
         if not self.batch_first:
             output = output.transpose(0, 1)

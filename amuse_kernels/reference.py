@@ -88,7 +88,8 @@ def visible_pairs(inputs: AttentionInputs, p: int) -> Tensor:
         visible = visible & key_mask[:, None, None, :]
     if relation != "any":
         query_group, key_group = inputs.query_groups, inputs.key_groups[p]
-        assert query_group is not None and key_group is not None
+        assert query_group is not None
+        assert key_group is not None
         same = query_group[:, None, :, None] == key_group[:, None, None, :]
         visible = visible & (same if relation == "same" else ~same)
     if inputs.causal[p]:
@@ -153,7 +154,7 @@ def adaptive_fusion(
     Returns:
         fused `(..., M, d)`, and alpha with 0 on the diagonal and on pairs with an absent member.
     """
-    *batch, modalities, width = descriptors.shape
+    *batch, modalities, _width = descriptors.shape
     dtype = accumulation_dtype(descriptors.dtype)
     if present is None:
         present = descriptors.new_ones((*batch, modalities), dtype=torch.bool)
@@ -162,7 +163,8 @@ def adaptive_fusion(
     pair_present = pair_present & ~torch.eye(modalities, dtype=torch.bool, device=f.device)  # (..., M, M)
 
     if alpha is None:
-        assert pair_weight is not None and pair_bias is not None
+        assert pair_weight is not None
+        assert pair_bias is not None
         coefficient = _gate(f, pair_weight.to(dtype), pair_bias.to(dtype))
     else:
         coefficient = alpha.to(dtype)

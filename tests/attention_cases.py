@@ -110,7 +110,9 @@ def oracle(case: Case) -> tuple[Tensor, Tensor, list[Tensor]]:
                             seen = seen and same == (relations[p] == "same")
                         seen = seen and not (causal[p] and j > i)
                         if seen:
-                            weights[p][b, h, i, j] = math.exp(scale * float(query[b, h, i] @ case.keys[p][b, h, j].double()))
+                            weights[p][b, h, i, j] = math.exp(
+                                scale * float(query[b, h, i] @ case.keys[p][b, h, j].double())
+                            )
                             mass += float(weights[p][b, h, i, j])
                     lse[b, h, i, p] = math.log(mass) if mass else -math.inf
                     if not joint and mass:

@@ -107,7 +107,9 @@ def _eager(inputs: dict):
             w = inputs["pair_weight"][k]
             rows.append(torch.sigmoid(f[:, m] @ w[0] + f[:, n] @ w[1] + inputs["pair_bias"][k]))
         index = [m * modalities + n for m, n in pairs]
-        alpha = torch.zeros(len(f), modalities**2, dtype=f.dtype).index_copy(1, torch.tensor(index), torch.stack(rows, 1))
+        alpha = torch.zeros(len(f), modalities**2, dtype=f.dtype).index_copy(
+            1, torch.tensor(index), torch.stack(rows, 1)
+        )
         alpha = alpha.unflatten(1, (modalities, modalities))
     wide = alpha if alpha.dim() == 4 else alpha[..., None]
     wide = wide * pair[..., None]

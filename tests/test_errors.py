@@ -36,25 +36,65 @@ ATTENTION_MISTAKES = {
     "no source": ({"keys": [], "values": []}, ValueError, "keys: expected 1 to 8 sources, got 0"),
     "nine sources": ({"keys": [T(2, 2, 1, 8)] * 9}, ValueError, "keys: .* got 9"),
     "keys a tensor": ({"keys": T(2, 2, 4, 8)}, TypeError, "keys: expected a list or tuple"),
-    "key heads": ({"keys": [T(2, 2, 4, 8), T(2, 3, 3, 8)]}, ValueError, r"keys\[1\]: expected \(2, 2, L, 8\), got \(2, 3, 3, 8\)"),
-    "key dtype": ({"keys": [T(2, 2, 4, 8), T(2, 2, 3, 8).half()]}, TypeError, r"keys\[1\]: .*torch.float32.*torch.float16"),
-    "key device": ({"keys": [T(2, 2, 4, 8, device="meta"), T(2, 2, 3, 8)]}, ValueError, r"keys\[0\]: expected device cpu, got meta"),
+    "key heads": (
+        {"keys": [T(2, 2, 4, 8), T(2, 3, 3, 8)]},
+        ValueError,
+        r"keys\[1\]: expected \(2, 2, L, 8\), got \(2, 3, 3, 8\)",
+    ),
+    "key dtype": (
+        {"keys": [T(2, 2, 4, 8), T(2, 2, 3, 8).half()]},
+        TypeError,
+        r"keys\[1\]: .*torch.float32.*torch.float16",
+    ),
+    "key device": (
+        {"keys": [T(2, 2, 4, 8, device="meta"), T(2, 2, 3, 8)]},
+        ValueError,
+        r"keys\[0\]: expected device cpu, got meta",
+    ),
     "value count": ({"values": [T(2, 2, 4, 8)]}, ValueError, "values: expected 2 entries, one per source, got 1"),
-    "value length": ({"values": [T(2, 2, 5, 8), T(2, 2, 3, 8)]}, ValueError, r"values\[0\]: expected the shape of keys\[0\]"),
+    "value length": (
+        {"values": [T(2, 2, 5, 8), T(2, 2, 3, 8)]},
+        ValueError,
+        r"values\[0\]: expected the shape of keys\[0\]",
+    ),
     "gates shape": ({"gates": T(3)}, ValueError, r"gates: .*\(2, 2, 2\), got \(3,\)"),
     "gates dtype": ({"gates": torch.ones(2).long()}, TypeError, "gates: .*torch.int64"),
-    "negative joint gate": ({"gates": torch.tensor([1.0, -1.0]), "normalization": "joint"}, ValueError, "gates: .*negative.*-1.0"),
-    "integer mask": ({"key_masks": [T(2, 4).long(), None]}, TypeError, r"key_masks\[0\]: expected a torch.bool tensor \(True = attend\), got torch.int64"),
+    "negative joint gate": (
+        {"gates": torch.tensor([1.0, -1.0]), "normalization": "joint"},
+        ValueError,
+        "gates: .*negative.*-1.0",
+    ),
+    "integer mask": (
+        {"key_masks": [T(2, 4).long(), None]},
+        TypeError,
+        r"key_masks\[0\]: expected a torch.bool tensor \(True = attend\), got torch.int64",
+    ),
     "float mask": ({"key_masks": [T(2, 4), None]}, TypeError, r"key_masks\[0\]"),
-    "mask shape": ({"key_masks": [None, T(2, 4).bool()]}, ValueError, r"key_masks\[1\]: expected \(2, 3\), got \(2, 4\)"),
+    "mask shape": (
+        {"key_masks": [None, T(2, 4).bool()]},
+        ValueError,
+        r"key_masks\[1\]: expected \(2, 3\), got \(2, 4\)",
+    ),
     "mask a tensor": ({"key_masks": T(2, 4).bool()}, TypeError, "key_masks: expected a list or tuple"),
     "float groups": ({"query_groups": T(2, 4)}, TypeError, "query_groups: .*torch.float32"),
     "group shape": ({"query_groups": T(2, 5).long()}, ValueError, r"query_groups: expected \(2, 4\)"),
-    "relation without groups": ({"relations": ["same", "any"]}, ValueError, r"query_groups: .*relations\[0\] is 'same'"),
-    "relation without key groups": ({"relations": ["any", "same"], "query_groups": T(2, 4).long()}, ValueError, r"key_groups\[1\]: .*relations\[1\]"),
+    "relation without groups": (
+        {"relations": ["same", "any"]},
+        ValueError,
+        r"query_groups: .*relations\[0\] is 'same'",
+    ),
+    "relation without key groups": (
+        {"relations": ["any", "same"], "query_groups": T(2, 4).long()},
+        ValueError,
+        r"key_groups\[1\]: .*relations\[1\]",
+    ),
     "unknown relation": ({"relations": ["any", "other"]}, ValueError, r"relations\[1\]: .*'other'"),
     "relations a string": ({"relations": "same"}, TypeError, "relations: .*'same'"),
-    "causal lengths": ({"causal": True}, ValueError, r"causal\[1\]: needs as many keys as queries, got 3 keys, 4 queries"),
+    "causal lengths": (
+        {"causal": True},
+        ValueError,
+        r"causal\[1\]: needs as many keys as queries, got 3 keys, 4 queries",
+    ),
     "causal type": ({"causal": [True, 1]}, TypeError, r"causal\[1\]: expected a bool"),
     "normalization": ({"normalization": "softmax"}, ValueError, "normalization: .*'softmax'"),
     "scale": ({"softmax_scale": float("nan")}, ValueError, "softmax_scale: expected a finite number"),
@@ -62,7 +102,11 @@ ATTENTION_MISTAKES = {
     "dropout type": ({"dropout_p": "0.1"}, TypeError, "dropout_p"),
     "seed type": ({"dropout_p": 0.1, "seed": 1.5}, TypeError, "seed: .*float 1.5"),
     "seed range": ({"dropout_p": 0.1, "seed": -1}, ValueError, "seed: .*-1"),
-    "backend": ({"backend": "cudnn"}, ValueError, "backend: expected one of triton, cuda, cpu, reference or None, got 'cudnn'"),
+    "backend": (
+        {"backend": "cudnn"},
+        ValueError,
+        "backend: expected one of triton, cuda, cpu, reference or None, got 'cudnn'",
+    ),
 }
 
 
@@ -78,14 +122,34 @@ FUSION_MISTAKES = {
     "modalities": ({"descriptors": T(2, 9, 4)}, ValueError, "descriptors: expected 1 to 8 modalities.*9"),
     "dtype": ({"descriptors": T(2, 3, 4).int()}, TypeError, "descriptors: .*torch.int32"),
     "nothing": ({}, ValueError, "alpha: expected either alpha.*none of them"),
-    "both": ({"alpha": T(2, 3, 3), "pair_weight": T(6, 2, 4), "pair_bias": T(6)}, ValueError, "alpha and pair_weight and pair_bias"),
+    "both": (
+        {"alpha": T(2, 3, 3), "pair_weight": T(6, 2, 4), "pair_bias": T(6)},
+        ValueError,
+        "alpha and pair_weight and pair_bias",
+    ),
     "half a gate": ({"pair_weight": T(6, 2, 4)}, ValueError, "got pair_weight"),
     "alpha shape": ({"alpha": T(2, 3)}, ValueError, r"alpha: expected \(2, 3, 3\) or \(2, 3, 3, 4\), got \(2, 3\)"),
     "alpha dtype": ({"alpha": T(2, 3, 3).double()}, TypeError, "alpha: .*torch.float64"),
-    "weight shape": ({"pair_weight": T(3, 2, 4), "pair_bias": T(6)}, ValueError, r"pair_weight: expected \(6, 2, 4\), got \(3, 2, 4\)"),
-    "bias shape": ({"pair_weight": T(6, 2, 4), "pair_bias": T(6, 1)}, ValueError, r"pair_bias: expected \(6,\), got \(6, 1\)"),
-    "integer present": ({"alpha": T(2, 3, 3), "present": T(2, 3).int()}, TypeError, "present: expected a torch.bool tensor"),
-    "present shape": ({"alpha": T(2, 3, 3), "present": T(2, 4).bool()}, ValueError, r"present: expected \(2, 3\), got \(2, 4\)"),
+    "weight shape": (
+        {"pair_weight": T(3, 2, 4), "pair_bias": T(6)},
+        ValueError,
+        r"pair_weight: expected \(6, 2, 4\), got \(3, 2, 4\)",
+    ),
+    "bias shape": (
+        {"pair_weight": T(6, 2, 4), "pair_bias": T(6, 1)},
+        ValueError,
+        r"pair_bias: expected \(6,\), got \(6, 1\)",
+    ),
+    "integer present": (
+        {"alpha": T(2, 3, 3), "present": T(2, 3).int()},
+        TypeError,
+        "present: expected a torch.bool tensor",
+    ),
+    "present shape": (
+        {"alpha": T(2, 3, 3), "present": T(2, 4).bool()},
+        ValueError,
+        r"present: expected \(2, 3\), got \(2, 4\)",
+    ),
 }
 
 
@@ -126,7 +190,10 @@ def test_interpolation_names_the_bad_argument(arguments, error, message):
         (lambda: AdaptiveFusion(8, 3)(T(2, 2, 8)), r"descriptors: expected \(..., 3, 8\), got \(2, 2, 8\)"),
         (lambda: PeripheralCentralAttention(32, 4, [8])(T(2, 3, 32), []), "sources: expected 1 entries, got 0"),
         (lambda: PeripheralCentralAttention(32, 4, [8])(T(2, 3, 16), [T(2, 3, 8)]), r"query: expected \(B, Lq, 32\)"),
-        (lambda: PeripheralCentralAttention(32, 4, [8])(T(2, 3, 32), [T(2, 3, 9)]), r"sources\[0\] \(key\): .*\(2, 3, 9\)"),
+        (
+            lambda: PeripheralCentralAttention(32, 4, [8])(T(2, 3, 32), [T(2, 3, 9)]),
+            r"sources\[0\] \(key\): .*\(2, 3, 9\)",
+        ),
     ],
 )
 def test_layers_name_the_bad_argument(make, message):
@@ -150,7 +217,7 @@ def test_the_reference_runs_every_op_everywhere():
 
 
 def test_weights_are_computed_by_the_reference_only():
-    with pytest.raises(ValueError, match="backend: .*'triton'"):
+    with pytest.raises(ValueError, match=r"backend: .*'triton'"):
         p2c_attention_weights(T(1, 1, 2, 8), [T(1, 1, 2, 8)], backend="triton")
 
 

@@ -74,7 +74,7 @@ def test_trainable_gates_start_at_the_papers_mean():
 
 def test_input_gates_differ_between_instances_and_ignore_padding():
     layer = make_layer(gate="input")
-    query, sources = make_sources()
+    query, _sources = make_sources()
     gates = layer._gates(query, None)
     assert (gates[0] != gates[1]).all()
     padded = torch.cat([query, torch.full((3, 2, 32), math.nan)], dim=1)
@@ -115,7 +115,10 @@ LAYERS = {
 def make_sources_fixed():
     g = torch.Generator().manual_seed(1)
     query = torch.randn(3, 4, 32, generator=g)
-    return query, [torch.randn(3, 5, 16, generator=g), (torch.randn(3, 6, 8, generator=g), torch.randn(3, 6, 12, generator=g))]
+    return query, [
+        torch.randn(3, 5, 16, generator=g),
+        (torch.randn(3, 6, 8, generator=g), torch.randn(3, 6, 12, generator=g)),
+    ]
 
 
 @pytest.fixture(params=LAYERS)

@@ -57,7 +57,7 @@ def test_gradients_are_right(case, backend):
     def run(*_):
         return case.run(return_lse=True, backend=backend)
 
-    out, lse = run()
+    _out, lse = run()
     finite = lse.isfinite()
 
     def finite_outputs(*_):

@@ -1,6 +1,7 @@
 """Promises of training, evaluation and the command line, on generated conversations."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -160,8 +161,8 @@ def test_other_conversations_than_the_models_are_refused(tmp_path):
 def test_the_learning_rate_rises_and_then_falls_to_zero():
     factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
     assert factors.index(max(factors)) == 10
-    assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(factors))
+    assert all(a > b for a, b in itertools.pairwise(factors))
     assert factors[-1] < 0.001
 
 
@@ -206,7 +207,10 @@ def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_pa
         ],
     )
     splits = Splits(
-        *(synthetic_conversations(s, num_dialogues=n, noise=0.1) for s, n in (("train", 160), ("dev", 30), ("test", 60))),
+        *(
+            synthetic_conversations(s, num_dialogues=n, noise=0.1)
+            for s, n in (("train", 160), ("dev", 30), ("test", 60))
+        ),
         None,
     )
     scores = {}
@@ -255,7 +259,9 @@ def test_a_users_mistake_is_one_line(tmp_path):
 
 
 def test_mosi_from_files_to_scores(shared_data, tmp_path):
-    config = Config.load(None, [*TINY, "data.dataset=mosi", f"data.path={shared_data / 'mosi_features'}", "train.epochs=2"])
+    config = Config.load(
+        None, [*TINY, "data.dataset=mosi", f"data.path={shared_data / 'mosi_features'}", "train.epochs=2"]
+    )
     train(config, tmp_path, progress=False)
     model, conversations, _ = load_run(tmp_path, "test")
     assert conversations.num_utterances == 752

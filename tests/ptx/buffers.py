@@ -57,7 +57,7 @@ class Memory:
             self.buffers.append(buffer)
             self._by_storage[storage.data_ptr()] = buffer
         buffer.names.append(name)
-        offset = tensor.storage_offset() * tensor.element_size()
+        offset = int(tensor.storage_offset()) * tensor.element_size()
         poison = getattr(tensor, INITIALISED, None)
         if tensor.numel():
             self._allow(

@@ -1,4 +1,4 @@
-"""The fixtures as ready-made launches: inputs, launch, comparison with float64. Used by tests, mutation and counters."""
+"""The fixtures as ready-made launches: inputs, launch, comparison with float64, for tests, mutation and counters."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def _choices(name: str, row: Row) -> frozenset[str]:
 
 def take_apart(row: Row, number: int) -> Form:
     name, *_ = re.split(r"[.{]", row.form)
-    required, optional = [], []
+    required: list[tuple[str, frozenset[str]]] = []
+    optional: list[tuple[str, frozenset[str]]] = []
     for token in re.findall(r"\{\.[^}]+\}|\.[^.{]+", row.form[len(name) :]):
         modifier = token.strip("{}")[1:]
         (optional if token.startswith("{") else required).append((modifier, _choices(modifier, row)))

@@ -42,7 +42,7 @@ class Program:
         self.code: Code = lower(module, kernel)
         slots = self.code.slots
         implicit = [slots.registers[name] for name in kernel.implicit if name in slots.registers]
-        arrays = [
+        arrays: list[np.ndarray] = [
             np.array(self.code.records, np.int64),
             np.array(self.code.slot_pool or [0], np.int32),
             np.array(self.code.value_pool or [0], np.int64),

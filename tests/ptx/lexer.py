@@ -37,10 +37,13 @@ def tokens(text: str) -> tuple[list[Token], set[str]]:
         raise TypeError(f"ptx_text: expected a string, got {type(text).__name__}")
     implicit = set(IMPLICIT.findall(text))
     without_blocks = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment.group().count("\n"), text, flags=re.DOTALL)
-    found = []
+    found: list[Token] = []
     for number, line in enumerate(without_blocks.split("\n"), 1):
         code = line.split("//", 1)[0] if '"' not in line else re.sub(r'("(?:[^"\\]|\\.)*")|//.*', r"\1", line)
-        found.extend(Token(match.group(), number) for match in TOKEN.finditer(code))
+        for match in TOKEN.finditer(code):
+            # Directives may touch: `.reg.b16`.
+            pieces = re.findall(r"\.[^.]+", match.group()) if match.group()[0] == "." else []
+            found.extend(Token(piece, number) for piece in pieces or [match.group()])
     return found, implicit
 
 

@@ -19,7 +19,7 @@ from . import cases
 from .errors import Unsupported
 
 # Several residues of the tile sizes, full tiles, one row, more tiles than stages.
-LENGTHS = ((17, 33), (64, 64), (5, 9), (100, 77))
+LENGTHS = ((17, 33), (64, 64), (5, 9), (100, 77), (33, 65))
 # Off-by-one bounds show at some lengths only: a sweep over all residues of a tile.
 BOUNDARY_LENGTHS = tuple((length, length) for length in range(2, 34)) + tuple(
     (length, 130 - length) for length in range(34, 98)

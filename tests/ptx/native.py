@@ -96,7 +96,8 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(target))
     pointer, number = ctypes.c_void_p, ctypes.c_uint64
     loaded.core_program.restype = pointer
-    loaded.core_program.argtypes = [pointer, number, pointer, number, pointer, number, pointer, *[pointer, number] * 4]
+    arrays: list[type[ctypes.c_void_p] | type[ctypes.c_uint64]] = [pointer, number]
+    loaded.core_program.argtypes = [*arrays * 3, pointer, *arrays * 4]
     loaded.core_free_program.argtypes = [pointer]
     loaded.core_run.restype = pointer
     loaded.core_run.argtypes = [pointer, pointer, pointer, number, pointer, number, ctypes.c_uint32, pointer]

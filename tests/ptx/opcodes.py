@@ -182,6 +182,9 @@ def _comparisons() -> list[Row]:
             types += " b16 b32 b64"
         rows.append(Row(f"setp.{name}{{.bool}}{{.ftz}}.type", types, "p|q, a, b, c:pred?", f"@setp {result}"))
         rows.append(Row(f"set.{name}{{.bool}}{{.ftz}}.as.type", types, "d:as, a, b, c:pred?", "@set"))
+        if types.startswith(FLOAT_TYPES):
+            for pair in ("f16x2", "bf16x2"):
+                rows.append(Row(f"set.{name}{{.ftz}}.{pair}.type", pair, "d, a, b", f"{result} ? 1.f : 0.f"))
     for name, same in UNSIGNED_NAMES.items():
         rows.append(
             Row(f"setp.{name}{{.bool}}.type", "u16 u32 u64", "p|q, a, b, c:pred?", f"@setp {COMPARISONS[same]}")

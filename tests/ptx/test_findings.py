@@ -116,6 +116,14 @@ def test_undefined_lanes_are_reported_where_they_matter():
     expect(kernel(partly + "  st.global.u32 [%rd3], %r6;"), "uninitialised_read", "add.u32 %r6", out)
 
 
+def test_compilers_may_leave_half_of_a_pair_unwritten():
+    out = torch.zeros(32, dtype=torch.int32)
+    pair = THREAD + "  mov.b64 %rd5, {{%r1, %r9}};\n  mov.b64 {{%r5, {half}}}, %rd5;\n  st.global.u32 [%rd3], %r5;"
+    launch(kernel(pair.format(half="_")), out).assert_clean()
+    nothing = pair.format(half="_").replace("{%r1, %r9}", "{%r8, %r9}")
+    expect(kernel(nothing), "uninitialised_read", "mov.b64 %rd5", out)
+
+
 def test_undefined_predicate():
     expect(
         kernel(THREAD + "  @%p3 st.global.u32 [%rd3], %r1;"),

@@ -125,6 +125,18 @@ def test_pairs_compute_both_halves(random):
         assert together == [y << 32 | x for x, y in zip(*alone, strict=False)]
 
 
+def test_set_of_pairs(random):
+    a, b = pairs("f16", random, 2)
+    one, columns = 0x3C00, [[x << 16 | y for x, y in zip(a, b, strict=True)], [y << 16 | y for y in b]]
+
+    def reference(x, y):
+        halves = [(x >> shift & 0xFFFF, y >> shift & 0xFFFF) for shift in (0, 16)]
+        low, high = (int(value(p, "f16") == value(q, "f16")) * one for p, q in halves)
+        return high << 16 | low
+
+    check("set.eq.f16x2.f16x2 d, a, b", ["u32"] * 2, "u32", reference, columns)
+
+
 def test_flush_to_zero(random):
     """Subnormal operands and results become zero of the same sign."""
 

@@ -152,13 +152,15 @@ void move(Warp& warp, const Instruction& i, u32 mask) {
 
 // slots: d, pieces. values: pieces, bits of a piece.
 void pack(Warp& warp, const Instruction& i, u32 mask) {
-  u32 count = i.value[0], bits = i.value[1], defined = ALL_LANES, origin = 0;
+  u32 count = i.value[0], bits = i.value[1], defined = ALL_LANES, origin = 0, unwritten = 0;
   u64 result[LANES] = {};
   for (u32 k = 0; k < count; k++) {
     s32 slot = i.slot[1 + k];
     const u64* from = warp.reg(slot);
     u64 piece = (1ull << bits) - 1;
     each_lane(mask, [&](int lane) { result[lane] |= (from[lane] & piece) << (k * bits); });
+    // Compilers fill the half of a pair that they do not need with a register that nothing writes.
+    if (warp.defined[slot] == 0 && warp.origin[slot] == 0 && ++unwritten < count) continue;
     if (mask & ~warp.defined[slot]) origin = moved_origin(warp, slot, i.line);
     defined &= warp.defined[slot];
   }
