@@ -1,14 +1,92 @@
 """Calls of the C++ CPU kernels: pointers and sizes of tensors, outputs allocated here."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from amuse_kernels.dispatch import native_module
+from amuse_kernels.dropout import drop_threshold
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 _SCALAR, _ELEMENTWISE, _GATE = 0, 1, 2  # AlphaKind in csrc/fusion.h
+
+
+def p2c_attention_forward(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    gates: Tensor | None,
+    key_masks: Sequence[Tensor | None],
+    query_groups: Tensor | None,
+    key_groups: Sequence[Tensor | None],
+    relations: Sequence[int],
+    causal: Sequence[bool],
+    joint: bool,
+    softmax_scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """gates `(B, H, P)` in the accumulation dtype; relations 0 any, 1 same, 2 different; see `p2c_attention`."""
+    batch, heads, queries, width = query.shape
+    out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
+    lse = query.new_empty(
+        (batch, heads, queries) if joint else (batch, heads, queries, len(keys)), dtype=_accumulation(query)
+    )
+    arguments, _owners = _attention_arguments(
+        *(query, keys, values, gates, key_masks, query_groups, key_groups),
+        *(relations, causal, joint, softmax_scale, dropout_p, seed),
+    )
+    _module().p2c_attention_forward(*arguments, _strided(out), lse.data_ptr())
+    return out, lse
+
+
+def p2c_attention_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor,
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    gates: Tensor | None,
+    key_masks: Sequence[Tensor | None],
+    query_groups: Tensor | None,
+    key_groups: Sequence[Tensor | None],
+    relations: Sequence[int],
+    causal: Sequence[bool],
+    joint: bool,
+    softmax_scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """Gradients of query, keys, values and gates (empty for None); `out` is needed for joint only."""
+    arguments, _owners = _attention_arguments(
+        *(query, keys, values, gates, key_masks, query_groups, key_groups),
+        *(relations, causal, joint, softmax_scale, dropout_p, seed),
+    )
+    grad_out = _rows_dense(grad_out)
+    grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
+    grad_gates = lse.new_empty(0 if gates is None else gates.shape)
+    lse, grad_lse = _dense(lse, grad_lse)
+    _module().p2c_attention_backward(
+        *arguments,
+        _strided(grad_out),
+        (0, 0, 0, 0) if out is None else _strided(out),
+        *(lse.data_ptr(), _pointer(grad_lse)),
+        _strided(grad_query),
+        [*map(_strided, grad_keys)],
+        [*map(_strided, grad_values)],
+        0 if gates is None else grad_gates.data_ptr(),
+    )
+    return grad_query, grad_keys, grad_values, grad_gates
+
+
+def grad_like(tensor: Tensor) -> Tensor:
+    """Uninitialised, in the memory order of `tensor`, so that the views it came from need no copy of its gradient."""
+    like = torch.empty_like(tensor)
+    return like if like.stride(-1) == 1 else tensor.new_empty(tensor.shape)
 
 
 def adaptive_fusion_forward(
@@ -81,6 +159,64 @@ def _dense(*tensors):
 
 def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _accumulation(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _rows_dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _strided(tensor: Tensor) -> tuple[int, int, int, int]:
+    return (tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def _attention_arguments(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    gates: Tensor | None,
+    key_masks: Sequence[Tensor | None],
+    query_groups: Tensor | None,
+    key_groups: Sequence[Tensor | None],
+    relations: Sequence[int],
+    causal: Sequence[bool],
+    joint: bool,
+    softmax_scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[tuple, tuple]:
+    """The arguments that both directions share, and the tensors whose memory they point to."""
+    query, keys, values = _rows_dense(query), [*map(_rows_dense, keys)], [*map(_rows_dense, values)]
+    masks = [None if mask is None else mask.contiguous() for mask in key_masks]
+    related = any(relations)
+    if related:
+        assert query_groups is not None
+        query_groups = query_groups.to(torch.int64).contiguous()
+        key_groups = [None if group is None else group.to(torch.int64).contiguous() for group in key_groups]
+    arguments = (
+        _strided(query),
+        [*map(_strided, keys)],
+        [*map(_strided, values)],
+        (0, 0, 0, 0) if gates is None else (gates.data_ptr(), *gates.stride()),
+        [*map(_pointer, masks)],
+        _pointer(query_groups) if related else 0,
+        [*map(_pointer, key_groups)] if related else [0] * len(keys),
+        relations,
+        causal,
+        query.shape,
+        [key.shape[2] for key in keys],
+        _DTYPES[query.dtype],
+        joint,
+        softmax_scale,
+        dropout_p,
+        drop_threshold(dropout_p),
+        0 if seed is None else int(seed),
+        torch.get_num_threads(),
+    )
+    return arguments, (query, keys, values, masks, query_groups, key_groups)
 
 
 def _fusion_sizes(descriptors: Tensor, alpha: Tensor | None) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
 _IMPLEMENTED = {
     "triton": ("cuda", ()),
     "cuda": ("cuda", ()),
-    "cpu": ("cpu", ("adaptive_fusion", "interpolation_coefficients")),
+    "cpu": ("cpu", OPS),
 }
 
 

@@ -12,9 +12,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from amuse_kernels import cpu
+from amuse_kernels.checks import RELATIONS, AttentionInputs
 from amuse_kernels.reference import accumulation_dtype
 
 _library = torch.library.Library("amuse_kernels", "DEF")
+_attention_inputs = (
+    "Tensor query, Tensor[] keys, Tensor[] values, Tensor? gates, Tensor?[] key_masks, Tensor? query_groups, "
+    "Tensor?[] key_groups, int[] relations, bool[] causal, bool joint, float softmax_scale, float dropout_p, "
+    "Tensor? seed"
+)
+_library.define(f"p2c_attention_forward({_attention_inputs}) -> (Tensor out, Tensor lse)")
+_library.define(
+    f"p2c_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor? out, Tensor lse, {_attention_inputs})"
+    " -> (Tensor query, Tensor[] keys, Tensor[] values, Tensor gates)"
+)
 _library.define(
     "adaptive_fusion_forward("
     "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present"
@@ -33,6 +44,8 @@ _library.define(
 )
 
 for _name in (
+    "p2c_attention_forward",
+    "p2c_attention_backward",
     "adaptive_fusion_forward",
     "adaptive_fusion_backward",
     "interpolation_coefficients_forward",
@@ -43,6 +56,95 @@ for _name in (
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+# --- Peripheral-to-Central attention ---
+
+
+@torch.library.register_fake("amuse_kernels::p2c_attention_forward", lib=_library)
+def _attention_forward_fake(query: Tensor, keys: list[Tensor], *options) -> tuple[Tensor, Tensor]:
+    batch, heads, queries, width = query.shape
+    joint = options[7]
+    out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
+    lse_shape = (batch, heads, queries) if joint else (batch, heads, queries, len(keys))
+    return out, query.new_empty(lse_shape, dtype=accumulation_dtype(query.dtype))
+
+
+@torch.library.register_fake("amuse_kernels::p2c_attention_backward", lib=_library)
+def _attention_backward_fake(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor,
+    query: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    gates: Tensor | None,
+    *options,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    grad_gates = lse.new_empty(0 if gates is None else gates.shape)
+    return (
+        cpu.grad_like(query),
+        [cpu.grad_like(key) for key in keys],
+        [cpu.grad_like(value) for value in values],
+        grad_gates,
+    )
+
+
+class _P2CAttention(torch.autograd.Function):
+    """Takes lists flat, P tensors each of keys, values, masks and groups: autograd does not look inside lists."""
+
+    @staticmethod
+    def forward(ctx, query, gates, query_groups, seed, relations, causal, joint, softmax_scale, dropout_p, *lists):
+        keys, values, key_masks, key_groups = _split(lists)
+        ctx.options = (relations, causal, joint, softmax_scale, dropout_p)
+        ctx.set_materialize_grads(False)
+        out, lse = torch.ops.amuse_kernels.p2c_attention_forward(
+            query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed
+        )
+        ctx.save_for_backward(query, gates, query_groups, seed, lse, out if joint else None, *lists)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out, grad_lse):
+        query, gates, query_groups, seed, lse, out, *lists = ctx.saved_tensors
+        keys, values, key_masks, key_groups = _split(lists)
+        if grad_out is None:
+            grad_out = torch.zeros_like(query)
+        grad_query, grad_keys, grad_values, grad_gates = torch.ops.amuse_kernels.p2c_attention_backward(
+            *(grad_out, grad_lse, out, lse, query, keys, values, gates, key_masks, query_groups, key_groups),
+            *ctx.options,
+            seed,
+        )
+        nothing = (None,) * (2 * len(keys))
+        return (
+            *(grad_query, None if gates is None else grad_gates, None, None, *(None,) * 5),
+            *(*grad_keys, *grad_values, *nothing),
+        )
+
+
+def _split(lists):
+    """A flat sequence of four lists of equal lengths as those lists."""
+    count = len(lists) // 4
+    return tuple(list(lists[i * count : (i + 1) * count]) for i in range(4))
+
+
+def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    """`reference.p2c_attention` by the fused kernels of the tensors' device."""
+    query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
+    assert values is not None
+    if gates is not None:
+        gates = gates.to(accumulation_dtype(query.dtype))
+    relations = [RELATIONS.index(relation) for relation in inputs.relations]
+    options = (relations, list(inputs.causal), inputs.normalization == "joint", inputs.softmax_scale, inputs.dropout_p)
+    masks, groups = inputs.key_masks, inputs.key_groups
+    if _needs_grad(query, gates, *keys, *values):
+        lists = (*keys, *values, *masks, *groups)
+        return _P2CAttention.apply(query, gates, inputs.query_groups, inputs.seed, *options, *lists)
+    return torch.ops.amuse_kernels.p2c_attention_forward(
+        query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed
+    )
 
 
 # --- Adaptive fusion ---

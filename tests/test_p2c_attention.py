@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from amuse_kernels import p2c_attention, p2c_attention_weights
+from amuse_kernels.checks import RELATIONS
 from amuse_kernels.dispatch import BACKENDS, unavailable_reason
 from amuse_kernels.dropout import philox
 from tests.attention_cases import Case, assert_within_budget, make_case, oracle
@@ -376,6 +377,44 @@ def test_autocast_runs_fp32_inputs_in_low_precision(backend, dtype):
     torch.testing.assert_close(out, low.run(backend=backend))
     out.sum().backward()
     assert case.query.grad.dtype == torch.float32
+
+
+@pytest.mark.skipif("cpu" not in RUNNABLE, reason="needs the native library")
+@pytest.mark.parametrize("name", ["gates_masks", "joint_groups", "dialogue"])
+def test_ops_pass_opcheck(name):
+    case = make_case(**OPTIONS[name], dtype=torch.float32)
+    o, sources = case.options, len(case.keys)
+    nothing = [None] * sources
+    joint, causal = o.get("normalization") == "joint", [o.get("causal", False)] * sources
+    relations = [RELATIONS.index(relation) for relation in o.get("relations", ["any"] * sources)]
+    inputs = (case.query, case.keys, case.values, o["gates"], o["key_masks"], o.get("query_groups"))
+    arguments = (*inputs, o.get("key_groups", nothing), relations, causal, joint, 0.3, 0.25, torch.tensor(7))
+    torch.library.opcheck(torch.ops.amuse_kernels.p2c_attention_forward, arguments)
+    out, lse = torch.ops.amuse_kernels.p2c_attention_forward(*arguments)
+    upstream = (torch.randn_like(out), torch.randn_like(lse), out if joint else None, lse)
+    torch.library.opcheck(torch.ops.amuse_kernels.p2c_attention_backward, (*upstream, *arguments))
+
+
+@pytest.mark.skipif("cpu" not in RUNNABLE, reason="needs the native library")
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("sizes", [(3, 2, 20, (40, 9)), (1, 1, 100, (300, 150))], ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(sizes, normalization):
+    batch, heads, queries, lengths = sizes
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3, 5):
+        case = make_case(
+            batch, heads, queries, lengths, head_dim=64, dtype=torch.float32, normalization=normalization
+        ).leaves()
+        torch.set_num_threads(count)
+        try:
+            out = case.run(backend="cpu", dropout_p=0.1, seed=1)
+            out.square().sum().backward()
+        finally:
+            torch.set_num_threads(threads)
+        results.append([out, *(t.grad for t in case.floating())])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_vmap_and_func_grad_on_the_reference():

@@ -58,6 +58,23 @@ void parallel_for(int threads, int64_t count, const Body& body) {
   for (int64_t i = 0; i < count; ++i) body(0, i);
 }
 
+// The same for few, uneven bodies: threads take the next one when they are done.
+template <class Body>
+void parallel_tasks(int threads, int64_t count, const Body& body) {
+#if defined(_OPENMP)
+  if (threads > 1 && count > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int thread = omp_get_thread_num();
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < count; ++i) body(thread, i);
+    }
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < count; ++i) body(0, i);
+}
+
 // A row in the accumulation type: the tensor's own memory when it has that type, else widened into `buffer`.
 inline const float* load_row(const float* row, float*, int64_t) { return row; }
 inline const double* load_row(const double* row, double*, int64_t) { return row; }
