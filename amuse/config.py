@@ -206,7 +206,7 @@ def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:
     unknown = set(tree) - set(hints)
     if unknown:
         raise ValueError(f"{place}: unknown key {sorted(map(str, unknown))[0]!r}; known are {', '.join(hints)}")
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{place}.{key}"
         if dataclasses.is_dataclass(hints[key]):

@@ -284,6 +284,13 @@ def test_barrier_in_divergent_code():
     )
 
 
+@pytest.mark.parametrize("waiting", ["bar.sync 0;", "shfl.sync.bfly.b32 %r5, %r1, 1, 31, -1;"])
+def test_lanes_that_exit_while_others_wait_for_them(waiting):
+    body = THREAD + "  setp.lt.u32 %p1, %r1, 16;\n  @!%p1 bra done;\n  " + waiting + "\ndone:"
+    expect(kernel(body), "barrier_divergence", waiting, torch.zeros(1))
+    launch(kernel(body), torch.zeros(1), block=16).assert_clean()
+
+
 def test_shuffle_without_the_lanes_it_names():
     body = (
         THREAD

@@ -81,7 +81,7 @@ def all_forms():
                     yield pytest.param(shape, a, b, d, id=f"{shape}-{a}-{b}-{d}")
 
 
-@pytest.mark.parametrize(("shape", "a_type", "b_type", "d_type"), all_forms())
+@pytest.mark.parametrize(("shape", "a_type", "b_type", "d_type"), list(all_forms()))
 def test_mma(shape, a_type, b_type, d_type):
     random = np.random.default_rng(2)
     rows, k = int(shape[1 : shape.index("n")]), int(shape[shape.index("k") + 1 :])

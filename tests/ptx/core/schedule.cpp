@@ -122,7 +122,25 @@ static void branch(Warp& warp, const Instruction& i, u32 taken) {
   select_group(warp);
 }
 
+// Lanes that exit while others of their warp wait for them at a barrier or a warp-wide instruction: the manual leaves
+// the behaviour undefined, since not all threads of the warp execute the instruction.
+static void report_deserters(Warp& warp, u32 leaving) {
+  for (u32 waiting = warp.parked, group; waiting; waiting &= ~group) {
+    int first = __builtin_ctz(waiting);
+    u32 pc = warp.lane_pc[first], members = 0;
+    group = lanes_at(warp, waiting, pc);
+    const Instruction& i = warp.cta->machine->program->code[pc];
+    for (int lane = 0; lane < LANES; lane++)
+      if (group >> lane & 1) members |= i.flow == Flow::warp_sync && i.members >= 0 ? (u32)warp.reg(i.members)[lane] : ALL_LANES;
+    if (members & leaving)
+      warp.cta->machine->report(Finding::barrier_divergence, warp, first, i.line, [] {
+        return std::string("lanes that this instruction needs exit without reaching it");
+      });
+  }
+}
+
 static void leave(Warp& warp, u32 leaving) {
+  report_deserters(warp, leaving);
   leave_with_copies(warp, leaving);
   warp.alive &= ~leaving;
   warp.cta->progress++;
