@@ -230,4 +230,5 @@ def _autocast(*arguments):
 def _without_autocast(tensor: Tensor) -> AbstractContextManager:
     """The ops choose their accumulation type themselves."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from amuse_kernels.dispatch import native_module
 from amuse_kernels.dropout import drop_threshold
+from amuse_kernels.reference import accumulation_dtype
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 _SCALAR, _ELEMENTWISE, _GATE = 0, 1, 2  # AlphaKind in csrc/fusion.h
@@ -32,7 +33,7 @@ def p2c_attention_forward(
     batch, heads, queries, width = query.shape
     out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
     lse = query.new_empty(
-        (batch, heads, queries) if joint else (batch, heads, queries, len(keys)), dtype=_accumulation(query)
+        (batch, heads, queries) if joint else (batch, heads, queries, len(keys)), dtype=accumulation_dtype(query.dtype)
     )
     arguments, _owners = _attention_arguments(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
@@ -161,8 +162,10 @@ def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _accumulation(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def _int64(group: Tensor | None) -> Tensor | None:
+    if group is None or (group.dtype == torch.int64 and group.is_contiguous()):
+        return group
+    return group.to(torch.int64).contiguous()
 
 
 def _rows_dense(tensor: Tensor) -> Tensor:
@@ -190,12 +193,11 @@ def _attention_arguments(
 ) -> tuple[tuple, tuple]:
     """The arguments that both directions share, and the tensors whose memory they point to."""
     query, keys, values = _rows_dense(query), [*map(_rows_dense, keys)], [*map(_rows_dense, values)]
-    masks = [None if mask is None else mask.contiguous() for mask in key_masks]
+    masks = _dense(*key_masks)
     related = any(relations)
     if related:
         assert query_groups is not None
-        query_groups = query_groups.to(torch.int64).contiguous()
-        key_groups = [None if group is None else group.to(torch.int64).contiguous() for group in key_groups]
+        query_groups, key_groups = _int64(query_groups), [*map(_int64, key_groups)]
     arguments = (
         _strided(query),
         [*map(_strided, keys)],

@@ -7,9 +7,10 @@ namespace amuse {
 namespace AMUSE_ISA {
 namespace {
 
-constexpr int64_t max_tile_keys = 256;   // their scores against a block of queries stay in the first-level cache
-constexpr int64_t block_queries = 24;    // a multiple of every block_rows
-constexpr int64_t max_chunk_queries = 960;  // a multiple of block_queries; bounds a thread's running sums
+constexpr int64_t max_tile_keys = 256;  // their scores against a block of queries stay in the first-level cache
+constexpr int64_t block_scores = 6 * 1024;  // of a block of queries and a tile
+constexpr int64_t min_block_queries = 24, max_block_queries = 48;  // multiples of every block_rows
+constexpr int64_t max_chunk_queries = 960;  // a multiple of every block; bounds a thread's running sums
 inline float log_of(float x) { return __builtin_logf(x); }
 inline double log_of(double x) { return __builtin_log(x); }
 
@@ -74,6 +75,7 @@ class Forward {
       tile_keys_ = length > tile_keys_ ? length : tile_keys_;
     }
     tile_keys_ = round_up(tile_keys_ < max_tile_keys ? tile_keys_ : max_tile_keys, panel<A>);
+    block_ = tile_keys_ * max_block_queries <= block_scores ? max_block_queries : min_block_queries;
     chunk_queries();
   }
 
@@ -81,10 +83,10 @@ class Forward {
     const int64_t chunk = chunk_;
     // per thread, in elements
     const int64_t keys = padded(tile_keys_ * p_.d), values = padded(tile_keys_ * round_up(p_.d, panel<A>));
-    const int64_t scores = padded(block_queries * tile_keys_), block = padded(block_queries * p_.d);
+    const int64_t scores = padded(block_ * tile_keys_), block = padded(block_ * p_.d);
     const int64_t rows = padded(lanes<A> * p_.d), sums = padded(chunk * width_), state = padded(chunk);
     const int64_t per_thread = keys + values + scores + block + rows + 2 * sums + 3 * state +
-                               2 * padded(block_queries) + 3 * padded(tile_keys_);
+                               2 * padded(block_) + 3 * padded(tile_keys_);
     const Scratch scratch(threads_ * per_thread * static_cast<int64_t>(sizeof(A)));
     parallel_tasks(threads_, p_.b * p_.h * chunks_, [&](int thread, int64_t task) {
       Task t;
@@ -100,7 +102,7 @@ class Forward {
       t.keys = take(keys), t.values = take(values), t.scores = take(scores), t.block = take(block);
       t.rows = take(rows), t.out = take(sums), t.part = take(sums);
       t.pivot = take(state), t.total = take(state), t.started = take(state);
-      t.alpha = take(padded(block_queries)), t.beta = take(padded(block_queries));
+      t.alpha = take(padded(block_)), t.beta = take(padded(block_));
       t.position = take(padded(tile_keys_)), t.group = take(padded(tile_keys_)), t.keep = take(padded(tile_keys_));
       chunk_of(t);
     });
@@ -119,12 +121,12 @@ class Forward {
 
   // Cuts the queries where there are fewer (b, h) than threads. A row's result does not depend on its chunk.
   void chunk_queries() {
-    const int64_t heads = p_.b * p_.h, blocks = (p_.lq + block_queries - 1) / block_queries;
+    const int64_t heads = p_.b * p_.h, blocks = (p_.lq + block_ - 1) / block_;
     int64_t cuts = 1;
     while (cuts < blocks && heads * cuts < 4 * threads_ && heads * cuts % threads_ != 0) ++cuts;
     const int64_t blocks_of_chunk = blocks == 0 ? 1 : (blocks + cuts - 1) / cuts;
-    const int64_t limit = max_chunk_queries / block_queries;
-    chunk_ = (blocks_of_chunk < limit ? blocks_of_chunk : limit) * block_queries;
+    const int64_t limit = max_chunk_queries / block_;
+    chunk_ = (blocks_of_chunk < limit ? blocks_of_chunk : limit) * block_;
     chunks_ = (p_.lq + chunk_ - 1) / chunk_;
   }
 
@@ -137,7 +139,7 @@ class Forward {
         t.out_stride = p_.out.stride_l;
       }
     }
-    const int64_t blocks = (count + block_queries - 1) / block_queries;
+    const int64_t blocks = (count + block_ - 1) / block_;
     zero(t.started, blocks);
     reset_rows(t, count);
     for (int64_t s = 0; s < p_.sources; ++s) {
@@ -181,15 +183,15 @@ class Forward {
       pack_transposed(keys.from(start), count, p_.d, factor, t.keys, t.rows);
       const Panels<A> value = value_panels(values.from(start), count, t);
       if (paired) pairs.load_tile(list, start, count, round_up(count, lanes<A>));
-      for (int64_t i = t.first; i < t.end; i += block_queries) {
-        const int64_t queries = i + block_queries < t.end ? block_queries : t.end - i;
+      for (int64_t i = t.first; i < t.end; i += block_) {
+        const int64_t queries = i + block_ < t.end ? block_ : t.end - i;
         int64_t seen = count;
         if (source.causal) {
           seen = list.count_to(i + queries - 1) - start;
           if (seen <= 0) continue;
           seen = seen < count ? seen : count;
         }
-        Step step{s, start, seen, i, queries, g, split, start == 0};
+        const Step step{s, start, seen, i, queries, g, split};
         scores_of(t, step);
         softmax(t, step, paired ? &pairs : nullptr, list);
         add_values(t, step, value);
@@ -202,12 +204,12 @@ class Forward {
     int64_t source, start, count;  // keys
     int64_t query, queries;
     A gate;
-    bool split, first_tile;
+    bool split;
   };
 
   Panels<A> value_panels(const RowList<T>& rows, int64_t count, Task& t) const {
     if constexpr (sizeof(T) == sizeof(A)) {
-      if (direct_ && rows.index == nullptr) return {rows[0], rows.stride, panel<A>};
+      if (direct_ && rows.index == nullptr && t.end - t.first < 32) return {rows[0], rows.stride, panel<A>};
     }
     return pack_rows(rows, count, p_.d, t.values, t.rows);
   }
@@ -254,7 +256,7 @@ class Forward {
 
   void add_values(Task& t, const Step& step, const Panels<A>& value) const {
     const int64_t row = step.query - t.first;
-    A& flag = t.started[row / block_queries];
+    A& flag = t.started[row / block_];
     const int started = static_cast<int>(flag), own = step.split ? part_started : out_started;
     A* sums = step.split ? t.part + row * width_ : t.out + row * t.out_stride;
     const Factors<A> factors{t.alpha, (started & own) != 0 ? t.beta : nullptr, 1};
@@ -266,9 +268,9 @@ class Forward {
   // out += gate / total * part, for a source whose keys fill several tiles.
   void add_part(Task& t, A g) const {
     for (int64_t i = 0; i < t.end - t.first; ++i) {
-      A& flag = t.started[i / block_queries];
+      A& flag = t.started[i / block_];
       const int started = static_cast<int>(flag);
-      const bool last = i % block_queries == block_queries - 1 || i == t.end - t.first - 1;
+      const bool last = i % block_ == block_ - 1 || i == t.end - t.first - 1;
       if ((started & part_started) != 0) {
         const A factor = t.total[i] == 0 ? A(0) : g / t.total[i];
         A *out = t.out + i * t.out_stride, *part = t.part + i * width_;
@@ -284,7 +286,7 @@ class Forward {
   void finish(Task& t, int64_t count) const {
     T* out = slice_of<T>(p_.out, t.b, t.h) + t.first * p_.out.stride_l;
     for (int64_t i = 0; i < count; ++i) {
-      if (t.started[i / block_queries] == 0) {
+      if (t.started[i / block_] == 0) {
         zero(out + i * p_.out.stride_l, p_.d);
         continue;
       }
@@ -307,7 +309,7 @@ class Forward {
   const KeyLists lists_;
   const int64_t width_;  // d rounded up to whole vectors
   const bool direct_;    // sums are kept in the output itself
-  int64_t tile_keys_ = 0, chunk_ = 0, chunks_ = 0;
+  int64_t tile_keys_ = 0, block_ = 0, chunk_ = 0, chunks_ = 0;
 };
 
 }  // namespace

@@ -58,15 +58,16 @@ class KeyLists {
  public:
   KeyLists(const AttentionParams& p, int threads)
       : p_(p), lists_(p.b * p.sources * static_cast<int64_t>(sizeof(KeyList))), numbers_(bytes(p)) {
-    const int64_t lengths = total_length(p);
-    parallel_for(lists_needed(p) ? threads : 1, p.b, [&](int, int64_t b) {
-      int32_t* memory = numbers_.at<int32_t>(b * (2 * p.lq + 2 * lengths));
-      build(b, memory);
-    });
+    const int64_t per_sample = 2 * p.lq + 2 * total_length(p);
+    needed_ = lists_needed(p);
+    parallel_for(needed_ ? threads : 1, p.b,
+                 [&](int, int64_t b) { build(b, needed_ ? numbers_.at<int32_t>(b * per_sample) : nullptr); });
   }
 
   const KeyList& list(int64_t b, int64_t source) const { return lists_.at<KeyList>(0)[b * p_.sources + source]; }
-  const int32_t* query_groups(int64_t b) const { return numbers_.at<int32_t>(b * (2 * p_.lq + 2 * total_length(p_))); }
+  const int32_t* query_groups(int64_t b) const {
+    return needed_ ? numbers_.at<int32_t>(b * (2 * p_.lq + 2 * total_length(p_))) : nullptr;
+  }
 
  private:
   static int64_t total_length(const AttentionParams& p) {
@@ -87,8 +88,8 @@ class KeyLists {
 
   void build(int64_t b, int32_t* memory) const {
     int32_t* query_group = memory;
-    int32_t* last = query_group + p_.lq;  // the last query of each group
-    int32_t* free_memory = last + p_.lq;
+    int32_t* last = memory == nullptr ? nullptr : query_group + p_.lq;  // the last query of each group
+    int32_t* free_memory = memory == nullptr ? nullptr : last + p_.lq;
     int32_t groups = 0;
     const int64_t* given = p_.query_groups == nullptr ? nullptr : p_.query_groups + b * p_.lq;
     bool related = false;
@@ -161,6 +162,7 @@ class KeyLists {
   const AttentionParams& p_;
   Scratch lists_;
   Scratch numbers_;
+  bool needed_ = false;
 };
 
 // Visibility of the pairs of a tile, where a relation or the causal flag makes it differ between queries.
