@@ -8,7 +8,7 @@ stand in the order in which data flow: unimodal stage (III-A), Multimodal Attent
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,13 @@ class Amuse(nn.Module):
             if width == TOKEN_IDS:
                 if config.text_encoder is None:
                     raise ValueError(f"config.text_encoder: modality {name!r} has token ids and needs an encoder")
-                self.encoders[name] = (
+                encoder = (
                     TextEncoder.from_pretrained(config.text_encoder, config.encoder_layers)
                     if text_encoder_config is None
                     else TextEncoder(text_encoder_config, config.encoder_layers)
                 )
-                widths[name] = self.encoders[name].width
+                self.encoders[name] = encoder
+                widths[name] = encoder.width
         self.unimodal = nn.ModuleList(UnimodalStage(widths[name], config) for name in self.modalities)
         self.central = nn.ModuleList(CentralNetwork(count - 1, config) for _ in self.modalities) if config.man else None
         self.heads = nn.ModuleList(nn.Linear(d, config.num_outputs) for _ in self.modalities)
@@ -165,7 +166,7 @@ class Amuse(nn.Module):
 
         The true label would leak at inference (Eq. 6 as printed).
         """
-        head = self.heads[m]
+        head = cast(nn.Linear, self.heads[m])
         logits = head(descriptor).float()
         gradient = focal_logit_gradient(logits, logits.argmax(-1)) @ head.weight.float()
         return gradient.detach().to(descriptor.dtype)
@@ -213,7 +214,7 @@ class UnimodalStage(nn.Module):
         d = config.d_model
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.lstm = BiLSTM(width, d) if config.unimodal_lstm else None
-        self.project = None if config.unimodal_lstm else nn.Linear(width, d)
+        self.project = nn.Identity() if config.unimodal_lstm else nn.Linear(width, d)
         self.norm = nn.LayerNorm(d)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(config.unimodal_layers))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from amuse.config import Config, LossConfig, TrainConfig
 from amuse.data.batch import Batch, ConversationLoader, make_loader
 from amuse.data.load import Splits, load_splits
+from amuse.encoder import TextEncoder
 from amuse.evaluation import choose_device, evaluate, score
 from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, save_state, save_tensors, write_text
 from amuse.losses import amuse_loss
@@ -247,7 +248,7 @@ def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
     own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
     rated = [(own, config.learning_rate)]
     for encoder in model.encoders.values():
-        for depth, members in enumerate(encoder.layer_groups()):
+        for depth, members in enumerate(cast(TextEncoder, encoder).layer_groups()):
             rated.append((members, config.encoder_learning_rate * config.encoder_decay**depth))
     groups = []
     for parameters, rate in rated:

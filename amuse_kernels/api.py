@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,11 @@ def p2c_attention(
         TypeError, ValueError: naming the argument, what it was and what was expected.
         BackendUnavailableError: the named backend cannot run here.
     """
+    query, keys, values = _autocast(query, keys, values)
     inputs = check_attention(
-        *_autocast(query, keys, values),
+        query,
+        keys,
+        values,
         gates,
         key_masks,
         query_groups,
@@ -211,14 +215,14 @@ def interpolation_coefficients(
         return run(a, b, grad_b, float(epsilon))
 
 
-def _autocast(*arguments):
+def _autocast(*arguments: Any) -> Any:
     """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for."""
     device = arguments[0].device.type if isinstance(arguments[0], Tensor) else "cpu"
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return arguments
     dtype = torch.get_autocast_dtype(device)
 
-    def cast(argument):
+    def cast(argument: Any) -> Any:
         if isinstance(argument, Tensor):
             low = argument.is_floating_point() and argument.dtype != torch.float64
             return argument.to(dtype) if low else argument

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,11 +123,11 @@ def adaptive_fusion_backward(
     descriptors, alpha, pair_weight, pair_bias, present = _dense(descriptors, alpha, pair_weight, pair_bias, present)
     grad_fused, grad_alpha = _dense(grad_fused, grad_alpha)
     inputs = (descriptors, alpha, pair_weight, pair_bias)
-    grads = tuple(descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs)
+    grads = [descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
     _module().adaptive_fusion_backward(
         *map(_pointer, (grad_fused, grad_alpha, *inputs, present, *grads)), *_fusion_sizes(descriptors, alpha)
     )
-    return grads
+    return grads[0], grads[1], grads[2], grads[3]
 
 
 def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
@@ -154,7 +155,7 @@ def _module() -> ModuleType:
     return module
 
 
-def _dense(*tensors):
+def _dense(*tensors: Tensor | None) -> Any:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
@@ -172,7 +173,7 @@ def _rows_dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _strided(tensor: Tensor) -> tuple[int, int, int, int]:
+def _strided(tensor: Tensor) -> tuple[int, ...]:
     return (tensor.data_ptr(), *tensor.stride()[:3])
 
 

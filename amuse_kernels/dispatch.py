@@ -1,12 +1,12 @@
 """Which backends exist, which can run an op here, and why the others cannot."""
 
+import importlib
 from types import ModuleType
 
 import torch
 
-_native: ModuleType | None
 try:
-    from amuse_kernels import _C as _native
+    _native: ModuleType | None = importlib.import_module("amuse_kernels._C")
 except ImportError:
     _native = None
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class PeripheralCentralAttention(nn.Module):
         self.batch_first = batch_first
         self.backend = backend
 
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         sources = len(self.source_dims)
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias, **factory)
         self.k_proj = nn.ModuleList(nn.Linear(k, embed_dim, bias=bias, **factory) for k, _ in self.source_dims)
@@ -140,7 +140,7 @@ class PeripheralCentralAttention(nn.Module):
             projections = mha.in_proj_weight.chunk(3)
         else:
             projections = (mha.q_proj_weight, mha.k_proj_weight, mha.v_proj_weight)
-        linears = (layer.q_proj, layer.k_proj[0], layer.v_proj[0])
+        linears: Any = (layer.q_proj, layer.k_proj[0], layer.v_proj[0])
         with torch.no_grad():
             for linear, projection in zip(linears, projections, strict=True):
                 linear.weight.copy_(projection)
@@ -194,7 +194,7 @@ class PeripheralCentralAttention(nn.Module):
         heads_query = self._split_heads(self.q_proj(query))
         keys = [self._split_heads(project(key)) for project, (key, _) in zip(self.k_proj, pairs, strict=True)]
         values = [self._split_heads(project(value)) for project, (_, value) in zip(self.v_proj, pairs, strict=True)]
-        options = {
+        options: dict[str, Any] = {
             "gates": self._gates(query, query_mask),
             "key_masks": key_masks,
             "query_groups": query_groups,
@@ -204,7 +204,7 @@ class PeripheralCentralAttention(nn.Module):
             "normalization": self.normalization,
         }
         dropout_p = self.dropout if self.training else 0.0
-        heads = p2c_attention(heads_query, keys, values, dropout_p=dropout_p, backend=self.backend, **options)
+        heads: Any = p2c_attention(heads_query, keys, values, dropout_p=dropout_p, backend=self.backend, **options)
         # (B, Lq, H * D) or (B, Lq, D)
         merged = heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1)
         output = self.out_proj(merged)
@@ -212,7 +212,7 @@ class PeripheralCentralAttention(nn.Module):
             output = output.transpose(0, 1)
         if not need_weights:
             return output, None
-        weights = p2c_attention_weights(heads_query, keys, **options)
+        weights: Any = p2c_attention_weights(heads_query, keys, **options)
         return output, tuple(w.mean(1) for w in weights) if average_attn_weights else weights
 
     def _check(self, query: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -58,14 +58,6 @@ def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _implementation(name: str, tensor: Tensor):
-    """The op, or, where nothing traces or wraps the call, the function behind it: lists are slow to dispatch."""
-    plain = type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-    if plain and torch._C._len_torch_dispatch_stack() == 0 and not torch._C._len_torch_function_stack():
-        return getattr(cpu, name)
-    return getattr(torch.ops.amuse_kernels, name)
-
-
 # --- Peripheral-to-Central attention ---
 
 
@@ -107,7 +99,7 @@ class _P2CAttention(torch.autograd.Function):
         keys, values, key_masks, key_groups = _split(lists)
         ctx.options = (relations, causal, joint, softmax_scale, dropout_p)
         ctx.set_materialize_grads(False)
-        run = _implementation("p2c_attention_forward", query)
+        run = torch.ops.amuse_kernels.p2c_attention_forward
         out, lse = run(query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed)
         ctx.save_for_backward(query, gates, query_groups, seed, lse, out if joint else None, *lists)
         return out, lse
@@ -119,7 +111,7 @@ class _P2CAttention(torch.autograd.Function):
         keys, values, key_masks, key_groups = _split(lists)
         if grad_out is None:
             grad_out = torch.zeros_like(query)
-        grad_query, grad_keys, grad_values, grad_gates = _implementation("p2c_attention_backward", query)(
+        grad_query, grad_keys, grad_values, grad_gates = torch.ops.amuse_kernels.p2c_attention_backward(
             *(grad_out, grad_lse, out, lse, query, keys, values, gates, key_masks, query_groups, key_groups),
             *ctx.options,
             seed,
@@ -149,7 +141,7 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     if _needs_grad(query, gates, *keys, *values):
         lists = (*keys, *values, *masks, *groups)
         return _P2CAttention.apply(query, gates, inputs.query_groups, inputs.seed, *options, *lists)
-    run = _implementation("p2c_attention_forward", query)
+    run = torch.ops.amuse_kernels.p2c_attention_forward
     return run(query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed)
 
 

@@ -34,7 +34,8 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
     if not config.standardize:
         return Splits(train, valid, test, None)
     standardizer = Standardizer.fit(train)
-    return Splits(*(standardizer.apply(part) for part in (train, valid, test)), standardizer)
+    train, valid, test = (standardizer.apply(part) for part in (train, valid, test))
+    return Splits(train, valid, test, standardizer)
 
 
 def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:
