@@ -2,16 +2,15 @@
 
 An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
 joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input
-needs a gradient. The derivatives are not differentiable again: backend "reference" is.
+needs a gradient. Where a derivative is to be differentiated again (`create_graph=True`), it comes from the reference.
 """
 
 import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from amuse_kernels import cpu
+from amuse_kernels import cpu, reference
 from amuse_kernels.checks import RELATIONS, AttentionInputs
 from amuse_kernels.reference import accumulation_dtype
 
@@ -56,6 +55,22 @@ for _name in (
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _builds_a_graph() -> bool:
+    """Inside a backward: whether its result is to be differentiated again."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _graph_gradients(outputs, grad_outputs, inputs):
+    """Gradients of the reference's outputs as part of a graph; None for inputs that need none."""
+    given = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    grads = torch.autograd.grad(
+        *([o for o, _ in given], wanted, [g for _, g in given]), create_graph=True, allow_unused=True
+    )
+    found = iter(grads)
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
 
 # --- Peripheral-to-Central attention ---
@@ -105,10 +120,30 @@ class _P2CAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_out, grad_lse):
         query, gates, query_groups, seed, lse, out, *lists = ctx.saved_tensors
         keys, values, key_masks, key_groups = _split(lists)
+        nothing = (None,) * (2 * len(keys))
+        if _builds_a_graph():
+            relations, causal, joint, softmax_scale, dropout_p = ctx.options
+            inputs = AttentionInputs(
+                query=query,
+                keys=tuple(keys),
+                values=tuple(values),
+                gates=gates,
+                key_masks=tuple(key_masks),
+                query_groups=query_groups,
+                key_groups=tuple(key_groups),
+                relations=tuple(RELATIONS[r] for r in relations),
+                causal=tuple(causal),
+                normalization="joint" if joint else "per_source",
+                softmax_scale=softmax_scale,
+                dropout_p=dropout_p,
+                seed=seed,
+            )
+            outputs = reference.p2c_attention(inputs)
+            grads = _graph_gradients(outputs, (grad_out, grad_lse), (query, gates, *keys, *values))
+            return *grads[:2], *(None,) * 7, *grads[2:], *nothing
         if grad_out is None:
             grad_out = torch.zeros_like(query)
         grad_query, grad_keys, grad_values, grad_gates = torch.ops.amuse_kernels.p2c_attention_backward(
@@ -116,7 +151,6 @@ class _P2CAttention(torch.autograd.Function):
             *ctx.options,
             seed,
         )
-        nothing = (None,) * (2 * len(keys))
         return (
             *(grad_query, None if gates is None else grad_gates, None, None, *(None,) * 5),
             *(*grad_keys, *grad_values, *nothing),
@@ -185,9 +219,12 @@ class _AdaptiveFusion(torch.autograd.Function):
         return torch.ops.amuse_kernels.adaptive_fusion_forward(descriptors, alpha, pair_weight, pair_bias, present)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_fused, grad_alpha):
         descriptors, alpha, pair_weight, pair_bias, present = ctx.saved_tensors
+        if _builds_a_graph():
+            outputs = reference.adaptive_fusion(descriptors, alpha, pair_weight, pair_bias, present)
+            inputs = (descriptors, alpha, pair_weight, pair_bias)
+            return *_graph_gradients(outputs, (grad_fused, grad_alpha), inputs), None
         if grad_fused is None:
             grad_fused = torch.zeros_like(descriptors)
         grads = torch.ops.amuse_kernels.adaptive_fusion_backward(
@@ -244,9 +281,11 @@ class _InterpolationCoefficients(torch.autograd.Function):
         return torch.ops.amuse_kernels.interpolation_coefficients_forward(a, b, grad_b, epsilon)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         a, b, grad_b = ctx.saved_tensors
+        if _builds_a_graph():
+            output = reference.interpolation_coefficients(a, b, grad_b, ctx.epsilon)
+            return *_graph_gradients((output,), (grad,), (a, b, grad_b)), None
         return (
             *torch.ops.amuse_kernels.interpolation_coefficients_backward(grad, a, b, grad_b, ctx.epsilon),
             None,

@@ -69,9 +69,9 @@ def test_gradients_are_right(case, backend):
 
 
 @pytest.mark.parametrize("name", ["gates_masks", "joint", "dialogue"])
-def test_reference_is_differentiable_twice(name):
+def test_it_is_differentiable_twice(name, backend):
     case = make_case(**{"batch": 2, "heads": 1, "queries": 3, "lengths": (3, 2), **_small(OPTIONS[name])}).leaves()
-    assert gradgradcheck(lambda *_: case.run(backend="reference"), case.floating())
+    assert gradgradcheck(lambda *_: case.run(backend=backend), case.floating())
 
 
 def _small(options):
