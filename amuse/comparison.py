@@ -69,8 +69,17 @@ def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config
     if len(modalities) == 1:
         return [(f"AMuSE, {modalities[0]}", splits, config)]
     concatenation = dataclasses.replace(config, model=dataclasses.replace(config.model, man=False, fusion="concat"))
-    single = [(f"{name} alone", _select(splits, name), config) for name in modalities]
+    single = [(f"{name} alone", _select(splits, name), _only(config, name)) for name in modalities]
     return [("AMuSE, all modalities", splits, config), ("concatenation", splits, concatenation), *single]
+
+
+def _only(config: Config, modality: str) -> Config:
+    """Settings of other modalities left out."""
+    kept = {
+        name: {m: chance for m, chance in getattr(config.model, name).items() if m == modality}
+        for name in ("modality_dropout", "modality_swap")
+    }
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
 
 
 def _select(splits: Splits, modality: str) -> Splits:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from amuse.comparison import compare
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, synthetic_conversations
 from amuse.data.load import Splits, load_split, load_splits
@@ -241,6 +242,14 @@ def test_train_and_eval_commands(tmp_path):
     model, conversations, _ = load_run(tmp_path / "run", "test")
     assert scores["weighted_f1"] == pytest.approx(evaluate(model, conversations).weighted_f1)
     assert f"{100 * scores['accuracy']:.2f}" in done.stdout
+
+
+def test_compare_trains_every_contender_and_prints_a_table(tmp_path):
+    overrides = [*TINY, "train.epochs=1", "model.modality_swap={text: 0.5}"]
+    table = compare(None, tmp_path, None, overrides)
+    for name in ("AMuSE, all modalities", "concatenation", "text alone", "audio alone", "video alone"):
+        row = next(line for line in table.splitlines() if line.startswith(name))
+        assert 0 <= float(row.split()[-4]) <= 100
 
 
 def test_a_users_mistake_is_one_line(tmp_path):
