@@ -162,8 +162,8 @@ def test_other_conversations_than_the_models_are_refused(tmp_path):
 def test_the_learning_rate_rises_and_then_falls_to_zero():
     factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
     assert factors.index(max(factors)) == 10
-    assert all(a < b for a, b in itertools.pairwise(factors))
-    assert all(a > b for a, b in itertools.pairwise(factors))
+    assert all(a < b for a, b in itertools.pairwise(factors[:11]))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert factors[-1] < 0.001
 
 
