@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,7 +76,7 @@ def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config
 
 def _only(config: Config, modality: str) -> Config:
     """Settings of other modalities left out."""
-    kept = {
+    kept: dict[str, Any] = {
         name: {m: chance for m, chance in getattr(config.model, name).items() if m == modality}
         for name in ("modality_dropout", "modality_swap")
     }
