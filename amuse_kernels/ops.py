@@ -65,10 +65,9 @@ def _builds_a_graph() -> bool:
 def _graph_gradients(outputs, grad_outputs, inputs):
     """Gradients of the reference's outputs as part of a graph; None for inputs that need none."""
     given = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+    used_outputs, used_grads = zip(*given, strict=True)
     wanted = [t for t in inputs if t is not None and t.requires_grad]
-    grads = torch.autograd.grad(
-        *([o for o, _ in given], wanted, [g for _, g in given]), create_graph=True, allow_unused=True
-    )
+    grads = torch.autograd.grad(used_outputs, wanted, used_grads, create_graph=True, allow_unused=True)
     found = iter(grads)
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]
 
