@@ -1,0 +1,47 @@
+"""One kernel launch as a value: run on a GPU, interpreted, compiled ahead of time or given to an emulator alike."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Launch(NamedTuple):
+    """What stands between a kernel and its arguments at a launch.
+
+    Attributes:
+        kernel: A function under `triton.jit`.
+        grid: Programs along axis 0.
+        args: Positional arguments: tensors, numbers, None, and tuples of tensors or numbers.
+        constexprs: Compile-time arguments by name.
+        num_warps, num_stages: Triton's launch options.
+    """
+
+    kernel: Any
+    grid: int
+    args: tuple[Any, ...]
+    constexprs: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the launch."""
+        return {**self.constexprs, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+    def run(self, device: torch.device) -> None:
+        """Launch on the current stream of `device`; an empty grid launches nothing."""
+        if self.grid == 0:
+            return
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self.kernel[(self.grid,)](*self.args, **self.options)
+        else:
+            self.kernel[(self.grid,)](*self.args, **self.options)
+
+
+def architecture(device: torch.device) -> int:
+    """Compute capability of a GPU as an integer, such as 80 or 90; 80 for CPU tensors, which are interpreted."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
