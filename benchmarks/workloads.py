@@ -148,7 +148,9 @@ def _flex(query, keys, values, gates, key_masks) -> Callable[[], Tensor]:
         block_mask = create_block_mask(lambda b, h, i, j: mask[b, j], batch, None, queries, key.shape[2], device="cpu")
         return flex(query, key, value, block_mask=block_mask)
 
-    streams = list(zip(gates, keys, values, key_masks, strict=True))
+    # it refuses CPU tensors that require a gradient
+    query, gates = query.detach(), gates.detach()
+    streams = [(g, k.detach(), v.detach(), m) for g, k, v, m in zip(gates, keys, values, key_masks, strict=True)]
     return lambda: sum(gate * stream(key, value, mask) for gate, key, value, mask in streams)
 
 
