@@ -1,12 +1,13 @@
 # make demo: train on generated conversations (or DATA=folder of MELD or CMU-MOSI) and print a table
 # make test: all tests   make check: lint and types
 # make ctest: the C++ tests   make sanitize: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make arm: the C++ tests compiled for 64-bit Arm, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check ctest sanitize clean
+.PHONY: install demo test check ctest sanitize arm clean
 
 install: $(VENV)/installed
 
@@ -37,6 +38,11 @@ ctest: install
 
 sanitize: install
 	$(call CTEST,build/sanitize,-DAMUSE_SANITIZE=ON)
+
+arm: install
+	$(call CTEST,build/arm,-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+		-DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64;-L;/usr/aarch64-linux-gnu")
 
 clean:
 	rm -rf build $(VENV) *.egg-info amuse_kernels/*.so amuse_kernels/_build_info.json
