@@ -23,7 +23,7 @@ from amuse_kernels.triton.attention_tile import (
 FAR_BELOW = tl.constexpr(-1e30)  # finite, so that a row without a visible key has weights of 0 and not NaN
 
 
-@triton.jit(do_not_specialize=("heads", "queries", "same", "different", "causal", "masked", "drop_threshold"))
+@triton.jit(do_not_specialize=("heads", "queries", "related_bits", "different", "causal", "masked", "drop_threshold"))
 def attention_forward(
     out,  # (B, H, Lq, D)
     lse,  # (B, H, Lq, P), joint (B, H, Lq), contiguous
@@ -45,8 +45,8 @@ def attention_forward(
     heads,
     queries,
     masked,  # bit p: stream p has a key mask
-    same,  # bit p: only keys of the query's group
-    different,  # bit p: only keys of other groups
+    related_bits,  # bit p: same or different group only, or None
+    different,  # bit p
     causal,  # bit p
     scale_log2,  # |softmax_scale| log2(e)
     keep_scale,  # 1 / (1 - dropout_p)
@@ -89,7 +89,7 @@ def attention_forward(
             gate = tl.load(gates + b * s_b + h * s_h + p * s_p)
         bias = tl.log2(gate) if JOINT else 0.0
         length = pick_size(lengths, p)
-        related, differs, is_causal, has_mask = flag(same | different, p), flag(different, p), flag(causal, p), flag(masked, p)
+        related, differs, is_causal, has_mask = flag(related_bits, p), flag(different, p), flag(causal, p), flag(masked, p)
         mask, g_keys = None, None
         if key_masks is not None:
             mask = pick(key_masks, p) + b * pick_size(mask_strides, p)

@@ -47,15 +47,18 @@ def unpack_strides(strides, UNIT: tl.constexpr):
 
 @triton.jit
 def flag(bits, p):
-    """Bit p of a set of streams."""
-    return ((bits >> p) & 1) != 0
+    """Bit p of a set of streams; None for no set."""
+    if bits is None:
+        return None
+    else:
+        return ((bits >> p) & 1) != 0
 
 
 @triton.jit
 def tile(base, strides, b, h, o_row, BLOCK_D: tl.constexpr):
     """Pointers to rows `o_row` of one (b, h) slice, [rows, BLOCK_D]."""
     s_b, s_h, s_l = strides
-    return base + b * s_b + h * s_h + o_row.to(tl.int64)[:, None] * s_l + tl.arange(0, BLOCK_D)[None, :]
+    return base + b * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
 
 
 @triton.jit
@@ -100,9 +103,11 @@ def key_range(mask, masked, related, causal, length, first, last):
     if mask is not None:
         if masked:
             whole, end = visible_range(mask, length, 256)
-    whole = tl.where(related, 0, whole)
-    whole = tl.where(causal, tl.minimum(whole, first + 1), whole)
-    end = tl.where(causal, tl.minimum(end, last), end)
+    if related is not None:
+        whole = tl.where(related, 0, whole)
+    if causal is not None:
+        whole = tl.where(causal, tl.minimum(whole, first + 1), whole)
+        end = tl.where(causal, tl.minimum(end, last), end)
     return whole, end
 
 
@@ -122,10 +127,12 @@ def visible_pairs(o_q, m_q, o_k, m_k, g_q, g_keys, end, related, different, caus
     The positions o_q, o_k, their masks and the queries' groups g_q are shaped to broadcast: (n, 1) and (1, n), or
     transposed. In a stream without a relation all groups count as equal.
     """
-    visible = m_q & m_k & (o_k <= tl.where(causal, o_q, end))
+    visible = m_k
+    if causal is not None:
+        visible = visible & (o_k <= tl.where(causal, o_q, end))
     if g_q is not None:
         g_k = tl.load(g_keys + o_k, mask=o_k < tl.where(related, end, 0), other=0)
-        visible = visible & ((tl.where(related, g_q, 0) == g_k) != different)
+        visible = visible & m_q & ((tl.where(related, g_q, 0) == g_k) != different)
     return visible
 
 
