@@ -99,8 +99,8 @@ def _backward(
         b_g_m = _select(b_g, o_m == m) / tl.maximum(count, 1)
         pair = _pairs(there, o_m, m)
         p_alpha, m_alpha = _alpha_row(o_m, o_n, m_n, o_d, m_d, width, m, M, ELEMENTWISE)
-        # Two products: a lone one would be contracted into the first addition of the sum, differently in each lane,
-        # and the lanes' copies of the sum would not be equal.
+        # Sums across lanes are of two terms or of selected ones: a lone product would be contracted with the first
+        # addition, differently in each lane, and the lanes' copies of the sum would not be equal.
         b_dalpha = b_g_m[None, :, :] * b_f - (b_g_m * b_f_m)[None, :, :]
         if not ELEMENTWISE:
             b_dalpha = tl.sum(b_dalpha, 2)[:, :, None]
@@ -112,13 +112,14 @@ def _backward(
             b_alpha = _gate(b_f_m, b_f, w_m, w_n, bias, pair)
             b_dz = b_dalpha * b_alpha * (1 - b_alpha)
             tl.store(grad_logits + p_alpha, b_dz, mask=m_alpha)
-            b_df_m = tl.sum(b_dz * w_m, 0)
             b_df += b_dz * w_n
         else:
             b_alpha = tl.load(alpha + p_alpha, mask=m_alpha & pair, other=0.0).to(tl.float32)
             tl.store(grad_alpha_in + p_alpha, b_dalpha.to(grad_alpha_in.dtype.element_ty), mask=m_alpha)
-            b_df_m = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-        b_df_m += tl.sum(tl.where(pair, (1 - b_alpha) * b_g_m[None, :, :], 0.0), 0)
+        b_df_m = tl.where(pair, (1 - b_alpha) * b_g_m[None, :, :], 0.0)
+        if alpha is None:
+            b_df_m += b_dz * w_m
+        b_df_m = tl.sum(b_df_m, 0)
         b_df += b_alpha * b_g_m[None, :, :] + tl.where((o_m == m)[:, None, None], b_df_m[None, :, :], 0.0)
     p_out = grad_descriptors + (o_n[None, :] * M + o_m[:, None])[:, :, None] * width + o_d[None, None, :]
     m_out = (m_n[None, :] & (o_m < M)[:, None])[:, :, None] & m_d[None, None, :]
@@ -296,7 +297,7 @@ def _gate_gradient(descriptors: Tensor, present: Tensor | None, grad_logits: Ten
     return partial.sum(0), off_diagonal.reshape(-1)
 
 
-def _launch(kernel: Any, args: tuple, descriptors: Tensor, alpha: Tensor | None) -> Launch:
+def _launch(kernel: Any, args: tuple[Any, ...], descriptors: Tensor, alpha: Tensor | None) -> Launch:
     """A launch over tiles of rows, with eight columns of every modality a thread: none is spread over threads."""
     rows, modalities, width = descriptors.shape
     elementwise = alpha is not None and alpha.dim() == 4
@@ -318,7 +319,7 @@ def _launch(kernel: Any, args: tuple, descriptors: Tensor, alpha: Tensor | None)
     )
 
 
-def _dense(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _dense(*tensors: Tensor | None) -> Any:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
