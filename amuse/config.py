@@ -9,13 +9,16 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
+from amuse.files import write_text
+
 T = TypeVar("T")
 
 FUSIONS = ("learned", "closed_form", "chain", "equal", "random", "concat")
 TEMPORALS = ("bilstm", "attention", "none")
 CONTRASTIVE = ("nce", "infonce", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
-DATASETS = ("synthetic", "meld", "mosi")
+STRATEGIES = ("ddp", "fsdp")
+DATASETS = ("synthetic", "meld", "mosi", "prepared")
 ENCODERS = ("frozen", "finetune")
 
 
@@ -24,6 +27,7 @@ class ModelConfig:
     """The network (SPEC section 4). `modalities` and `label_names` are filled in from the data when left empty."""
 
     modalities: dict[str, int] = field(default_factory=dict)  # name -> width of its token features; 0 = token ids
+    streams: dict[str, list[str]] = field(default_factory=dict)  # e.g. video: [face, background] make one modality
     label_names: list[str] | None = None  # classes; None = regression
     d_model: int = 128  # width of every descriptor
     num_heads: int = 4
@@ -35,9 +39,12 @@ class ModelConfig:
     head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
     fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
+    gate_teacher: bool = False  # the learned gate follows Eq. 6 for the true label in training; see loss.gate
+    speaker_head: bool = False  # descriptors also tell speakers apart; see loss.speaker
     temporal: str = "bilstm"  # "bilstm" (paper) | "attention" over same and any speaker | "none"
     temporal_layers: int = 1
     causal: bool = False  # no look into the future; temporal "attention" or "none" only
+    context_window: int | None = None  # the last utterances that an utterance attends to, itself too; causal only
     dropout: float = 0.3
     input_dropout: float = 0.0  # on token features
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
@@ -50,11 +57,12 @@ class ModelConfig:
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
         _probability(self, "dropout", "input_dropout")
+        self._check_streams()
         for name in ("modality_dropout", "modality_swap"):
             chances = getattr(self, name)
-            unknown = set(chances) - set(self.modalities)
+            unknown = set(chances) - set(self.groups)
             if self.modalities and unknown:
-                raise ValueError(f"{name}: expected names out of {list(self.modalities)}, got {unknown.pop()!r}")
+                raise ValueError(f"{name}: expected names out of {list(self.groups)}, got {unknown.pop()!r}")
             if not all(0 <= chance <= 1 for chance in chances.values()):
                 raise ValueError(f"{name}: expected probabilities, got {chances}")
         _one_of(self, "fusion", FUSIONS)
@@ -63,12 +71,40 @@ class ModelConfig:
             raise ValueError(
                 f"d_model: expected a multiple of 8 * num_heads = {8 * self.num_heads}, got {self.d_model}"
             )
-        if not len(self.modalities) <= 8:
-            raise ValueError(f"modalities: expected at most 8, got {len(self.modalities)}")
+        if not len(self.groups) <= 8:
+            raise ValueError(f"modalities: expected at most 8, got {len(self.groups)}")
         if self.causal and self.temporal == "bilstm":
             raise ValueError("causal: a Bi-LSTM sees the future; use temporal 'attention' or 'none'")
         if self.label_names is None and self.fusion in ("closed_form", "chain") and self.modalities:
             raise ValueError(f"fusion: {self.fusion!r} needs classes, since Eq. 6 uses the predicted label")
+
+        if self.context_window is not None and not (self.causal and self.temporal == "attention"):
+            raise ValueError("context_window: needs causal and temporal 'attention'")
+        if self.context_window is not None and self.context_window < 1:
+            raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
+        if self.gate_teacher and (self.fusion != "learned" or (self.modalities and self.label_names is None)):
+            raise ValueError("gate_teacher: needs fusion 'learned' and classes")
+
+    def _check_streams(self) -> None:
+        members = [stream for streams in self.streams.values() for stream in streams]
+        if len(set(members)) < len(members) or not all(self.streams.values()):
+            raise ValueError(f"streams: expected every stream once and none of them empty, got {self.streams}")
+        if not self.modalities:
+            return
+        unknown = set(members) - set(self.modalities)
+        if unknown:
+            raise ValueError(f"streams: expected names out of {list(self.modalities)}, got {sorted(unknown)[0]!r}")
+        if set(self.streams) & (set(self.modalities) - set(members)):
+            raise ValueError(
+                f"streams: {self.streams} names a modality that the data have too: {list(self.modalities)}"
+            )
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Modality of the model -> the data's token streams that make it, in the order of `modalities`."""
+        owner = {stream: name for name, streams in self.streams.items() for stream in streams}
+        names = dict.fromkeys(owner.get(name, name) for name in self.modalities)
+        return {name: self.streams.get(name, [name]) for name in names}
 
     @property
     def num_outputs(self) -> int:
@@ -83,13 +119,15 @@ class LossConfig:
     modality: float = 1.0  # weight of the loss averaged over the modality heads (Eq. 5)
     contrastive: float = 0.1  # weight of the loss between modalities (Eq. 3)
     contrastive_kind: str = "nce"  # "nce" (Eq. 4) | "infonce" (symmetric) | "none"
-    temperature: float = 0.1  # of the similarity
+    gate: float = 1.0  # weight of the distance to Eq. 6, with model.gate_teacher
+    speaker: float = 0.1  # weight of telling speakers apart, with model.speaker_head
+    temperature: float = 0.1  # of the similarities
     gamma: float = 1.0  # of the focal loss (Table IV)
     class_weights: float = 0.0  # classes weighted by frequency ** -class_weights; 0 = alike, 1 = balanced
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _non_negative(self, "final", "modality", "contrastive", "gamma", "class_weights")
+        _non_negative(self, "final", "modality", "contrastive", "gate", "speaker", "gamma", "class_weights")
         _positive(self, "temperature")
         _probability(self, "label_smoothing")
         _one_of(self, "contrastive_kind", CONTRASTIVE)
@@ -99,7 +137,7 @@ class LossConfig:
 class DataConfig:
     """Which conversations."""
 
-    dataset: str = "synthetic"  # "synthetic" | "meld" | "mosi"
+    dataset: str = "synthetic"  # "synthetic" | "meld" | "mosi" | "prepared" by `amuse data prepare`
     path: str | None = None  # folder of the data set
     modalities: list[str] | None = None  # a choice of the data's; None = all
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
@@ -134,7 +172,8 @@ class TrainConfig:
     """Optimisation."""
 
     epochs: int = 30
-    batch_size: int = 16  # dialogues
+    batch_size: int = 16  # dialogues of a step, of all processes together
+    accumulate: int = 1  # parts that a process computes its share of a step in, one after the other; memory, not result
     max_utterances: int | None = None  # bound on the utterances of a batch
     learning_rate: float = 1e-3
     encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned text encoder
@@ -145,16 +184,25 @@ class TrainConfig:
     patience: int = 10  # epochs without a better validation score before training stops
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
     keep: str = "best"  # the epoch of the "best" validation score, or the "last"
+    mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
+    balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
+    recompute: bool = False  # activation checkpointing: less memory, a second forward pass
+    strategy: str = "ddp"  # of several processes: "ddp" | "fsdp"
+    save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "batch_size", "learning_rate", "encoder_learning_rate", "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed")
+        _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
+        _positive(self, "grad_clip", "patience")
+        _non_negative(self, "weight_decay", "seed", "mixup", "balance", "save_steps")
         _probability(self, "warmup", "ema")
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "keep", ("best", "last"))
+        _one_of(self, "strategy", STRATEGIES)
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 
 
 @dataclass
@@ -191,7 +239,8 @@ class Config:
         return from_dict(cls, tree)
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        write_text(text, Path(path))
 
 
 def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:

@@ -48,10 +48,13 @@ class TextEncoder(nn.Module):
         self.model.load_state_dict(AutoModel.from_pretrained(folder).state_dict())
         return self
 
+    def blocks(self) -> list[nn.Module]:
+        """Its layers, from the lowest; none for an architecture that lists them elsewhere than in `encoder.layer`."""
+        return list(getattr(getattr(self.model, "encoder", None), "layer", []))
+
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Trained parameters from the top layer down to the embeddings, for learning rates that fall with depth."""
-        layers = list(getattr(getattr(self.model, "encoder", None), "layer", []))
-        groups = [[p for p in layer.parameters() if p.requires_grad] for layer in reversed(layers)]
+        groups = [[p for p in layer.parameters() if p.requires_grad] for layer in reversed(self.blocks())]
         taken = {id(p) for group in groups for p in group}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         return [group for group in [*groups, rest] if group]

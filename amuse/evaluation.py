@@ -1,16 +1,18 @@
 """Predictions of a model for whole splits, and their scores."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from amuse.config import Config
-from amuse.data.batch import UNLABELLED, make_loader
+from amuse.data.batch import UNLABELLED, ConversationLoader, collate
 from amuse.data.conversation import Conversations
 from amuse.data.load import load_split
 from amuse.data.standardize import Standardizer
+from amuse.distributed import World
 from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
 from amuse.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 from amuse.model import Amuse
@@ -31,10 +33,22 @@ class Predictions:
     labels: Tensor | None
     ids: list[tuple[str, str]]
 
+    def probabilities(self, temperature: float = 1.0) -> Tensor:
+        """`(U, C)`, of a classifier; the highest of a row is the confidence of its prediction."""
+        return (self.logits / temperature).softmax(-1)
 
-@torch.inference_mode()
-def predict(model: Amuse, conversations: Conversations, batch_size: int = 16) -> Predictions:
+
+@torch.no_grad()
+def predict(
+    model: Amuse, conversations: Conversations, batch_size: int = 16, world: World | None = None
+) -> Predictions:
     """Predict every utterance, in the order of the conversations, on the model's device.
+
+    Args:
+        model: any; its mode is left as it was.
+        conversations: of the model's modalities.
+        batch_size: dialogues.
+        world: the processes among which the dialogues are divided; all have to call, and all get everything.
 
     Raises:
         ValueError: the conversations have other modalities or feature widths than the model.
@@ -44,20 +58,41 @@ def predict(model: Amuse, conversations: Conversations, batch_size: int = 16) ->
             f"conversations: expected the model's modalities {model.config.modalities}, got {conversations.modalities}"
         )
     device = next(model.parameters()).device
+    world = world or World(device)
+    count = len(conversations)
+    # as many dialogues in every process, since a sharded model is called by all at once; the last may come twice
+    turns = range(world.rank, -(-count // world.size) * world.size, world.size)
+    chunks = [list(turns[i : i + batch_size]) for i in range(0, len(turns), batch_size)]
+    loader = ConversationLoader(
+        conversations,
+        batch_sampler=[[i % count for i in chunk] for chunk in chunks],
+        collate_fn=partial(collate, modalities=conversations.modalities, regression=conversations.regression),
+        generator=torch.Generator(),
+    )
     training = model.training
     model.eval()
-    logits, labels, ids = [], [], []
-    for batch in make_loader(conversations, batch_size, shuffle=False):
+    blank = float("nan") if conversations.regression else UNLABELLED
+    logits, labels, ids, turn = [], [], [], []
+    for chunk, batch in zip(chunks, loader, strict=True):
         logits.append(model(batch.to(device)).logits.float().cpu())
-        labels.append(batch.labels)
+        # a batch without any label counts as unlabelled
+        labels.append(torch.full((len(batch),), blank) if batch.labels is None else batch.labels)
         ids.extend(batch.ids)
+        turn.append(torch.tensor(chunk)[batch.dialogue])
     model.train(training)
-    known = [label for label in labels if label is not None]
-    if known:  # a batch without any label counts as unlabelled
-        blank = float("nan") if known[0].is_floating_point() else UNLABELLED
-        sizes = [len(part) for part in logits]
-        labels = [known[0].new_full((n,), blank) if x is None else x for x, n in zip(labels, sizes, strict=True)]
-    return Predictions(torch.cat(logits), torch.cat(labels) if known else None, ids)
+
+    parts = world.gather((torch.cat(logits), torch.cat(labels), ids, torch.cat(turn)))
+    turns_of = torch.cat([part[3] for part in parts])
+    order = torch.argsort(turns_of, stable=True)
+    order = order[turns_of[order] < count]
+    all_ids = [name for part in parts for name in part[2]]
+    all_labels = torch.cat([part[1] for part in parts])[order]
+    known = ~all_labels.isnan() if conversations.regression else all_labels != UNLABELLED
+    return Predictions(
+        torch.cat([part[0] for part in parts])[order],
+        all_labels if known.any() else None,
+        [all_ids[i] for i in order.tolist()],
+    )
 
 
 def evaluate(
@@ -72,13 +107,24 @@ def evaluate(
         raise ValueError(
             f"conversations: expected the model's classes {model.config.label_names}, got {conversations.label_names}"
         )
-    predictions = predict(model, conversations, batch_size)
-    if predictions.labels is None:
+    return score_predictions(predict(model, conversations, batch_size), conversations.label_names, bootstrap)
+
+
+def score_predictions(
+    predictions: Predictions, label_names: list[str] | None, bootstrap: int = 0
+) -> Metrics | RegressionMetrics:
+    """Scores of predictions; `label_names` None means regression.
+
+    Raises:
+        ValueError: nothing is labelled.
+    """
+    labels, logits = predictions.labels, predictions.logits
+    if labels is None:
         raise ValueError("conversations: expected at least one labelled utterance, got none")
-    if conversations.label_names is None:
-        labelled = ~predictions.labels.isnan()
-        return evaluate_regression(predictions.labels[labelled], predictions.logits[labelled, 0])
-    return evaluate_predictions(predictions.labels, predictions.logits, conversations.label_names, bootstrap=bootstrap)
+    if label_names is None:
+        labelled = ~labels.isnan()
+        return evaluate_regression(labels[labelled], logits[labelled, 0])
+    return evaluate_predictions(labels, logits, label_names, bootstrap=bootstrap)
 
 
 def score(metrics: Metrics | RegressionMetrics) -> float:

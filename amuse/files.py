@@ -12,6 +12,8 @@ from torch import Tensor
 CONFIG_FILE = "config.yaml"
 BEST = "best"  # folder of the best model in a run's folder
 STANDARDIZER_FILE = "standardizer.safetensors"  # in BEST
+MEDIA_FILE = "media.json"  # in BEST: the manifest of prepared data, so that `amuse predict` makes the same features
+CALIBRATION_FILE = "calibration.json"  # in BEST
 
 
 def write_text(text: str, path: Path) -> None:
@@ -40,8 +42,14 @@ def save_state(state: object, path: Path) -> None:
     _replace(path, lambda temporary: torch.save(state, temporary))
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the half-written files of a process that was killed; nothing else may be writing to the folder."""
+    for temporary in folder.glob(".*.writing"):
+        temporary.unlink()
+
+
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         write(temporary)
         with open(temporary, "rb") as file:

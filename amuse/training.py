@@ -1,8 +1,9 @@
-"""Training: epochs with validation, early stopping, the best checkpoint kept, resumable after every epoch.
+"""Training: epochs with validation, early stopping, the best checkpoint kept, resumable, in one process or many.
 
 A run's folder holds:
     config.yaml          everything that decided the run, resolved
-    best/                the model of the best validation score (`Amuse.from_pretrained`), with its standardizer
+    best/                the model of the best validation score (`Amuse.from_pretrained`), with its standardizer and
+                         temperature
     log.jsonl            one line an epoch
     state.pt             what `resume` needs
     tensorboard/         when tensorboard is installed
@@ -15,28 +16,55 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from amuse.config import Config, LossConfig, TrainConfig
-from amuse.data.batch import Batch, ConversationLoader, make_loader
+from amuse.augmentation import Mix, augment, draw_mix
+from amuse.calibration import Calibration
+from amuse.config import Config
+from amuse.data.batch import Batch, DialogueBatches
 from amuse.data.load import Splits, load_splits
-from amuse.encoder import TextEncoder
-from amuse.evaluation import choose_device, evaluate, score
-from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, save_state, save_tensors, write_text
-from amuse.losses import amuse_loss
+from amuse.distributed import (
+    Shares,
+    World,
+    accumulating,
+    join_world,
+    local,
+    parallel,
+    shard_like,
+    share_loader,
+    whole,
+)
+from amuse.evaluation import Predictions, choose_device, predict, score, score_predictions
+from amuse.files import (
+    BEST,
+    CONFIG_FILE,
+    MEDIA_FILE,
+    STANDARDIZER_FILE,
+    remove_leftovers,
+    save_state,
+    save_tensors,
+    write_text,
+)
+from amuse.losses import Totals, amuse_loss, contrastive_loss, contrasts
 from amuse.metrics import Metrics, RegressionMetrics
-from amuse.model import Amuse
+from amuse.model import Amuse, Output
+from amuse.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
+from amuse.stages import present_modalities
 
 STATE_FILE = "state.pt"
+STATE_VERSION = 2
 LOG_FILE = "log.jsonl"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# settings of the machine, which a resumed run may change
+MACHINE = {"accumulate", "device", "recompute", "save_steps", "strategy"}
 
 
 @dataclass
@@ -44,18 +72,20 @@ class History:
     """What has happened so far; saved with the state."""
 
     epoch: int = 0  # epochs done
+    step: int = 0  # steps done of the epoch under way
+    totals: dict[str, float] = field(default_factory=dict)  # sums of their losses
     best_epoch: int = 0
     best_score: float = -math.inf
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(config: Config, folder: str | Path, resume: bool = False, progress: bool = True) -> Amuse:
-    """Train as `config` says and return the best model.
+    """Train as `config` says and return the best model; under torchrun all processes train one model.
 
     Args:
         config: `model.modalities` and `model.label_names` are filled in from the data.
         folder: of the run.
-        resume: go on from the last finished epoch, to the same result as without the interruption.
+        resume: go on from the last saved state, to the same result as without the interruption.
         progress: show progress bars.
 
     Raises:
@@ -66,8 +96,10 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
     folder = Path(folder)
     if (folder / STATE_FILE).exists() and not resume:
         raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
-    splits = load_splits(config.data, progress)
-    return train_on(splits, config, folder, resume, progress)
+    with join_world(choose_device(config.train.device)) as world:
+        with world.main_first():
+            splits = load_splits(config.data, progress and world.is_main)
+        return train_on(splits, config, folder, resume, progress)
 
 
 def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
@@ -79,63 +111,74 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     if 0 in config.model.modalities.values():
         config.model.text_encoder = config.data.encoder
     config.model.__post_init__()
-    device = choose_device(config.train.device)
-    model = Amuse(config.model).to(device)
-    loader = make_loader(
-        splits.train,
-        config.train.batch_size,
-        shuffle=True,
-        seed=config.train.seed,
-        max_utterances=config.train.max_utterances,
-    )
-    run = Run(config, model, loader, splits, folder, device)
-    if resume and (folder / STATE_FILE).exists():
-        run.load_state()
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save(folder / CONFIG_FILE)
-    run.fit(progress)
-    return Amuse.from_pretrained(folder / BEST).to(device)
+    with join_world(choose_device(config.train.device)) as world:
+        model = Amuse(config.model).to(world.device)
+        if world.rank > 0:  # the same weights, but dropout of its own
+            torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
+        run = Run(config, model, splits, folder, world)
+        if resume and (folder / STATE_FILE).exists():
+            run.load_state()
+        elif world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / CONFIG_FILE)
+        if world.is_main:
+            for place in (folder, folder / BEST):
+                remove_leftovers(place)
+        run.fit(progress and world.is_main)
+        world.barrier()
+        return Amuse.from_pretrained(folder / BEST).to(world.device)
 
 
 class Run:
     """The moving parts of one training: model, optimiser, schedule, average of the weights, history."""
 
-    def __init__(
-        self,
-        config: Config,
-        model: Amuse,
-        loader: ConversationLoader,
-        splits: Splits,
-        folder: Path,
-        device: torch.device,
-    ) -> None:
-        self.config, self.model, self.loader, self.splits = config, model, loader, splits
-        self.folder, self.device = folder, device
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config.train))
-        total = config.train.epochs * len(loader)
+    def __init__(self, config: Config, model: Amuse, splits: Splits, folder: Path, world: World) -> None:
+        self.config, self.model, self.splits = config, model, splits
+        self.folder, self.world = folder, world
+        train = config.train
+        if train.recompute:
+            model.recompute_activations()
+        self.average = copy.deepcopy(model).requires_grad_(False) if train.ema > 0 else None
+        # a pretrained encoder may have parts that the model does not read
+        partly_used = bool(model.encoders)
+        self.network = parallel(model, train.strategy, world, model.blocks(), partly_used)
+        if self.average is not None and train.strategy == "fsdp":
+            parallel(self.average, train.strategy, world, self.average.blocks(), partly_used)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, train))
+        batches = DialogueBatches(
+            [len(dialogue) for dialogue in splits.train.dialogues],
+            train.batch_size,
+            shuffle=True,
+            seed=train.seed,
+            max_utterances=train.max_utterances,
+            weights=dialogue_weights(splits.train, train),
+        )
+        self.shares = Shares(batches, train.accumulate, world)
+        self.loader = share_loader(splits.train, self.shares)
+        total = train.epochs * len(batches)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, total, config.train.warmup)
+            self.optimizer, lambda step: learning_rate_factor(step, total, train.warmup)
         )
         # fp16 needs its gradients scaled; bf16 has the range of fp32
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-        self.average = copy.deepcopy(model).requires_grad_(False) if config.train.ema > 0 else None
-        self.class_weights = class_weights(splits, config.loss)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
+        weights = class_weights(splits.train, config.loss)
+        self.class_weights = None if weights is None else weights.to(world.device)
         self.history = History()
 
     def fit(self, progress: bool) -> None:
         train, history = self.config.train, self.history
-        with tensorboard(self.folder) as write:
+        with tensorboard(self.folder, self.world.is_main) as write:
             while history.epoch < train.epochs and history.epoch - history.best_epoch < train.patience:
                 started = time.perf_counter()
                 losses = self.run_epoch(progress)
-                metrics = evaluate(self.evaluated, self.splits.valid, train.batch_size)
+                predictions = predict(self.evaluated, self.splits.valid, train.batch_size, self.world)
+                metrics = score_predictions(predictions, self.config.model.label_names)
                 history.epoch += 1
                 better = score(metrics) > history.best_score
                 if better:
                     history.best_score, history.best_epoch = score(metrics), history.epoch
                 if better or train.keep == "last":
-                    self.save_best(metrics)
+                    self.save_best(metrics, predictions)
                 record = {
                     "epoch": history.epoch,
                     "train": losses,
@@ -155,124 +198,209 @@ class Run:
         return self.model if self.average is None else self.average
 
     def run_epoch(self, progress: bool) -> dict[str, float]:
-        """One pass over the training split; the mean of every loss term."""
+        """What is left of a pass over the training split; the mean of every loss term over the whole pass."""
+        train, history = self.config.train, self.history
         self.model.train()
-        self.loader.set_epoch(self.history.epoch)
-        totals: dict[str, float] = {}
-        bar = tqdm(self.loader, f"epoch {self.history.epoch + 1}", leave=False, disable=not progress)
-        for batch in bar:
-            losses = self.step(batch.to(self.device))
+        self.loader.set_epoch(history.epoch)
+        self.shares.start = history.step
+        parts = iter(self.loader)
+        bar = tqdm(total=len(self.shares.batches), initial=history.step, leave=False, disable=not progress)
+        bar.set_description(f"epoch {history.epoch + 1}")
+        while share := list(islice(parts, train.accumulate)):
+            losses = self.step(share)
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value
+                history.totals[name] = history.totals.get(name, 0.0) + value
+            history.step += 1
+            if train.save_steps and history.step % train.save_steps == 0:
+                self.save_state()
+            bar.update()
             bar.set_postfix(loss=f"{losses['loss']:.3f}")
-        return {name: total / len(self.loader) for name, total in totals.items()}
+        bar.close()
+        means = {name: total / history.step for name, total in history.totals.items()}
+        history.step, history.totals = 0, {}
+        return means
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        train = self.config.train
-        dtype = AUTOCAST.get(train.precision)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            output = self.model(batch)
-        losses = amuse_loss(output, batch.labels, self.config.loss, self.class_weights)
-        if not math.isfinite(losses["loss"].item()):
-            raise FloatingPointError(
-                f"epoch {self.history.epoch + 1}: the loss is {losses['loss'].item()}; lower train.learning_rate, or "
-                f"look for outliers in the features of {batch.ids[0]} to {batch.ids[-1]}"
-            )
+    def step(self, share: list[Batch]) -> dict[str, float]:
+        """One update from this process's parts of a batch; the losses of the whole batch."""
+        train, loss_config = self.config.train, self.config.loss
+        parts: list[tuple[Batch, Mix | None]] = []
+        for batch in share:
+            batch = augment(batch.to(self.world.device), self.config.model)
+            parts.append((batch, draw_mix(batch.labels, train.mixup)))
+        totals = self.totals(parts)
+        ahead = self.contrast_ahead(parts) if len(parts) > 1 and contrasts(loss_config) else None
+        if ahead is not None:
+            loss_config = replace(loss_config, contrastive_kind="none")
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["loss"]).backward()
+        sums: dict[str, Tensor] = {}
+        for index, (batch, mix) in enumerate(parts):
+            with accumulating(self.network, last=index == len(parts) - 1):
+                if ahead is not None:
+                    set_rng_state(ahead[index].rng)
+                output = self.forward(self.network, batch, mix)
+                losses = amuse_loss(
+                    output,
+                    batch.labels,
+                    loss_config,
+                    self.class_weights,
+                    batch=batch,
+                    mix=mix,
+                    totals=totals,
+                    gather=self.world.gather_rows if self.world.size > 1 else None,
+                )
+                loss = losses["loss"]
+                if ahead is not None:
+                    losses["contrastive"] = ahead[index].loss
+                    losses["loss"] = loss + self.config.loss.contrastive * ahead[index].loss
+                    loss = loss + self.config.loss.contrastive * (output.descriptors * ahead[index].gradient).sum()
+                # the processes' gradients are averaged, their losses add up
+                self.scaler.scale(loss * self.world.size).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().float()
+        values = dict(zip(sums, self.world.sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+        self.check_finite(values["loss"], share)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        if self.average is not None:
-            steps = self.scheduler.last_epoch
-            # a short memory at first, so that the random start is forgotten
-            decay = min(train.ema, (1 + steps) / (10 + steps))
-            with torch.no_grad():
-                for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                    mean.lerp_(value, 1 - decay)
-        return {name: value.item() for name, value in losses.items()}
+        self.update_average()
+        return values
 
-    def save_best(self, metrics: Metrics | RegressionMetrics) -> None:
+    def forward(self, network: nn.Module, batch: Batch, mix: Mix | None) -> Output:
+        dtype = AUTOCAST.get(self.config.train.precision)
+        with torch.autocast(self.world.device.type, dtype=dtype, enabled=dtype is not None):
+            return network(batch, mix)
+
+    def totals(self, parts: list[tuple[Batch, Mix | None]]) -> Totals:
+        """Of all parts in all processes."""
+        groups = self.model.groups
+        own = [
+            Totals.of(batch.labels, present_modalities(batch, groups), self.class_weights, mix, batch)
+            for batch, mix in parts
+        ]
+        return Totals.from_vector(self.world.sum(torch.stack([total.to_vector() for total in own]).sum(0)))
+
+    def contrast_ahead(self, parts: list[tuple[Batch, Mix | None]]) -> list["Contrast"]:
+        """The contrastive loss of all parts at once, and its gradient at each part's descriptors.
+
+        Every descriptor is a negative of every other one, but the graphs of all parts do not fit into memory together.
+        So the descriptors are computed without graphs first, and again with them, with the same dropout.
+        """
+        states, descriptors = [], []
+        with torch.no_grad():
+            for batch, mix in parts:
+                states.append(rng_state())
+                descriptors.append(self.forward(self.model, batch, mix).descriptors.float())
+        leaves = [rows.requires_grad_() for rows in descriptors]
+        present = torch.cat([present_modalities(batch, self.model.groups) for batch, _ in parts])
+        loss = contrastive_loss(torch.cat(leaves), present, self.config.loss, self.world.gather_rows)
+        gradients = torch.autograd.grad(loss, leaves)
+        shares = [loss.detach() if index == 0 else torch.zeros_like(loss) for index in range(len(parts))]
+        return [Contrast(*entry) for entry in zip(shares, gradients, states, strict=True)]
+
+    def check_finite(self, loss: float, share: list[Batch]) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"epoch {self.history.epoch + 1}: the loss is {loss}; lower train.learning_rate, or "
+                f"look for outliers in the features of {share[0].ids[0]} to {share[-1].ids[-1]}"
+            )
+
+    def update_average(self) -> None:
+        if self.average is None:
+            return
+        steps = self.scheduler.last_epoch
+        # a short memory at first, so that the random start is forgotten
+        decay = min(self.config.train.ema, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                local(mean).lerp_(local(value), 1 - decay)
+
+    def save_best(self, metrics: Metrics | RegressionMetrics, predictions: Predictions) -> None:
+        weights = whole(self.evaluated.state_dict())
+        if not self.world.is_main:
+            return
         best = self.folder / BEST
-        self.evaluated.save_pretrained(best)
+        self.evaluated.save_pretrained(best, weights)
         if self.splits.standardizer is not None:
             save_tensors(self.splits.standardizer.state_dict(), best / STANDARDIZER_FILE)
+        if self.splits.media is not None:
+            write_text(json.dumps(self.splits.media), best / MEDIA_FILE)
+        if self.config.model.label_names is not None and predictions.labels is not None:
+            Calibration.fit(predictions.logits, predictions.labels).save(best)
         write_text(json.dumps(metrics.to_dict(), indent=2), best / "valid.json")
 
     def save_state(self) -> None:
         state = {
+            "version": STATE_VERSION,
             "config": asdict(self.config),
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict()),
+            "average": None if self.average is None else whole(self.average.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": asdict(self.history),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": self.world.gather(rng_state()),
         }
+        if not self.world.is_main:
+            return
         save_state(state, self.folder / STATE_FILE)
-        lines = [json.dumps(record) for record in self.history.records]
-        write_text("\n".join(lines) + "\n", self.folder / LOG_FILE)
+        write_text("".join(json.dumps(record) + "\n" for record in self.history.records), self.folder / LOG_FILE)
 
     def load_state(self) -> None:
         path = self.folder / STATE_FILE
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location=self.world.device, weights_only=True)
         except Exception as error:  # unpickling fails in many ways
             raise ValueError(f"{path}: not a complete training state: {error}") from None
-        saved, current = state["config"], asdict(self.config)
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"{path}: written by another version of this package, which has to finish the run")
+        self.check_same(state["config"])
+        for model, weights in ((self.model, state["model"]), (self.average, state["average"])):
+            if model is not None:
+                own = model.state_dict()
+                model.load_state_dict({name: shard_like(value, own[name]) for name, value in weights.items()})
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            index: {name: shard_like(value, parameters[index]) for name, value in entry.items()}
+            for index, entry in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = History(**state["history"])
+        if self.world.rank < len(state["rng"]):  # a process that the interrupted run did not have keeps its seed
+            set_rng_state(state["rng"][self.world.rank])
+
+    def check_same(self, saved: dict[str, Any]) -> None:
+        current = asdict(self.config)
         for section in saved:
             for key, value in saved[section].items():
-                if current[section].get(key) != value:
+                if key not in MACHINE and current[section].get(key) != value:
                     raise ValueError(
                         f"{section}.{key}: the run was started with {value!r}, resumed with "
                         f"{current[section].get(key)!r}; resume with the same configuration"
                     )
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = History(**state["history"])
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
 
-def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
-    """A pretrained encoder learns more slowly, its lower layers most; biases, norms and gates do not decay."""
-    own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
-    rated = [(own, config.learning_rate)]
-    for encoder in model.encoders.values():
-        for depth, members in enumerate(cast(TextEncoder, encoder).layer_groups()):
-            rated.append((members, config.encoder_learning_rate * config.encoder_decay**depth))
-    groups = []
-    for parameters, rate in rated:
-        for decays in (True, False):
-            members = [p for p in parameters if (p.dim() > 1) == decays]
-            if members:
-                groups.append({"params": members, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0})
-    return groups
+@dataclass
+class Contrast:
+    """What a part of a batch contributes to the contrastive loss, see `Run.contrast_ahead`."""
+
+    loss: Tensor
+    gradient: Tensor
+    rng: list[Tensor]
 
 
-def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Linear rise over the first `warmup` share of all steps, then a cosine down to 0."""
-    rise = warmup * total
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
+def rng_state() -> list[Tensor]:
+    """Of this process: torch's generator and, where there is one, the current GPU's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
 
 
-def class_weights(splits: Splits, config: LossConfig) -> Tensor | None:
-    """Frequency in the training split to the power of -config.class_weights, 1 on average."""
-    if config.class_weights == 0 or splits.train.label_names is None:
-        return None
-    weights = splits.train.class_counts().clamp(min=1).double() ** -config.class_weights
-    return (weights / weights.mean()).float()
+def set_rng_state(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu())
 
 
 def seed_everything(seed: int) -> None:
@@ -294,11 +422,13 @@ def describe(record: dict[str, Any], better: bool) -> str:
 
 
 @contextlib.contextmanager
-def tensorboard(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes an epoch's record for TensorBoard, or does nothing where that is not installed."""
+def tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes an epoch's record for TensorBoard, or does nothing: not wanted, or not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
+        wanted = False
+    if not wanted:
         yield lambda record: None
         return
     with SummaryWriter(str(folder / "tensorboard")) as writer:

@@ -68,9 +68,29 @@ def test_contrastive_losses_prefer_partners_that_agree(loss):
     assert loss(anchors[:1], anchors[:1]) == 0
 
 
-def test_infonce_is_symmetric():
-    a, b = torch.randn(2, 6, 8)
-    torch.testing.assert_close(infonce_loss(a, b), infonce_loss(b, a))
+def test_infonce_over_ordered_pairs_is_the_symmetric_loss():
+    f = torch.randn(6, 2, 8)
+    similarity = F.normalize(f[:, 0], dim=-1) @ F.normalize(f[:, 1], dim=-1).T / 0.1
+    expected = (F.cross_entropy(similarity, torch.arange(6)) + F.cross_entropy(similarity.T, torch.arange(6))) / 2
+    loss = contrastive_loss(f, torch.ones(6, 2, dtype=torch.bool), LossConfig(contrastive_kind="infonce"))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("kind", ["nce", "infonce"])
+def test_contrastive_losses_of_parts_add_up_to_the_batchs(kind):
+    config = LossConfig(contrastive_kind=kind)
+    f = torch.randn(9, 3, 8, dtype=torch.float64, requires_grad=True)
+    present = torch.rand(9, 3) > 0.2
+    expected = contrastive_loss(f, present, config)
+    total = torch.zeros((), dtype=torch.float64)
+    for start, stop in ((0, 4), (4, 4), (4, 9)):
+
+        def gather(rows, start=start):
+            return torch.cat([f, present[..., None].double()], -1), start
+
+        total = total + contrastive_loss(f[start:stop], present[start:stop], config, gather)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, f)[0] for loss in (total, expected)))
 
 
 def make_output(utterances=6, modalities=3, classes=4, width=8):

@@ -16,7 +16,8 @@ from amuse.data.load import Splits, load_split, load_splits
 from amuse.evaluation import evaluate, load_run, predict
 from amuse.files import save_tensors
 from amuse.model import Amuse
-from amuse.training import LOG_FILE, STATE_FILE, learning_rate_factor, train, train_on
+from amuse.optimization import learning_rate_factor
+from amuse.training import LOG_FILE, STATE_FILE, train, train_on
 
 TINY = [
     "data.num_dialogues=6",
@@ -53,9 +54,9 @@ def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch,
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(arguments)
-        return evaluate(*arguments)
+        return predict(*arguments)
 
-    monkeypatch.setattr(training, "evaluate", interrupted)
+    monkeypatch.setattr(training, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny(*options), tmp_path / "cut", progress=False)
     monkeypatch.undo()

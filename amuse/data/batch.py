@@ -142,6 +142,7 @@ class DialogueBatches(Sampler[list[int]]):
         rank, world_size: This process takes every `world_size`-th batch. A shuffled epoch repeats batches from its
             beginning until all processes have equally many, since unequal counts stall distributed training; an
             unshuffled one never repeats, so that metrics count every utterance once.
+        weights: Per dialogue; a shuffled epoch then draws as many dialogues as there are, with replacement.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class DialogueBatches(Sampler[list[int]]):
         pool: int = 16,
         rank: int = 0,
         world_size: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("pool", pool), ("max_utterances", max_utterances)):
             if value is not None and value < 1:
@@ -169,6 +171,7 @@ class DialogueBatches(Sampler[list[int]]):
         self.pool = pool
         self.rank = rank
         self.world_size = world_size
+        self.weights = weights
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -186,7 +189,10 @@ class DialogueBatches(Sampler[list[int]]):
         if self.shuffle:
             # a multiplier larger than any epoch number keeps (seed, epoch) pairs apart
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-            order = torch.randperm(len(order), generator=generator).tolist()
+            if self.weights is None:
+                order = torch.randperm(len(order), generator=generator).tolist()
+            else:
+                order = torch.multinomial(self.weights, len(order), replacement=True, generator=generator).tolist()
             size = self.batch_size * self.pool
             pools = [order[i : i + size] for i in range(0, len(order), size)]
             batches = [b for p in pools for b in self._cut(sorted(p, key=lambda i: self.lengths[i]))]

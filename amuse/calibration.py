@@ -1,0 +1,117 @@
+"""Calibration of class probabilities by one temperature, fitted on the validation split (Guo et al. 2017)."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amuse.data.batch import UNLABELLED
+from amuse.files import BEST, CALIBRATION_FILE, write_text
+
+COLDEST, HOTTEST = 0.02, 50.0
+
+
+@dataclass
+class Calibration:
+    """How far confidence and accuracy are apart, without and with the temperature.
+
+    Attributes:
+        temperature: divides the logits.
+        ece, ece_calibrated: expected calibration error.
+        nll, nll_calibrated: mean negative log-likelihood.
+        confidence: mean probability of the predicted class, with the temperature.
+        accuracy: share of right predictions, which the temperature does not change.
+    """
+
+    temperature: float
+    ece: float
+    ece_calibrated: float
+    nll: float
+    nll_calibrated: float
+    confidence: float
+    accuracy: float
+
+    @classmethod
+    def measure(cls, logits: Tensor, labels: Tensor, temperature: float) -> Self:
+        """Of logits `(N, C)` and labels int64 `(N,)`, -100 = unlabelled and left out; at least one is labelled."""
+        labelled = labels != UNLABELLED
+        logits, labels = logits[labelled].double(), labels[labelled]
+        scaled = logits / temperature
+        confidence, predicted = scaled.softmax(-1).max(-1)
+        return cls(
+            temperature,
+            expected_calibration_error(logits.softmax(-1), labels),
+            expected_calibration_error(scaled.softmax(-1), labels),
+            F.cross_entropy(logits, labels).item(),
+            F.cross_entropy(scaled, labels).item(),
+            confidence.mean().item(),
+            (predicted == labels).double().mean().item(),
+        )
+
+    @classmethod
+    def fit(cls, logits: Tensor, labels: Tensor) -> Self:
+        """The temperature that these predictions ask for, arguments as of `measure`."""
+        return cls.measure(logits, labels, fit_temperature(logits, labels))
+
+    def report(self) -> str:
+        return (
+            f"calibration error {100 * self.ece:.2f}, {100 * self.ece_calibrated:.2f} with temperature "
+            f"{self.temperature:.3f}; mean confidence {100 * self.confidence:.2f}, accuracy {100 * self.accuracy:.2f}"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Beside the checkpoint in `folder`."""
+        write_text(json.dumps(asdict(self), indent=2), folder / CALIBRATION_FILE)
+
+
+def load_temperature(run: str | Path) -> float:
+    """The temperature of a run's best model; 1 for regression and for runs of older versions, which have none.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = Path(run) / BEST / CALIBRATION_FILE
+    if not path.is_file():
+        return 1.0
+    try:
+        return float(json.loads(path.read_text())["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a calibration: {error!r}") from None
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of the least negative log-likelihood, between 0.02 and 50.
+
+    The likelihood is convex in b = 1 / T, with slope mean(E_p[z] - z_label), whose only zero is found by bisection.
+
+    Args:
+        logits: `(N, C)`. labels: int64 `(N,)`, -100 = unlabelled and left out.
+    """
+    labelled = labels != UNLABELLED
+    logits, labels = logits[labelled].double(), labels[labelled]
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    low, high = torch.tensor([1 / HOTTEST, 1 / COLDEST], dtype=torch.float64).log().tolist()
+    for _ in range(50):
+        middle = (low + high) / 2
+        p = (logits * torch.tensor(middle).exp()).softmax(-1)
+        if ((p * logits).sum(-1) - right).mean() < 0:
+            low = middle
+        else:
+            high = middle
+    return float(torch.tensor(-(low + high) / 2, dtype=torch.float64).exp())
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean distance of accuracy from confidence over equally wide bins of confidence, weighted by their counts.
+
+    Args:
+        probabilities: `(N, C)`. labels: int64 `(N,)`, all labelled.
+    """
+    confidence, predicted = probabilities.double().max(-1)
+    surplus = confidence - (predicted == labels).double()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    return (torch.zeros(bins, dtype=torch.float64).index_add_(0, index, surplus).abs().sum() / len(labels)).item()

@@ -1,0 +1,273 @@
+"""The stages of AMuSE in the order in which data flow: unimodal (III-A), Multimodal Attention Network (III-B), temporal
+(III-D). Sizes as in `amuse.model`: U utterances, L tokens of a stream, d = d_model.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amuse.config import ModelConfig
+from amuse.data.batch import Batch
+from amuse_kernels.nn import PeripheralCentralAttention
+
+
+class UnimodalStage(nn.Module):
+    """Bi-LSTM over the tokens of one stream, then stacked self-attention (III-A): features to f_m."""
+
+    def __init__(self, width: int, config: ModelConfig, num_layers: int | None = None) -> None:
+        super().__init__()
+        d = config.d_model
+        num_layers = config.unimodal_layers if num_layers is None else num_layers
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.lstm = BiLSTM(width, d) if config.unimodal_lstm else None
+        self.project = nn.Identity() if config.unimodal_lstm else nn.Linear(width, d)
+        self.norm = nn.LayerNorm(d)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(num_layers))
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """`(U, L, d_m)` features and their bool `(U, L)` mask, a prefix of True, to `(U, L, d)`."""
+        x = self.input_dropout(features.masked_fill(~mask[..., None], 0.0))
+        x = self.lstm(x, mask.sum(-1)) if self.lstm is not None else self.project(x)
+        x = self.dropout(self.norm(x))
+        for layer in self.layers:
+            x = layer(x, mask, [x], [mask])
+        return x
+
+
+class StreamsStage(nn.Module):
+    """Several streams that make one modality, such as face and background of a video (III-A).
+
+    A Bi-LSTM for each, then self-attention over the tokens of all of them side by side: f_m of 2n tokens.
+    """
+
+    def __init__(self, widths: list[int], config: ModelConfig) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList(UnimodalStage(width, config, num_layers=0) for width in widths)
+        self.layers = nn.ModuleList(
+            AttentionLayer([config.d_model], 1.0, config) for _ in range(config.unimodal_layers)
+        )
+
+    def forward(self, features: list[Tensor], masks: list[Tensor]) -> Tensor:
+        """Per stream `(U, L_s, d_s)` and its mask to `(U, sum of L_s, d)`."""
+        streams = zip(self.streams, features, masks, strict=True)
+        x, mask = torch.cat([stage(f, m) for stage, f, m in streams], dim=1), torch.cat(masks, dim=1)
+        for layer in self.layers:
+            x = layer(x, mask, [x], [mask])
+        return x
+
+
+class CentralNetwork(nn.Module):
+    """The Central network of one modality (III-B): every layer attends to the other modalities' f_n (Eq. 1)."""
+
+    def __init__(self, num_peripherals: int, config: ModelConfig) -> None:
+        super().__init__()
+        sources = [config.d_model] * num_peripherals
+        self.layers = nn.ModuleList(AttentionLayer(sources, config.man_gate, config) for _ in range(config.man_layers))
+
+    def forward(self, tokens: Tensor, mask: Tensor, peripherals: list[Tensor], masks: list[Tensor]) -> Tensor:
+        """`(U, L, d)` tokens of this modality to g^h, the state after the last layer, of the same shape."""
+        g = tokens
+        for layer in self.layers:
+            g = layer(g, mask, peripherals, masks)
+        return g
+
+
+class AttentionLayer(nn.Module):
+    """g + attention to the sources (Eq. 1), then a dense layer with a residual; without a source the dense layer only.
+
+    The layer norms before both are ours: four layers train unreliably without.
+    """
+
+    def __init__(self, source_dims: list[int], gate: str | float, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.attention = None
+        if source_dims:
+            self.attention_norm = nn.LayerNorm(d)
+            self.attention = PeripheralCentralAttention(
+                d,
+                config.num_heads,
+                source_dims,
+                gate=gate,
+                head_merge=config.head_merge,
+                backend=config.backend,
+            )
+        self.dense_norm = nn.LayerNorm(d)
+        self.dense = nn.Linear(d, d)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, g: Tensor, mask: Tensor, sources: list[Tensor], masks: list[Tensor]) -> Tensor:
+        if self.attention is not None:
+            attended, _ = self.attention(self.attention_norm(g), sources, query_mask=mask, key_masks=masks)
+            g = g + self.dropout(attended)
+        return g + self.dropout(F.gelu(self.dense(self.dense_norm(g))))
+
+
+class TemporalStage(nn.Module):
+    """Dialogue context over all utterances, speaker context over the speaker's own (III-D).
+
+    "bilstm" (the paper): two parallel Bi-LSTMs. "attention" (ours): one attention over the sources "same speaker" and
+    "any speaker", causal for real-time use. Their results stand beside the utterance's own descriptor.
+    """
+
+    def __init__(self, fused_width: int, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.kind, self.causal, self.window = config.temporal, config.causal, config.context_window
+        self.project = nn.Linear(fused_width, d)
+        self.norm = nn.LayerNorm(d)
+        self.dropout = nn.Dropout(config.dropout)
+        self.width = d
+        if self.kind == "bilstm":
+            self.dialogue_lstm = BiLSTM(d, d, config.temporal_layers, config.dropout)
+            self.speaker_lstm = BiLSTM(d, d, config.temporal_layers, config.dropout)
+            self.width = 3 * d
+        elif self.kind == "attention":
+            self.layers = nn.ModuleList(ContextLayer(config) for _ in range(config.temporal_layers))
+            self.width = 2 * d
+
+    def forward(self, fused: Tensor, batch: Batch) -> Tensor:
+        """`(U, fused_width)` to `(U, width)`."""
+        x = self.embed(fused)
+        if self.kind == "none":
+            return x
+        if self.kind == "bilstm":
+            by_dialogue = Sequences(batch.dialogue)
+            by_speaker = Sequences(batch.dialogue * (batch.speaker.max() + 1) + batch.speaker)
+            contexts = [
+                grouping.flat(lstm(grouping.padded(x), grouping.lengths))
+                for grouping, lstm in ((by_dialogue, self.dialogue_lstm), (by_speaker, self.speaker_lstm))
+            ]
+        else:
+            contexts = [self._attend(x, batch) if self.window is None else self._attend_window(x, batch, self.window)]
+        return self.dropout(torch.cat([x, *contexts], dim=-1))
+
+    def embed(self, fused: Tensor) -> Tensor:
+        """The utterance's own descriptor, `(U, d)`."""
+        return self.dropout(F.gelu(self.norm(self.project(fused))))
+
+    def _attend(self, x: Tensor, batch: Batch) -> Tensor:
+        by_dialogue = Sequences(batch.dialogue)
+        context = by_dialogue.padded(x)
+        positions = torch.arange(context.shape[1], device=x.device)
+        context = context + sinusoids(positions, context.shape[2]).to(x.dtype)
+        speakers, mask = by_dialogue.padded(batch.speaker), by_dialogue.mask
+        for layer in self.layers:
+            context = layer(context, speakers, mask, causal=self.causal)
+        return by_dialogue.flat(context)
+
+    def _attend_window(self, x: Tensor, batch: Batch, window: int) -> Tensor:
+        """Every utterance as a row of its own, with the last `window` utterances of its dialogue as keys."""
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        seen = rows - torch.arange(window - 1, -1, -1, device=x.device)  # (U, window)
+        mask = seen >= rows - batch.position[:, None]
+        seen = seen.clamp(min=0)
+        context = (x + sinusoids(batch.position, x.shape[-1]).to(x.dtype))[:, None]
+        for layer in self.layers:
+            context = layer(context, batch.speaker[:, None], mask, seen)
+        return context[:, 0]
+
+
+class ContextLayer(nn.Module):
+    """Each utterance attends to its speaker's utterances and to everybody's, as two sources of one attention."""
+
+    RELATIONS = ("same", "any")
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.attention_norm, self.dense_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention = PeripheralCentralAttention(d, config.num_heads, [d, d], gate="learned", backend=config.backend)
+        self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * d, d))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, speakers: Tensor, mask: Tensor, seen: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """`(B, N, d)` utterances of B dialogues, their speakers and the keys' bool mask, both `(B, N)`.
+
+        With `seen`, int64 `(B, K)`, N is 1 and row b has the utterances in rows `seen[b]` as keys, masked by `(B, K)`.
+        """
+        y = self.attention_norm(x)
+        keys, key_speakers = (y, speakers) if seen is None else (y[:, 0][seen], speakers[:, 0][seen])
+        attended, _ = self.attention(
+            y,
+            [keys, keys],
+            key_masks=[mask, mask],
+            query_groups=speakers,
+            key_groups=[key_speakers, key_speakers],
+            relations=self.RELATIONS,
+            causal=causal,
+        )
+        return self.finish(x, attended)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows the attention."""
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.dense(self.dense_norm(x)))
+
+
+class BiLSTM(nn.Module):
+    """A bidirectional LSTM over padded sequences whose result does not depend on the padding."""
+
+    def __init__(self, width: int, d_model: int, num_layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        between = dropout if num_layers > 1 else 0.0
+        self.lstm = nn.LSTM(width, d_model // 2, num_layers, batch_first=True, bidirectional=True, dropout=between)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`(S, L, width)` and `(S,)` lengths to `(S, L, d_model)`, 0 behind each length."""
+        if x.shape[0] == 0:
+            return x.new_zeros(*x.shape[:2], 2 * self.lstm.hidden_size)
+        # a sequence of length 0 (absent modality) runs over one step of zeros; whoever reads it masks it
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        out, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
+        return out
+
+
+class Sequences:
+    """Rows `(U, ...)` grouped into padded sequences `(S, N, ...)` by a key, in their order, and back."""
+
+    def __init__(self, key: Tensor) -> None:
+        self.order = torch.argsort(key, stable=True)
+        _, self.lengths = torch.unique_consecutive(key[self.order], return_counts=True)
+        starts = self.lengths.cumsum(0) - self.lengths
+        self.row = torch.repeat_interleave(torch.arange(len(self.lengths), device=key.device), self.lengths)
+        self.column = torch.arange(len(key), device=key.device) - starts[self.row]
+        self.longest = int(self.lengths.max())
+
+    @property
+    def mask(self) -> Tensor:
+        """bool `(S, N)`, True = a real row."""
+        return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+
+    def padded(self, rows: Tensor) -> Tensor:
+        out = rows.new_zeros(len(self.lengths), self.longest, *rows.shape[1:])
+        out[self.row, self.column] = rows[self.order]
+        return out
+
+    def flat(self, padded: Tensor) -> Tensor:
+        out = padded.new_empty(len(self.order), *padded.shape[2:])
+        out[self.order] = padded[self.row, self.column]
+        return out
+
+
+def present_modalities(batch: Batch, groups: dict[str, list[str]]) -> Tensor:
+    """bool `(U, M)`, which modalities each utterance has: those with a token in any of their streams."""
+    return torch.stack([torch.cat([batch.masks[s] for s in streams], 1).any(-1) for streams in groups.values()], -1)
+
+
+def average(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Average of `(U, L, d)` tokens where the bool `(U, L)` mask is True; 0 where it never is."""
+    total = tokens.masked_fill(~mask[..., None], 0.0).sum(1)
+    return total / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Sine and cosine codes `(N, width)`, float32, of int64 `(N,)` positions."""
+    rate = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-9.21 / width))  # 10000 ** -(2i / width)
+    angles = positions[:, None].float() * rate
+    return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(1)
