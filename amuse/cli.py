@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
+from amuse import cli_data
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_data.app, name="data")
+app.command()(cli_data.predict)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
 Overrides = Annotated[
@@ -17,15 +21,18 @@ Overrides = Annotated[
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, MELD or CMU-MOSI.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last finished epoch.")] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
+    from amuse.data.load import guess_dataset
     from amuse.training import train as run
 
-    model = run(Config.load(config, overrides or ()), out, resume)
+    source = [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
+    model = run(Config.load(config, [*source, *(overrides or ())]), out, resume)
     parameters = sum(p.numel() for p in model.parameters())
     typer.echo(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
 

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from amuse.config import DataConfig
 from amuse.data.conversation import Conversations
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
+from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import synthetic_conversations
 from amuse.data.text import encode_text, tokenize
@@ -16,12 +18,13 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class Splits:
-    """`train`, `valid` and `test`, and the standardizer that was fitted on `train`, if any."""
+    """The splits, and, where there is one, the standardizer fitted on `train` and the manifest of prepared data."""
 
     train: Conversations
     valid: Conversations
     test: Conversations
     standardizer: Standardizer | None
+    media: dict[str, Any] | None = None
 
 
 def load_splits(config: DataConfig, progress: bool = True) -> Splits:
@@ -31,11 +34,12 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
+    media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
     if not config.standardize:
-        return Splits(train, valid, test, None)
+        return Splits(train, valid, test, None, media)
     standardizer = Standardizer.fit(train)
     train, valid, test = (standardizer.apply(part) for part in (train, valid, test))
-    return Splits(train, valid, test, standardizer)
+    return Splits(train, valid, test, standardizer, media)
 
 
 def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:
@@ -55,9 +59,13 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:
             conversations = _encoded(config, conversations, "words", progress)
+    elif config.dataset == "prepared":
+        conversations = read_prepared(_folder(config), split)
+        if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
+            conversations = add_text(config, conversations, progress)
     else:
         name = "dev" if split == "valid" else split
-        conversations = _with_text(config, read_meld(_folder(config), name, features=config.features), progress)
+        conversations = add_text(config, read_meld(_folder(config), name, features=config.features), progress)
     return conversations if config.modalities is None else conversations.select(config.modalities)
 
 
@@ -65,9 +73,9 @@ def guess_dataset(folder: Path) -> str:
     """The data set whose files lie in a folder.
 
     Raises:
-        ValueError: neither MELD's nor CMU-MOSI's files are there.
+        ValueError: neither prepared data nor MELD's or CMU-MOSI's files are there.
     """
-    marks = {"meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
+    marks = {"prepared": INDEX_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
             return dataset
@@ -80,7 +88,8 @@ def _folder(config: DataConfig) -> Path:
     return Path(config.path).expanduser()
 
 
-def _with_text(config: DataConfig, conversations: Conversations, progress: bool) -> Conversations:
+def add_text(config: DataConfig, conversations: Conversations, progress: bool = True) -> Conversations:
+    """The conversations with the modality text, as `config` says: token features or token ids."""
     if config.encoder_mode == "finetune":
         return tokenize(
             conversations,

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.problems import Problem, Report
+from amuse.data.transcript import read_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def read_meld(
     *,
     target: str = "emotion",
     features: Mapping[str, str | PathLike[str]] | None = None,
+    report: Report | None = None,
 ) -> Conversations:
     """Reads one split of MELD.
 
@@ -51,6 +54,7 @@ def read_meld(
         features: Modality -> safetensors file of this split, with keys `"dia{d}_utt{u}"` and floating `(L, d)`
             tensors, or `(d,)` for one vector an utterance. `{split}` in a path stands for the split's name. An
             utterance without an entry lacks the modality; how many do, and entries without an utterance, are logged.
+        report: Takes rows that cannot be used, which are then left out; None raises at the first one.
 
     Returns:
         Dialogues `"dia{d}"` with utterances `"dia{d}_utt{u}"`, with text, speaker and times in seconds. The text
@@ -71,21 +75,21 @@ def read_meld(
     numbered: dict[int, dict[int, Utterance]] = {}
     for line, row in _rows(path, (*_COLUMNS, column)):
         where = f"{path}, line {line}"
-        dialogue, position = (_id(row[name], name, where) for name in ("Dialogue_ID", "Utterance_ID"))
-        utterance = Utterance(
-            id=f"dia{dialogue}_utt{position}",
-            speaker=mend_characters(row["Speaker"]).strip(),
-            features={},
-            label=_label(row[column], names, column, where),
-            text=mend_characters(row["Utterance"]).strip(),
-            start=_seconds(row["StartTime"], "StartTime", where),
-            end=_seconds(row["EndTime"], "EndTime", where),
-        )
-        if not utterance.speaker:
-            raise ValueError(f"{where}, Speaker: expected a name, got an empty cell")
-        if position in numbered.setdefault(dialogue, {}):
-            raise ValueError(f"{where}: Dialogue_ID {dialogue} with Utterance_ID {position} stands in this file twice")
-        numbered[dialogue][position] = utterance
+        try:
+            dialogue, position, utterance = _utterance(row, column, names, where)
+        except ValueError as error:
+            if report is None:
+                raise
+            report(Problem("bad_row", f"{path.name}, line {line}", str(error)))
+            continue
+        by_id = numbered.setdefault(dialogue, {})
+        if position in by_id:
+            message = f"Dialogue_ID {dialogue} with Utterance_ID {position} stands in this file twice"
+            if report is None:
+                raise ValueError(f"{where}: {message}")
+            report(Problem("duplicate_id", f"{path.name}, line {line}", message))
+            continue
+        by_id[position] = utterance
     if not numbered:
         raise ValueError(f"{path}: expected at least one utterance below the header, got none")
 
@@ -114,31 +118,36 @@ def _decode_again(match: re.Match[str]) -> str:
         return match.group()
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected MELD's CSV of this split")
-    data = path.read_bytes()
-    try:
-        content = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: expected UTF-8, got byte 0x{data[error.start]:02x}; "
-            "save the file as UTF-8 (spreadsheet programs often write Windows-1252)"
-        ) from None
-    reader = csv.DictReader(io.StringIO(content, newline=""))
+    reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(f"{path}, line 1: expected the columns {list(columns)}, got no {', '.join(missing)}")
-    rows = []
     for row in reader:
-        if None in row or any(row[name] is None for name in columns):
-            raise ValueError(
-                f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} cells as in the header, "
-                "got another number; is a quotation mark missing?"
-            )
-        rows.append((reader.line_num, row))
-    return rows
+        yield reader.line_num, row
+
+
+def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: str) -> tuple[int, int, Utterance]:
+    if None in row or None in row.values():
+        raise ValueError(
+            f"{where}: expected {len(row) - (None in row)} cells as in the header, got another number; "
+            "is a quotation mark missing?"
+        )
+    dialogue, position = (_id(row[name], name, where) for name in ("Dialogue_ID", "Utterance_ID"))
+    utterance = Utterance(
+        id=f"dia{dialogue}_utt{position}",
+        speaker=mend_characters(row["Speaker"]).strip(),
+        features={},
+        label=_label(row[column], names, column, where),
+        text=mend_characters(row["Utterance"]).strip(),
+        start=_seconds(row["StartTime"], "StartTime", where),
+        end=_seconds(row["EndTime"], "EndTime", where),
+    )
+    if not utterance.speaker:
+        raise ValueError(f"{where}, Speaker: expected a name, got an empty cell")
+    return dialogue, position, utterance
 
 
 def _id(cell: str, column: str, where: str) -> int:

@@ -1,0 +1,125 @@
+"""`amuse data prepare` and `amuse predict`: raw media in, features and emotions out."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Raw video and audio to features.")
+
+
+@app.callback()
+def data() -> None:
+    """Raw video and audio to features."""
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
+    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap or folder.")] = "folder",
+    audio: Annotated[str, typer.Option(help="logmel, a transformers model (name or folder), or none.")] = "logmel",
+    vision: Annotated[str, typer.Option(help="hog, a transformers model (name or folder), or none.")] = "hog",
+    face: Annotated[str | None, typer.Option(help="Encoder of faces: hog, fer, or as --vision. Default: it.")] = None,
+    faces: Annotated[
+        bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")
+    ] = None,
+    audio_rate: Annotated[float, typer.Option(help="Audio tokens a second.")] = 5.0,
+    frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
+    max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
+    classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
+    whole_frame: Annotated[bool, typer.Option("--whole-frame", help="IEMOCAP: not only the speaker's half.")] = False,
+    valid_fraction: Annotated[
+        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, folder 0.15.")
+    ] = None,
+    test_fraction: Annotated[float, typer.Option(help="folder: share of the dialogues for the test split.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU core, one on a GPU.")] = None,
+    shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
+    device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
+) -> None:
+    """Cut, encode and store every utterance of a data set; report what is broken.
+
+    Under torchrun each rank does its share.
+    """
+    from amuse.data.prepared import REPORT_FILE
+    from amuse.data.problems import problem_table
+    from amuse.media import prepare as preparation
+    from amuse.media.extract import Options
+    from amuse.media.sources import folder_source, iemocap_source, meld_source
+
+    if dataset not in ("meld", "iemocap", "folder"):
+        raise ValueError(f"dataset: expected meld, iemocap or folder, got {dataset!r}")
+    options = Options(
+        audio=None if audio == "none" else audio,
+        vision=None if vision == "none" else vision,
+        face=face,
+        faces=vision != "none" and (_detector_installed() if faces is None else faces),
+        audio_rate=audio_rate,
+        frames=frames,
+        max_seconds=max_seconds,
+    )
+    if dataset == "meld":
+        found = meld_source(source)
+    elif dataset == "iemocap":
+        found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
+    else:
+        found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
+    rank, world_size = preparation.ranks()
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+    result = preparation.prepare(
+        found,
+        out,
+        options,
+        workers=cores if workers is None else workers,
+        shard_size=shard_size,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
+    if not result.complete:
+        typer.echo(f"rank {rank} of {world_size}: done; the last rank to finish writes the index")
+        return
+    total = sum(part.num_utterances for part in found.splits.values())
+    usable = ", ".join(f"{modality} {count}" for modality, count in result.usable.items()) or "nothing"
+    typer.echo(f"{found.protocol}\n{total} utterances; usable: {usable}")
+    typer.echo(problem_table(result.problems))
+    typer.echo(f"all of them: {out / REPORT_FILE}; next: amuse train --data {out} --out RUN")
+    if not result.usable or (strict and any(problem.lost for problem in result.problems)):
+        raise typer.Exit(1)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
+    video: Annotated[Path, typer.Argument(help="Video or audio file.")],
+    transcript: Annotated[
+        Path | None, typer.Option(help="CSV or SRT. Default: the one beside VIDEO, or cut at pauses.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
+    from amuse.data.problems import Problem, problem_table
+    from amuse.files import write_text
+    from amuse.media.predict import predict_recording, table, to_json
+
+    problems: list[Problem] = []
+    rows = predict_recording(run, video, transcript, problems.append)
+    typer.echo(table(rows))
+    typer.echo(problem_table(problems), err=True)
+    if json_file is not None:
+        write_text(to_json(rows), json_file)
+
+
+def _detector_installed() -> bool:
+    from amuse.media.faces import FaceDetector
+
+    try:
+        FaceDetector()
+    except ImportError as error:
+        typer.echo(f"faces and background are not told apart: {error}")
+        return False
+    return True

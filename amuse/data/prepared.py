@@ -1,0 +1,82 @@
+"""Folders that `amuse data prepare` makes: features in sharded safetensors, an index of conversations, a manifest.
+
+manifest.json   encoders, options, versions, splits: everything that decided the features
+index.json      dialogues, speakers, texts, labels, times; which shard holds an utterance's features
+report.json     what was wrong with the raw data
+shards/         safetensors, keys "{utterance}/{modality}", float32 (L, width)
+"""
+
+import hashlib
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from amuse.data.conversation import Conversations, Dialogue, Utterance
+
+MANIFEST_FILE, INDEX_FILE, REPORT_FILE, SHARDS = "manifest.json", "index.json", "report.json", "shards"
+FORMAT = 1
+
+
+def read_manifest(folder: str | PathLike[str]) -> dict[str, Any]:
+    """What decided the features of a prepared folder.
+
+    Raises:
+        FileNotFoundError: no manifest, since preparation has not finished or it is another kind of folder.
+        ValueError: a manifest of another version of the format.
+    """
+    return _read_json(Path(folder) / MANIFEST_FILE)
+
+
+def read_prepared(folder: str | PathLike[str], split: str) -> Conversations:
+    """One split, "train", "valid" or "test"; every shard is checked against its hash.
+
+    Raises:
+        FileNotFoundError: no index, or no shard that it names.
+        ValueError: a split that is not there, or a shard that was changed or damaged.
+    """
+    folder = Path(folder)
+    index = _read_json(folder / INDEX_FILE)
+    if split not in index["splits"]:
+        raise ValueError(f"{folder}: expected one of its splits {list(index['splits'])}, got {split!r}")
+    content = index["splits"][split]
+    modalities: dict[str, int] = index["modalities"]
+    features: dict[str, dict[str, Tensor]] = {}
+    for shard in content["shards"]:
+        for key, tokens in _read_shard(folder / SHARDS / shard["file"], shard["sha256"]).items():
+            utterance, _, modality = key.rpartition("/")
+            if modality in modalities:
+                features.setdefault(utterance, {})[modality] = tokens
+    dialogues = [
+        Dialogue(
+            dialogue["id"],
+            [Utterance(**fields, features=features.get(fields["id"], {})) for fields in dialogue["utterances"]],
+        )
+        for dialogue in content["dialogues"]
+    ]
+    return Conversations(dialogues, index["label_names"], modalities)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a folder that `amuse data prepare` has finished")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT}, got {content.get('format')!r}; prepare the data again")
+    return content
+
+
+def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; prepare the data again, which makes what is missing")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{path}: its content does not match the index; delete it and prepare the data again")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file: {error}") from None

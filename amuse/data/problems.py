@@ -1,0 +1,74 @@
+"""What is wrong with raw data: collected on the way, never fatal for the rest, shown and written at the end."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+NOTES = {
+    "long_clip": "the clip is much longer than its utterance; its beginning was used",
+    "long_utterance": "longer than --max-seconds; its beginning was used",
+    "missing_speaker": "no speaker is named; counted as the speaker 'unknown'",
+    "missing_text": "an utterance without words in the transcript; it lacks text",
+    "no_transcript": "a recording without a transcript; cut at pauses, no words, one speaker",
+    "no_face": "no face in any key frame; the utterance lacks the modality face",
+    "overlap": "utterances overlap in time; each was cut as its transcript says",
+    "silent": "the sound is digital silence; it was encoded as such",
+    "stray_file": "a clip that belongs to no utterance; not used",
+    "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
+}
+"""Kinds of problems that lose nothing."""
+
+LOSSES = {
+    "bad_row": "a line of a transcript or table that cannot be used; the utterance was left out",
+    "bad_transcript": "a transcript that cannot be read; the conversation was left out",
+    "codec": "coded in a way that this FFmpeg cannot decode; the stream was skipped",
+    "damaged": "some packets could not be decoded; the rest was used",
+    "duplicate_id": "an utterance id stands twice; the second one was left out",
+    "empty_audio": "an audio track without a sample; the utterance lacks audio",
+    "missing_file": "no such file; the utterance lacks what it holds",
+    "missing_transcript": "a recording without a transcript beside it; the conversation was left out",
+    "no_audio": "no audio track; the utterance lacks audio",
+    "no_video": "no picture; the utterance lacks the visual modalities",
+    "out_of_range": "the utterance's times lie outside of the file; the stream was skipped",
+    "resolution": "frames too large to decode safely; the picture was skipped",
+    "truncated": "the file ends early; what there is was used",
+    "unreadable": "not a media file, or broken at its beginning; skipped",
+}
+"""Kinds of problems by which something could not be used."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding.
+
+    Attributes:
+        kind: One of `NOTES` and `LOSSES`.
+        place: Split and utterance, or a file.
+        message: What was found, for a human.
+    """
+
+    kind: str
+    place: str
+    message: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether something could not be used."""
+        return self.kind not in NOTES
+
+
+Report = Callable[[Problem], None]
+"""Takes findings as they come up; `list.append` is one."""
+
+
+def problem_table(problems: Sequence[Problem]) -> str:
+    """One line a kind: how often, what was done, and the first place."""
+    if not problems:
+        return "no problems found"
+    first = {problem.kind: problem for problem in reversed(problems)}
+    counts = Counter(problem.kind for problem in problems)
+    lines = []
+    for kind, count in sorted(counts.items(), key=lambda entry: (not first[entry[0]].lost, -entry[1], entry[0])):
+        lines.append(f"{count:>7}  {kind:<20} {({**NOTES, **LOSSES})[kind]}")
+        lines.append(f"{'':7}  {'':20} e.g. {first[kind].place}: {first[kind].message}")
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""What turns sound and pictures into token features: three encoders without downloads, and the rest by name."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from math import pi
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d, interpolate, normalize, pad
+
+from amuse.media.decode import SAMPLE_RATE
+from amuse.media.tflite import TfliteModel, packaged_file
+
+
+class Encoder(Protocol):
+    """Sound or pictures of one utterance to token features.
+
+    Attributes:
+        name: As the user chose it.
+        width: Of its features.
+        description: What the features are, in words.
+        fingerprint: Changes whenever the features would.
+    """
+
+    name: str
+    width: int
+    description: str
+    fingerprint: str
+
+    def __call__(self, signal: Any) -> Tensor:
+        """float32 `(L, width)` from float32 `(samples,)` at 16 kHz, or from L uint8 `(H, W, 3)` frames of any sizes."""
+
+
+class LogMel:
+    """Log-mel spectrogram: 64 HTK bands from 20 to 8000 Hz, 25 ms windows every 10 ms, pooled to tokens."""
+
+    name = "logmel"
+    bands = 64
+    width = 2 * bands
+    description = "mean and deviation of 64 log-mel bands over each token's time"
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.fingerprint = "logmel 1"
+        self._window = torch.hann_window(400)
+        self._filters = _mel_filters(self.bands, 512)
+
+    def __call__(self, signal: np.ndarray) -> Tensor:
+        wave = torch.from_numpy(signal)
+        wave = pad(wave, (0, max(400 - len(wave), 0)))
+        spectrum = torch.stft(wave, 512, hop_length=160, win_length=400, window=self._window, return_complex=True)
+        frames = torch.log(spectrum.abs().square().T @ self._filters.T + 1e-6)
+        tokens = token_count(len(signal), self.rate)
+        mean = pool(frames, tokens)
+        deviation = (pool(frames.square(), tokens) - mean.square()).clamp(min=0).sqrt()
+        return torch.cat([mean, deviation], dim=1)
+
+
+class Hog:
+    """Histograms of oriented gradients (Dalal and Triggs 2005) and mean colours on a 4 x 4 grid of a 64 x 64 picture.
+
+    Made by hand, not learned: it tells pose, framing and light, and little about expressions.
+    """
+
+    name = "hog"
+    side, grid, bins = 64, 4, 9
+    width = grid * grid * (bins + 3)
+    description = "histograms of oriented gradients and mean colours on a 4 x 4 grid; not learned"
+    fingerprint = "hog 1"
+
+    def __call__(self, signal: Sequence[np.ndarray]) -> Tensor:
+        images = torch.stack([resized(frame, self.side) for frame in signal]) / 255  # (L, 3, side, side)
+        grey = images.mean(dim=1)
+        right = pad(grey[:, :, 2:] - grey[:, :, :-2], (1, 1))
+        down = pad(grey[:, 2:] - grey[:, :-2], (0, 0, 1, 1))
+        magnitude = torch.hypot(right, down)
+        direction = torch.atan2(down, right) % pi  # of an edge, whichever side is the brighter one
+        bin_of = (direction * (self.bins / pi)).long().clamp(max=self.bins - 1)
+        votes = torch.zeros(len(images), self.bins, self.side, self.side).scatter_(
+            1, bin_of[:, None], magnitude[:, None]
+        )
+        histograms = normalize(self._cells(votes).flatten(1), dim=1)
+        return torch.cat([histograms, self._cells(images).flatten(1)], dim=1)
+
+    def _cells(self, maps: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(maps, self.side // self.grid)
+
+
+class Fer:
+    """Seven expression probabilities of a face, by the small network of the package fer (trained on FER-2013)."""
+
+    name = "fer"
+    width = 7
+    description = (
+        "probabilities of angry, disgust, fear, happy, sad, surprise, neutral by the network of the package fer"
+    )
+
+    def __init__(self) -> None:
+        path = packaged_file("fer", "fer", "data/emotion_model_quantized.tflite")
+        self._model = TfliteModel(path)
+        self.fingerprint = sha256(path)
+
+    def __call__(self, signal: Sequence[np.ndarray]) -> Tensor:
+        rows = []
+        for frame in signal:
+            grey = resized(frame, 64).mean(dim=0) / 127.5 - 1
+            rows.append(self._model(grey.numpy()[None, :, :, None])[0][0])
+        return torch.from_numpy(np.stack(rows)).float()
+
+
+AUDIO: dict[str, Callable[[float], Encoder]] = {"logmel": LogMel}
+VISION: dict[str, Callable[[], Encoder]] = {"hog": Hog, "fer": Fer}
+
+
+def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
+    """One of `AUDIO`, or a transformers audio encoder by name or folder; `rate` is in tokens a second.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
+    """
+    if name in AUDIO:
+        return AUDIO[name](rate)
+    from amuse.media.pretrained import PretrainedAudio
+
+    return PretrainedAudio(name, rate, device)
+
+
+def vision_encoder(name: str, device: str = "cpu") -> Encoder:
+    """One of `VISION`, or a transformers vision encoder by name or folder.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
+    """
+    if name in VISION:
+        return VISION[name]()
+    from amuse.media.pretrained import PretrainedVision
+
+    return PretrainedVision(name, device)
+
+
+def token_count(samples: int, rate: float) -> int:
+    """How many tokens sound of this length has at `rate` tokens a second; at least one."""
+    return max(round(samples / SAMPLE_RATE * rate), 1)
+
+
+def pool(frames: Tensor, tokens: int) -> Tensor:
+    """`(T, d)` to `(tokens, d)`, the mean of each of `tokens` equal parts."""
+    return adaptive_avg_pool1d(frames.T[None], tokens)[0].T
+
+
+def resized(frame: np.ndarray, side: int) -> Tensor:
+    """A uint8 `(H, W, 3)` picture as float32 `(3, side, side)`, 0 to 255."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    return interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def sha256(*paths: Path) -> str:
+    """Of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
+
+
+def _mel_filters(bands: int, window: int) -> Tensor:
+    """Triangles of equal height, evenly on the HTK mel scale: `(bands, window // 2 + 1)`."""
+    lowest, highest = (float(2595 * np.log10(1 + hertz / 700)) for hertz in (20, SAMPLE_RATE / 2))
+    mel = torch.linspace(lowest, highest, bands + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    bins = torch.arange(window // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / window
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return torch.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)).clamp(min=0).float()

@@ -1,0 +1,137 @@
+"""One utterance's media to its token features: cut, encode, and say what was wrong."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from amuse.data.problems import Problem, Report
+from amuse.media.decode import SAMPLE_RATE, MediaError, Note, read_audio, read_frames
+from amuse.media.encoders import Encoder, audio_encoder, vision_encoder
+from amuse.media.faces import FaceDetector, split_faces
+from amuse.media.sources import Clip, Span
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides the features of a clip.
+
+    Attributes:
+        audio, vision: Encoders, see `amuse.media.encoders`; None leaves the modality out.
+        face: Encoder of the modality face; None = that of `vision`.
+        faces: Whether faces and background are modalities of their own, "face" and "background", instead of "video".
+        audio_rate: Audio tokens a second.
+        frames: Key frames an utterance.
+        max_seconds: Longest part of an utterance that is read.
+    """
+
+    audio: str | None = "logmel"
+    vision: str | None = "hog"
+    face: str | None = None
+    faces: bool = False
+    audio_rate: float = 5.0
+    frames: int = 4
+    max_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.audio is None and self.vision is None:
+            raise ValueError("audio, vision: expected at least one encoder, got none")
+        for name in ("audio_rate", "frames", "max_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        if self.face is not None and not self.faces:
+            raise ValueError(f"face: {self.face!r} needs a face detector, see docs/data.md")
+
+
+class Extractor:
+    """The encoders that `Options` name, ready to use.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: an encoder cannot be had; says why.
+    """
+
+    def __init__(self, options: Options, device: str = "cpu") -> None:
+        self.options = options
+        self.encoders: dict[str, Encoder] = {}
+        self.detector = FaceDetector() if options.faces and options.vision is not None else None
+        if options.audio is not None:
+            self.encoders["audio"] = audio_encoder(options.audio, options.audio_rate, device)
+        if options.vision is not None:
+            vision = vision_encoder(options.vision, device)
+            if self.detector is None:
+                self.encoders["video"] = vision
+            else:
+                self.encoders["face"] = vision if options.face is None else vision_encoder(options.face, device)
+                self.encoders["background"] = vision
+
+    def describe(self) -> dict[str, Any]:
+        """Options and encoders, for the manifest; `from_manifest` is the inverse."""
+        keys = ("name", "width", "description", "fingerprint")
+        return {
+            "options": asdict(self.options),
+            "encoders": {m: {key: getattr(e, key) for key in keys} for m, e in self.encoders.items()},
+            "faces": None if self.detector is None else self.detector.description,
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: dict[str, Any], device: str = "cpu") -> Self:
+        """The encoders that made prepared data.
+
+        Raises:
+            ValueError: an encoder of that name has other weights here.
+        """
+        self = cls(Options(**manifest["options"]), device)
+        for modality, there in manifest["encoders"].items():
+            here = self.encoders[modality]
+            if here.fingerprint != there["fingerprint"]:
+                raise ValueError(
+                    f"{modality}: encoder {here.name} has other weights here than where the data was prepared"
+                )
+        return self
+
+    def __call__(self, clip: Clip, place: str, report: Report) -> dict[str, Tensor]:
+        """Modality -> float32 `(L, width)`; a modality that cannot be had is missing, and why was reported."""
+
+        def note(kind: str, message: str) -> None:
+            report(Problem(kind, place, message))
+
+        features: dict[str, Tensor] = {}
+        for span, read in ((clip.sound, self._hear), (clip.picture, self._see)):
+            if span is not None:
+                try:
+                    features.update(read(span, clip, note))
+                except MediaError as error:
+                    note(error.kind, str(error))
+        return features
+
+    def _hear(self, span: Span, clip: Clip, note: Note) -> dict[str, Tensor]:
+        if "audio" not in self.encoders:
+            return {}
+        samples = read_audio(span, self.options.max_seconds, note)
+        seconds = len(samples) / SAMPLE_RATE
+        if span.end is None and clip.seconds is not None and seconds > 2 * clip.seconds + 2:
+            note("long_clip", f"{span.path.name}: over {seconds:.1f} s for an utterance of {clip.seconds:.1f} s")
+        return {"audio": self.encoders["audio"](samples)}
+
+    def _see(self, span: Span, clip: Clip, note: Note) -> dict[str, Tensor]:
+        if self.options.vision is None:
+            return {}
+        frames = read_frames(span, self.options.frames, self.options.max_seconds, note)
+        frames = [_half(frame, clip.half) for frame in frames]
+        if self.detector is None:
+            return {"video": self.encoders["video"](frames)}
+        faces, backgrounds = split_faces(frames, self.detector)
+        features = {"background": self.encoders["background"](backgrounds)}
+        if faces:
+            features["face"] = self.encoders["face"](faces)
+        else:
+            note("no_face", f"{span.path.name}: none in {len(frames)} key frames")
+        return features
+
+
+def _half(frame: np.ndarray, half: str | None) -> np.ndarray:
+    middle = frame.shape[1] // 2
+    if half is None:
+        return frame
+    return frame[:, :middle] if half == "left" else frame[:, middle:]

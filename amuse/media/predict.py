@@ -1,0 +1,175 @@
+"""`amuse predict`: the emotions of every utterance of a recording, by a trained run."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amuse.config import Config, DataConfig
+from amuse.data.conversation import Conversations
+from amuse.data.folder import Recording, conversations, find_transcript
+from amuse.data.load import add_text
+from amuse.data.problems import Problem, Report
+from amuse.data.standardize import Standardizer
+from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
+from amuse.evaluation import choose_device, predict
+from amuse.files import BEST, CONFIG_FILE, MEDIA_FILE, STANDARDIZER_FILE, load_tensors
+from amuse.media.decode import MediaError, media_seconds, read_audio
+from amuse.media.extract import Extractor
+from amuse.media.segments import speech_segments
+from amuse.media.sources import Span, recording_clip
+from amuse.model import Amuse
+
+
+@dataclass
+class Row:
+    """One utterance.
+
+    Attributes:
+        start, end: Seconds.
+        speaker, text: By the transcript.
+        emotion: The most probable class; None for regression.
+        probability: Of that class; the predicted value for regression.
+        probabilities: Of all classes.
+        modalities: Which were there.
+    """
+
+    start: float
+    end: float
+    speaker: str
+    text: str | None
+    emotion: str | None
+    probability: float
+    probabilities: dict[str, float]
+    modalities: list[str]
+
+
+def predict_recording(run: Path, media: Path, transcript: Path | None, report: Report) -> list[Row]:
+    """One row an utterance, by the best model of a run.
+
+    Args:
+        run: Folder of a run that was trained on prepared data, or on text alone.
+        media: A video or audio file.
+        transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the sound:
+            then there are no words and all utterances count as one speaker's.
+        report: Takes what is wrong with the recording or the transcript.
+
+    Raises:
+        FileNotFoundError: no run, no recording or no transcript.
+        ValueError: the run's features cannot be computed from a recording; a recording without utterances.
+        ImportError: an encoder of the run is not installed.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{run}: expected the folder of a run, {CONFIG_FILE} is missing")
+    if not media.is_file():
+        raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+    config = Config.load(run / CONFIG_FILE)
+    model = Amuse.from_pretrained(run / BEST).to(choose_device(config.train.device))
+    lines = _lines(media, transcript or find_transcript(media), report)
+    talk = conversations([Recording(media, lines)], model.config.label_names)
+    talk = _with_features(talk, config.data, model.config.modalities, run, media, report)
+    if not any(utterance.features for utterance in talk.utterances()):
+        raise ValueError(f"{media}: no utterance has any modality of the model ({', '.join(talk.modalities)})")
+    standardizer = run / BEST / STANDARDIZER_FILE
+    if standardizer.is_file():
+        talk = Standardizer.from_state_dict(load_tensors(standardizer)).apply(talk)
+    return _rows(talk, model)
+
+
+def table(rows: list[Row]) -> str:
+    """One line an utterance."""
+    width = max(len(row.speaker) for row in rows)
+    names = max(len(row.emotion or "") for row in rows)
+    return "\n".join(
+        f"{_clock(row.start)} - {_clock(row.end)}  {row.speaker:<{width}}  {row.emotion or '':<{names}}  "
+        f"{row.probability:5.2f}  {row.text or '-'}"
+        for row in rows
+    )
+
+
+def to_json(rows: list[Row]) -> str:
+    return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
+
+
+def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
+    if transcript is None:
+        segments = _segments(media, report)
+        return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
+    lines = read_transcript(transcript, report)
+    if not lines:
+        raise ValueError(f"{transcript}: expected at least one utterance, got none")
+    return lines
+
+
+def _segments(media: Path, report: Report) -> list[tuple[float, float]]:
+    """Utterances between pauses; the whole video where nothing is heard."""
+    try:
+        segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
+    except MediaError:  # the extractor will find it again and report it
+        segments = []
+    if segments:
+        report(Problem("no_transcript", media.name, f"{len(segments)} utterances between pauses"))
+        return segments
+    try:
+        length = media_seconds(media)
+    except MediaError as error:
+        raise ValueError(f"{media}: neither sound nor picture can be read: {error}") from None
+    report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
+    return [(0.0, length)]
+
+
+def _with_features(
+    talk: Conversations, data: DataConfig, modalities: dict[str, int], run: Path, media: Path, report: Report
+) -> Conversations:
+    """The modalities of the model, made as they were made for training."""
+    wanted = [modality for modality in modalities if modality != "text"]
+    if data.dataset not in ("prepared", "meld") or (data.dataset == "meld" and wanted):
+        raise ValueError(
+            f"{run}: was trained on features of {data.dataset} that cannot be computed from a recording "
+            f"({', '.join(modalities)}); train on data made by `amuse data prepare`"
+        )
+    if wanted:
+        manifest = json.loads((run / BEST / MEDIA_FILE).read_text(encoding="utf-8"))
+        features = _extract(talk, manifest, wanted, media, report)
+        for modality in wanted:
+            talk = talk.with_features(modality, modalities[modality], features.get(modality, {}))
+    if "text" in modalities:
+        talk = add_text(data, talk, progress=False)
+    return talk.select(list(modalities))
+
+
+def _extract(
+    talk: Conversations, manifest: dict[str, Any], wanted: list[str], media: Path, report: Report
+) -> dict[str, dict[str, torch.Tensor]]:
+    extractor = Extractor.from_manifest(manifest)
+    features: dict[str, dict[str, torch.Tensor]] = {modality: {} for modality in wanted}
+    for utterance in talk.utterances():
+        found = extractor(recording_clip(media, utterance), utterance.id, report)
+        for modality in wanted:
+            if modality in found:
+                features[modality][utterance.id] = found[modality]
+    return features
+
+
+def _rows(talk: Conversations, model: Amuse) -> list[Row]:
+    logits = predict(model, talk).logits
+    rows = []
+    for utterance, scores in zip(talk.utterances(), logits, strict=True):
+        names = model.config.label_names
+        chances = {} if names is None else dict(zip(names, scores.softmax(dim=0).tolist(), strict=True))
+        best = max(chances, key=lambda name: chances[name]) if chances else None
+        assert utterance.start is not None
+        assert utterance.end is not None
+        value = float(scores[0]) if best is None else chances[best]
+        present = list(utterance.features)
+        rows.append(
+            Row(utterance.start, utterance.end, utterance.speaker, utterance.text, best, value, chances, present)
+        )
+    return rows
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes):02d}:{rest:05.2f}"

@@ -1,0 +1,123 @@
+"""Small real media files: pictures that change with the time and a tone, coded by the same FFmpeg that reads them."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HEIGHT, RATE = 64, 48, 16000
+HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
+EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+
+
+def tone(seconds, hertz=440.0, rate=RATE):
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def write_video(
+    path, seconds=1.0, *, fps=10, hertz=440.0, width=WIDTH, height=HEIGHT, codec="mpeg4", sound=True, times=None, paint=None
+):
+    """A video; the red of frame i is 20 i, or `paint(i)` gives the picture. `sound`: True, False, "empty" or samples."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(path, "w", options=options) as container:
+        video = container.add_stream(codec, rate=fps)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        video.gop_size = 5
+        audio = None
+        if sound is not False:
+            name = {".mp4": "aac", ".avi": "mp2", ".webm": "libopus", ".mkv": "aac"}[path.suffix]
+            audio = container.add_stream(name, rate=48000 if name == "libopus" else RATE, layout="mono")
+        times = [i / fps for i in range(round(seconds * fps))] if times is None else times
+        for i, time in enumerate(times):
+            picture = np.full((height, width, 3), (min(20 * i, 255), 60, 120), np.uint8) if paint is None else paint(i)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if audio is not None and not isinstance(sound, str):
+            samples = tone(seconds, hertz, audio.rate) if sound is True else sound
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = audio.rate, 0
+            fifo = av.AudioFifo()
+            fifo.write(frame)
+            resampler = av.AudioResampler(format=audio.format, layout="mono", rate=audio.rate)
+            while (part := fifo.read(audio.frame_size or 1024, partial=True)) is not None:
+                for converted in resampler.resample(part):
+                    container.mux(audio.encode(converted))
+            container.mux(audio.encode())
+    return path
+
+
+def write_wav(path, samples, rate=RATE):
+    import wave
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+def write_meld(folder, dialogues=2, utterances=3):
+    """MELD's layout; every split has dialogues of utterances of one second."""
+    for split, name in (("train", "train_splits"), ("dev", "dev_splits_complete"), ("test", "output_repeated_splits_test")):
+        rows = []
+        for number in range(dialogues * utterances):
+            dialogue, position = divmod(number, utterances)
+            emotion = EMOTIONS[number % 3]
+            rows.append(
+                f'{number},"Words {number} here",{("Ann", "Bob")[position % 2]},{emotion},neutral,{dialogue},{position},1,1,'
+                f'"00:00:{position:02d},000","00:00:{position + 1:02d},000"\n'
+            )
+            write_video(folder / name / f"dia{dialogue}_utt{position}.mp4", hertz=300.0 * (1 + number % 3))
+        (folder / f"{split}_sent_emo.csv").write_text(HEADER + "".join(rows), encoding="utf-8")
+    return folder
+
+
+def write_iemocap(folder, sessions=(1, 2, 5)):
+    """IEMOCAP's layout; a dialogue of six utterances of 0.5 s, both actors side by side: red on the left, blue right."""
+
+    def paint(i):
+        picture = np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8)
+        picture[:, :WIDTH, 0] = picture[:, WIDTH:, 2] = 200
+        return picture
+
+    for session in sessions:
+        root = folder / f"Session{session}"
+        for marked in "FM":
+            name = f"Ses0{session}{marked}_impro01"
+            ids = [f"{name}_{'FM'[i % 2]}{i:03d}" for i in range(6)]
+            labels = ("hap", "exc", "ang", "neu", "xxx", "sad")
+            table, words = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"], []
+            for i, (turn, label) in enumerate(zip(ids, labels, strict=True)):
+                begin, end = 0.5 * i, 0.5 * i + 0.5
+                table.append(f"[{begin:.4f} - {end:.4f}]\t{turn}\t{label}\t[2.5000, 2.5000, 2.5000]\nC-E1:\tNeutral;\t()\n\n")
+                words.append(f"{turn} [{begin:08.4f}-{end:08.4f}]: Line {i}.\n")
+                write_wav(root / "sentences" / "wav" / name / f"{turn}.wav", tone(0.5))
+            for kind, lines in (("EmoEvaluation", table), ("transcriptions", [*words, "M: [LAUGHTER]\n"])):
+                path = root / "dialog" / kind / f"{name}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(lines), encoding="utf-8")
+            (root / "dialog" / "EmoEvaluation" / f"._{name}.txt").write_bytes(b"\x00\x05\x16\x07\xff")
+            avi = root / "dialog" / "avi" / "DivX" / f"{name}.avi"
+            write_video(avi, 3.0, width=2 * WIDTH, paint=paint)
+    return folder
+
+
+def write_talks(folder, count=6, utterances=4, labels=("calm", "angry")):
+    """A plain folder: recordings with CSV transcripts; the pitch tells the label."""
+    for number in range(count):
+        rows, sound = ["start,end,speaker,text,label\n"], []
+        for i in range(utterances):
+            kind = (number + i) % len(labels)
+            rows.append(f"{0.5 * i},{0.5 * i + 0.5},{('Ann', 'Bob')[i % 2]},word {i},{labels[kind]}\n")
+            sound.append(tone(0.5, 250.0 * (1 + 2 * kind)))
+        write_video(folder / f"talk{number}.mp4", 0.5 * utterances, sound=np.concatenate(sound))
+        Path(folder / f"talk{number}.csv").write_text("".join(rows), encoding="utf-8")
+    return folder
