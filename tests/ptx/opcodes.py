@@ -160,6 +160,10 @@ FLOAT = [
     Row("max{.ftz}.NaN.type", "f16 f16x2 bf16 bf16x2", "d, a, b", "nan_maximum(a, b)"),
     Row("tanh.approx.type", "f16 f16x2 bf16 bf16x2", "d, a", "std::tanh(a)"),
     Row("ex2.approx{.ftz}.type", "f16 f16x2 bf16 bf16x2", "d, a", "std::exp2(a)"),
+    # mixed precision: a 16-bit operand is widened, the result is f32
+    Row("add{.rnd}{.sat}.f32.type", "f16 bf16", "d:f32, a, b:f32", "a + b"),
+    Row("sub{.rnd}{.sat}.f32.type", "f16 bf16", "d:f32, a, b:f32", "a - b"),
+    Row("fma.rnd{.sat}.f32.type", "f16 bf16", "d:f32, a, b, c:f32", "std::fma(a, b, c)"),
 ]
 
 # 9.7.5 and 9.7.6 comparison. For floats the plain operators are false on NaN, those with u true.

@@ -105,6 +105,22 @@ def test_half_precision(opcode, t, random):
     )
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("t", ["f16", "bf16"])
+@pytest.mark.parametrize("opcode", ["add", "sub", "fma"])
+def test_mixed_precision(opcode, t, mode, random):
+    arity, reference = OPERATIONS[opcode]
+    types = [*[t] * (arity - 1), "f32"]
+    columns = [pairs(kind, random, arity)[k][:1500] for k, kind in enumerate(types)]
+    check(
+        f"{opcode}.{mode}.f32.{t} d, {', '.join('abc'[:arity])}",
+        types,
+        "f32",
+        lambda *bits: encode(reference(mode, *(value(b, k) for b, k in zip(bits, types, strict=True))), "f32", mode),
+        columns,
+    )
+
+
 def test_pairs_compute_both_halves(random):
     for t in ("f16", "bf16"):
         for opcode in ("add.", "mul.", "fma.rn.", "max.", "min.NaN."):
