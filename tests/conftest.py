@@ -4,8 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import triton_interpreter
+
 # torch.empty from the package's kernels must never be read before it is written
 torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+if triton_interpreter.requested():
+    triton_interpreter.install()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,89 @@
+"""Runs the Triton backend on CPU tensors, in Triton's interpreter: for a process started with TRITON_INTERPRET=1.
+
+Triton reads that variable when a kernel's module is imported, so interpreted tests and tests of compiled kernels need
+separate processes: `TRITON_INTERPRET=1 pytest tests/test_adaptive_fusion.py` runs the promises on the kernels.
+"""
+
+import importlib
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+KERNELS = {
+    "attention": ("p2c_attention_forward", "p2c_attention_backward"),
+    "fusion": ("adaptive_fusion_forward", "adaptive_fusion_backward"),
+    "interpolation": ("interpolation_coefficients_forward", "interpolation_coefficients_backward"),
+}
+_library = torch.library.Library("amuse_kernels", "IMPL")
+
+
+def requested() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def install() -> None:
+    """Puts the Triton kernels in the place of the C++ kernels, which this process then does not offer."""
+    import amuse_kernels.ops  # noqa: F401  (defines the ops)
+    from amuse_kernels import dispatch
+
+    _interpret_bfloat16()
+    for module_name, names in KERNELS.items():
+        module = importlib.import_module(f"amuse_kernels.triton.{module_name}")
+        for name in names:
+            _library.impl(name, getattr(module, name), "CPU", allow_override=True)
+
+    def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:
+        return None if backend in ("triton", "reference") else "this process interprets the Triton kernels instead"
+
+    dispatch.unavailable_reason = unavailable_reason
+
+
+def _interpret_bfloat16() -> None:
+    """The interpreter keeps bf16 as its bits in uint16, truncates casts to it, and multiplies the bits in a dot.
+
+    Here casts round to nearest even, dots take the values, and other arithmetic on bf16 is an error.
+    """
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+    binary, unary = InterpreterBuilder.binary_op, InterpreterBuilder.unary_op
+
+    def is_bfloat16(handle: Any) -> bool:
+        return handle.dtype.scalar == tl.bfloat16
+
+    def widened(handle: Any) -> Any:
+        return TensorHandle(_to_float(handle.data), tl.float32) if is_bfloat16(handle) else handle
+
+    def cast_impl(self, source, to):
+        if to.scalar == tl.bfloat16 and not is_bfloat16(source):
+            return TensorHandle(_to_bfloat16(source.data.astype(np.float32)), tl.bfloat16)
+        return cast(self, widened(source) if to.scalar != tl.bfloat16 else source, to)
+
+    def create_dot(self, a, b, accumulator, *options):
+        return dot(self, widened(a), widened(b), accumulator, *options)
+
+    def binary_op(self, left, right, operation):
+        if is_bfloat16(left):
+            raise NotImplementedError(f"{operation.__name__} of bf16 in the interpreter")
+        return binary(self, left, right, operation)
+
+    def unary_op(self, argument, operation):
+        if is_bfloat16(argument):
+            raise NotImplementedError(f"{operation.__name__} of bf16 in the interpreter")
+        return unary(self, argument, operation)
+
+    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast_impl, create_dot
+    InterpreterBuilder.binary_op, InterpreterBuilder.unary_op = binary_op, unary_op
+
+
+def _to_float(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).reshape(values.shape)
