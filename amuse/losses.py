@@ -147,7 +147,7 @@ def contrastive_loss(
     return total / count
 
 
-def speaker_loss(voices: Tensor, batch: Batch, temperature: float, total: Tensor) -> Tensor:
+def speaker_loss(voices: Tensor, batch: Batch, present: Tensor, temperature: float, total: Tensor) -> Tensor:
     """Every utterance finds the other utterances of its speaker among all others of its dialogue (ours).
 
     The mean of -log P over the speaker's other utterances, P the softmax over the dialogue's; the sum over utterances
@@ -155,17 +155,20 @@ def speaker_loss(voices: Tensor, batch: Batch, temperature: float, total: Tensor
 
     Args:
         voices: `(U, d)` of length 1, `Output.voices`.
+        present: bool `(U, M)`; an utterance without any modality takes no part.
     """
-    others, same = speaker_pairs(batch)
-    log_p = (voices @ voices.T / temperature).masked_fill(~others, float("-inf")).log_softmax(-1)
-    count = same.sum(-1)
-    found = -log_p.masked_fill(~same, 0.0).sum(-1) / count.clamp(min=1)
-    return found[count > 0].sum() / total.clamp(min=1)
+    others, same = speaker_pairs(batch, present)
+    rows = same.any(-1)
+    others, same = others[rows], same[rows]
+    log_p = (voices[rows] @ voices.T / temperature).masked_fill(~others, float("-inf")).log_softmax(-1)
+    found = -log_p.masked_fill(~same, 0.0).sum(-1) / same.sum(-1)
+    return found.sum() / total.clamp(min=1)
 
 
-def speaker_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """bool `(U, U)`: another utterance of the same dialogue; one by the same speaker."""
-    others = batch.dialogue[:, None] == batch.dialogue
+def speaker_pairs(batch: Batch, present: Tensor) -> tuple[Tensor, Tensor]:
+    """bool `(U, U)`: another utterance of the same dialogue, both with some modality; one by the same speaker."""
+    here = present.any(-1)
+    others = (batch.dialogue[:, None] == batch.dialogue) & here[:, None] & here
     others = others & ~torch.eye(len(others), dtype=torch.bool, device=others.device)
     return others, others & (batch.speaker[:, None] == batch.speaker)
 
@@ -212,7 +215,7 @@ class Totals:
         mixed = weight if mix is None else mix.share * weight + (1 - mix.share) * weight[mix.partner]
         fellows = present.new_zeros((), dtype=torch.float)
         if batch is not None:
-            fellows = speaker_pairs(batch)[1].any(-1).sum().float()
+            fellows = speaker_pairs(batch, present)[1].any(-1).sum().float()
         return cls(mixed.sum(), (weight[:, None] * present).sum(0), _present_pairs(present).sum().float(), fellows)
 
     def to_vector(self) -> Tensor:
@@ -277,7 +280,7 @@ def amuse_loss(
     if output.teacher is not None and output.alpha is not None:
         parts["gate"] = gate_loss(output.alpha, output.teacher, present, totals.gate)
     if output.voices is not None and batch is not None:
-        parts["speaker"] = speaker_loss(output.voices, batch, config.temperature, totals.speaker)
+        parts["speaker"] = speaker_loss(output.voices, batch, present, config.temperature, totals.speaker)
     loss = sum((getattr(config, name) * value for name, value in parts.items()), start=zero)
     return {"loss": loss, **parts}
 

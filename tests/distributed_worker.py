@@ -1,0 +1,113 @@
+"""What tests/test_distributed.py runs in two processes and in one: `torchrun -m tests.distributed_worker FOLDER`."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from amuse.config import Config
+from amuse.data.load import Splits
+from amuse.data.synthetic import synthetic_conversations
+from amuse.distributed import join_world, whole
+from amuse.model import Amuse
+from amuse.training import Run, seed_everything, train
+
+TINY = [
+    "data.num_dialogues=7",
+    "model.d_model=16",
+    "model.num_heads=2",
+    "model.man_layers=1",
+    "model.dropout=0",
+    "train.epochs=2",
+    "train.batch_size=4",  # 7 dialogues: the last batch of an epoch has 3, uneven shares
+    "train.warmup=0",
+]
+CASES = {
+    "nce": [],
+    "infonce": ["loss.contrastive_kind=infonce", "loss.class_weights=0.5", "loss.label_smoothing=0.1"],
+    "one dialogue": ["train.batch_size=1"],  # the second process has nothing to do
+    "teacher, speakers": [
+        "model.gate_teacher=true",
+        "model.speaker_head=true",
+        "model.temporal=attention",
+        "train.recompute=true",
+    ],
+}
+WAYS = {
+    "ddp": [],
+    "ddp, accumulate": ["train.accumulate=2"],
+    "fsdp, accumulate": ["train.strategy=fsdp", "train.accumulate=2"],
+}
+
+
+def some_absent() -> Splits:
+    """Conversations in which modalities and labels are missing, so that the processes count differently."""
+    parts = [synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")]
+    for utterance in parts[0].dialogues[0].utterances:
+        utterance.label = None
+    return Splits(*parts, None)
+
+
+def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
+    """The losses of the first step and every parameter's gradient before it is clipped."""
+    config = Config.load(None, [*TINY, *overrides])
+    splits = some_absent()
+    config.model.modalities, config.model.label_names = splits.train.modalities, splits.train.label_names
+    seed_everything(0)
+    with join_world(torch.device("cpu")) as world:
+        run = Run(config, Amuse(config.model), splits, folder, world)
+        run.model.train()
+        found: dict[str, torch.Tensor] = {}
+        original = torch.nn.utils.clip_grad_norm_
+
+        def captured(parameters, norm):
+            named = run.model.named_parameters()
+            found.update({name: whole(p.grad).clone() for name, p in named if p.grad is not None})
+            return original(parameters, norm)
+
+        torch.nn.utils.clip_grad_norm_ = captured
+        try:
+            parts = iter(run.loader)
+            losses = run.step([next(parts) for _ in range(config.train.accumulate)])
+        finally:
+            torch.nn.utils.clip_grad_norm_ = original
+        return {**found, "losses": torch.tensor(list(losses.values()))}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    main_process = int(os.environ["RANK"]) == 0
+    with join_world(torch.device("cpu")):
+        for case, settings in CASES.items():
+            for way, how in WAYS.items():
+                found = first_gradients([*settings, *how], folder)
+                if main_process:
+                    torch.save(found, folder / f"{case}, {way}.pt")
+        for strategy in ("ddp", "fsdp"):
+            config = Config.load(None, [*TINY, f"train.strategy={strategy}", "train.ema=0.5"])
+            train(config, folder / strategy, progress=False)
+            interrupt_after_one_epoch(config, folder / f"{strategy} cut")
+            train(config, folder / f"{strategy} cut", resume=True, progress=False)
+            interrupt_after_one_epoch(config, folder / f"{strategy} to one")
+
+
+def interrupt_after_one_epoch(config: Config, folder: Path) -> None:
+    run_epoch = Run.run_epoch
+
+    def interrupted(self: Run, progress: bool) -> dict[str, float]:
+        if self.history.epoch == 1:
+            raise KeyboardInterrupt
+        return run_epoch(self, progress)
+
+    Run.run_epoch = interrupted
+    try:
+        train(config, folder, progress=False)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        Run.run_epoch = run_epoch
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
