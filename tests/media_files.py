@@ -15,13 +15,24 @@ def tone(seconds, hertz=440.0, rate=RATE):
 
 
 def write_video(
-    path, seconds=1.0, *, fps=10, hertz=440.0, width=WIDTH, height=HEIGHT, codec="mpeg4", sound=True, times=None, paint=None
+    path,
+    seconds=1.0,
+    *,
+    fps=10,
+    hertz=440.0,
+    width=WIDTH,
+    height=HEIGHT,
+    codec="mpeg4",
+    sound=True,
+    times=None,
+    paint=None,
+    index_first=True,
 ):
-    """A video; the red of frame i is 20 i, or `paint(i)` gives the picture. `sound`: True, False, "empty" or samples."""
+    """A video; the red of frame i is 20 i, or `paint(i)` is the picture. `sound`: True, False, "empty" or samples."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    options = {"movflags": "faststart"} if index_first and path.suffix == ".mp4" else {}
     with av.open(path, "w", options=options) as container:
         video = container.add_stream(codec, rate=fps)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
@@ -66,13 +77,18 @@ def write_wav(path, samples, rate=RATE):
 
 def write_meld(folder, dialogues=2, utterances=3):
     """MELD's layout; every split has dialogues of utterances of one second."""
-    for split, name in (("train", "train_splits"), ("dev", "dev_splits_complete"), ("test", "output_repeated_splits_test")):
+    for split, name in (
+        ("train", "train_splits"),
+        ("dev", "dev_splits_complete"),
+        ("test", "output_repeated_splits_test"),
+    ):
         rows = []
         for number in range(dialogues * utterances):
             dialogue, position = divmod(number, utterances)
             emotion = EMOTIONS[number % 3]
+            speaker = ("Ann", "Bob")[position % 2]
             rows.append(
-                f'{number},"Words {number} here",{("Ann", "Bob")[position % 2]},{emotion},neutral,{dialogue},{position},1,1,'
+                f'{number},"Words {number} here",{speaker},{emotion},neutral,{dialogue},{position},1,1,'
                 f'"00:00:{position:02d},000","00:00:{position + 1:02d},000"\n'
             )
             write_video(folder / name / f"dia{dialogue}_utt{position}.mp4", hertz=300.0 * (1 + number % 3))
@@ -81,7 +97,7 @@ def write_meld(folder, dialogues=2, utterances=3):
 
 
 def write_iemocap(folder, sessions=(1, 2, 5)):
-    """IEMOCAP's layout; a dialogue of six utterances of 0.5 s, both actors side by side: red on the left, blue right."""
+    """IEMOCAP's layout; dialogues of six utterances of 0.5 s, both actors in a frame: red on the left, blue right."""
 
     def paint(i):
         picture = np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8)
@@ -97,7 +113,9 @@ def write_iemocap(folder, sessions=(1, 2, 5)):
             table, words = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"], []
             for i, (turn, label) in enumerate(zip(ids, labels, strict=True)):
                 begin, end = 0.5 * i, 0.5 * i + 0.5
-                table.append(f"[{begin:.4f} - {end:.4f}]\t{turn}\t{label}\t[2.5000, 2.5000, 2.5000]\nC-E1:\tNeutral;\t()\n\n")
+                table.append(
+                    f"[{begin:.4f} - {end:.4f}]\t{turn}\t{label}\t[2.5000, 2.5000, 2.5000]\nC-E1:\tNeutral;\t()\n\n"
+                )
                 words.append(f"{turn} [{begin:08.4f}-{end:08.4f}]: Line {i}.\n")
                 write_wav(root / "sentences" / "wav" / name / f"{turn}.wav", tone(0.5))
             for kind, lines in (("EmoEvaluation", table), ("transcriptions", [*words, "M: [LAUGHTER]\n"])):

@@ -85,8 +85,7 @@ def _dialogue(table: Path, label_names: dict[str, str], report: Report | None) -
             continue
         match = _EVALUATION.match(line)
         if match is None:
-            if not line.startswith("[START_TIME") and not line.startswith("% ["):
-                _bad_row(f"{table}, line {number}", f"expected '[start - end] id label', got {line[:60]!r}", report)
+            _bad_row(f"{table}, line {number}", f"expected '[start - end] id label', got {line[:60]!r}", report)
             continue
         start, end, name, letter, label = match.groups()
         if label not in label_names:

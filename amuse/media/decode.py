@@ -75,12 +75,12 @@ def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[
         times: list[float] = []
         shown: Any = None
         for time, frame in _frames(container, stream, begin, note):
+            times.append(time)
             while len(images) < count and shown is not None and time > targets[len(images)]:
                 images.append(_image(shown))
             if len(images) == count:
                 break
             shown = frame
-            times.append(time)
         if shown is None:
             raise MediaError("out_of_range", f"{span.path.name}: no frame{_within(span)}")
         images += [_image(shown)] * (count - len(images))
@@ -126,7 +126,7 @@ def _is_cover(stream: Any) -> bool:
 def _limits(container: Any, stream: Any, span: Span, max_seconds: float, note: Note) -> tuple[float, float]:
     """Beginning and end of what is to be read, in seconds of the file."""
     length = _seconds(container, stream)
-    if span.begin >= length:
+    if span.begin > 0 and span.begin >= length:
         raise MediaError("out_of_range", f"{span.path.name}: ends at {length:.2f} s, asked for{_within(span)}")
     end = length if span.end is None else span.end
     if end - span.begin > max_seconds:
@@ -155,7 +155,7 @@ def _frames(container: Any, stream: Any, begin: float, note: Note) -> Iterator[t
     if begin > 0:
         container.seek(int((begin + zero) / stream.time_base), stream=stream)
     stream.codec_context.thread_count = 1  # clips are decoded side by side
-    damaged = 0
+    decoded = damaged = 0
     last = 0.0
     try:
         for packet in container.demux(stream):
@@ -165,10 +165,13 @@ def _frames(container: Any, stream: Any, begin: float, note: Note) -> Iterator[t
                 damaged += 1
                 continue
             for frame in frames:
+                decoded += 1
                 last = last if frame.time is None else frame.time - zero
                 yield last, frame
+        if damaged and not decoded:
+            raise MediaError("unreadable", f"none of {damaged} {stream.type} packets can be decoded")
     finally:  # a reader stops when it has enough
-        if damaged:
+        if damaged and decoded:
             note("damaged", f"{stream.type}: {damaged} packets cannot be decoded")
 
 
