@@ -15,6 +15,8 @@ from amuse.data.problems import Problem
 from amuse.files import save_tensors
 from amuse.media.sources import Clip
 
+METADATA = "amuse"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -34,7 +36,7 @@ class Shard:
 
     def is_done(self) -> bool:
         """Whether its file is there, and was made from the same clips in the same way."""
-        return self.path.is_file() and read_metadata(self.path).get("key") == self.key
+        return self.path.is_file() and _metadata(self.path).get("key") == self.key
 
 
 def cut_into_shards(clips: dict[str, list[Clip]], out: Path, size: int, recipe: dict[str, Any]) -> list[Shard]:
@@ -64,21 +66,18 @@ def write_shard(
 ) -> None:
     """Features by utterance and modality, with what was wrong and the hashes of the media files in the metadata."""
     tensors = {f"{utterance}/{modality}": x for utterance, by in features.items() for modality, x in by.items()}
-    metadata = {
-        "key": shard.key,
-        "problems": json.dumps([asdict(problem) for problem in problems]),
-        "sources": json.dumps(sources),
-    }
-    save_tensors(tensors, shard.path, metadata)
+    content = {"key": shard.key, "problems": [asdict(problem) for problem in problems], "sources": sources}
+    # one entry, since safetensors writes several in random order
+    save_tensors(tensors, shard.path, {METADATA: json.dumps(content)})
 
 
 def read_problems(shard: Shard) -> list[Problem]:
-    return [Problem(**fields) for fields in json.loads(read_metadata(shard.path)["problems"])]
+    return [Problem(**fields) for fields in _metadata(shard.path)["problems"]]
 
 
 def read_sources(shard: Shard) -> dict[str, str]:
     """Path -> SHA-256 of the media files."""
-    sources: dict[str, str] = json.loads(read_metadata(shard.path)["sources"])
+    sources: dict[str, str] = _metadata(shard.path)["sources"]
     return sources
 
 
@@ -88,10 +87,11 @@ def read_keys(shard: Shard) -> list[str]:
         return list(file.keys())
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file; empty for a file that is none."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What `write_shard` wrote beside the features; empty for another file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            content: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (SafetensorError, OSError):
         return {}
+    return content
