@@ -69,7 +69,7 @@ def p2c_attention(
         TypeError, ValueError: naming the argument, what it was and what was expected.
         BackendUnavailableError: the named backend cannot run here.
     """
-    query, keys, values = _autocast(query, keys, values)
+    without_autocast, (query, keys, values) = _autocast(query, keys, values)
     inputs = check_attention(
         query,
         keys,
@@ -87,7 +87,7 @@ def p2c_attention(
     )
     name = choose_backend("p2c_attention", inputs.query.device, backend)
     run = reference.p2c_attention if name == "reference" else ops.p2c_attention
-    with _without_autocast(inputs.query):
+    with without_autocast:
         out, lse = run(inputs)
     return (out, lse) if return_lse else out
 
@@ -122,7 +122,7 @@ def p2c_attention_weights(
     """
     if backend not in (None, "reference"):
         raise ValueError(f"backend: the weights are computed by 'reference' only, got {backend!r}")
-    query, keys, _ = _autocast(query, keys, None)
+    without_autocast, (query, keys) = _autocast(query, keys)
     inputs = check_attention(
         query,
         keys,
@@ -138,7 +138,7 @@ def p2c_attention_weights(
         dropout_p,
         seed,
     )
-    with _without_autocast(inputs.query):
+    with without_autocast:
         weights, lse = reference.weights_and_lse(inputs)
     cast = tuple(weight.to(inputs.query.dtype) for weight in weights)
     return (cast, lse) if return_lse else cast
@@ -180,11 +180,11 @@ def adaptive_fusion(
         TypeError, ValueError: naming the argument, what it was and what was expected.
         BackendUnavailableError: the named backend cannot run here.
     """
-    descriptors, alpha = _autocast(descriptors, alpha)
+    without_autocast, (descriptors, alpha) = _autocast(descriptors, alpha)
     check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
     name = choose_backend("adaptive_fusion", descriptors.device, backend)
     run = reference.adaptive_fusion if name == "reference" else ops.adaptive_fusion
-    with _without_autocast(descriptors):
+    with without_autocast:
         return run(descriptors, alpha, pair_weight, pair_bias, present)
 
 
@@ -211,15 +211,19 @@ def interpolation_coefficients(
     check_interpolation(a, b, grad_b, epsilon)
     name = choose_backend("interpolation_coefficients", a.device, backend)
     run = reference.interpolation_coefficients if name == "reference" else ops.interpolation_coefficients
-    with _without_autocast(a):
+    without_autocast, _ = _autocast(a)
+    with without_autocast:
         return run(a, b, grad_b, float(epsilon))
 
 
-def _autocast(*arguments: Any) -> Any:
-    """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for."""
+def _autocast(*arguments: Any) -> tuple[AbstractContextManager, Any]:
+    """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for.
+
+    Also a context without autocast: the ops choose their accumulation type themselves.
+    """
     device = arguments[0].device.type if isinstance(arguments[0], Tensor) else "cpu"
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return arguments
+        return nullcontext(), arguments
     dtype = torch.get_autocast_dtype(device)
 
     def cast(argument: Any) -> Any:
@@ -228,11 +232,4 @@ def _autocast(*arguments: Any) -> Any:
             return argument.to(dtype) if low else argument
         return [cast(entry) for entry in argument] if isinstance(argument, list | tuple) else argument
 
-    return tuple(cast(argument) for argument in arguments)
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """The ops choose their accumulation type themselves."""
-    device = tensor.device.type
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if enabled else nullcontext()
+    return torch.autocast(device, enabled=False), tuple(cast(argument) for argument in arguments)

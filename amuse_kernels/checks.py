@@ -19,6 +19,7 @@ MAX_MODALITIES = 8
 MAX_HEAD_DIM = 256
 NORMALIZATIONS = ("per_source", "joint")
 RELATIONS = ("any", "same", "different")
+_SEQUENCES = (list, tuple, Sequence)  # the common ones first: a look at an abstract class takes longer
 
 
 class AttentionInputs(NamedTuple):
@@ -61,9 +62,10 @@ def check_attention(
         ValueError: an argument of the wrong shape, device or value.
     """
     _check_tensor("query", query, FLOATING)
-    if query.dim() != 4:
+    dtype, device, shape = query.dtype, query.device, query.shape
+    if len(shape) != 4:
         raise ValueError(f"query: expected 4 dimensions (B, H, Lq, D), got {_shape(query)}")
-    batch, heads, queries, head_dim = query.shape
+    batch, heads, queries, head_dim = shape
     if head_dim % 8 or not 8 <= head_dim <= MAX_HEAD_DIM:
         raise ValueError(f"query: head dim must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {head_dim}")
 
@@ -71,19 +73,24 @@ def check_attention(
     sources = len(keys)
     if not 1 <= sources <= MAX_SOURCES:
         raise ValueError(f"keys: expected 1 to {MAX_SOURCES} sources, got {sources}")
+    lengths = []
     for p, key in enumerate(keys):
-        _check_like(f"keys[{p}]", key, query)
-        if key.dim() != 4 or (key.shape[0], key.shape[1], key.shape[3]) != (batch, heads, head_dim):
+        _check_like(f"keys[{p}]", key, dtype, device)
+        shape = key.shape
+        if len(shape) != 4 or shape[0] != batch or shape[1] != heads or shape[3] != head_dim:
             raise ValueError(f"keys[{p}]: expected ({batch}, {heads}, L, {head_dim}), got {_shape(key)}")
+        lengths.append(shape[2])
     if values is not None:
         values = _sequence("values", values, sources)
-        for p, (key, value) in enumerate(zip(keys, values, strict=True)):
-            _check_like(f"values[{p}]", value, query)
-            if value.shape != key.shape:
-                raise ValueError(f"values[{p}]: expected the shape of keys[{p}] {_shape(key)}, got {_shape(value)}")
+        for p, value in enumerate(values):
+            _check_like(f"values[{p}]", value, dtype, device)
+            if value.shape != keys[p].shape:
+                raise ValueError(
+                    f"values[{p}]: expected the shape of keys[{p}] {_shape(keys[p])}, got {_shape(value)}"
+                )
 
     if gates is not None:
-        _check_tensor("gates", gates, FLOATING, query.device)
+        _check_tensor("gates", gates, FLOATING, device)
         try:
             gates = gates.expand(batch, heads, sources)
         except RuntimeError:
@@ -94,25 +101,30 @@ def check_attention(
         if normalization == "joint" and _can_read(gates) and bool((gates < 0).any()):
             raise ValueError(f"gates: expected no negative gate with normalization='joint', got {float(gates.min())}")
 
-    masks = (None,) * sources if key_masks is None else _sequence("key_masks", key_masks, sources)
-    for p, (key, mask) in enumerate(zip(keys, masks, strict=True)):
-        if mask is not None:
-            check_mask(f"key_masks[{p}]", mask, (batch, key.shape[2]), query.device, "attend")
+    masks = (None,) * sources
+    if key_masks is not None:
+        masks = _sequence("key_masks", key_masks, sources)
+        for p, mask in enumerate(masks):
+            if mask is not None:
+                check_mask(f"key_masks[{p}]", mask, (batch, lengths[p]), device, "attend")
+
+    if query_groups is not None:
+        _check_tensor("query_groups", query_groups, INTEGERS, device)
+        _check_shape("query_groups", query_groups, (batch, queries))
+    groups = (None,) * sources
+    if key_groups is not None:
+        groups = _sequence("key_groups", key_groups, sources)
+        for p, group in enumerate(groups):
+            if group is not None:
+                _check_tensor(f"key_groups[{p}]", group, INTEGERS, device)
+                _check_shape(f"key_groups[{p}]", group, (batch, lengths[p]))
+    relation_names = _relations(relations, sources)
+    for p, relation in enumerate(relation_names):
+        if relation != "any" and (query_groups is None or groups[p] is None):
+            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
+            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation!r}")
 
     dropout_p = _probability(dropout_p)
-    relation_names = _relations(relations, sources)
-    key_groups = (None,) * sources if key_groups is None else _sequence("key_groups", key_groups, sources)
-    if query_groups is not None:
-        _check_tensor("query_groups", query_groups, INTEGERS, query.device)
-        _check_shape("query_groups", query_groups, (batch, queries))
-    for p, (key, group) in enumerate(zip(keys, key_groups, strict=True)):
-        if group is not None:
-            _check_tensor(f"key_groups[{p}]", group, INTEGERS, query.device)
-            _check_shape(f"key_groups[{p}]", group, (batch, key.shape[2]))
-        if relation_names[p] != "any" and (query_groups is None or group is None):
-            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
-            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation_names[p]!r}")
-
     return AttentionInputs(
         query=query,
         keys=keys,
@@ -120,13 +132,13 @@ def check_attention(
         gates=gates,
         key_masks=masks,
         query_groups=query_groups,
-        key_groups=key_groups,
+        key_groups=groups,
         relations=relation_names,
-        causal=_causal(causal, queries, keys),
+        causal=_causal(causal, queries, lengths),
         normalization=_choice("normalization", normalization, NORMALIZATIONS),
         softmax_scale=head_dim**-0.5 if softmax_scale is None else _number("softmax_scale", softmax_scale),
         dropout_p=dropout_p,
-        seed=_seed(seed, query.device) if dropout_p > 0 else None,
+        seed=_seed(seed, device) if dropout_p > 0 else None,
     )
 
 
@@ -162,7 +174,7 @@ def check_fusion(
             f"got {' and '.join(given) or 'none of them'}"
         )
     if alpha is not None:
-        _check_like("alpha", alpha, descriptors)
+        _check_like("alpha", alpha, descriptors.dtype, descriptors.device)
         scalar, elementwise = (*batch, modalities, modalities), (*batch, modalities, modalities, width)
         if alpha.shape not in (scalar, elementwise):
             raise ValueError(f"alpha: expected {scalar} or {elementwise}, got {_shape(alpha)}")
@@ -182,7 +194,7 @@ def check_interpolation(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) ->
     if a.dim() < 1 or a.shape[-1] == 0:
         raise ValueError(f"a: expected (..., d) with d of at least 1, got {_shape(a)}")
     for name, tensor in (("b", b), ("grad_b", grad_b)):
-        _check_like(name, tensor, a)
+        _check_like(name, tensor, a.dtype, a.device)
         _check_shape(name, tensor, tuple(a.shape))
     _number("epsilon", epsilon)
 
@@ -204,11 +216,11 @@ def _check_tensor(
         _check_device(name, tensor, device)
 
 
-def _check_like(name: str, tensor: Tensor, other: Tensor) -> None:
-    """Same dtype and device as the first argument."""
-    if not isinstance(tensor, Tensor) or tensor.dtype != other.dtype:
-        raise TypeError(f"{name}: expected a tensor of {other.dtype} as the first argument, got {_describe(tensor)}")
-    _check_device(name, tensor, other.device)
+def _check_like(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    """Of the first argument's dtype and device."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+        raise TypeError(f"{name}: expected a tensor of {dtype} as the first argument, got {_describe(tensor)}")
+    _check_device(name, tensor, device)
 
 
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -217,12 +229,12 @@ def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(f"{name}: expected {shape}, got {_shape(tensor)}")
 
 
 def _sequence(name: str, entries: Sequence, length: int | None = None) -> tuple:
-    if isinstance(entries, Tensor) or not isinstance(entries, Sequence):
+    if not isinstance(entries, _SEQUENCES) or isinstance(entries, Tensor):
         raise TypeError(f"{name}: expected a list or tuple with one entry per source, got {_describe(entries)}")
     if length is not None and len(entries) != length:
         raise ValueError(f"{name}: expected {length} entries, one per source, got {len(entries)}")
@@ -235,16 +247,18 @@ def _relations(relations: Sequence[str] | None, sources: int) -> tuple[str, ...]
     if isinstance(relations, str):
         raise TypeError(f"relations: expected a list or tuple with one entry per source, got {relations!r}")
     names = _sequence("relations", relations, sources)
-    return tuple(_choice(f"relations[{p}]", name, RELATIONS) for p, name in enumerate(names))
+    for p, name in enumerate(names):
+        _choice(f"relations[{p}]", name, RELATIONS)
+    return names
 
 
-def _causal(causal: bool | Sequence[bool], queries: int, keys: tuple[Tensor, ...]) -> tuple[bool, ...]:
-    flags = (causal,) * len(keys) if isinstance(causal, bool) else _sequence("causal", causal, len(keys))
-    for p, (flag, key) in enumerate(zip(flags, keys, strict=True)):
+def _causal(causal: bool | Sequence[bool], queries: int, lengths: list[int]) -> tuple[bool, ...]:
+    flags = (causal,) * len(lengths) if isinstance(causal, bool) else _sequence("causal", causal, len(lengths))
+    for p, flag in enumerate(flags):
         if not isinstance(flag, bool):
             raise TypeError(f"causal[{p}]: expected a bool, got {_describe(flag)}")
-        if flag and key.shape[2] != queries:
-            raise ValueError(f"causal[{p}]: needs as many keys as queries, got {key.shape[2]} keys, {queries} queries")
+        if flag and lengths[p] != queries:
+            raise ValueError(f"causal[{p}]: needs as many keys as queries, got {lengths[p]} keys, {queries} queries")
     return flags
 
 

@@ -1,4 +1,4 @@
-"""Calls of the C++ CPU kernels: pointers and sizes of tensors, outputs allocated here."""
+"""Calls of the C++ CPU kernels; outputs are allocated here."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,16 +31,12 @@ def p2c_attention_forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """gates `(B, H, P)` in the accumulation dtype; relations 0 any, 1 same, 2 different; see `p2c_attention`."""
-    batch, heads, queries, width = query.shape
-    out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
-    lse = query.new_empty(
-        (batch, heads, queries) if joint else (batch, heads, queries, len(keys)), dtype=accumulation_dtype(query.dtype)
-    )
-    arguments, _owners = _attention_arguments(
+    out, lse = attention_outputs(query, len(keys), joint)
+    inputs = _attention_inputs(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
         *(relations, causal, joint, softmax_scale, dropout_p, seed),
     )
-    _module().p2c_attention_forward(*arguments, _strided(out), lse.data_ptr())
+    _module().p2c_attention_forward(inputs, out, lse)
     return out, lse
 
 
@@ -64,25 +60,25 @@ def p2c_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Gradients of query, keys, values and gates (empty for None); `out` is needed for joint only."""
-    arguments, _owners = _attention_arguments(
+    inputs = _attention_inputs(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
         *(relations, causal, joint, softmax_scale, dropout_p, seed),
     )
-    grad_out = _rows_dense(grad_out)
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
-    lse, grad_lse = _dense(lse, grad_lse)
     _module().p2c_attention_backward(
-        *arguments,
-        _strided(grad_out),
-        (0, 0, 0, 0) if out is None else _strided(out),
-        *(lse.data_ptr(), _pointer(grad_lse)),
-        _strided(grad_query),
-        [*map(_strided, grad_keys)],
-        [*map(_strided, grad_values)],
-        0 if gates is None else grad_gates.data_ptr(),
+        *(inputs, _rows_dense(grad_out), out, lse.contiguous(), None if grad_lse is None else grad_lse.contiguous()),
+        *(grad_query, grad_keys, grad_values, None if gates is None else grad_gates),
     )
     return grad_query, grad_keys, grad_values, grad_gates
+
+
+def attention_outputs(query: Tensor, sources: int, joint: bool) -> tuple[Tensor, Tensor]:
+    """Uninitialised output and lse of p2c_attention; the heads of an output row are neighbours in memory."""
+    batch, heads, queries, width = query.shape
+    out = query.new_empty_strided(query.shape, (queries * heads * width, width, heads * width, 1))
+    shape = (batch, heads, queries) if joint else (batch, heads, queries, sources)
+    return out, query.new_empty(shape, dtype=accumulation_dtype(query.dtype))
 
 
 def grad_like(tensor: Tensor) -> Tensor:
@@ -173,11 +169,7 @@ def _rows_dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _strided(tensor: Tensor) -> tuple[int, ...]:
-    return (tensor.data_ptr(), *tensor.stride()[:3])
-
-
-def _attention_arguments(
+def _attention_inputs(
     query: Tensor,
     keys: Sequence[Tensor],
     values: Sequence[Tensor],
@@ -191,27 +183,20 @@ def _attention_arguments(
     softmax_scale: float,
     dropout_p: float,
     seed: Tensor | None,
-) -> tuple[tuple, tuple]:
-    """The arguments that both directions share, and the tensors whose memory they point to."""
-    query, keys, values = _rows_dense(query), [*map(_rows_dense, keys)], [*map(_rows_dense, values)]
-    masks = _dense(*key_masks)
-    related = any(relations)
-    if related:
-        assert query_groups is not None
+) -> Any:
+    """What both directions share, in the form that the native module reads: see its `AttentionInputs`."""
+    if any(relations):
         query_groups, key_groups = _int64(query_groups), [*map(_int64, key_groups)]
-    arguments = (
-        _strided(query),
-        [*map(_strided, keys)],
-        [*map(_strided, values)],
-        (0, 0, 0, 0) if gates is None else (gates.data_ptr(), *gates.stride()),
-        [*map(_pointer, masks)],
-        _pointer(query_groups) if related else 0,
-        [*map(_pointer, key_groups)] if related else [0] * len(keys),
+    return _module().AttentionInputs(
+        _rows_dense(query),
+        [*map(_rows_dense, keys)],
+        [*map(_rows_dense, values)],
+        gates,
+        _dense(*key_masks),
+        query_groups,
+        key_groups,
         relations,
         causal,
-        query.shape,
-        [key.shape[2] for key in keys],
-        _DTYPES[query.dtype],
         joint,
         softmax_scale,
         dropout_p,
@@ -219,7 +204,6 @@ def _attention_arguments(
         0 if seed is None else int(seed),
         torch.get_num_threads(),
     )
-    return arguments, (query, keys, values, masks, query_groups, key_groups)
 
 
 def _fusion_sizes(descriptors: Tensor, alpha: Tensor | None) -> tuple[int, ...]:

@@ -51,6 +51,8 @@ for _name in (
     "interpolation_coefficients_backward",
 ):
     _library.impl(_name, getattr(cpu, _name), "CPU")
+    # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
@@ -77,11 +79,7 @@ def _graph_gradients(outputs, grad_outputs, inputs):
 
 @torch.library.register_fake("amuse_kernels::p2c_attention_forward", lib=_library)
 def _attention_forward_fake(query: Tensor, keys: list[Tensor], *options) -> tuple[Tensor, Tensor]:
-    batch, heads, queries, width = query.shape
-    joint = options[7]
-    out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
-    lse_shape = (batch, heads, queries) if joint else (batch, heads, queries, len(keys))
-    return out, query.new_empty(lse_shape, dtype=accumulation_dtype(query.dtype))
+    return cpu.attention_outputs(query, len(keys), joint=options[7])
 
 
 @torch.library.register_fake("amuse_kernels::p2c_attention_backward", lib=_library)
@@ -105,6 +103,10 @@ def _attention_backward_fake(
     )
 
 
+_attention_forward = torch.ops.amuse_kernels.p2c_attention_forward.default
+_attention_backward = torch.ops.amuse_kernels.p2c_attention_backward.default
+
+
 class _P2CAttention(torch.autograd.Function):
     """Takes lists flat, P tensors each of keys, values, masks and groups: autograd does not look inside lists."""
 
@@ -113,8 +115,9 @@ class _P2CAttention(torch.autograd.Function):
         keys, values, key_masks, key_groups = _split(lists)
         ctx.options = (relations, causal, joint, softmax_scale, dropout_p)
         ctx.set_materialize_grads(False)
-        run = torch.ops.amuse_kernels.p2c_attention_forward
-        out, lse = run(query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed)
+        out, lse = _attention_forward(
+            query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed
+        )
         ctx.save_for_backward(query, gates, query_groups, seed, lse, out if joint else None, *lists)
         return out, lse
 
@@ -145,7 +148,7 @@ class _P2CAttention(torch.autograd.Function):
             return *grads[:2], *(None,) * 7, *grads[2:], *nothing
         if grad_out is None:
             grad_out = torch.zeros_like(query)
-        grad_query, grad_keys, grad_values, grad_gates = torch.ops.amuse_kernels.p2c_attention_backward(
+        grad_query, grad_keys, grad_values, grad_gates = _attention_backward(
             *(grad_out, grad_lse, out, lse, query, keys, values, gates, key_masks, query_groups, key_groups),
             *ctx.options,
             seed,
@@ -159,23 +162,23 @@ class _P2CAttention(torch.autograd.Function):
 def _split(lists):
     """A flat sequence of four lists of equal lengths as those lists."""
     count = len(lists) // 4
-    return tuple(list(lists[i * count : (i + 1) * count]) for i in range(4))
+    return lists[:count], lists[count : 2 * count], lists[2 * count : 3 * count], lists[3 * count :]
 
 
 def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
     query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
     assert values is not None
-    if gates is not None:
-        gates = gates.to(accumulation_dtype(query.dtype))
+    dtype = accumulation_dtype(query.dtype)
+    if gates is not None and gates.dtype != dtype:
+        gates = gates.to(dtype)
     relations = [RELATIONS.index(relation) for relation in inputs.relations]
-    options = (relations, list(inputs.causal), inputs.normalization == "joint", inputs.softmax_scale, inputs.dropout_p)
+    options = (relations, inputs.causal, inputs.normalization == "joint", inputs.softmax_scale, inputs.dropout_p)
     masks, groups = inputs.key_masks, inputs.key_groups
     if _needs_grad(query, gates, *keys, *values):
         lists = (*keys, *values, *masks, *groups)
         return _P2CAttention.apply(query, gates, inputs.query_groups, inputs.seed, *options, *lists)
-    run = torch.ops.amuse_kernels.p2c_attention_forward
-    return run(query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed)
+    return _attention_forward(query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed)
 
 
 # --- Adaptive fusion ---

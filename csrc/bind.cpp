@@ -1,16 +1,12 @@
-// The Python module amuse_kernels._C: integers and pointers in, the GIL released around the work. Callers own every
+// The Python module amuse_kernels._C; attention is in bind_attention.cpp. The GIL is released around the work. Callers own every
 // buffer and have checked shapes, devices and dtypes; what can be checked here is checked again, since a mistake would
 // be a wild pointer.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <array>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
-#include "attention.h"
+#include "bind.h"
 #include "cpu/runtime.h"
 #include "fusion.h"
 #if defined(AMUSE_WITH_CUDA)
@@ -21,10 +17,6 @@ namespace py = pybind11;
 
 namespace amuse {
 namespace {
-
-[[noreturn]] void invalid(const std::string& name, const std::string& expected, int64_t got) {
-  throw std::invalid_argument(name + ": expected " + expected + ", got " + std::to_string(got));
-}
 
 Dtype checked_dtype(int code) {
   if (code < 0 || code > 3) invalid("dtype", "a code of DTYPES, 0 to 3", code);
@@ -57,10 +49,6 @@ void* pointer(const char* name, uintptr_t address, int64_t elements, int64_t ali
                                 " bytes");
   }
   return reinterpret_cast<void*>(address);
-}
-
-void check_threads(int num_threads) {
-  if (num_threads < 0) invalid("num_threads", "0 (OpenMP's default) or more", num_threads);
 }
 
 struct FusionSizes {
@@ -172,125 +160,6 @@ void interpolation_coefficients_backward(uintptr_t grad_out, uintptr_t a, uintpt
   interpolation_backward(p, num_threads);
 }
 
-// address, then the strides of B, H and L (of B, H and P for gates)
-using TensorTuple = std::array<int64_t, 4>;
-using Sizes = std::array<int64_t, 4>;
-
-AttentionTensor attention_tensor(const char* name, const TensorTuple& t, int64_t elements, int64_t alignment) {
-  for (size_t i = 1; i < 4; ++i) {
-    if (t[i] < 0) invalid(std::string(name) + " strides", "0 or more", t[i]);
-  }
-  return {pointer(name, static_cast<uintptr_t>(t[0]), elements, alignment), t[1], t[2], t[3]};
-}
-
-struct AttentionInputs {
-  TensorTuple query;
-  std::vector<TensorTuple> keys, values;
-  TensorTuple gates;
-  std::vector<uintptr_t> key_masks;
-  uintptr_t query_groups;
-  std::vector<uintptr_t> key_groups;
-  std::vector<int> relations;
-  std::vector<bool> causal;
-};
-
-void check_count(const char* name, size_t count, size_t sources) {
-  if (count != sources) invalid(name, std::to_string(sources) + " entries", static_cast<int64_t>(count));
-}
-
-void fill_attention(AttentionParams& p, const AttentionInputs& in, const Sizes& sizes,
-                    const std::vector<int64_t>& lengths, int dtype, bool joint, double softmax_scale, double dropout_p,
-                    uint32_t drop_threshold, uint64_t seed, int num_threads) {
-  p.dtype = checked_dtype(dtype);
-  check_threads(num_threads);
-  p.joint = joint, p.softmax_scale = softmax_scale;
-  p.dropout_p = dropout_p, p.drop_threshold = drop_threshold, p.seed = seed;
-  p.b = sizes[0], p.h = sizes[1], p.lq = sizes[2], p.d = sizes[3];
-  const size_t sources = in.keys.size();
-  if (sources < 1 || sources > max_sources) invalid("keys", "1 to 8 sources", static_cast<int64_t>(sources));
-  p.sources = static_cast<int64_t>(sources);
-  if (p.d < 8 || p.d > 256 || p.d % 8 != 0) invalid("d", "a multiple of 8 from 8 to 256", p.d);
-  check_count("values", in.values.size(), sources);
-  check_count("lengths", lengths.size(), sources);
-  check_count("key_masks", in.key_masks.size(), sources);
-  check_count("key_groups", in.key_groups.size(), sources);
-  check_count("relations", in.relations.size(), sources);
-  check_count("causal", in.causal.size(), sources);
-  const int64_t item = item_size(p.dtype), queries = checked_product({p.b, p.h, p.lq, p.d});
-  p.query = attention_tensor("query", in.query, queries, item);
-  if (in.gates[0] != 0) {
-    const AttentionTensor gates = attention_tensor("gates", in.gates, p.b * p.h, accumulator_size(p.dtype));
-    p.gates = gates.data;
-    p.gate_stride_b = gates.stride_b, p.gate_stride_h = gates.stride_h, p.gate_stride_p = gates.stride_l;
-  }
-  p.query_groups = static_cast<const int64_t*>(pointer("query_groups", in.query_groups, 0, 8));
-  for (size_t s = 0; s < sources; ++s) {
-    AttentionSource& source = p.source[s];
-    if (lengths[s] < 0 || lengths[s] >= INT32_MAX) invalid("lengths", "0 or more, below 2^31 - 1", lengths[s]);
-    const int64_t elements = checked_product({p.b, p.h, lengths[s], p.d});
-    source.length = lengths[s];
-    source.key = attention_tensor("keys", in.keys[s], elements, item);
-    source.value = attention_tensor("values", in.values[s], elements, item);
-    source.mask = static_cast<const uint8_t*>(pointer("key_masks", in.key_masks[s], 0, 1));
-    source.groups = static_cast<const int64_t*>(pointer("key_groups", in.key_groups[s], 0, 8));
-    if (in.relations[s] < 0 || in.relations[s] > 2) invalid("relations", "0, 1 or 2", in.relations[s]);
-    source.relation = static_cast<Relation>(in.relations[s]);
-    source.causal = in.causal[s];
-    if (source.relation != Relation::any && elements > 0 && queries > 0) {
-      pointer("query_groups", in.query_groups, 1, 8);
-      pointer("key_groups", in.key_groups[s], 1, 8);
-    }
-  }
-}
-
-void p2c_attention_forward(const TensorTuple& query, const std::vector<TensorTuple>& keys,
-                           const std::vector<TensorTuple>& values, const TensorTuple& gates,
-                           const std::vector<uintptr_t>& key_masks, uintptr_t query_groups,
-                           const std::vector<uintptr_t>& key_groups, const std::vector<int>& relations,
-                           const std::vector<bool>& causal, const Sizes& sizes, const std::vector<int64_t>& lengths,
-                           int dtype, bool joint, double softmax_scale, double dropout_p, uint32_t drop_threshold,
-                           uint64_t seed, int num_threads, const TensorTuple& out, uintptr_t lse) {
-  AttentionForwardParams p{};
-  fill_attention(p, {query, keys, values, gates, key_masks, query_groups, key_groups, relations, causal}, sizes,
-                 lengths, dtype, joint, softmax_scale, dropout_p, drop_threshold, seed, num_threads);
-  const int64_t rows = p.b * p.h * p.lq;
-  p.out = attention_tensor("out", out, rows, item_size(p.dtype));
-  p.lse = pointer("lse", lse, rows, accumulator_size(p.dtype));
-  const py::gil_scoped_release released;
-  attention_forward(p, num_threads);
-}
-
-void p2c_attention_backward(const TensorTuple& query, const std::vector<TensorTuple>& keys,
-                            const std::vector<TensorTuple>& values, const TensorTuple& gates,
-                            const std::vector<uintptr_t>& key_masks, uintptr_t query_groups,
-                            const std::vector<uintptr_t>& key_groups, const std::vector<int>& relations,
-                            const std::vector<bool>& causal, const Sizes& sizes, const std::vector<int64_t>& lengths,
-                            int dtype, bool joint, double softmax_scale, double dropout_p, uint32_t drop_threshold,
-                            uint64_t seed, int num_threads, const TensorTuple& grad_out, const TensorTuple& out,
-                            uintptr_t lse, uintptr_t grad_lse, const TensorTuple& grad_query,
-                            const std::vector<TensorTuple>& grad_keys, const std::vector<TensorTuple>& grad_values,
-                            uintptr_t grad_gates) {
-  AttentionBackwardParams p{};
-  fill_attention(p, {query, keys, values, gates, key_masks, query_groups, key_groups, relations, causal}, sizes,
-                 lengths, dtype, joint, softmax_scale, dropout_p, drop_threshold, seed, num_threads);
-  const int64_t rows = p.b * p.h * p.lq, item = item_size(p.dtype), accumulator = accumulator_size(p.dtype);
-  p.grad_out = attention_tensor("grad_out", grad_out, rows, item);
-  p.out = attention_tensor("out", out, joint ? rows : 0, item);
-  p.lse = pointer("lse", lse, rows, accumulator);
-  p.grad_lse = pointer("grad_lse", grad_lse, 0, accumulator);
-  p.grad_query = attention_tensor("grad_query", grad_query, rows, item);
-  check_count("grad_keys", grad_keys.size(), keys.size());
-  check_count("grad_values", grad_values.size(), keys.size());
-  for (size_t s = 0; s < keys.size(); ++s) {
-    const int64_t elements = p.b * p.h * lengths[s];
-    p.grad_key[s] = attention_tensor("grad_keys", grad_keys[s], elements, item);
-    p.grad_value[s] = attention_tensor("grad_values", grad_values[s], elements, item);
-  }
-  p.grad_gates = pointer("grad_gates", grad_gates, 0, accumulator);
-  const py::gil_scoped_release released;
-  attention_backward(p, num_threads);
-}
-
 constexpr Isa isas[] = {Isa::baseline, Isa::avx2, Isa::avx512};
 
 void set_isa_by_name(const std::string& name) {
@@ -359,7 +228,8 @@ PYBIND11_MODULE(_C, module) {
   using namespace amuse;
   using py::arg;
   module.doc() =
-      "Native kernels of amuse_kernels. Pointers are integers (tensor.data_ptr(), 0 for none), sizes and strides are in "
+      "Native kernels of amuse_kernels. Attention takes tensors; elsewhere pointers are integers (tensor.data_ptr(), 0 for "
+      "none), sizes and strides are in "
       "elements, dtypes are codes of DTYPES. A stands for the accumulation type: float64 for float64, float32 otherwise.";
 
   py::dict dtypes;
@@ -373,24 +243,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("ALPHA_GATE") = static_cast<int>(AlphaKind::gate);
   module.attr("MAX_MODALITIES") = max_modalities;
 
-#define AMUSE_ATTENTION_ARGUMENTS                                                                                  \
-  arg("query"), arg("keys"), arg("values"), arg("gates"), arg("key_masks"), arg("query_groups"), arg("key_groups"), \
-      arg("relations"), arg("causal"), arg("sizes"), arg("lengths"), arg("dtype"), arg("joint"),                    \
-      arg("softmax_scale"), arg("dropout_p"), arg("drop_threshold"), arg("seed"), arg("num_threads")
-  module.def("p2c_attention_forward", &p2c_attention_forward, AMUSE_ATTENTION_ARGUMENTS, arg("out"), arg("lse"),
-             R"(Peripheral-to-Central attention (paper Eq. 1) on the CPU.
-
-A tensor is (address, strides of B, H and L), its last dim contiguous. sizes is (B, H, Lq, D), lengths the key lengths.
-gates is (address or 0, strides of B, H and P) in A. key_masks are addresses of bool (B, Lp) or 0, groups of int64
-(B, Lq) and (B, Lp) or 0, all contiguous; relations are 0 any, 1 same, 2 different. Writes out, which has the shape of
-the query, and lse in A, contiguous: (B, H, Lq, P), or joint (B, H, Lq).)");
-  module.def("p2c_attention_backward", &p2c_attention_backward, AMUSE_ATTENTION_ARGUMENTS, arg("grad_out"), arg("out"),
-             arg("lse"), arg("grad_lse"), arg("grad_query"), arg("grad_keys"), arg("grad_values"), arg("grad_gates"),
-             R"(Gradients of p2c_attention_forward, whose inputs come again; out is read for joint only.
-
-grad_lse has the shape of lse or is 0. Writes grad_query, grad_keys, grad_values and, unless it is 0, grad_gates
-(B, H, P) in A, contiguous. Bitwise the same for every number of threads.)");
-#undef AMUSE_ATTENTION_ARGUMENTS
+  bind_attention(module);
   module.def("adaptive_fusion_forward", &adaptive_fusion_forward, arg("descriptors"), arg("alpha"),
              arg("pair_weight"), arg("pair_bias"), arg("present"), arg("fused"), arg("alpha_out"), arg("n"), arg("m"),
              arg("d"), arg("stride_n"), arg("stride_m"), arg("dtype"), arg("alpha_kind"), arg("num_threads") = 0,
