@@ -6,6 +6,7 @@ separate processes: `TRITON_INTERPRET=1 pytest tests/test_adaptive_fusion.py` ru
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,27 @@ def requested() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def backends(op: str) -> list[str]:
+    """The backends that can run an op on CPU tensors here: the interpreted kernels alone, or all others."""
+    from amuse_kernels.dispatch import BACKENDS, unavailable_reason
+
+    if requested():
+        return ["triton"]
+    return [name for name in BACKENDS if unavailable_reason(name, op, "cpu") is None]
+
+
 def install() -> None:
     """Puts the Triton kernels in the place of the C++ kernels, which this process then does not offer."""
     import amuse_kernels.ops  # noqa: F401  (defines the ops)
     from amuse_kernels import dispatch
 
     _interpret_bfloat16()
-    for module_name, names in KERNELS.items():
-        module = importlib.import_module(f"amuse_kernels.triton.{module_name}")
-        for name in names:
-            _library.impl(name, getattr(module, name), "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this replaces another kernel
+        for module_name, names in KERNELS.items():
+            module = importlib.import_module(f"amuse_kernels.triton.{module_name}")
+            for name in names:
+                _library.impl(name, getattr(module, name), "CPU", allow_override=True)
 
     def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:
         return None if backend in ("triton", "reference") else "this process interprets the Triton kernels instead"

@@ -274,7 +274,7 @@ def adaptive_fusion_backward(
     args = (*inputs, grad_descriptors, grad_alpha_in, grad_logits)
     _launch(_backward, args, descriptors, alpha).run(descriptors.device)
     if pair_weight is None:
-        grad_weight = grad_bias = grad_logits.new_empty(0)
+        grad_weight, grad_bias = grad_logits.new_empty(0), grad_logits.new_empty(0)
     else:
         grad_weight, grad_bias = _gate_gradient(descriptors, present, grad_logits)
     return grad_descriptors, grad_alpha_in, grad_weight, grad_bias
