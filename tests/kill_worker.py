@@ -1,0 +1,106 @@
+"""What tests/test_kill.py kills: trains in forked children, kills each at another moment, resumes in the next one.
+
+    python -m tests.kill_worker FOLDER
+
+A fork costs nothing, where a new process would import torch for seconds. Prints one line a death.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from amuse.config import Config
+from amuse.data.load import load_splits
+from amuse.files import BEST
+from amuse.model import Amuse
+from amuse.training import STATE_FILE, train_on
+
+CONFIG = Config.load(
+    None,
+    [
+        "data.num_dialogues=6",
+        "model.d_model=16",
+        "model.num_heads=2",
+        "model.man_layers=1",
+        "train.epochs=3",
+        "train.batch_size=2",
+        "train.ema=0.9",
+        "train.mixup=0.4",
+        "train.keep=last",
+        "train.save_steps=2",
+    ],
+)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_replacement(number: int, before: bool) -> None:
+    """Have this process die just before or just after it puts its `number`-th file in place."""
+    replace, count = os.replace, [0]
+
+    def replace_and_die(*paths: object) -> None:
+        count[0] += 1
+        if count[0] == number and before:
+            die()
+        replace(*paths)  # type: ignore[arg-type]
+        if count[0] == number:
+            die()
+
+    os.replace = replace_and_die  # type: ignore[assignment]
+
+
+def run(folder: Path, prepare: Callable[[], None], kill_after: float | None) -> bool:
+    """One life: whether it ended by itself."""
+    child = os.fork()
+    if child == 0:
+        prepare()
+        train_on(SPLITS, CONFIG, folder, resume=True, progress=False)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit(f"a resumed run failed with {os.WEXITSTATUS(status)}")
+    check(folder)
+    return os.WIFEXITED(status)
+
+
+def check(folder: Path) -> None:
+    """Whatever has a file's name is whole."""
+    if (folder / STATE_FILE).exists():
+        torch.load(folder / STATE_FILE, weights_only=True)
+    if (folder / BEST / "config.json").exists():
+        Amuse.from_pretrained(folder / BEST)
+
+
+def main(folder: Path) -> None:
+    # here, not in a child, so that the children find all modules imported
+    train_on(SPLITS, CONFIG, folder / "whole", progress=False)
+    started = time.perf_counter()
+    assert run(folder / "timed", lambda: None, None)
+    duration = time.perf_counter() - started
+    draw = random.Random(0)
+    lives = 0
+    while not run(folder / "random", lambda: None, draw.uniform(0, duration / 2) if lives < 10 else None):
+        lives += 1
+    print(f"random {lives}")
+    lives = 0
+    # each life gets a file further than the last one, so that the run ends
+    while not run(folder / "files", lambda: at_replacement(1 + lives, before=lives % 2 == 0), None):
+        lives += 1
+    print(f"files {lives}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    SPLITS = load_splits(CONFIG.data)
+    main(Path(sys.argv[1]))

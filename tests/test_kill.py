@@ -1,0 +1,42 @@
+"""A training killed at any moment goes on to the same bits, and leaves no damaged and no stray file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from amuse.model import Amuse
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_run_killed_at_many_moments_ends_like_one_that_was_not(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_worker", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    deaths = dict(line.split() for line in done.stdout.splitlines())
+    assert int(deaths["random"]) >= 3
+    assert int(deaths["files"]) >= 6
+    whole = tmp_path / "whole"
+    expected = Amuse.from_pretrained(whole / "best")
+    for name in ("random", "files"):
+        folder = tmp_path / name
+        for a, b in zip(expected.parameters(), Amuse.from_pretrained(folder / "best").parameters(), strict=True):
+            assert torch.equal(a, b)
+        states = [torch.load(f / "state.pt", weights_only=True) for f in (whole, folder)]
+        assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in states[0]["model"])
+        assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+        assert files(folder) == files(whole)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in str(path))
