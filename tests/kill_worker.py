@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -95,7 +96,7 @@ def main(folder: Path) -> None:
     print(f"random {lives}")
     lives = 0
     # each life gets a file further than the last one, so that the run ends
-    while not run(folder / "files", lambda: at_replacement(1 + lives, before=lives % 2 == 0), None):
+    while not run(folder / "files", partial(at_replacement, 1 + lives, lives % 2 == 0), None):
         lives += 1
     print(f"files {lives}")
 

@@ -1,0 +1,165 @@
+"""Real time: one prediction per utterance, as it is said, equal to what the whole dialogue in one batch would give.
+
+Needs a model that looks back only: `temporal: attention` with `causal: true`, or `temporal: none`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+
+from amuse.calibration import load_temperature
+from amuse.config import Config
+from amuse.data.batch import collate
+from amuse.data.conversation import Dialogue, Utterance
+from amuse.data.standardize import Standardizer
+from amuse.evaluation import choose_device
+from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
+from amuse.model import Amuse
+from amuse.stages import ContextLayer, sinusoids
+from amuse_kernels import p2c_attention
+
+
+@dataclass
+class Prediction:
+    """Of one utterance.
+
+    Attributes:
+        label: name of the most probable class; None for regression.
+        confidence: its probability, with the temperature; None for regression.
+        probabilities: class name -> probability; empty for regression.
+        value: the regression output; None for classes.
+        logits: `(C,)`.
+    """
+
+    label: str | None
+    confidence: float | None
+    probabilities: dict[str, float]
+    value: float | None
+    logits: Tensor
+
+
+class StreamingSession:
+    """One conversation, utterance by utterance.
+
+    Of earlier utterances only the keys and values of the temporal stage are kept, so that a push costs the same
+    whatever came before. With `model.config.context_window` these are the last ones only, as in a batch.
+
+    Args:
+        model: with a temporal stage that is causal.
+        standardizer: of the features, as in training; None = features are given as the model saw them.
+        temperature: of the probabilities, see `amuse.calibration`.
+
+    Raises:
+        ValueError: a model that needs the future, or one with random coefficients.
+    """
+
+    def __init__(self, model: Amuse, standardizer: Standardizer | None = None, temperature: float = 1.0) -> None:
+        config = model.config
+        if config.temporal == "bilstm" or (config.temporal == "attention" and not config.causal):
+            raise ValueError("model: its context looks into the future; train with temporal 'attention' and causal")
+        if config.fusion == "random":
+            raise ValueError("model: fusion 'random' draws anew in each call")
+        self.model, self.standardizer, self.temperature = model.eval(), standardizer, temperature
+        self.device = next(model.parameters()).device
+        self.reset()
+
+    @classmethod
+    def from_run(cls, folder: str | Path) -> Self:
+        """With the best model of a run, its standardizer and its temperature."""
+        best = Path(folder) / BEST
+        config = Config.load(Path(folder) / CONFIG_FILE)
+        model = Amuse.from_pretrained(best).to(choose_device(config.train.device))
+        file = best / STANDARDIZER_FILE
+        standardizer = Standardizer.from_state_dict(load_tensors(file)) if file.is_file() else None
+        return cls(model, standardizer, load_temperature(folder))
+
+    def reset(self) -> None:
+        """Begin another conversation."""
+        self.position = 0
+        self.speakers: dict[str, int] = {}
+        layers = self.model.temporal.layers if self.model.config.temporal == "attention" else []
+        self.layers = [LayerCache(cast(ContextLayer, layer), self.model.config.context_window) for layer in layers]
+
+    @torch.inference_mode()
+    def push(self, utterance: Utterance) -> Prediction:
+        """The next utterance; its label, if it has one, is not looked at.
+
+        Raises:
+            ValueError: features of other widths than the model's.
+        """
+        model = self.model
+        if self.standardizer is not None:
+            features = {m: self.standardizer.transform(m, x) for m, x in utterance.features.items()}
+            utterance = replace(utterance, features=features)
+        batch = collate([Dialogue("stream", [utterance])], model.config.modalities).to(self.device)
+        descriptors, _, present = model.describe(batch)
+        x = model.temporal.embed(model.fuse(descriptors, present)[0])  # (1, d)
+        parts = [x]
+        if self.layers:
+            speaker = self.speakers.setdefault(utterance.speaker, len(self.speakers))
+            position = torch.tensor([self.position], device=self.device)
+            context = (x + sinusoids(position, x.shape[-1]).to(x.dtype))[:, None]
+            for layer in self.layers:
+                context = layer.step(context, torch.tensor([[speaker]], device=self.device))
+            parts.append(context[:, 0])
+        self.position += 1
+        return self._prediction(model.classifier(torch.cat(parts, dim=-1))[0].float().cpu())
+
+    def _prediction(self, logits: Tensor) -> Prediction:
+        names = self.model.config.label_names
+        if names is None:
+            return Prediction(None, None, {}, logits.item(), logits)
+        probabilities = (logits / self.temperature).softmax(-1)
+        best = int(probabilities.argmax())
+        return Prediction(
+            names[best],
+            float(probabilities[best]),
+            dict(zip(names, probabilities.tolist(), strict=True)),
+            None,
+            logits,
+        )
+
+
+class LayerCache:
+    """A `ContextLayer` with the keys and values of the utterances so far, at most the last `window` ones."""
+
+    def __init__(self, layer: ContextLayer, window: int | None) -> None:
+        self.layer, self.window = layer, window
+        self.keys: list[Tensor] = []  # per source (1, H, n, D)
+        self.values: list[Tensor] = []
+        self.speakers: Tensor | None = None  # (1, n)
+
+    def step(self, x: Tensor, speaker: Tensor) -> Tensor:
+        """The state of the newest utterance, `(1, 1, d)`, and its speaker `(1, 1)`, to the layer's output for it."""
+        attention: Any = self.layer.attention
+        y = self.layer.attention_norm(x)
+
+        def heads(tokens: Tensor) -> Tensor:
+            return tokens.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+        self.keys = self._grown(self.keys, [heads(project(y)) for project in attention.k_proj], dim=2)
+        self.values = self._grown(self.values, [heads(project(y)) for project in attention.v_proj], dim=2)
+        self.speakers = self._grown([] if self.speakers is None else [self.speakers], [speaker], dim=1)[0]
+        attended: Any = p2c_attention(
+            heads(attention.q_proj(y)),
+            self.keys,
+            self.values,
+            gates=attention.log_gate.exp(),
+            query_groups=speaker,
+            key_groups=[self.speakers] * len(self.keys),
+            relations=self.layer.RELATIONS,
+            backend=attention.backend,
+        )
+        return self.layer.finish(x, attention.out_proj(attended.transpose(1, 2).flatten(2)))
+
+    def _grown(self, old: list[Tensor], new: list[Tensor], dim: int) -> list[Tensor]:
+        grown = [torch.cat(pair, dim) for pair in zip(old, new, strict=True)] if old else new
+        if self.window is None:
+            return grown
+        return [
+            tensor.narrow(dim, max(tensor.shape[dim] - self.window, 0), min(tensor.shape[dim], self.window))
+            for tensor in grown
+        ]

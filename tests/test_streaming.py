@@ -1,0 +1,88 @@
+"""Promises of real-time use: a pushed utterance gets the batch's prediction."""
+
+import pytest
+import torch
+
+from amuse.config import Config, ModelConfig
+from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.evaluation import load_run, predict
+from amuse.model import Amuse
+from amuse.streaming import StreamingSession
+from amuse.training import train
+
+CONVERSATIONS = synthetic_conversations("test", num_dialogues=2, absent_rate=0.2, turns=(12, 14))
+
+
+def causal_model(**options) -> Amuse:
+    base = {"d_model": 16, "num_heads": 2, "man_layers": 1, "temporal": "attention", "causal": True}
+    config = ModelConfig(CONVERSATIONS.modalities, label_names=CONVERSATIONS.label_names, **{**base, **options})
+    return Amuse(config).eval()
+
+
+def batch_logits(model: Amuse, dialogue: Dialogue) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(collate([dialogue], model.config.modalities)).logits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temporal_layers": 3},
+        {"temporal_layers": 2, "context_window": 4},
+        {"temporal": "none", "causal": False},
+        {"fusion": "closed_form"},
+    ],
+)
+def test_pushed_utterances_get_the_batchs_predictions(options):
+    session = StreamingSession(model := causal_model(**options))
+    for dialogue in CONVERSATIONS.dialogues:  # two conversations, so that a reset forgets
+        expected = batch_logits(model, dialogue)
+        for utterance, logits in zip(dialogue.utterances, expected, strict=True):
+            torch.testing.assert_close(session.push(utterance).logits, logits, atol=1e-5, rtol=1e-5)
+        session.reset()
+
+
+def test_the_context_is_as_long_as_the_window_and_no_longer():
+    model, dialogue = causal_model(context_window=3), CONVERSATIONS.dialogues[0]
+    expected = batch_logits(model, dialogue)[-1]
+    for dropped, same in ((len(dialogue) - 3, True), (len(dialogue) - 2, False)):
+        batch = collate([dialogue], model.config.modalities)
+        for name in batch.masks:  # what an utterance said no longer matters, but its place in the dialogue does
+            batch.masks[name][:dropped] = False
+        with torch.inference_mode():
+            found = model(batch).logits[-1]
+        assert torch.allclose(found, expected, atol=1e-6) == same
+
+
+def test_the_cache_does_not_grow_beyond_the_window():
+    session = StreamingSession(causal_model(context_window=4))
+    for utterance in CONVERSATIONS.dialogues[0].utterances:
+        session.push(utterance)
+    assert session.layers[0].keys[0].shape[2] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"causal": False}, "looks into the future"),
+        ({"temporal": "bilstm", "causal": False}, "looks into the future"),
+        ({"fusion": "random"}, "draws anew"),
+    ],
+)
+def test_models_that_cannot_stream_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        StreamingSession(causal_model(**options))
+
+
+def test_a_saved_run_streams_with_its_standardizer_and_temperature(tmp_path):
+    tiny = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
+    train(Config.load(None, [*tiny, "model.temporal=attention", "model.causal=true"]), tmp_path, progress=False)
+    model, standardised, config = load_run(tmp_path, "test")
+    expected = predict(model, standardised).logits
+    session = StreamingSession.from_run(tmp_path)
+    raw = synthetic_conversations("test", num_dialogues=2, seed=config.data.seed)
+    first = [session.push(utterance) for utterance in raw.dialogues[0].utterances]
+    torch.testing.assert_close(torch.stack([p.logits for p in first]), expected[: len(first)], atol=1e-5, rtol=1e-5)
+    assert first[0].confidence == max(first[0].probabilities.values())
+    assert session.temperature != 1.0
