@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/amuse compare $(if $(DATA),--data "$(DATA)")
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: install
 	$(BIN)/ruff check .

@@ -6,6 +6,11 @@ import torch
 
 from tests import triton_interpreter
 
+# Tests in parallel processes (pytest -n) have one thread each, and so have the processes that they start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 # torch.empty from the package's kernels must never be read before it is written
 torch.utils.deterministic.fill_uninitialized_memory = True
 
