@@ -44,18 +44,25 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all scores to this file.")] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the interval of weighted F1; 0 = none.")] = 1000,
 ) -> None:
-    """Scores of a trained model on one split: weighted F1, accuracy, every class, confusion matrix."""
+    """Scores of a trained model on one split: weighted F1, accuracy, every class, confusion matrix, calibration."""
     import json
+    from dataclasses import asdict
 
-    from amuse.evaluation import evaluate as score
-    from amuse.evaluation import load_run
+    from amuse.calibration import Calibration, load_temperature
+    from amuse.evaluation import load_run, predict, score_predictions
     from amuse.files import write_text
 
     model, conversations, config = load_run(run, split)
-    metrics = score(model, conversations, config.train.batch_size, bootstrap)
+    predictions = predict(model, conversations, config.train.batch_size)
+    metrics = score_predictions(predictions, conversations.label_names, bootstrap)
     typer.echo(metrics.report())
+    scores = metrics.to_dict()
+    if conversations.label_names is not None and predictions.labels is not None:
+        calibration = Calibration.measure(predictions.logits, predictions.labels, load_temperature(run))
+        typer.echo(f"\n{calibration.report()}")
+        scores["calibration"] = asdict(calibration)
     if json_file is not None:
-        write_text(json.dumps(metrics.to_dict(), indent=2), json_file)
+        write_text(json.dumps(scores, indent=2), json_file)
 
 
 @app.command()
@@ -69,6 +76,21 @@ def compare(
     from amuse.comparison import compare as run
 
     typer.echo(run(data, out, config, overrides or ()))
+
+
+@app.command()
+def ablate(
+    out: Annotated[Path, typer.Option(help="Folder of the grid; what is done there is not run again.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
+    seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
+) -> None:
+    """The paper's ablations on your data: train and test every row, print each table beside the paper's numbers."""
+    from amuse.ablation import ablate as run
+    from amuse.config import Config
+
+    typer.echo(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from amuse.config import Config
-from amuse.data.conversation import Conversations
 from amuse.data.load import Splits, guess_dataset, load_splits
 from amuse.evaluation import evaluate
 from amuse.metrics import Metrics
@@ -70,21 +69,18 @@ def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config
     if len(modalities) == 1:
         return [(f"AMuSE, {modalities[0]}", splits, config)]
     concatenation = dataclasses.replace(config, model=dataclasses.replace(config.model, man=False, fusion="concat"))
-    single = [(f"{name} alone", _select(splits, name), _only(config, name)) for name in modalities]
+    single = [(f"{name} alone", splits.select([name]), only_modalities(config, [name])) for name in modalities]
     return [("AMuSE, all modalities", splits, config), ("concatenation", splits, concatenation), *single]
 
 
-def _only(config: Config, modality: str) -> Config:
-    """Settings of other modalities left out."""
+def only_modalities(config: Config, modalities: Sequence[str]) -> Config:
+    """The configuration without the settings of the data's other modalities, or of groups of streams without them."""
+    streams = {name: [s for s in members if s in modalities] for name, members in config.model.streams.items()}
+    streams = {name: members for name, members in streams.items() if members}
+    grouped = {stream for members in streams.values() for stream in members}
+    names = {*streams, *(set(modalities) - grouped)}
     kept: dict[str, Any] = {
-        name: {m: chance for m, chance in getattr(config.model, name).items() if m == modality}
+        name: {m: chance for m, chance in getattr(config.model, name).items() if m in names}
         for name in ("modality_dropout", "modality_swap")
     }
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-
-
-def _select(splits: Splits, modality: str) -> Splits:
-    def chosen(part: Conversations) -> Conversations:
-        return part.select([modality])
-
-    return Splits(chosen(splits.train), chosen(splits.valid), chosen(splits.test), None)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **kept, streams=streams))

@@ -27,8 +27,8 @@ class ModelConfig:
     """The network (SPEC section 4). `modalities` and `label_names` are filled in from the data when left empty."""
 
     modalities: dict[str, int] = field(default_factory=dict)  # name -> width of its token features; 0 = token ids
-    streams: dict[str, list[str]] = field(default_factory=dict)  # e.g. video: [face, background] make one modality
     label_names: list[str] | None = None  # classes; None = regression
+    streams: dict[str, list[str]] = field(default_factory=dict)  # e.g. video: [face, background] make one modality
     d_model: int = 128  # width of every descriptor
     num_heads: int = 4
     unimodal_lstm: bool = True  # Bi-LSTM over the tokens of a modality (III-A)

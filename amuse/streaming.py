@@ -80,7 +80,7 @@ class StreamingSession:
         """Begin another conversation."""
         self.position = 0
         self.speakers: dict[str, int] = {}
-        layers = self.model.temporal.layers if self.model.config.temporal == "attention" else []
+        layers: Any = self.model.temporal.layers if self.model.config.temporal == "attention" else []
         self.layers = [LayerCache(cast(ContextLayer, layer), self.model.config.context_window) for layer in layers]
 
     @torch.inference_mode()

@@ -1,5 +1,6 @@
 """The splits that a configuration asks for, with text features attached and features standardised."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ class Splits:
     test: Conversations
     standardizer: Standardizer | None
     media: dict[str, Any] | None = None
+
+    def select(self, modalities: Sequence[str]) -> "Splits":
+        """The same dialogues with these modalities only; what knows all modalities stays behind."""
+        train, valid, test = (part.select(modalities) for part in (self.train, self.valid, self.test))
+        return Splits(train, valid, test, None)
 
 
 def load_splits(config: DataConfig, progress: bool = True) -> Splits:

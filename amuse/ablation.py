@@ -1,0 +1,176 @@
+"""The paper's ablation tables as a grid on any data set, each row beside the paper's numbers.
+
+Every row is a change of one configuration. Rows of several tables with the same configuration are trained once; a row
+that is done is not run again, and one that was interrupted goes on where it was.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from amuse.comparison import only_modalities
+from amuse.config import Config
+from amuse.data.load import Splits, load_splits
+from amuse.evaluation import evaluate
+from amuse.files import write_text
+from amuse.metrics import Metrics
+from amuse.training import train_on
+
+TABLES = {
+    "I": "modalities and stages (the paper on MELD)",
+    "II": "modalities and stages (the paper on IEMOCAP)",
+    "III": "coefficients of the fusion",
+    "IV": "gamma of the focal loss",
+    "V": "layers of the Multimodal Attention Network",
+}
+# weighted F1 of the paper in per cent: MELD, IEMOCAP
+UNIMODAL_AND_CONCATENATION = {
+    "T": (60.41, 55.26),
+    "A": (35.37, 34.17),
+    "V": (46.15, 42.60),
+    "T+A": (62.65, 57.27),
+    "T+V": (61.58, 58.15),
+    "A+V": (48.10, 47.82),
+    "T+A+V": (63.56, 61.17),
+}
+MAN_AND_CONCATENATION = (69.92, 71.47)
+AMUSE = (71.32, 73.91)
+FUSION = {"random": (70.86, 72.07), "equal": (71.10, 72.89), "learned": AMUSE}
+GAMMA = {0.5: (70.71, 71.46), 0.75: (71.08, 73.47), 1.0: AMUSE, 1.25: (70.97, 73.12)}
+LAYERS = {1: (65.37, 68.14), 3: (69.26, 70.98), 4: AMUSE, 5: (71.03, 72.57)}
+LETTERS = {"text": "T", "audio": "A", "video": "V"}
+
+
+@dataclass
+class Row:
+    """A line of a table: what is changed, and the paper's weighted F1 for it, where it has one."""
+
+    table: str
+    name: str
+    changes: dict[str, Any]  # "section.key" -> value
+    paper: tuple[float, float] | None  # MELD, IEMOCAP
+    modalities: list[str] | None = None  # None = all
+    scores: list[dict[str, float]] = field(default_factory=list)  # per seed
+
+
+def ablate(
+    config: Config,
+    out: Path,
+    tables: Sequence[str] = tuple(TABLES),
+    seeds: int = 1,
+    splits: Splits | None = None,
+    progress: bool = True,
+) -> str:
+    """Train and test every row and return the tables as Markdown; also writes ablation.md and ablation.json to `out`.
+
+    Args:
+        config: AMuSE in full; each row changes something of it.
+        out: folder of the grid; what is done there is kept.
+        tables: some of "I" to "V".
+        seeds: runs of each row, from `config.train.seed` upwards.
+        splits: default: those of `config.data`.
+        progress: say which row is trained.
+
+    Raises:
+        ValueError: an unknown table, or regression, for which the paper has no tables.
+    """
+    unknown = set(tables) - set(TABLES)
+    if unknown or not tables:
+        raise ValueError(f"tables: expected some of {', '.join(TABLES)}, got {', '.join(tables) or 'none'}")
+    if seeds < 1:
+        raise ValueError(f"seeds: expected at least 1, got {seeds}")
+    splits = load_splits(config.data) if splits is None else splits
+    if splits.train.label_names is None:
+        raise ValueError("data: expected classes, got regression")
+    rows = [row for table in tables for row in rows_of(table, list(splits.train.modalities), config)]
+    for row in rows:
+        for seed in range(config.train.seed, config.train.seed + seeds):
+            if progress:
+                print(f"table {row.table}, {row.name}, seed {seed}", flush=True)
+            row.scores.append(_score(row, config, splits, seed, out))
+            _write(rows, out)
+    return to_markdown(rows)
+
+
+def rows_of(table: str, modalities: list[str], config: Config) -> list[Row]:
+    """The rows of one table for a data set with these modalities."""
+    if table == "III":
+        return [Row(table, f"{name} α", {"model.fusion": name}, paper) for name, paper in FUSION.items()]
+    if table == "IV":
+        return [Row(table, f"γ = {gamma:g}", {"loss.gamma": gamma}, paper) for gamma, paper in GAMMA.items()]
+    if table == "V":
+        return [Row(table, f"{n} layers", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()]
+    concatenation = {"model.man": False, "model.fusion": "concat"}
+    rows = []
+    for size in range(1, len(modalities) + 1):
+        for chosen in combinations(modalities, size):
+            name = "+".join(chosen) + (", concatenation" if size > 1 else " alone")
+            letters = "+".join(LETTERS.get(modality, "?") for modality in chosen)
+            rows.append(Row(table, name, concatenation, UNIMODAL_AND_CONCATENATION.get(letters), list(chosen)))
+    if len(modalities) > 1:
+        rows.append(Row(table, "MAN + concatenation", {"model.fusion": "concat"}, MAN_AND_CONCATENATION))
+        rows.append(Row(table, "AMuSE", {}, AMUSE))
+    return rows
+
+
+def changed(config: Config, row: Row, seed: int) -> Config:
+    """The configuration of one run of a row.
+
+    Raises:
+        ValueError: a change that the configuration does not allow.
+    """
+    config = copy.deepcopy(config)
+    for place, value in {**row.changes, "train.seed": seed}.items():
+        section, key = place.split(".")
+        setattr(config, section, dataclasses.replace(getattr(config, section), **{key: value}))
+    return config if row.modalities is None else only_modalities(config, row.modalities)
+
+
+def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> dict[str, float]:
+    """Weighted F1 and accuracy on the test split in per cent, from the folder of an earlier run if there is one."""
+    config = changed(config, row, seed)
+    chosen = row.modalities or list(splits.train.modalities)
+    key = json.dumps([chosen, dataclasses.asdict(config)], sort_keys=True)
+    folder = out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    file = folder / "scores.json"
+    if not file.is_file():
+        part = splits.select(chosen)
+        model = train_on(part, config, folder, resume=True, progress=False)
+        metrics = evaluate(model, part.test, config.train.batch_size)
+        assert isinstance(metrics, Metrics)
+        scores = {"weighted_f1": 100 * metrics.weighted_f1, "accuracy": 100 * metrics.accuracy}
+        write_text(json.dumps(scores), file)
+    return dict(json.loads(file.read_text()))
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Tables with mean and population deviation over seeds beside the paper's single runs."""
+    lines: list[str] = []
+    for table in dict.fromkeys(row.table for row in rows):
+        lines += [f"### Table {table}: {TABLES[table]}", ""]
+        lines += ["| | weighted F1 | accuracy | paper, MELD | paper, IEMOCAP |", "|---|---|---|---|---|"]
+        for row in rows:
+            if row.table == table and row.scores:
+                paper = ("", "") if row.paper is None else (f"{row.paper[0]:.2f}", f"{row.paper[1]:.2f}")
+                ours = [_mean([score[name] for score in row.scores]) for name in ("weighted_f1", "accuracy")]
+                lines.append(f"| {' | '.join([row.name, *ours, *paper])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.pstdev(values):.2f}"
+
+
+def _write(rows: Sequence[Row], out: Path) -> None:
+    done = [dataclasses.asdict(row) for row in rows if row.scores]
+    write_text(json.dumps(done, indent=2, ensure_ascii=False), out / "ablation.json")
+    write_text(to_markdown(rows), out / "ablation.md")
