@@ -209,6 +209,37 @@ def test_times_outside_of_the_file_are_told(tmp_path):
     assert notes == ["truncated"]
 
 
+def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
+    files = [
+        write_video(tmp_path / "a.mp4", codec="libx264"),
+        write_video(tmp_path / "a.avi"),
+        write_video(tmp_path / "a.mkv"),
+        write_wav(tmp_path / "a.wav", tone(0.5)),
+    ]
+    rng = np.random.default_rng(0)
+    kinds = Notes()
+    for number in range(200):
+        file = files[number % len(files)]
+        data = bytearray(file.read_bytes())
+        if number % 3 == 0:
+            del data[rng.integers(len(data)) :]
+        elif number % 3 == 1:
+            begin = rng.integers(len(data))
+            del data[begin : begin + rng.integers(1, 2000)]
+        else:
+            for position in rng.integers(0, min(len(data), 1500), 8):
+                data[position] = rng.integers(256)
+        broken = tmp_path / f"broken{file.suffix}"
+        broken.write_bytes(data)
+        span = Span(broken) if number % 2 else Span(broken, 0.3, 0.8)
+        for read in (read_audio, lambda span, seconds, note: read_frames(span, 4, seconds, note)):
+            try:
+                read(span, 30, kinds)
+            except MediaError as error:
+                kinds(error.kind, str(error))
+    assert {"unreadable", "truncated", "damaged"} <= set(kinds)
+
+
 def test_speech_is_cut_at_pauses():
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
     samples = np.concatenate([quiet, tone(1.0), quiet[:3200], tone(0.6), quiet, tone(2.0), quiet])

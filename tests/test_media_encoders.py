@@ -181,6 +181,19 @@ def test_halves_of_a_frame_are_seen_apart(tmp_path):
     assert right[:, blue].mean() > 0.7 > 0.1 > right[:, red].mean()
 
 
+def test_samples_that_are_no_numbers_give_no_features(tmp_path):
+    import struct
+
+    samples = np.full(8000, np.nan, "<f4").tobytes()
+    form = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32)  # 3 = floating point
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 36 + len(samples)) + form + b"data" + struct.pack("<I", len(samples)))
+    path.write_bytes(path.read_bytes() + samples)
+    problems = []
+    assert Extractor(Options())(Clip("u", Span(path), None), "train u", problems.append) == {}
+    assert [problem.kind for problem in problems] == ["not_finite"]
+
+
 @pytest.fixture
 def detector():
     from amuse.media.faces import FaceDetector

@@ -29,6 +29,7 @@ LOSSES = {
     "missing_transcript": "a recording without a transcript beside it; the conversation was left out",
     "no_audio": "no audio track; the utterance lacks audio",
     "no_video": "no picture; the utterance lacks the visual modalities",
+    "not_finite": "features with NaN or infinity, of samples that are none; the modality was left out",
     "out_of_range": "the utterance's times lie outside of the file; the stream was skipped",
     "resolution": "frames too large to decode safely; the picture was skipped",
     "truncated": "the file ends early; what there is was used",

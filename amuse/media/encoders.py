@@ -153,8 +153,13 @@ def pool(frames: Tensor, tokens: int) -> Tensor:
 
 def resized(frame: np.ndarray, side: int) -> Tensor:
     """A uint8 `(H, W, 3)` picture as float32 `(3, side, side)`, 0 to 255."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-    return interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    return scaled(frame, (side, side)).float()
+
+
+def scaled(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """A uint8 `(H, W, 3)` picture as uint8 `(3, *size)`, antialiased."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    return interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def sha256(*paths: Path) -> str:

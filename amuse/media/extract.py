@@ -103,6 +103,9 @@ class Extractor:
                     features.update(read(span, clip, note))
                 except MediaError as error:
                     note(error.kind, str(error))
+        for modality in [name for name, tokens in features.items() if not tokens.isfinite().all()]:
+            note("not_finite", f"{modality}: NaN or infinity among its features")
+            del features[modality]
         return features
 
     def _hear(self, span: Span, clip: Clip, note: Note) -> dict[str, Tensor]:

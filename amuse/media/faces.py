@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
+from amuse.media.encoders import scaled
 from amuse.media.tflite import TfliteModel, packaged_file
 
 SIDE = 192  # of the detector's square input
@@ -48,11 +47,9 @@ class FaceDetector:
         """The boxes of all faces in a uint8 `(H, W, 3)` frame, the largest first."""
         height, width = frame.shape[:2]
         longest = max(height, width)
-        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
         size = (max(round(height * SIDE / longest), 1), max(round(width * SIDE / longest), 1))
-        scaled = interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
         canvas = np.zeros((1, SIDE, SIDE, 3), np.float32)
-        canvas[0, : size[0], : size[1]] = scaled.permute(1, 2, 0).numpy() / 127.5 - 1
+        canvas[0, : size[0], : size[1]] = scaled(frame, size).permute(1, 2, 0).numpy() / 127.5 - 1
         regressors, logits = self.model(canvas)
         # the first four numbers of an anchor are its box: centre relative to the anchor, width, height, in input pixels
         boxes = regressors[0, :, :4] / SIDE

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import wait
@@ -146,6 +147,9 @@ def _encode_all(shards: list[Shard], extractor: Extractor, root: Path, workers: 
             for done in as_completed(running):
                 done.result()
                 yield running[done]
+        except BrokenProcessPool:
+            message = "a worker process ended abruptly (out of memory, or a decoder crashed); what is done is kept: "
+            raise ValueError(f"{message}run again, with fewer --workers where memory is short") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
