@@ -1,0 +1,7 @@
+"""Why a prediction came about: words, voice, picture, modalities and the rest of the dialogue."""
+
+from amuse.explain.explanation import Explanation, explain
+from amuse.explain.fidelity import Fidelity
+from amuse.explain.groups import Group, feature_groups
+
+__all__ = ["Explanation", "Fidelity", "Group", "explain", "feature_groups"]

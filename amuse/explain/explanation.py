@@ -1,0 +1,120 @@
+"""Everything that is known about why the model said what it said of one utterance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from amuse.data.batch import collate
+from amuse.data.conversation import Dialogue
+from amuse.explain.attribution import METHODS
+from amuse.explain.fidelity import Fidelity, measure
+from amuse.explain.groups import Group, feature_groups
+from amuse.explain.influence import attention_flow, context_effects, fusion_weights, modality_effects, speaker_effects
+from amuse.explain.perturbation import Perturbation
+from amuse.model import Amuse
+
+
+@dataclass
+class Explanation:
+    """Why one utterance got its prediction. C classes (1 for regression), G groups, N utterances, M modalities.
+
+    Attributes:
+        probabilities: `(C,)`, or the value of a regression `(1,)`.
+        target: The explained class; 0 for regression.
+        groups: What the scores belong to.
+        scores: float64 `(G,)` in units of the output; positive contributed, negative distracted.
+        method, samples, seed: How they were found; the same ones give the same scores.
+        fidelity: How far they can be trusted.
+        fusion: `(M,)` share of each modality in the fused descriptor, or None where the fusion has no coefficients.
+        attention: (central, peripheral) modality -> `(L,)` mean weight that each peripheral token receives.
+        without_modality: Modality -> `(C,)` had it been missing.
+        without_utterance: `(N, C)` had that utterance never been said; the own row is `probabilities`.
+        without_speaker: Speaker -> `(C,)` had they said nothing but this utterance.
+    """
+
+    probabilities: Tensor
+    target: int
+    groups: list[Group]
+    scores: Tensor
+    method: str
+    samples: int
+    seed: int
+    fidelity: Fidelity
+    fusion: Tensor | None
+    attention: dict[tuple[str, str], Tensor]
+    without_modality: dict[str, Tensor]
+    without_utterance: Tensor
+    without_speaker: dict[str, Tensor]
+
+    def of_stream(self, stream: str) -> list[tuple[Group, float]]:
+        """Groups of one stream with their scores."""
+        pairs = zip(self.groups, self.scores.tolist(), strict=True)
+        return [(group, score) for group, score in pairs if group.stream == stream]
+
+
+def explain(
+    model: Amuse,
+    dialogue: Dialogue,
+    position: int,
+    *,
+    target: int | None = None,
+    method: str = "lime",
+    samples: int = 500,
+    seed: int = 0,
+    pieces: Mapping[str, Sequence[str | None]] | None = None,
+    max_segments: int = 24,
+    chunk: int = 128,
+    temperature: float = 1.0,
+) -> Explanation:
+    """Explain the prediction for one utterance in its dialogue.
+
+    Args:
+        model: Trained; put into evaluation mode.
+        dialogue: Prepared as in training (standardised).
+        position: Index of the utterance in it.
+        target: Class to explain; None = the predicted one.
+        method: "lime" | "shap" | "occlusion" | "gradients".
+        samples: Perturbations (lime, shap) or steps (gradients).
+        seed: Of the perturbations and of the fidelity.
+        pieces, max_segments: See `feature_groups`.
+        chunk: Perturbations that are computed at once; bounds the memory.
+        temperature: Divides the logits of a classifier.
+
+    Raises:
+        ValueError: An argument out of its range, or an utterance without any token.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if samples < 2:
+        raise ValueError(f"samples: expected at least 2, got {samples}")
+    utterance = dialogue.utterances[position]
+    used = {name: utterance.features[name] for name in model.config.modalities if name in utterance.features}
+    groups = [g for g in feature_groups(utterance, pieces, max_segments) if g.stream in used]
+    if not groups:
+        raise ValueError(f"utterance {utterance.id!r}: expected at least one token to explain, got none")
+    perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature)
+    without_utterance = context_effects(perturbation)
+    probabilities = without_utterance[position]
+    if target is None:
+        target = int(probabilities.argmax())
+    elif not 0 <= target < len(probabilities):
+        raise ValueError(f"target: expected 0 to {len(probabilities) - 1}, got {target}")
+    attribution = METHODS[method](perturbation, target, samples, seed)
+    alone = collate([Dialogue(dialogue.id, [utterance])], model.config.modalities, perturbation.regression)
+    flow = attention_flow(model, alone.to(perturbation.speaker.device))
+    return Explanation(
+        probabilities=probabilities,
+        target=target,
+        groups=groups,
+        scores=attribution.scores,
+        method=method,
+        samples=samples,
+        seed=seed,
+        fidelity=measure(perturbation, attribution, seed),
+        fusion=fusion_weights(perturbation.alpha, perturbation.present),
+        attention={pair: weights[0].cpu() for pair, weights in flow.items()},
+        without_modality=modality_effects(perturbation),
+        without_utterance=without_utterance,
+        without_speaker=speaker_effects(perturbation, dialogue),
+    )

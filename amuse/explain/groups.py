@@ -1,0 +1,90 @@
+"""What an explanation speaks of: words, segments of the voice, frames or regions of the picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from amuse.data.conversation import Utterance
+
+WORD_STREAMS = ("text", "words")
+JOINED = "##"  # WordPiece: continues a word
+SPACES = ("Ġ", "▁")  # byte-level BPE and SentencePiece: begins a word
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tokens of one stream that are kept or left out together.
+
+    Attributes:
+        stream: Name of the token stream.
+        tokens: Their indices in the stream.
+        name: A word, or the number of a segment or frame.
+        start, end: Seconds of the recording, taking tokens as equally long; None for words and unknown times.
+    """
+
+    stream: str
+    tokens: tuple[int, ...]
+    name: str
+    start: float | None = None
+    end: float | None = None
+
+
+def feature_groups(
+    utterance: Utterance, pieces: Mapping[str, Sequence[str | None]] | None = None, max_segments: int = 24
+) -> list[Group]:
+    """The groups of an utterance, stream after stream; every token is in one group, or in none.
+
+    Args:
+        utterance: With features.
+        pieces: Stream -> the word piece that each token stands for, as a tokenizer writes it; pieces of a word make one
+            group, and a token whose piece is None (a special token) is in no group and never left out. Without it the
+            words of `utterance.text` name the tokens of a text stream where there are equally many.
+        max_segments: Longer streams without words are cut into this many segments of neighbouring tokens.
+
+    Raises:
+        ValueError: pieces that are not as many as the tokens.
+    """
+    if max_segments < 1:
+        raise ValueError(f"max_segments: expected at least 1, got {max_segments}")
+    groups: list[Group] = []
+    for stream, tokens in utterance.features.items():
+        named = (pieces or {}).get(stream)
+        if named is not None:
+            if len(named) != len(tokens):
+                raise ValueError(f"pieces[{stream!r}]: expected {len(tokens)}, one a token, got {len(named)}")
+            groups += _words(stream, named)
+            continue
+        words = (utterance.text or "").split() if stream in WORD_STREAMS else []
+        if words and len(words) == len(tokens):
+            groups += [Group(stream, (i,), word) for i, word in enumerate(words)]
+        else:
+            groups += _segments(stream, len(tokens), utterance, max_segments)
+    return groups
+
+
+def _words(stream: str, pieces: Sequence[str | None]) -> list[Group]:
+    marked = any(piece and piece.startswith(SPACES) for piece in pieces)
+    words: list[tuple[str, list[int]]] = []
+    for index, piece in enumerate(pieces):
+        if piece is None:
+            continue
+        continues = not piece.startswith(SPACES) if marked else piece.startswith(JOINED)
+        text = piece.removeprefix(JOINED).lstrip("".join(SPACES))
+        if continues and words and words[-1][1][-1] == index - 1:
+            words[-1] = (words[-1][0] + text, [*words[-1][1], index])
+        else:
+            words.append((text, [index]))
+    return [Group(stream, tuple(tokens), text) for text, tokens in words]
+
+
+def _segments(stream: str, length: int, utterance: Utterance, limit: int) -> list[Group]:
+    count = min(length, limit)
+    bounds = [i * length // count for i in range(count + 1)] if count else [0]
+    groups = []
+    for number, (first, stop) in enumerate(pairwise(bounds), start=1):
+        times: list[float | None] = [None, None]
+        if utterance.start is not None and utterance.end is not None:
+            step = (utterance.end - utterance.start) / length
+            times = [utterance.start + first * step, utterance.start + stop * step]
+        groups.append(Group(stream, tuple(range(first, stop)), f"{stream} {number}", *times))
+    return groups

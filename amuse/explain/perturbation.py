@@ -1,0 +1,137 @@
+"""The model as a function of what is left of one utterance, or of its dialogue.
+
+Up to the fusion the model looks at each utterance by itself, and only the temporal stage brings them together. So the
+other utterances are described once, the perturbed copies of this one are described side by side as the rows of a
+batch, and the temporal stage reads each copy among the stored descriptors of its neighbours. That is exactly what the
+whole model would say about the perturbed dialogue (tested), at a fraction of its cost.
+
+A left-out token is taken out of its stream, and the tokens after it move up: the model sees a shorter stream, as it
+does in training, and a stream without tokens is an absent modality. Nothing has to be invented in the token's place,
+and word ids and features are treated alike. Features that were computed in context (a frozen text encoder) still carry
+traces of the words that are left out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from amuse.data.batch import Batch, collate
+from amuse.data.conversation import Dialogue
+from amuse.explain.groups import Group
+from amuse.model import Amuse
+
+
+class Perturbation:
+    """One utterance of a dialogue and what the model makes of its remains.
+
+    Args:
+        model: Trained; put into evaluation mode.
+        dialogue: The whole dialogue, prepared as in training.
+        position: Index of the utterance.
+        groups: Of `feature_groups`.
+        chunk: Perturbations that are computed at once; bounds the memory.
+        temperature: Divides the logits of a classifier.
+
+    Raises:
+        ValueError: A position outside of the dialogue, or a model that draws random coefficients in each call.
+    """
+
+    def __init__(
+        self,
+        model: Amuse,
+        dialogue: Dialogue,
+        position: int,
+        groups: Sequence[Group],
+        chunk: int = 128,
+        temperature: float = 1.0,
+    ) -> None:
+        if not 0 <= position < len(dialogue):
+            raise ValueError(f"position: expected 0 to {len(dialogue) - 1}, got {position}")
+        if chunk < 1:
+            raise ValueError(f"chunk: expected at least 1, got {chunk}")
+        if model.config.fusion == "random":
+            raise ValueError("model: fusion 'random' draws its coefficients anew in each call, so nothing explains it")
+        self.model = model.eval()
+        self.position, self.groups, self.chunk, self.temperature = position, list(groups), chunk, temperature
+        self.regression = model.config.label_names is None
+        device = next(model.parameters()).device
+        batch = collate([dialogue], model.config.modalities, self.regression).to(device)
+        self.speaker = batch.speaker
+        self.features, self.masks, self.group_of = {}, {}, {}
+        for name, mask in batch.masks.items():
+            length = max(int(mask[position].sum()), 1)
+            self.features[name] = batch.features[name][position, :length]
+            self.masks[name] = mask[position, :length]
+            self.group_of[name] = torch.full((length,), -1, device=device)  # -1: never left out
+        for index, group in enumerate(self.groups):
+            self.group_of[group.stream][list(group.tokens)] = index
+        with torch.no_grad():
+            descriptors, _, present = model.describe(batch)
+            self.fused, alpha = model.fuse(descriptors, present)  # (N, F)
+        self.alpha = None if alpha is None else alpha[position]
+        self.present = present[position]
+
+    @torch.no_grad()
+    def __call__(self, kept: Tensor) -> Tensor:
+        """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group stays."""
+        outputs = [
+            self.evaluate(*self._shortened(self._token_masks(rows.to(self.speaker.device))))
+            for rows in kept.bool().split(self.chunk)
+        ]
+        return torch.cat(outputs).cpu()
+
+    @torch.no_grad()
+    def without(self, modality: str) -> Tensor:
+        """What the model says, `(C,)`, when the utterance lacks a modality of the model."""
+        absent = self.model.groups[modality]
+        masks = {name: mask[None] & (name not in absent) for name, mask in self.masks.items()}
+        return self.evaluate(*self._shortened(masks))[0].cpu()
+
+    @torch.no_grad()
+    def among(self, kept: Tensor) -> Tensor:
+        """What the model says, `(S, C)`, when only some utterances, bool `(S, N)`, had been said.
+
+        Raises:
+            ValueError: the utterance itself is not kept.
+        """
+        if not kept[:, self.position].all():
+            raise ValueError(f"kept: expected utterance {self.position} itself in every row")
+        dialogue, utterance = kept.to(self.speaker.device).nonzero(as_tuple=True)
+        return self._predict(self.fused[utterance], dialogue, utterance).cpu()
+
+    def evaluate(self, features: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
+        """What the model says, `(S, C)`, of S versions of the utterance: features `(S, L, d)`, bool masks `(S, L)`."""
+        count, size = len(next(iter(masks.values()))), len(self.speaker)
+        none = self.speaker.new_zeros(count)
+        versions = Batch(features, masks, none, none, none, None, [])
+        descriptors, _, present = self.model.describe(versions)
+        own, _ = self.model.fuse(descriptors, present)
+        rows = self.fused.repeat(count, 1, 1)  # (S, N, F)
+        rows = torch.cat([rows[:, : self.position], own[:, None], rows[:, self.position + 1 :]], dim=1)
+        dialogue = torch.arange(count, device=none.device).repeat_interleave(size)
+        utterance = torch.arange(size, device=none.device).repeat(count)
+        return self._predict(rows.flatten(0, 1), dialogue, utterance)
+
+    def _predict(self, fused: Tensor, dialogue: Tensor, utterance: Tensor) -> Tensor:
+        """Rows of several versions of the dialogue to the probabilities of the explained utterance in each."""
+        starts = torch.searchsorted(dialogue, dialogue)  # dialogues stand one after the other
+        position = torch.arange(len(dialogue), device=dialogue.device) - starts
+        batch = Batch({}, {}, dialogue, position, self.speaker[utterance], None, [])
+        context = self.model.temporal(fused, batch)
+        logits = self.model.classifier(context[utterance == self.position]).float()
+        return logits if self.regression else (logits / self.temperature).softmax(-1)
+
+    def _token_masks(self, kept: Tensor) -> dict[str, Tensor]:
+        always = kept.new_ones(len(kept), 1)
+        padded = torch.cat([kept, always], dim=1)  # group -1 is the last column
+        return {name: self.masks[name] & padded[:, group] for name, group in self.group_of.items()}
+
+    def _shortened(self, masks: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features and masks with the tokens that stay moved to the front, since a mask is a prefix."""
+        features = {}
+        for name, mask in masks.items():
+            order = torch.argsort(~mask, dim=1, stable=True)
+            features[name] = self.features[name][order]
+            masks[name] = mask.gather(1, order)
+        return features, masks
