@@ -25,7 +25,7 @@ _WEIGHT_ROWS, _WEIGHT_WIDTH = 128, 64  # tile of the kernel that sums the pair w
 
 
 @triton.jit
-def _forward(
+def fusion_forward(
     descriptors,
     alpha,
     pair_weight,
@@ -65,7 +65,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def fusion_backward(
     grad_fused,
     grad_alpha,
     descriptors,
@@ -127,7 +127,7 @@ def _backward(
 
 
 @triton.jit
-def _weight_backward(
+def fusion_weight_backward(
     descriptors,
     present,
     grad_logits,
@@ -248,7 +248,7 @@ def adaptive_fusion_forward(
     fused = descriptors.new_empty(descriptors.shape)
     alpha_out = descriptors.new_empty((rows, modalities, modalities) if alpha is None else alpha.shape)
     args = (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)
-    _launch(_forward, args, descriptors, alpha).run(descriptors.device)
+    _launch(fusion_forward, args, descriptors, alpha).run(descriptors.device)
     return fused, alpha_out
 
 
@@ -272,7 +272,7 @@ def adaptive_fusion_backward(
     grad_logits = descriptors.new_empty(logits, dtype=torch.float32)
     inputs = (grad_fused, grad_alpha, descriptors, alpha, pair_weight, pair_bias, present)
     args = (*inputs, grad_descriptors, grad_alpha_in, grad_logits)
-    _launch(_backward, args, descriptors, alpha).run(descriptors.device)
+    _launch(fusion_backward, args, descriptors, alpha).run(descriptors.device)
     if pair_weight is None:
         grad_weight, grad_bias = grad_logits.new_empty(0), grad_logits.new_empty(0)
     else:
@@ -285,7 +285,7 @@ def _gate_gradient(descriptors: Tensor, present: Tensor | None, grad_logits: Ten
     blocks = triton.cdiv(rows, _WEIGHT_ROWS)
     partial = grad_logits.new_empty((blocks, modalities * (modalities - 1), 2, width))
     Launch(
-        kernel=_weight_backward,
+        kernel=fusion_weight_backward,
         grid=blocks * triton.cdiv(width, _WEIGHT_WIDTH),
         args=(descriptors, present, grad_logits, partial, rows, width, *descriptors.stride()[:2]),
         constexprs={"M": modalities, "BLOCK_N": _WEIGHT_ROWS, "BLOCK_D": _WEIGHT_WIDTH},

@@ -16,7 +16,7 @@ from amuse_kernels.triton.launch import Launch
 
 
 @triton.jit
-def _forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+def interpolation_forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     o_x, m_x = _tile(rows, width, BLOCK_N, BLOCK_D)
     _, _, b_x, defined, _, _ = _ratio(a, b, grad_b, o_x, m_x, epsilon)
     # comparisons with NaN are false, so that NaN stays, as in torch.clamp
@@ -25,7 +25,7 @@ def _forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.constexpr, BLO
 
 
 @triton.jit
-def _backward(
+def interpolation_backward(
     grad,
     a,
     b,
@@ -88,7 +88,7 @@ def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, eps
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
     a, b, grad_b = a.contiguous(), b.contiguous(), grad_b.contiguous()
     out = a.new_empty(a.shape)
-    _launch(_forward, (a, b, grad_b, out, epsilon), a).run(a.device)
+    _launch(interpolation_forward, (a, b, grad_b, out, epsilon), a).run(a.device)
     return out
 
 
@@ -98,7 +98,7 @@ def interpolation_coefficients_backward(
     """Gradients of a, b and grad_b."""
     inputs = (grad.contiguous(), a.contiguous(), b.contiguous(), grad_b.contiguous())
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
-    _launch(_backward, (*inputs, *grads, epsilon), a).run(a.device)
+    _launch(interpolation_backward, (*inputs, *grads, epsilon), a).run(a.device)
     return grads
 
 

@@ -1,0 +1,132 @@
+"""The launches that the table lists: every kernel by dtype, head dim, normalization, options and architecture."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.triton.launch import Launch
+from tests.ptx.package_launches import recorded
+
+ARCHITECTURES = (80, 90, 86, 89, 120, 100)
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+HEAD_DIMS = (64, 128, 32, 256)
+NORMALIZATIONS = ("per_source", "joint")
+ONE_TILE, LONG = 64, 512  # queries: backward takes one launch where a tile holds them all, else two
+
+
+class Case(NamedTuple):
+    """One call, which is one or two launches."""
+
+    call: str
+    dtype: str
+    width: int  # head dim, or width of a descriptor
+    normalization: str  # of attention
+    options: str
+    arch: int
+
+    def launches(self) -> list[Launch]:
+        """What the call launches on its architecture; shapes that do not change the code are small."""
+        with recorded(self.arch) as launches:
+            _CALLS[self.call](self)
+        return launches
+
+
+def cases() -> Iterator[Case]:
+    """All cases, those of most interest first."""
+    attention_calls = ("attention forward", "attention backward, one tile", "attention backward")
+    variants = [("plain", normalization) for normalization in NORMALIZATIONS] + [("all options", "per_source")]
+    for (options, normalization), width, dtype, arch, call in itertools.product(
+        variants, HEAD_DIMS, DTYPES, ARCHITECTURES, attention_calls
+    ):
+        if options == "plain" or width == 64:
+            yield Case(call, dtype, width, normalization, options, arch)
+    for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, ("fusion forward", "fusion backward")):
+        for kind in ("scalar", "elementwise", "gate"):
+            yield Case(call, dtype, 256, "", kind, arch)
+    for dtype, arch in itertools.product(DTYPES, ARCHITECTURES):
+        for call in ("interpolation forward", "interpolation backward"):
+            yield Case(call, dtype, 256, "", "", arch)
+
+
+def _attention_arguments(case: Case, queries: int) -> attention.Attention:
+    dtype, sources = DTYPES[case.dtype], 3
+    every = case.options == "all options"
+    tokens = torch.zeros(1, 2, queries, case.width, dtype=dtype)
+    groups = torch.zeros(1, queries, dtype=torch.int64) if every else None
+    return attention.Attention(
+        query=tokens,
+        keys=[tokens] * sources,
+        values=[tokens] * sources,
+        gates=torch.ones(1, 2, sources) if every else None,
+        key_masks=[torch.ones(1, queries, dtype=torch.bool) if every else None] * sources,
+        query_groups=groups,
+        key_groups=[groups] * sources,
+        relations=[1 if every else 0] * sources,
+        causal=[every] * sources,
+        joint=case.normalization == "joint",
+        softmax_scale=case.width**-0.5,
+        dropout_p=0.1 if every else 0.0,
+        seed=torch.zeros((), dtype=torch.int64) if every else None,
+    )
+
+
+def _attention_forward(case: Case) -> None:
+    attention.p2c_attention_forward(*_attention_arguments(case, ONE_TILE))
+
+
+def _attention_backward(case: Case, queries: int = LONG) -> None:
+    arguments = _attention_arguments(case, queries)
+    lse = torch.zeros(1, 2, queries) if arguments.joint else torch.zeros(1, 2, queries, len(arguments.keys))
+    grad_lse = lse if case.options == "all options" else None
+    attention.p2c_attention_backward(arguments.query, grad_lse, None, lse, *arguments)
+
+
+def _attention_backward_one_tile(case: Case) -> None:
+    _attention_backward(case, ONE_TILE)
+
+
+def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
+    rows, modalities, dtype = 1000, 3, DTYPES[case.dtype]
+    shape = (rows, modalities, modalities, case.width)
+    alpha = {"scalar": torch.zeros(shape[:3], dtype=dtype), "elementwise": torch.zeros(shape, dtype=dtype)}
+    gate = case.options == "gate"
+    return (
+        torch.zeros(rows, modalities, case.width, dtype=dtype),
+        alpha.get(case.options),
+        torch.zeros(6, 2, case.width) if gate else None,
+        torch.zeros(6) if gate else None,
+        torch.ones(rows, modalities, dtype=torch.bool),
+    )
+
+
+def _fusion_forward(case: Case) -> None:
+    fusion.adaptive_fusion_forward(*_fusion_inputs(case))
+
+
+def _fusion_backward(case: Case) -> None:
+    descriptors, alpha, *gate = _fusion_inputs(case)
+    fusion.adaptive_fusion_backward(descriptors, alpha, descriptors, alpha, *gate)
+
+
+def _interpolation_forward(case: Case) -> None:
+    rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
+    interpolation.interpolation_coefficients_forward(rows, rows, rows, 0.1)
+
+
+def _interpolation_backward(case: Case) -> None:
+    rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
+    interpolation.interpolation_coefficients_backward(rows, rows, rows, rows, 0.1)
+
+
+_CALLS = {
+    "attention forward": _attention_forward,
+    "attention backward, one tile": _attention_backward_one_tile,
+    "attention backward": _attention_backward,
+    "fusion forward": _fusion_forward,
+    "fusion backward": _fusion_backward,
+    "interpolation forward": _interpolation_forward,
+    "interpolation backward": _interpolation_backward,
+}

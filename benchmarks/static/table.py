@@ -1,0 +1,123 @@
+"""The table of compiled kernels: made, kept as CSV, checked against a new compilation, summed up for the docs."""
+
+import csv
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from benchmarks.static.binaries import SHARED_LIMIT, Usage, source_hash, usage
+from benchmarks.static.cases import Case, cases
+
+CSV = Path(__file__).with_name("kernels.csv")
+IDENTITY = ("kernel", *Case._fields)
+COLUMNS = (*IDENTITY, "tile", "warps", "stages", *Usage._fields, "shared_limit", "triton", "source")
+Row = dict[str, str]
+SAMPLE = 24  # rows that a check compiles again
+
+
+def read() -> list[Row]:
+    if not CSV.is_file():
+        return []
+    with CSV.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: Iterable[Row]) -> None:
+    with CSV.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def update(seconds_left: Callable[[], float]) -> list[Row]:
+    """Compiles what the table lacks or has from other sources, writes it as it goes, and returns the problems.
+
+    A run that is cut short, or that `seconds_left` ends, is continued by the next one.
+    """
+    known = {_identity(row): row for row in read()}
+    rows = []
+    for case in cases():
+        for launch in case.launches():
+            expected = _expected(case, launch)
+            row = known.get(_identity(expected))
+            if row is None or any(row[name] != value for name, value in expected.items()):
+                if seconds_left() < 0:
+                    continue
+                row = expected | {name: str(value) for name, value in usage(launch, case.arch)._asdict().items()}
+                print(describe(row), flush=True)
+                write([*rows, row, *(r for key, r in known.items() if key not in {*map(_identity, [*rows, row])})])
+            rows.append(row)
+    write(rows)
+    return rows
+
+
+def check() -> list[str]:
+    """What is wrong with the table: rows missing or of other sources, and in a sample, other results."""
+    known = {_identity(row): row for row in read()}
+    expected = [(case, launch, _expected(case, launch)) for case in cases() for launch in case.launches()]
+    problems = []
+    outdated = [row for _, _, row in expected if not row.items() <= known.get(_identity(row), {}).items()]
+    if outdated:
+        problems.append(
+            f"{len(outdated)} of {len(expected)} rows are missing or outdated: run python -m benchmarks.static"
+        )
+    for case, launch, row in expected[:: max(1, len(expected) // SAMPLE)]:
+        new = row | {name: str(value) for name, value in usage(launch, case.arch)._asdict().items()}
+        old = known.get(_identity(row))
+        if old is not None and old["source"] == new["source"] and old != new:
+            problems.append(f"{describe(new)}; the table says {describe(old)}")
+    return problems
+
+
+def over_limits(rows: Iterable[Row]) -> list[str]:
+    """Rows that no such chip could launch, or that spill registers at a head dim of up to 128."""
+    return [
+        describe(row)
+        for row in rows
+        if int(row["shared_bytes"]) > int(row["shared_limit"]) or (int(row["local_bytes"]) and int(row["width"]) <= 128)
+    ]
+
+
+def describe(row: Row) -> str:
+    return (
+        " ".join(row[name] for name in IDENTITY if row[name])
+        + f": {row['registers']} registers, {row['local_bytes']} bytes of local memory, "
+        f"{row['shared_bytes']} of {row['shared_limit']} bytes of shared memory"
+    )
+
+
+def summary(rows: list[Row]) -> str:
+    """A Markdown table: the most that any dtype, option and chip needs, by kernel and width."""
+    lines = [
+        "| kernel | width | compiled | registers | local memory: rows (bytes) | shared memory, of the limit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kernel, width in sorted({(row["kernel"], int(row["width"])) for row in rows}):
+        group = [row for row in rows if (row["kernel"], int(row["width"])) == (kernel, width)]
+        spilled = [int(row["local_bytes"]) for row in group if int(row["local_bytes"])]
+        share = max(int(row["shared_bytes"]) / int(row["shared_limit"]) for row in group)
+        lines.append(
+            f"| {kernel} | {width} | {len(group)} | {max(int(row['registers']) for row in group)} | "
+            f"{f'{len(spilled)} ({max(spilled)})' if spilled else 'none'} | {share:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _expected(case: Case, launch: Any) -> Row:
+    """What is known of a row before it is compiled."""
+    blocks = [f"{name.removeprefix('BLOCK_')}={n}" for name, n in launch.constexprs.items() if "BLOCK" in name]
+    row = {"kernel": launch.kernel.fn.__name__, **{k: str(v) for k, v in case._asdict().items()}}
+    return row | {
+        "tile": " ".join(blocks),
+        "warps": str(launch.num_warps),
+        "stages": str(launch.num_stages),
+        "shared_limit": str(SHARED_LIMIT[case.arch]),
+        "triton": triton.__version__,
+        "source": source_hash(launch),
+    }
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in IDENTITY)
