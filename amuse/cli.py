@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from amuse import cli_data
+from amuse import cli_data, cli_explain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.predict)
+app.command()(cli_explain.explain)
+app.command()(cli_explain.plot)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
 Overrides = Annotated[

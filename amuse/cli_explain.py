@@ -1,0 +1,40 @@
+"""`amuse explain` and `amuse plot`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")]
+Split = Annotated[str, typer.Option(help="train, valid or test")]
+
+
+def explain(
+    run: Run,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
+    dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
+    split: Split = "test",
+    method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
+    samples: Annotated[int, typer.Option(help="Perturbations an utterance.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
+) -> None:
+    """Explain every prediction of one dialogue and write a report."""
+    from amuse.report import write_report
+    from amuse.report.from_run import explain_run
+
+    content = explain_run(run, dialogue, split=split, method=method, samples=samples, seed=seed)
+    write_report(content, out)
+    typer.echo(f"{len(content.turns)} utterances explained: {out}")
+
+
+def plot(
+    run: Run,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; default: RUN/plots.")] = None,
+    split: Split = "test",
+    file_format: Annotated[str, typer.Option("--format", help="png or svg")] = "png",
+) -> None:
+    """Draw losses and scores, F1 by class, confusion, modality weights by emotion and calibration."""
+    from amuse.plots import plot_run
+
+    for path in plot_run(run, run / "plots" if out is None else out, split, file_format):
+        typer.echo(path)

@@ -1,0 +1,153 @@
+"""Plots of a run: curves of training, scores by class, confusion, modality weights by emotion, calibration."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amuse.calibration import load_temperature
+from amuse.data.batch import make_loader
+from amuse.data.conversation import Conversations
+from amuse.evaluation import load_run, predict
+from amuse.explain.influence import fusion_weights
+from amuse.model import Amuse
+from amuse.report.content import Quality
+from amuse.training import LOG_FILE
+
+FORMATS = ("png", "svg")
+
+
+def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png") -> list[Path]:
+    """Draw everything that is known of a run and return the files; what the run has no data for is not drawn.
+
+    Args:
+        run: Folder of the run.
+        out: Folder of the plots.
+        split: "train", "valid" or "test", of the scores.
+        file_format: "png" or "svg".
+
+    Raises:
+        FileNotFoundError, ValueError: Naming what is wrong with the run or an argument.
+        ImportError: matplotlib is missing.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"file_format: expected one of {FORMATS}, got {file_format!r}")
+    try:
+        import matplotlib.figure
+    except ImportError:
+        raise ImportError("plots need matplotlib: pip install amuse-kernels[explain]") from None
+    model, conversations, config = load_run(run, split)
+    drawings: dict[str, tuple[Callable[..., None], Any]] = {}
+    log = run / LOG_FILE
+    if log.is_file():
+        drawings["curves"] = draw_curves, [json.loads(line) for line in log.read_text().splitlines()]
+    names = model.config.label_names
+    if names is not None:
+        predictions = predict(model, conversations, config.train.batch_size)
+        probabilities = predictions.probabilities(load_temperature(run))
+        if predictions.labels is not None:
+            quality = Quality.measure(probabilities, predictions.labels, names)
+            drawings["f1"] = draw_f1, quality
+            drawings["confusion"] = draw_confusion, quality
+            drawings["calibration"] = draw_calibration, quality
+        weights = modality_weights(model, conversations, config.train.batch_size)
+        if weights is not None:
+            drawings["modalities"] = draw_modalities, (weights, probabilities.argmax(-1), names, model.modalities)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (draw, data) in drawings.items():
+        figure = matplotlib.figure.Figure(figsize=(6.4, 4.4), layout="constrained")
+        draw(figure, data)
+        paths.append(out / f"{name}.{file_format}")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+@torch.no_grad()
+def modality_weights(model: Amuse, conversations: Conversations, batch_size: int) -> Tensor | None:
+    """Share of each modality in the fused descriptor of every utterance, `(U, M)`, in the order of `predict`."""
+    device = next(model.parameters()).device
+    rows = []
+    for batch in make_loader(conversations, batch_size, shuffle=False):
+        output = model.eval()(batch.to(device))
+        for m in range(len(batch)):
+            weights = fusion_weights(None if output.alpha is None else output.alpha[m], output.present[m])
+            if weights is None:
+                return None
+            rows.append(weights)
+    return torch.stack(rows)
+
+
+def draw_curves(figure: Any, records: list[dict[str, Any]]) -> None:
+    """Every loss term of training, and every validation score, by epoch."""
+    epochs = [record["epoch"] for record in records]
+    for axes, part in zip(figure.subplots(2, 1, sharex=True), ("train", "valid"), strict=True):
+        for name in records[0][part]:
+            axes.plot(epochs, [record[part][name] for record in records], marker=".", label=name.replace("_", " "))
+        axes.set_ylabel({"train": "training loss", "valid": "validation score"}[part])
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("epoch")
+
+
+def draw_f1(figure: Any, quality: Quality) -> None:
+    """F1 of each class with its support."""
+    metrics = quality.metrics
+    axes = figure.subplots()
+    names = [f"{name} ({n})" for name, n in zip(metrics.label_names, metrics.support, strict=True)]
+    bars = axes.barh(names, metrics.f1)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(metrics.weighted_f1, color="k", linestyle="--", label=f"weighted {metrics.weighted_f1:.3f}")
+    axes.set(xlim=(0, 1.05), xlabel="F1", ylabel="class (labelled utterances)")
+    axes.invert_yaxis()
+    axes.legend()
+
+
+def draw_confusion(figure: Any, quality: Quality) -> None:
+    """Counts, shaded by their share of the labelled class."""
+    metrics = quality.metrics
+    counts = torch.tensor(metrics.confusion)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(metrics.confusion):
+        for j, count in enumerate(row):
+            axes.text(j, i, count, ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k")
+    ticks = range(len(counts))
+    axes.set_xticks(ticks, metrics.label_names, rotation=30, ha="right")
+    axes.set_yticks(ticks, metrics.label_names)
+    axes.set(xlabel="predicted", ylabel="labelled")
+    figure.colorbar(image, label="share of the labelled class")
+
+
+def draw_calibration(figure: Any, quality: Quality) -> None:
+    """Accuracy by confidence; the size of a dot is its number of utterances."""
+    axes = figure.subplots()
+    most = max(b.count for b in quality.bins)
+    axes.plot([0, 1], [0, 1], color="gray", linestyle="--")
+    axes.scatter(
+        [b.confidence for b in quality.bins],
+        [b.accuracy for b in quality.bins],
+        [20 + 180 * b.count / most for b in quality.bins],
+    )
+    error = f"expected calibration error {quality.calibration_error:.3f}"
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="accuracy", title=error)
+
+
+def draw_modalities(figure: Any, data: tuple[Tensor, Tensor, list[str], list[str]]) -> None:
+    """Mean share of each modality in the fusion, by predicted emotion; the lines are one standard deviation."""
+    weights, predicted, names, modalities = data
+    axes = figure.subplots()
+    occurring = [i for i in range(len(names)) if (predicted == i).any()]
+    width = 0.8 / len(modalities)
+    for m, modality in enumerate(modalities):
+        groups = [weights[predicted == i, m] for i in occurring]
+        places = [row + (m - (len(modalities) - 1) / 2) * width for row in range(len(occurring))]
+        deviations = [float(g.std(correction=0)) for g in groups]
+        axes.bar(places, [float(g.mean()) for g in groups], width, yerr=deviations, label=modality)
+    axes.set_xticks(range(len(occurring)), [names[i] for i in occurring], rotation=20)
+    axes.set(ylabel="share in the fusion", xlabel="predicted emotion")
+    axes.legend()

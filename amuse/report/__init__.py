@@ -1,0 +1,6 @@
+"""The conversation report: one self-contained HTML file."""
+
+from amuse.report.builder import render, write_report
+from amuse.report.content import Content, KeyFrame, Media, Quality, Region, Turn
+
+__all__ = ["Content", "KeyFrame", "Media", "Quality", "Region", "Turn", "render", "write_report"]

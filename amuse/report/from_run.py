@@ -1,0 +1,109 @@
+"""Explanations of a whole dialogue of a run, as the content of a report."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from amuse.calibration import load_temperature
+from amuse.config import DataConfig
+from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
+from amuse.data.text import encoder_folder
+from amuse.evaluation import load_run, predict
+from amuse.explain.explanation import explain
+from amuse.explain.groups import WORD_STREAMS
+from amuse.model import Amuse
+from amuse.report.content import Content, Quality, Turn
+
+
+def explain_run(
+    run: Path,
+    dialogue: str | None = None,
+    *,
+    split: str = "test",
+    method: str = "lime",
+    samples: int = 500,
+    seed: int = 0,
+    progress: bool = True,
+) -> Content:
+    """Everything that a report shows of one dialogue of a run's data.
+
+    Args:
+        run: Folder of the run.
+        dialogue: Id; None = the first of the split.
+        split: "train", "valid" or "test".
+        method, samples, seed: As of `explain`.
+        progress: Show a progress bar.
+
+    Raises:
+        FileNotFoundError: No such run or data.
+        ValueError: No such dialogue, or a regression model, whose reports are not implemented.
+    """
+    model, conversations, config = load_run(run, split)
+    names = model.config.label_names
+    if names is None:
+        raise ValueError(f"{run}: expected a classifier, got a regression; `amuse.explain.explain` explains both")
+    chosen = _find(conversations, dialogue)
+    temperature = load_temperature(run)
+    turns = []
+    for position, utterance in enumerate(tqdm(chosen.utterances, "explaining", disable=not progress, leave=False)):
+        explanation = explain(
+            model,
+            chosen,
+            position,
+            method=method,
+            samples=samples,
+            seed=seed,
+            pieces=word_pieces(utterance, model, config.data),
+            temperature=temperature,
+        )
+        turns.append(Turn(utterance, explanation))
+    predictions = predict(model, conversations, config.train.batch_size)
+    quality = None
+    if predictions.labels is not None:
+        quality = Quality.measure(predictions.probabilities(temperature), predictions.labels, names)
+    card = {
+        "Model": f"AMuSE, {sum(p.numel() for p in model.parameters()):,} parameters",
+        "Modalities": ", ".join(model.modalities),
+        "Fusion, context": f"{model.config.fusion}, {model.config.temporal}",
+        "Data": f"{config.data.dataset}, {split} split, dialogue {chosen.id}",
+        "Explanation": f"{method}, {samples} samples, seed {seed}",
+        "Probabilities": f"softmax at temperature {temperature:.2f}",
+    }
+    return Content(f"Conversation {chosen.id}", turns, names, model.modalities, card, quality)
+
+
+def _find(conversations: Conversations, name: str | None) -> Dialogue:
+    if name is None:
+        return conversations[0]
+    for dialogue in conversations.dialogues:
+        if dialogue.id == name:
+            return dialogue
+    some = ", ".join(dialogue.id for dialogue in conversations.dialogues[:3])
+    raise ValueError(f"dialogue: expected the id of one of {len(conversations)} dialogues ({some}, ...), got {name!r}")
+
+
+def word_pieces(utterance: Utterance, model: Amuse, data: DataConfig) -> dict[str, list[str | None]]:
+    """The word piece of each token of a stream that a text encoder made; streams without one are left out."""
+    pieces: dict[str, list[str | None]] = {}
+    for stream in WORD_STREAMS:
+        tokens = utterance.features.get(stream)
+        if tokens is None or data.dataset == "synthetic" or data.pool:
+            continue
+        if model.config.modalities.get(stream) == TOKEN_IDS:
+            tokenizer = _tokenizer(data.encoder)
+            special = set(tokenizer.all_special_ids)
+            ids = tokens.tolist()
+            named = tokenizer.convert_ids_to_tokens(ids)
+            pieces[stream] = [None if i in special else piece for i, piece in zip(ids, named, strict=True)]
+        elif utterance.text and len(tokens) > 1:
+            # an encoder's features are those of the words alone, cut at the end where they were too many
+            named = _tokenizer(data.encoder).tokenize(utterance.text)[: len(tokens)]
+            if len(named) == len(tokens):
+                pieces[stream] = list(named)
+    return pieces
+
+
+def _tokenizer(encoder: str):  # type: ignore[no-untyped-def]
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(encoder_folder(encoder), local_files_only=True)
