@@ -133,8 +133,9 @@ def eager_attention(inputs: AttentionInputs):
             kept = reference.keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
             weight = weight * kept / (1 - inputs.dropout_p)
         out = out + weight @ value
-    lse = total.log()[..., 0] if inputs.normalization == "joint" else torch.cat(sums, -1).log()
-    return out, lse
+    sums = total if inputs.normalization == "joint" else torch.cat(sums, -1)
+    lse = torch.where(sums == 0, 1.0, sums).log()  # of rows without a visible key the caller takes no lse
+    return out, lse[..., 0] if inputs.normalization == "joint" else lse
 
 
 # --- fusion ---
