@@ -52,5 +52,5 @@ def keep_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int], 
     row = torch.arange(batch * heads, device=device)[:, None, None]
     stream = torch.full((), source, dtype=torch.int64, device=device)
     words = philox((block, query, row, stream), (seed & _WORD, (seed >> 32) & _WORD))
-    random = torch.stack(words, dim=-1).reshape(batch, heads, queries, -1)[..., :keys]
+    random = torch.stack(words, dim=-1).reshape(batch, heads, queries, 4 * len(block))[..., :keys]
     return random >= drop_threshold(dropout_p)

@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: RUF059, SIM102  (a compile-time condition stands outside of a run-time one)
 """What the forward and backward kernels of p2c_attention share: streams, tiles, visibility, dropout.
 
 Triton's own functions only; every one works on one (batch, head) slice. Prefixes: b_ block values, o_ positions, m_
@@ -47,11 +48,8 @@ def unpack_strides(strides, UNIT: tl.constexpr):
 
 @triton.jit
 def flag(bits, p):
-    """Bit p of a set of streams; None for no set."""
-    if bits is None:
-        return None
-    else:
-        return ((bits >> p) & 1) != 0
+    """Bit p of a set of streams."""
+    return ((bits >> p) & 1) != 0
 
 
 @triton.jit
@@ -97,54 +95,120 @@ def visible_range(mask, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def key_range(mask, masked, related, causal, length, first, last):
-    """Keys that queries first .. last - 1 see: [0, whole) are seen by all of them, none from `end` on by any."""
-    whole, end = length, length
-    if mask is not None:
-        if masked:
-            whole, end = visible_range(mask, length, 256)
-    if related is not None:
-        whole = tl.where(related, 0, whole)
+def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
+                masked, related, different, causal, UNIT: tl.constexpr):  # fmt: skip
+    """Stream p of sample b: its keys, its values, its length, and what decides who sees what.
+
+    Of the last, each part is a tuple, empty where no stream has such a thing: Triton's tuples hold no None.
+    """
+    length = pick_size(lengths, p)
+    mask, relation, is_causal = (), (), ()
+    if key_masks is not None:
+        mask = (pick(key_masks, p) + b * pick_size(mask_strides, p), flag(masked, p))
+    if key_groups is not None:
+        relation = (pick(key_groups, p) + b * length, flag(related, p), flag(different, p))
     if causal is not None:
-        whole = tl.where(causal, tl.minimum(whole, first + 1), whole)
-        end = tl.where(causal, tl.minimum(end, last), end)
-    return whole, end
+        is_causal = (flag(causal, p),)
+    sight = (mask, relation, is_causal)
+    key, value = pick(keys, p), pick(values, p)
+    return key, pick_strides(key_strides, p, UNIT), value, pick_strides(value_strides, p, UNIT), length, sight
 
 
 @triton.jit
-def key_mask(mask, masked, o_k, end):
+def key_range(sight, length, first, last):
+    """Keys that queries first .. last - 1 see: [0, whole) are seen by all of them, none from `end` on by any."""
+    mask, relation, causal = sight
+    whole, end = length, length
+    if len(mask) > 0:
+        if mask[1]:
+            whole, end = visible_range(mask[0], length, 256)
+    if len(relation) > 0:
+        whole = tl.where(relation[1], 0, whole)
+    if len(causal) > 0:
+        whole = tl.where(causal[0], tl.minimum(whole, first + 1), whole)
+        end = tl.where(causal[0], tl.minimum(end, last), end)
+    return tl.minimum(whole, end), end
+
+
+@triton.jit
+def key_mask(sight, o_k, end):
     """Keys before `end` that the key mask lets through."""
+    mask = sight[0]
     m_k = o_k < end
-    if mask is not None:
-        m_k = m_k & (tl.load(mask + o_k, mask=o_k < tl.where(masked, end, 0), other=1) != 0)
+    if len(mask) > 0:
+        m_k = m_k & (tl.load(mask[0] + o_k, mask=o_k < tl.where(mask[1], end, 0), other=1) != 0)
     return m_k
 
 
 @triton.jit
-def visible_pairs(o_q, m_q, o_k, m_k, g_q, g_keys, end, related, different, causal):
+def visible_pairs(sight, o_q, m_q, g_q, o_k, m_k, end):
     """Which query of a tile sees which key.
 
     The positions o_q, o_k, their masks and the queries' groups g_q are shaped to broadcast: (n, 1) and (1, n), or
     transposed. In a stream without a relation all groups count as equal.
     """
-    visible = m_k
-    if causal is not None:
-        visible = visible & (o_k <= tl.where(causal, o_q, end))
-    if g_q is not None:
-        g_k = tl.load(g_keys + o_k, mask=o_k < tl.where(related, end, 0), other=0)
+    mask, relation, causal = sight
+    visible = m_k & (o_q >= 0)
+    if len(causal) > 0:
+        visible = visible & (o_k <= tl.where(causal[0], o_q, end))
+    if len(relation) > 0:
+        groups, related, different = relation
+        g_k = tl.load(groups + o_k, mask=o_k < tl.where(related, end, 0), other=0)
         visible = visible & m_q & ((tl.where(related, g_q, 0) == g_k) != different)
     return visible
 
 
 @triton.jit
-def kept_pairs(seed, drop_threshold, bh, p, o_q, start, BLOCK_K: tl.constexpr):
-    """Which pairs of queries `o_q` and keys start .. start + BLOCK_K - 1 dropout keeps, [queries, BLOCK_K].
+def look(sight, o_q, m_q, g_q, o_k, end):
+    """Keys that some query of the tile sees, who sees whom [queries, keys], and whether anyone sees anything."""
+    mask, relation, causal = sight
+    m_k = key_mask(sight, o_k, end)
+    visible = visible_pairs(sight, o_q[:, None], m_q[:, None], g_q[:, None], o_k[None, :], m_k[None, :], end)
+    if len(relation) > 0:
+        m_k = tl.max(visible.to(tl.int32), 0) != 0
+    seen = 1
+    if len(relation) > 0 or len(mask) > 0:
+        seen = tl.max(m_k.to(tl.int32), 0)
+    return m_k, visible, seen
+
+
+@triton.jit
+def load_groups(query_groups, b, queries, o_q, m_q):
+    """Groups of the queries; without groups a stand-in."""
+    g_q = o_q
+    if query_groups is not None:
+        g_q = tl.load(query_groups + b * queries + o_q, mask=m_q, other=0)
+    return g_q
+
+
+@triton.jit
+def load_gate(gates, gate_strides, b, h, p):
+    gate = 1.0
+    if gates is not None:
+        s_b, s_h, s_p = unpack_strides(gate_strides, 1)
+        gate = tl.load(gates + b * s_b + h * s_h + p * s_p)
+    return gate
+
+
+@triton.jit
+def dropout_of(seed, drop_threshold, bh):
+    """What dropout needs, or an empty tuple."""
+    dropout = ()
+    if seed is not None:
+        dropout = (tl.load(seed), drop_threshold, bh)
+    return dropout
+
+
+@triton.jit
+def kept_pairs(dropout, p, o_q, start, BLOCK_K: tl.constexpr):
+    """Which pairs of queries `o_q` and keys start .. start + BLOCK_K - 1 survive, [queries, BLOCK_K].
 
     The layout of `amuse_kernels.dropout.keep_mask`: one draw serves four neighbouring keys; start is a multiple of 4.
     """
+    seed, drop_threshold, bh = dropout
     j = (start // 4 + tl.arange(0, BLOCK_K // 4))[None, :].to(tl.uint32)
     i = o_q[:, None].to(tl.uint32)
     zero = i * 0 + j * 0
-    w_0, w_1, w_2, w_3 = tl.philox(tl.load(seed), zero + j, zero + i, zero + bh, zero + p)
+    w_0, w_1, w_2, w_3 = tl.philox(seed, zero + j, zero + i, zero + bh, zero + p)
     words = tl.join(tl.join(w_0, w_2), tl.join(w_1, w_3))  # [queries, BLOCK_K / 4, 2, 2], word 2 a + b at [a, b]
     return tl.reshape(words, (o_q.shape[0], BLOCK_K)) >= drop_threshold
