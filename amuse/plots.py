@@ -100,10 +100,9 @@ def draw_f1(figure: Any, quality: Quality) -> None:
     names = [f"{name} ({n})" for name, n in zip(metrics.label_names, metrics.support, strict=True)]
     bars = axes.barh(names, metrics.f1)
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.axvline(metrics.weighted_f1, color="k", linestyle="--", label=f"weighted {metrics.weighted_f1:.3f}")
-    axes.set(xlim=(0, 1.05), xlabel="F1", ylabel="class (labelled utterances)")
+    title = f"weighted F1 {metrics.weighted_f1:.3f}, accuracy {metrics.accuracy:.3f}"
+    axes.set(xlim=(0, 1.1), xlabel="F1", ylabel="class (labelled utterances)", title=title)
     axes.invert_yaxis()
-    axes.legend()
 
 
 def draw_confusion(figure: Any, quality: Quality) -> None:
@@ -112,7 +111,7 @@ def draw_confusion(figure: Any, quality: Quality) -> None:
     counts = torch.tensor(metrics.confusion)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(metrics.confusion):
         for j, count in enumerate(row):
             axes.text(j, i, count, ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k")
@@ -150,4 +149,4 @@ def draw_modalities(figure: Any, data: tuple[Tensor, Tensor, list[str], list[str
         axes.bar(places, [float(g.mean()) for g in groups], width, yerr=deviations, label=modality)
     axes.set_xticks(range(len(occurring)), [names[i] for i in occurring], rotation=20)
     axes.set(ylabel="share in the fusion", xlabel="predicted emotion")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(modalities))

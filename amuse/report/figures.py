@@ -48,7 +48,7 @@ def timeline(turns: list[Turn], label_names: list[str]) -> dict[str, Any]:
         predicted = int(explained.probabilities.argmax())
         x, width = LEFT + (start - first) * scale, max((end - start) * scale, 4)
         name = label_names[predicted]
-        fits = int((width - 6) / 6.6)
+        fits = int((width - 4) / 6.6)
         blocks.append(
             {
                 "number": number,
@@ -58,13 +58,14 @@ def timeline(turns: list[Turn], label_names: list[str]) -> dict[str, Any]:
                 "fill": colour(predicted),
                 "ink": ink(colour(predicted)),
                 "emotion": name,
-                "short": name if len(name) <= fits else name[:fits] if fits > 1 else "",
+                "short": name if len(name) <= fits else f"{name[: fits - 1]}…" if fits > 2 else "",
                 "confidence": float(explained.probabilities.max()),
                 "speaker": turn.utterance.speaker,
             }
         )
     step = next(s for s in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 10**9) if s * scale >= 60)
-    marks = np.arange(np.ceil(first / step) * step, last, step) if turns[0].utterance.start is not None else []
+    timed = turns[0].utterance.start is not None
+    marks = np.arange(np.ceil(first / step) * step, last, step).tolist() if timed else []
     ticks = [{"x": round(LEFT + (t - first) * scale, 1), "text": clock(t)} for t in marks]
     return {"speakers": speakers, "blocks": blocks, "ticks": ticks, "height": LANE * len(speakers) + 22, "lane": LANE}
 

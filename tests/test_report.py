@@ -1,0 +1,225 @@
+"""Promises of the report: it says what the data say, alone, safely, to everybody."""
+
+import dataclasses
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from amuse.config import ModelConfig
+from amuse.data import Dialogue, synthetic_conversations
+from amuse.explain import explain
+from amuse.model import Amuse
+
+pytest.importorskip("jinja2")
+pytest.importorskip("PIL")
+
+from amuse.report import Content, KeyFrame, Media, Quality, Region, Turn, render, write_report
+from amuse.report.figures import COLOURS, ink
+
+CONVERSATIONS = synthetic_conversations("test", num_dialogues=3, seed=4, absent_rate=0.1)
+NAMES = CONVERSATIONS.label_names
+HOSTILE = "<script>alert(1)</script> \"><img src=x onerror=alert(2)> & 'quoted'"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the browser tests need chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def make_media(utterance, rng):
+    seconds = utterance.end - utterance.start
+    frames = [
+        KeyFrame(
+            rng.integers(0, 255, (180, 320, 3), dtype=np.uint8),
+            utterance.start + share * seconds,
+            [Region("video", 0.3, 0.1, 0.4, 0.7)],
+        )
+        for share in (0.2, 0.7)
+    ]
+    mel = rng.normal(size=(64, int(100 * seconds)))
+    return Media(rng.uniform(-1, 1, int(16000 * seconds)).astype(np.float32), mel, frames)
+
+
+@pytest.fixture(scope="module")
+def content():
+    torch.manual_seed(0)
+    config = ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2, man_layers=1)
+    model, rng = Amuse(config).eval(), np.random.default_rng(0)
+    dialogue = CONVERSATIONS.dialogues[0]
+    turns = []
+    for position, utterance in enumerate(dialogue.utterances):
+        media = make_media(utterance, rng) if position < 2 else Media()
+        turns.append(Turn(utterance, explain(model, dialogue, position, method="occlusion"), media))
+    labels = torch.tensor([u.label for u in CONVERSATIONS.utterances()])
+    probabilities = torch.rand(len(labels), len(NAMES)).softmax(-1)
+    return Content(
+        "A talk", turns, NAMES, model.modalities, {"Model": "tiny"}, Quality.measure(probabilities, labels, NAMES)
+    )
+
+
+def hostile(content):
+    turn = content.turns[0]
+    utterance = dataclasses.replace(turn.utterance, text=HOSTILE, speaker=HOSTILE)
+    groups = [dataclasses.replace(g, name=HOSTILE) for g in turn.explanation.groups]
+    turn = Turn(utterance, dataclasses.replace(turn.explanation, groups=groups), turn.media)
+    return dataclasses.replace(content, title=HOSTILE, turns=[turn, *content.turns[1:]], card={HOSTILE: HOSTILE})
+
+
+def test_the_file_needs_nothing_else(content, tmp_path):
+    write_report(content, tmp_path / "new" / "report.html")
+    page = (tmp_path / "new" / "report.html").read_text()
+    links = re.findall(r'(?:href=|src=|url\()"?([^"\s>)]+)', page)
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_texts_of_the_conversation_are_escaped(content):
+    page = render(hostile(content))
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_twenty_utterances_with_media_stay_below_two_megabytes(content):
+    turns = [content.turns[i % 2] for i in range(20)]
+    fewer = [
+        dataclasses.replace(t.explanation, without_utterance=t.explanation.probabilities.expand(20, -1)) for t in turns
+    ]
+    turns = [dataclasses.replace(t, explanation=e) for t, e in zip(turns, fewer, strict=True)]
+    assert len(render(dataclasses.replace(content, turns=turns)).encode()) < 2_000_000
+
+
+def test_a_report_without_times_labels_words_or_fusion(content):
+    bare = []
+    for turn in content.turns:
+        utterance = dataclasses.replace(turn.utterance, start=None, end=None, text=None, label=None)
+        groups = [dataclasses.replace(g, start=None, end=None) for g in turn.explanation.groups]
+        changed = dataclasses.replace(turn.explanation, groups=groups, fusion=None, attention={})
+        bare.append(Turn(utterance, changed))
+    page = render(dataclasses.replace(content, turns=bare, quality=None))
+    assert not re.search("[●✓✗]|Calibration", page)
+    with pytest.raises(ValueError, match="expected at least one utterance"):
+        render(dataclasses.replace(content, turns=[]))
+
+
+def test_quality_is_counted_right():
+    probabilities = torch.tensor([[0.92, 0.08], [0.96, 0.04], [0.35, 0.65], [0.5, 0.5]])
+    quality = Quality.measure(probabilities, torch.tensor([0, 1, 1, -100]), ["a", "b"])
+    assert [(round(b.confidence, 3), b.accuracy, b.count) for b in quality.bins] == [(0.65, 1.0, 1), (0.94, 0.5, 2)]
+    assert quality.calibration_error == pytest.approx((0.35 + 2 * 0.44) / 3)
+    assert quality.metrics.confusion == [[1, 0], [1, 1]]
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("background", COLOURS)
+def test_letters_on_every_emotions_colour_have_contrast_aa(background):
+    light, dark = sorted([luminance(background), 1.0 if ink(background) == "#fff" else 0.0], reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_browser_shows_what_the_data_say(content, browser, tmp_path):
+    write_report(hostile(content), tmp_path / "report.html")
+    page = browser.new_page(java_script_enabled=True)
+    problems, requests = [], []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert not problems
+    assert [url for url in requests if not url.startswith("data:")] == [page.url]
+    assert page.locator("h1").inner_text() == HOSTILE
+
+    for number, turn in enumerate(content.turns, start=1):
+        explained, box = turn.explanation, page.locator(f"#u{number}")
+        box.evaluate("element => element.open = true")
+        predicted = int(explained.probabilities.argmax())
+        assert box.locator(".chip").inner_text() == NAMES[predicted]
+        shown = box.locator(".meter + .figure").all_inner_texts()
+        expected = [f"{100 * p:.1f} %" for p in explained.probabilities.tolist()]
+        assert shown == expected
+        words = [(g, s) for g, s in explained.of_stream("text")] if "text" in turn.utterance.features else []
+        marks = box.locator(".said .w")
+        assert marks.count() == len(words)
+        for (group, score), mark in zip(words, marks.all(), strict=True):
+            text = mark.evaluate("element => element.firstChild.textContent")
+            assert text == (HOSTILE if number == 1 else group.name)
+            assert mark.get_attribute("title") == f"{100 * score:+.1f} points".replace("-", "−")
+            classes = mark.get_attribute("class").split()
+            assert {"up": score > 0, "down": score < 0}.get(classes[-1], True)
+        streams = [s for s in turn.utterance.features if s != "text"]
+        bars = box.locator(".bar")
+        assert bars.count() == sum(len(explained.of_stream(s)) for s in streams)
+        assert box.locator(".frames figure").count() == len(turn.media.frames)
+    cells = page.locator(".confusion tbody tr td:not(:last-child)").all_inner_texts()
+    assert [int(c) for c in cells] == [n for row in content.quality.metrics.confusion for n in row]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_in_the_browser_have_contrast_aa_and_the_page_does_not_scroll_sideways(
+    content,
+    browser,
+    tmp_path,
+    scheme,
+):
+    write_report(content, tmp_path / "report.html")
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 380, "height": 800})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    low = page.evaluate(
+        """() => {
+        const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        const over = (stack) => { canvas.clearRect(0, 0, 1, 1);
+            for (const colour of stack) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+            return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+        const light = rgb => { const [r, g, b] = rgb.map(c => c / 255).map(c =>
+            c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        const low = [];
+        for (const element of document.querySelectorAll('body *:not(svg *)')) {
+            const own = [...element.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
+            if (!own) continue;
+            const stack = [];
+            for (let e = element; e; e = e.parentElement) stack.unshift(getComputedStyle(e).backgroundColor);
+            const back = light(over(stack)), front = light(over([...stack, getComputedStyle(element).color]));
+            const ratio = (Math.max(back, front) + 0.05) / (Math.min(back, front) + 0.05);
+            if (ratio < 4.5) low.push([element.tagName, element.className, element.textContent.trim(), ratio]);
+        }
+        return low; }"""
+    )
+    assert not low
+
+
+def test_keys_open_an_utterance(content, browser, tmp_path):
+    write_report(content, tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#u2 summary").focus()
+    assert not page.locator("#u2").get_attribute("open")
+    page.keyboard.press("Enter")
+    assert page.locator("#u2").get_attribute("open") is not None
+    named = page.locator("svg[role=img]")
+    assert named.count()
+    assert all(svg.get_attribute("aria-label") for svg in named.all())
+
+
+def test_dialogue_of_one_utterance(content):
+    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2)).eval()
+    lone = Dialogue("d", CONVERSATIONS.dialogues[0].utterances[:1])
+    turn = Turn(lone.utterances[0], explain(model, lone, 0, method="occlusion"))
+    assert "No other utterance mattered." in render(dataclasses.replace(content, turns=[turn]))
