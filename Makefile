@@ -1,13 +1,15 @@
 # make demo: train on generated conversations (or DATA=folder of MELD or CMU-MOSI) and print a table
 # make test: all tests   make check: lint and types
 # make ctest: the C++ tests   make sanitize: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make triton: promises on the interpreted Triton kernels, and the table of compiled kernels checked (no GPU needed)
+# make triton-oldest: the interpreted and compiled kernels with the oldest supported torch and the Triton that it brings
 # make arm: the C++ tests compiled for 64-bit Arm, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check ctest sanitize arm clean
+.PHONY: install demo test triton triton-oldest check ctest sanitize arm clean
 
 install: $(VENV)/installed
 
@@ -24,6 +26,20 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+INTERPRETED = tests/test_adaptive_fusion.py
+
+triton: install
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(INTERPRETED)
+	$(BIN)/python -m benchmarks.static --check
+
+OLDEST := build/triton-oldest
+
+triton-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 numpy pytest pytest-xdist hypothesis
+	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 $(INTERPRETED)
+	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_triton_compile.py
 
 check: install
 	$(BIN)/ruff check .

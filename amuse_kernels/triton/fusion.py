@@ -24,7 +24,7 @@ from amuse_kernels.triton.launch import Launch
 _WEIGHT_ROWS, _WEIGHT_WIDTH = 128, 64  # tile of the kernel that sums the pair weights' gradient over rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def fusion_forward(
     descriptors,
     alpha,
@@ -64,7 +64,7 @@ def fusion_forward(
         tl.store(alpha_out + p_alpha, b_alpha.to(alpha_out.dtype.element_ty), mask=m_alpha)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def fusion_backward(
     grad_fused,
     grad_alpha,
@@ -126,7 +126,7 @@ def fusion_backward(
     tl.store(p_out, b_df.to(grad_descriptors.dtype.element_ty), mask=m_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def fusion_weight_backward(
     descriptors,
     present,

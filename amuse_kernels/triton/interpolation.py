@@ -15,7 +15,7 @@ from torch import Tensor
 from amuse_kernels.triton.launch import Launch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def interpolation_forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     o_x, m_x = _tile(rows, width, BLOCK_N, BLOCK_D)
     _, _, b_x, defined, _, _ = _ratio(a, b, grad_b, o_x, m_x, epsilon)
@@ -24,7 +24,7 @@ def interpolation_forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.c
     tl.store(out + o_x, tl.where(defined, b_x, 0.0).to(out.dtype.element_ty), mask=m_x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def interpolation_backward(
     grad,
     a,

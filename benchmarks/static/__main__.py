@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compile a sample again and compare; fail if outdated")
+    parser.add_argument("--check", action="store_true", help="compile a sample again; fail where results differ")
     parser.add_argument("--bound", action="store_true", help="bound of the forward's main loop, in %% of tensor peak")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no compilation after this long")
     options = parser.parse_args()

@@ -138,6 +138,26 @@ def eager_attention(inputs: AttentionInputs):
     return out, lse[..., 0] if inputs.normalization == "joint" else lse
 
 
+def test_attention_moves_each_byte_once():
+    """fp16, B 4, H 2, Lq 64, three streams of 64 keys, D 64."""
+    case = make_case(4, 2, 64, (64, 64, 64), 64, torch.float16, gates=False, masks=False)
+    inputs = inputs_of(case)
+    tokens, lse_bytes = 4 * 2 * 64 * 64 * 2, 4 * 2 * 64 * 3 * 4
+    with emulated(80) as forward:
+        out, lse = attention.p2c_attention_forward(*op_arguments(inputs))
+    with emulated(80) as backward:
+        attention.p2c_attention_backward(out, None, None, lse, *op_arguments(inputs))
+    assert len(forward) == 1
+    assert len(backward) <= 3
+    counters = forward[0].counters
+    moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in forward)
+    assert moved <= 1.05 * (8 * tokens + lse_bytes)  # query, three keys, three values, output
+    assert counters["global_sectors"] == counters["global_sectors_ideal"]
+    assert counters["shared_wavefronts"] <= 1.1 * counters["shared_wavefronts_ideal"]
+    moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in backward)
+    assert moved <= 1.6 * (15 * tokens + lse_bytes)  # inputs, gradient of the output, and seven gradients
+
+
 # --- fusion ---
 
 
