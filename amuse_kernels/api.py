@@ -85,7 +85,7 @@ def p2c_attention(
         dropout_p,
         seed,
     )
-    name = choose_backend("p2c_attention", inputs.query.device, backend)
+    name = choose_backend("p2c_attention", inputs.query, backend)
     run = reference.p2c_attention if name == "reference" else ops.p2c_attention
     with without_autocast:
         out, lse = run(inputs)
@@ -182,7 +182,7 @@ def adaptive_fusion(
     """
     without_autocast, (descriptors, alpha) = _autocast(descriptors, alpha)
     check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
-    name = choose_backend("adaptive_fusion", descriptors.device, backend)
+    name = choose_backend("adaptive_fusion", descriptors, backend)
     run = reference.adaptive_fusion if name == "reference" else ops.adaptive_fusion
     with without_autocast:
         return run(descriptors, alpha, pair_weight, pair_bias, present)
@@ -209,7 +209,7 @@ def interpolation_coefficients(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_interpolation(a, b, grad_b, epsilon)
-    name = choose_backend("interpolation_coefficients", a.device, backend)
+    name = choose_backend("interpolation_coefficients", a, backend)
     run = reference.interpolation_coefficients if name == "reference" else ops.interpolation_coefficients
     without_autocast, _ = _autocast(a)
     with without_autocast:

@@ -1,6 +1,7 @@
 """Which backends exist, which can run an op here, and why the others cannot."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 import torch
@@ -15,10 +16,11 @@ OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
 
 # Ops that a backend implements for tensors of a device type; "reference" is plain PyTorch and runs everywhere.
 _IMPLEMENTED = {
-    "triton": ("cuda", ()),
+    "triton": ("cuda", OPS),
     "cuda": ("cuda", ()),
     "cpu": ("cpu", OPS),
 }
+_has_triton = importlib.util.find_spec("triton") is not None
 
 
 class BackendUnavailableError(RuntimeError):
@@ -30,8 +32,8 @@ def native_module() -> ModuleType | None:
     return _native
 
 
-def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:
-    """Why `backend` cannot run `op` on tensors of `device_type`; None if it can."""
+def unavailable_reason(backend: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
+    """Why `backend` cannot run `op` on tensors of `device_type` and `dtype`; None if it can."""
     if backend == "reference":
         return None
     backend_device, ops = _IMPLEMENTED[backend]
@@ -39,23 +41,28 @@ def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:
         return f"this version has no {backend} kernel for {op}"
     if device_type != backend_device:
         return f"it runs on {backend_device} tensors, these are on {device_type}"
+    if backend == "triton":
+        if not _has_triton:
+            return "triton is not installed"
+        return "it has no fp64" if dtype == torch.float64 else None
     if native_module() is None:
         return "the native library is not built; `python -m amuse_kernels.info` says why"
     return None
 
 
-def choose_backend(op: str, device: torch.device, requested: str | None) -> str:
-    """The backend that runs `op`: the one requested, or the best that can.
+def choose_backend(op: str, tensor: torch.Tensor, requested: str | None) -> str:
+    """The backend that runs `op` on tensors like `tensor`: the one requested, or the best that can.
 
     Raises:
         ValueError: `requested` is no backend's name.
         BackendUnavailableError: the requested backend cannot run here. There is no fallback from an explicit choice.
     """
+    device, dtype = tensor.device.type, tensor.dtype
     if requested is None:
-        return next(name for name in BACKENDS if unavailable_reason(name, op, device.type) is None)
+        return next(name for name in BACKENDS if unavailable_reason(name, op, device, dtype) is None)
     if requested not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)} or None, got {requested!r}")
-    reason = unavailable_reason(requested, op, device.type)
+    reason = unavailable_reason(requested, op, device, dtype)
     if reason is not None:
         raise BackendUnavailableError(f"backend={requested!r} cannot run {op}: {reason}")
     return requested

@@ -36,10 +36,15 @@ def info() -> dict[str, Any]:
         "native": _native(native, native_error, record),
         "cuda": _cuda(native, record),
         "triton": _triton(),
-        "backends": {
-            backend: {op: unavailable_reason(backend, op, _DEVICE_TYPES[backend]) for op in OPS} for backend in BACKENDS
-        },
+        "backends": {backend: {op: _reason(backend, op) for op in OPS} for backend in BACKENDS},
     }
+
+
+def _reason(backend: str, op: str) -> str | None:
+    reason = unavailable_reason(backend, op, _DEVICE_TYPES[backend])
+    if reason is None and _DEVICE_TYPES[backend] == "cuda" and not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return reason
 
 
 def _version() -> str:

@@ -5,7 +5,10 @@ joined by an `autograd.Function` outside, which costs a fraction of `custom_op` 
 needs a gradient. Where a derivative is to be differentiated again (`create_graph=True`), it comes from the reference.
 """
 
+import importlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,17 +45,32 @@ _library.define(
     " -> (Tensor a, Tensor b, Tensor grad_b)"
 )
 
-for _name in (
-    "p2c_attention_forward",
-    "p2c_attention_backward",
-    "adaptive_fusion_forward",
-    "adaptive_fusion_backward",
-    "interpolation_coefficients_forward",
-    "interpolation_coefficients_backward",
-):
-    _library.impl(_name, getattr(cpu, _name), "CPU")
-    # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
-    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+_TRITON_MODULES = {
+    "p2c_attention": "attention",
+    "adaptive_fusion": "fusion",
+    "interpolation_coefficients": "interpolation",
+}
+
+
+def _triton_kernel(op: str, name: str) -> Callable[..., Any]:
+    """Imports triton, which is optional and slow to import, with the first call."""
+    kernel = None
+
+    def run(*arguments):
+        nonlocal kernel
+        if kernel is None:
+            kernel = getattr(importlib.import_module(f"amuse_kernels.triton.{_TRITON_MODULES[op]}"), name)
+        return kernel(*arguments)
+
+    return run
+
+
+for _op in _TRITON_MODULES:
+    for _name in (f"{_op}_forward", f"{_op}_backward"):
+        _library.impl(_name, getattr(cpu, _name), "CPU")
+        _library.impl(_name, _triton_kernel(_op, _name), "CUDA")
+        # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
+        _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:

@@ -39,6 +39,11 @@ def install() -> None:
     from amuse_kernels import dispatch
 
     _interpret_bfloat16()
+    from amuse_kernels.triton import attention
+    from amuse_kernels.triton.attention_config import Tile
+
+    # small, so that small cases take several tiles; the interpreter's time goes by operations, not by their size
+    attention.forward_tile = attention.backward_tile = lambda *_: Tile(16, 16, 4, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this replaces another kernel
         for module_name, names in KERNELS.items():
@@ -46,7 +51,7 @@ def install() -> None:
             for name in names:
                 _library.impl(name, getattr(module, name), "CPU", allow_override=True)
 
-    def unavailable_reason(backend: str, op: str, device_type: str) -> str | None:
+    def unavailable_reason(backend: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
         return None if backend in ("triton", "reference") else "this process interprets the Triton kernels instead"
 
     dispatch.unavailable_reason = unavailable_reason
