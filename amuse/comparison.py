@@ -12,6 +12,8 @@ from amuse.config import Config
 from amuse.data.load import Splits, guess_dataset, load_splits
 from amuse.evaluation import evaluate
 from amuse.metrics import Metrics
+from amuse.report import write_report
+from amuse.report.from_run import explain_run
 from amuse.training import STATE_FILE, train_on
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -24,6 +26,8 @@ def compare(
     overrides: Sequence[str] = (),
 ) -> str:
     """Train every contender on the same splits and return a table of test scores.
+
+    With generated conversations it also writes `report.html` into `out`: the first test conversation, explained.
 
     Args:
         data: folder of MELD or CMU-MOSI; None = generated conversations.
@@ -60,7 +64,18 @@ def compare(
         f"{'':<22}  {'weighted F1':>11}  {'accuracy':>8}  {'parameters':>10}  {'seconds':>7}",
     ]
     lines += [f"{n:<22}  {f1:>11.2f}  {acc:>8.2f}  {size:>10,}  {s:>7.1f}" for n, f1, acc, size, s in rows]
+    if dataset == "synthetic":
+        lines += ["", _report(out / rows[0][0].replace(" ", "_"), out / "report.html")]
     return "\n".join(lines)
+
+
+def _report(run: Path, path: Path) -> str:
+    """Explain the first test conversation and say where the report is, or what it lacks."""
+    try:
+        write_report(explain_run(run, progress=False), path)
+    except ImportError as error:
+        return f"no report of a conversation: {error}"
+    return f"one conversation with the reasons for its predictions: {path}"
 
 
 def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config]]:

@@ -251,6 +251,8 @@ def test_compare_trains_every_contender_and_prints_a_table(tmp_path):
     for name in ("AMuSE, all modalities", "concatenation", "text alone", "audio alone", "video alone"):
         row = next(line for line in table.splitlines() if line.startswith(name))
         assert 0 <= float(row.split()[-4]) <= 100
+    pytest.importorskip("jinja2")
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_users_mistake_is_one_line(tmp_path):
