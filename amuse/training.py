@@ -9,13 +9,11 @@ A run's folder holds:
     tensorboard/         when tensorboard is installed
 """
 
-import contextlib
 import copy
 import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -56,6 +54,7 @@ from amuse.files import (
 from amuse.losses import Totals, amuse_loss, contrastive_loss, contrasts
 from amuse.metrics import Metrics, RegressionMetrics
 from amuse.model import Amuse, Output
+from amuse.monitoring import describe, headline, tensorboard
 from amuse.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
 from amuse.stages import present_modalities
 
@@ -228,7 +227,8 @@ class Run:
             batch = augment(batch.to(self.world.device), self.config.model)
             parts.append((batch, draw_mix(batch.labels, train.mixup)))
         totals = self.totals(parts)
-        ahead = self.contrast_ahead(parts) if len(parts) > 1 and contrasts(loss_config) else None
+        several = len(parts) > 1 and len(self.model.modalities) > 1
+        ahead = self.contrast_ahead(parts) if several and contrasts(loss_config) else None
         if ahead is not None:
             loss_config = replace(loss_config, contrastive_kind="none")
         self.optimizer.zero_grad(set_to_none=True)
@@ -407,36 +407,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (libraries that draw from numpy's global generator)
     torch.manual_seed(seed)
-
-
-def headline(metrics: Metrics | RegressionMetrics) -> dict[str, float]:
-    if isinstance(metrics, Metrics):
-        return {"weighted_f1": metrics.weighted_f1, "accuracy": metrics.accuracy}
-    return {"mae": metrics.mae, "pearson": metrics.pearson}
-
-
-def describe(record: dict[str, Any], better: bool) -> str:
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in record["valid"].items())
-    mark = "  (best so far)" if better else ""
-    return f"epoch {record['epoch']:>3}  loss {record['train']['loss']:.4f}  {scores}  {record['seconds']:.1f} s{mark}"
-
-
-@contextlib.contextmanager
-def tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes an epoch's record for TensorBoard, or does nothing: not wanted, or not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        wanted = False
-    if not wanted:
-        yield lambda record: None
-        return
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-
-        def write(record: dict[str, Any]) -> None:
-            for part in ("train", "valid"):
-                for name, value in record[part].items():
-                    writer.add_scalar(f"{part}/{name}", value, record["epoch"])
-            writer.add_scalar("learning_rate", record["learning_rate"], record["epoch"])
-
-        yield write

@@ -138,3 +138,9 @@ def test_all_guards_train_together(tmp_path, options):
     tiny = ["data.num_dialogues=6", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=2"]
     model = train(Config.load(None, [*tiny, *options]), tmp_path, progress=False)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_accumulation_works_with_one_modality_which_has_nothing_to_contrast(tmp_path):
+    tiny = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "train.epochs=1", "train.accumulate=2"]
+    model = train(Config.load(None, [*tiny, "data.modalities=[text]"]), tmp_path, progress=False)
+    assert all(p.isfinite().all() for p in model.parameters())
