@@ -138,9 +138,9 @@ def assert_within_budget(out: Tensor, low: Tensor, ref64: Tensor, name: str = "o
     assert error <= budget, f"{name}: error {error:.3g} above the budget {budget:.3g}"
 
 
-def assert_close(out: Tensor, expected: Tensor) -> None:
+def assert_close(out: Tensor, expected: Tensor, roundings: int = 8) -> None:
     """Equal up to a few roundings of the output's dtype, relative to the largest entry; infinities exactly."""
     finite = expected[expected.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
-    tolerance = 8 * torch.finfo(out.dtype).eps * max(scale, 1.0)
+    tolerance = roundings * torch.finfo(out.dtype).eps * max(scale, 1.0)
     torch.testing.assert_close(out.double(), expected.double(), rtol=0, atol=tolerance)
