@@ -85,9 +85,7 @@ def check_attention(
         for p, value in enumerate(values):
             _check_like(f"values[{p}]", value, dtype, device)
             if value.shape != keys[p].shape:
-                raise ValueError(
-                    f"values[{p}]: expected the shape of keys[{p}] {_shape(keys[p])}, got {_shape(value)}"
-                )
+                raise ValueError(f"values[{p}]: expected the shape of keys[{p}] {_shape(keys[p])}, got {_shape(value)}")
 
     if gates is not None:
         _check_tensor("gates", gates, FLOATING, device)
