@@ -117,8 +117,8 @@ def backward_launches(
     shifts = deltas = gate_rows = None
     if not single:
         sources = len(keys)
-        shifts = lse.new_empty((2, batch, heads, 1 if attention.joint else sources, queries))
-        shifts, deltas = shifts.unbind(0)
+        rows = (batch, heads, 1 if attention.joint else sources, queries)
+        shifts, deltas = lse.new_empty(rows), lse.new_empty(rows)  # both aligned, unlike halves of one
         gate_rows = lse.new_empty((batch, heads, sources, queries)) if attention.joint else deltas
     grad_keys, grad_values = tuple(grads.keys), tuple(grads.values)
     key_strides = tuple(_strides(k, unit) for k in grad_keys), tuple(_strides(v, unit) for v in grad_values)
