@@ -303,7 +303,9 @@ def attention_backward_queries(
     store_rows(p_dq, b_dq * softmax_scale, m_q, D, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=("heads", "queries", "masked", "related", "different", "causal", "drop_threshold"))
+@triton.jit(
+    do_not_specialize=("heads", "queries", "masked", "related", "different", "causal", "drop_threshold", "tiles")
+)
 def attention_backward_keys(
     grad_keys,
     grad_values,
