@@ -27,7 +27,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-INTERPRETED = tests/test_adaptive_fusion.py
+INTERPRETED = tests/test_adaptive_fusion.py tests/test_p2c_attention.py
 
 triton: install
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(INTERPRETED)

@@ -343,7 +343,7 @@ def test_every_backend_drops_the_same_pairs(case, backend):
         out.square().sum().backward()
         results.append([out, *(t.grad for t in c.floating())])
     for a, b in zip(*results, strict=True):
-        assert_close(a, b, roundings=64)  # gradients are sums
+        assert_close(a, b, roundings=256)  # gradients are sums; a pair dropped by one alone differs by far more
 
 
 def test_dropout_without_a_seed_follows_torch_manual_seed(backend):
