@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amuse_kernels.buffers import attention_outputs, dense, fusion_outputs, grad_like, int64, rows_dense
 from amuse_kernels.dispatch import native_module
 from amuse_kernels.dropout import drop_threshold
-from amuse_kernels.reference import accumulation_dtype
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 _SCALAR, _ELEMENTWISE, _GATE = 0, 1, 2  # AlphaKind in csrc/fusion.h
@@ -67,24 +67,10 @@ def p2c_attention_backward(
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
     _module().p2c_attention_backward(
-        *(inputs, _rows_dense(grad_out), out, lse.contiguous(), None if grad_lse is None else grad_lse.contiguous()),
+        *(inputs, rows_dense(grad_out), out, lse.contiguous(), None if grad_lse is None else grad_lse.contiguous()),
         *(grad_query, grad_keys, grad_values, None if gates is None else grad_gates),
     )
     return grad_query, grad_keys, grad_values, grad_gates
-
-
-def attention_outputs(query: Tensor, sources: int, joint: bool) -> tuple[Tensor, Tensor]:
-    """Uninitialised output and lse of p2c_attention; the heads of an output row are neighbours in memory."""
-    batch, heads, queries, width = query.shape
-    out = query.new_empty_strided(query.shape, (queries * heads * width, width, heads * width, 1))
-    shape = (batch, heads, queries) if joint else (batch, heads, queries, sources)
-    return out, query.new_empty(shape, dtype=accumulation_dtype(query.dtype))
-
-
-def grad_like(tensor: Tensor) -> Tensor:
-    """Uninitialised, in the memory order of `tensor`, so that the views it came from need no copy of its gradient."""
-    like = torch.empty_like(tensor)
-    return like if like.stride(-1) == 1 else tensor.new_empty(tensor.shape)
 
 
 def adaptive_fusion_forward(
@@ -95,10 +81,8 @@ def adaptive_fusion_forward(
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """descriptors `(N, M, d)`; see `amuse_kernels.adaptive_fusion`."""
-    descriptors, alpha, pair_weight, pair_bias, present = _dense(descriptors, alpha, pair_weight, pair_bias, present)
-    rows, modalities, _ = descriptors.shape
-    fused = descriptors.new_empty(descriptors.shape)
-    alpha_out = descriptors.new_empty((rows, modalities, modalities) if alpha is None else alpha.shape)
+    descriptors, alpha, pair_weight, pair_bias, present = dense(descriptors, alpha, pair_weight, pair_bias, present)
+    fused, alpha_out = fusion_outputs(descriptors, alpha)
     _module().adaptive_fusion_forward(
         *map(_pointer, (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)),
         *_fusion_sizes(descriptors, alpha),
@@ -116,8 +100,8 @@ def adaptive_fusion_backward(
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of descriptors, alpha, pair_weight and pair_bias; empty for those that are None."""
-    descriptors, alpha, pair_weight, pair_bias, present = _dense(descriptors, alpha, pair_weight, pair_bias, present)
-    grad_fused, grad_alpha = _dense(grad_fused, grad_alpha)
+    descriptors, alpha, pair_weight, pair_bias, present = dense(descriptors, alpha, pair_weight, pair_bias, present)
+    grad_fused, grad_alpha = dense(grad_fused, grad_alpha)
     inputs = (descriptors, alpha, pair_weight, pair_bias)
     grads = [descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
     _module().adaptive_fusion_backward(
@@ -128,7 +112,7 @@ def adaptive_fusion_backward(
 
 def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
-    a, b, grad_b = _dense(a, b, grad_b)
+    a, b, grad_b = dense(a, b, grad_b)
     out = a.new_empty(a.shape)
     _module().interpolation_coefficients_forward(*map(_pointer, (a, b, grad_b, out)), *_rows(a, epsilon))
     return out
@@ -138,7 +122,7 @@ def interpolation_coefficients_backward(
     grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a, b and grad_b."""
-    grad, a, b, grad_b = _dense(grad, a, b, grad_b)
+    grad, a, b, grad_b = dense(grad, a, b, grad_b)
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
     _module().interpolation_coefficients_backward(*map(_pointer, (grad, a, b, grad_b, *grads)), *_rows(a, epsilon))
     return grads
@@ -151,22 +135,8 @@ def _module() -> ModuleType:
     return module
 
 
-def _dense(*tensors: Tensor | None) -> Any:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
-
-
 def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _int64(group: Tensor | None) -> Tensor | None:
-    if group is None or (group.dtype == torch.int64 and group.is_contiguous()):
-        return group
-    return group.to(torch.int64).contiguous()
-
-
-def _rows_dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _attention_inputs(
@@ -186,13 +156,13 @@ def _attention_inputs(
 ) -> Any:
     """What both directions share, in the form that the native module reads: see its `AttentionInputs`."""
     if any(relations):
-        query_groups, key_groups = _int64(query_groups), [*map(_int64, key_groups)]
+        query_groups, key_groups = int64(query_groups), [*map(int64, key_groups)]
     return _module().AttentionInputs(
-        _rows_dense(query),
-        [*map(_rows_dense, keys)],
-        [*map(_rows_dense, values)],
+        rows_dense(query),
+        [*map(rows_dense, keys)],
+        [*map(rows_dense, values)],
         gates,
-        _dense(*key_masks),
+        dense(*key_masks),
         query_groups,
         key_groups,
         relations,

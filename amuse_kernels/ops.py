@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels import cpu, reference
+from amuse_kernels import buffers, cpu, reference
 from amuse_kernels.checks import RELATIONS, AttentionInputs
 from amuse_kernels.reference import accumulation_dtype
 
@@ -97,7 +97,7 @@ def _graph_gradients(outputs, grad_outputs, inputs):
 
 @torch.library.register_fake("amuse_kernels::p2c_attention_forward", lib=_library)
 def _attention_forward_fake(query: Tensor, keys: list[Tensor], *options) -> tuple[Tensor, Tensor]:
-    return cpu.attention_outputs(query, len(keys), joint=options[7])
+    return buffers.attention_outputs(query, len(keys), joint=options[7])
 
 
 @torch.library.register_fake("amuse_kernels::p2c_attention_backward", lib=_library)
@@ -114,9 +114,9 @@ def _attention_backward_fake(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
     return (
-        cpu.grad_like(query),
-        [cpu.grad_like(key) for key in keys],
-        [cpu.grad_like(value) for value in values],
+        buffers.grad_like(query),
+        [buffers.grad_like(key) for key in keys],
+        [buffers.grad_like(value) for value in values],
         grad_gates,
     )
 
@@ -210,9 +210,7 @@ def _fusion_forward_fake(
     pair_bias: Tensor | None,
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    rows, modalities, _ = descriptors.shape
-    alpha_shape = (rows, modalities, modalities) if alpha is None else alpha.shape
-    return descriptors.new_empty(descriptors.shape), descriptors.new_empty(alpha_shape)
+    return buffers.fusion_outputs(descriptors, alpha)
 
 
 @torch.library.register_fake("amuse_kernels::adaptive_fusion_backward", lib=_library)

@@ -7,6 +7,7 @@ thread leave the registers up to a head dim of 128, and shared memory fits the s
 from typing import NamedTuple
 
 import torch
+import triton
 
 
 class Tile(NamedTuple):
@@ -44,5 +45,5 @@ def _serving(tiles: dict[int, Tile], head_dim: int) -> Tile:
 
 def _shortened(tile: Tile, queries: int) -> Tile:
     """With no more rows than the queries need, in powers of two from 16."""
-    rows = max(16, 1 << max(queries - 1, 0).bit_length())
+    rows = max(16, triton.next_power_of_2(queries))
     return tile._replace(queries=min(tile.queries, rows))

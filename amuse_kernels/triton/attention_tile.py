@@ -11,7 +11,6 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
@@ -25,13 +24,13 @@ def pick(items, p):
 
 @triton.jit
 def pick_size(sizes, p):
-    """The number that `launch.sizes` packed as sizes[p]."""
+    """The number that `launch.pack` packed as sizes[p]."""
     return pick(sizes, p) >> 2
 
 
 @triton.jit
 def pick_strides(strides, p, UNIT: tl.constexpr):
-    """Strides (b, h, l) in elements of stream p, which `launch.strides` packed in units of UNIT elements."""
+    """Strides (b, h, l) in elements of stream p, which `launch.pack` packed in units of UNIT elements."""
     s_b, s_h, s_l = strides[0]
     for i in tl.static_range(1, len(strides)):
         s_b = tl.where(p == i, strides[i][0], s_b)

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amuse_kernels.buffers import dense, fusion_outputs, rows_dense
 from amuse_kernels.triton.launch import Launch
 
 _WEIGHT_ROWS, _WEIGHT_WIDTH = 128, 64  # tile of the kernel that sums the pair weights' gradient over rows
@@ -242,11 +243,9 @@ def adaptive_fusion_forward(
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """descriptors `(N, M, d)`; see `amuse_kernels.adaptive_fusion`."""
-    descriptors = _rows_dense(descriptors)
-    alpha, pair_weight, pair_bias, present = _dense(alpha, pair_weight, pair_bias, present)
-    rows, modalities, _ = descriptors.shape
-    fused = descriptors.new_empty(descriptors.shape)
-    alpha_out = descriptors.new_empty((rows, modalities, modalities) if alpha is None else alpha.shape)
+    descriptors = rows_dense(descriptors)
+    alpha, pair_weight, pair_bias, present = dense(alpha, pair_weight, pair_bias, present)
+    fused, alpha_out = fusion_outputs(descriptors, alpha)
     args = (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)
     _launch(fusion_forward, args, descriptors, alpha).run(descriptors.device)
     return fused, alpha_out
@@ -262,9 +261,9 @@ def adaptive_fusion_backward(
     present: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of descriptors, alpha, pair_weight and pair_bias; empty for those that are None."""
-    descriptors = _rows_dense(descriptors)
-    grad_fused, grad_alpha, alpha = _dense(grad_fused, grad_alpha, alpha)
-    pair_weight, pair_bias, present = _dense(pair_weight, pair_bias, present)
+    descriptors = rows_dense(descriptors)
+    grad_fused, grad_alpha, alpha = dense(grad_fused, grad_alpha, alpha)
+    pair_weight, pair_bias, present = dense(pair_weight, pair_bias, present)
     rows, modalities, _ = descriptors.shape
     grad_descriptors = descriptors.new_empty(descriptors.shape)
     grad_alpha_in = descriptors.new_empty(0 if alpha is None else alpha.shape)
@@ -317,11 +316,3 @@ def _launch(kernel: Any, args: tuple[Any, ...], descriptors: Tensor, alpha: Tens
         num_warps=min(max(block_n * block_d // 256, 1), 16),
         num_stages=1,
     )
-
-
-def _dense(*tensors: Tensor | None) -> Any:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
-
-
-def _rows_dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

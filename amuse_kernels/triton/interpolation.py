@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amuse_kernels.buffers import dense
 from amuse_kernels.triton.launch import Launch
 
 
@@ -86,7 +87,7 @@ def _nonzero(x):
 
 def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
-    a, b, grad_b = a.contiguous(), b.contiguous(), grad_b.contiguous()
+    a, b, grad_b = dense(a, b, grad_b)
     out = a.new_empty(a.shape)
     _launch(interpolation_forward, (a, b, grad_b, out, epsilon), a).run(a.device)
     return out
@@ -96,7 +97,7 @@ def interpolation_coefficients_backward(
     grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a, b and grad_b."""
-    inputs = (grad.contiguous(), a.contiguous(), b.contiguous(), grad_b.contiguous())
+    inputs = dense(grad, a, b, grad_b)
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
     _launch(interpolation_backward, (*inputs, *grads, epsilon), a).run(a.device)
     return grads
