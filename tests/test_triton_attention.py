@@ -89,6 +89,14 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
     assert launches(attention._replace(query=odd))[0].constexprs["UNIT"] == 1
 
 
+def test_rows_beyond_32_bits_are_refused():
+    from amuse_kernels.triton.attention import _strides
+
+    assert _strides(torch.empty_strided((1, 1, 3, 8), (0, 0, 2**29, 1), device="meta"), 1)
+    with pytest.raises(ValueError, match=r"within 2\^31 elements, got shape \(1, 1, 4, 8\)"):
+        _strides(torch.empty_strided((1, 1, 4, 8), (0, 0, 2**29, 1), device="meta"), 1)
+
+
 class Attend(torch.nn.Module):
     def forward(self, query, keys):
         return p2c_attention(query, keys, keys, dropout_p=0.1, seed=3, return_lse=True, backend="triton")

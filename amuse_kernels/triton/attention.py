@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
+from amuse_kernels.buffers import attention_outputs, grad_like, int64, rows_dense
 from amuse_kernels.checks import RELATIONS
-from amuse_kernels.cpu import grad_like
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.triton.attention_backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.triton.attention_config import backward_tile, forward_tile
@@ -42,12 +43,9 @@ class Attention(NamedTuple):
 def p2c_attention_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """See `cpu.p2c_attention_forward`."""
     attention = _in_place(Attention(*arguments))
-    query = attention.query
-    batch, heads, queries, width = query.shape
-    out = query.new_empty((batch, queries, heads, width)).transpose(1, 2)
-    sums = (batch, heads, queries) if attention.joint else (batch, heads, queries, len(attention.keys))
-    lse = query.new_empty(sums, dtype=torch.float32)
-    forward_launch(attention, out, lse, architecture(query.device)).run(query.device)
+    out, lse = attention_outputs(attention.query, len(attention.keys), attention.joint)
+    device = attention.query.device
+    forward_launch(attention, out, lse, architecture(device)).run(device)
     return out, lse
 
 
@@ -65,7 +63,7 @@ def p2c_attention_backward(
     )
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     launches = backward_launches(
-        attention, grads, _rows_dense(grad_out), lse.contiguous(), grad_lse, architecture(query.device)
+        attention, grads, rows_dense(grad_out), lse.contiguous(), grad_lse, architecture(query.device)
     )
     for launch in launches:
         launch.run(query.device)
@@ -92,11 +90,11 @@ def forward_launch(attention: Attention, out: Tensor, lse: Tensor, arch: int) ->
     )
     constexprs = shared.constexprs | {
         "SIGN": (scale > 0) - (scale < 0),
-        "BLOCK_P": _power_of_two(len(attention.keys)),
+        "BLOCK_P": triton.next_power_of_2(len(attention.keys)),
         "BLOCK_Q": tile.queries,
         "BLOCK_K": tile.keys,
     }
-    grid = query.shape[0] * query.shape[1] * _cdiv(query.shape[2], tile.queries)
+    grid = query.shape[0] * query.shape[1] * triton.cdiv(query.shape[2], tile.queries)
     return Launch(attention_forward, grid, args, constexprs, tile.num_warps, tile.num_stages)
 
 
@@ -125,19 +123,19 @@ def backward_launches(
     whole = (grad_keys, grad_values, grads.gates) if single else (None, None, None)
     by_queries = Launch(
         attention_backward_queries,
-        batch * heads * (1 if single else _cdiv(queries, tile.queries)),
+        batch * heads * (1 if single else triton.cdiv(queries, tile.queries)),
         (
             *(grads.query, *whole, shifts, deltas, gate_rows, grad_out, lse, grad_lse, *shared.tensors),
             *(_strides(grads.query, unit), *(key_strides if single else (None, None)), _strides(grad_out, unit)),
             *(*shared.strides, *shared.sizes, *scalars),
         ),
-        constexprs | {"ALL": single, "BLOCK_P": _power_of_two(len(keys))},
+        constexprs | {"ALL": single, "BLOCK_P": triton.next_power_of_2(len(keys))},
         tile.num_warps,
         tile.num_stages,
     )
     if single:
         return [by_queries]
-    tiles = sum(max(1, _cdiv(key.shape[2], tile.keys)) for key in keys)
+    tiles = sum(max(1, triton.cdiv(key.shape[2], tile.keys)) for key in keys)
     by_keys = Launch(
         attention_backward_keys,
         batch * heads * tiles,
@@ -201,7 +199,7 @@ def _shared(attention: Attention, unit: int) -> _Shared:
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
         "UNIT": unit,
         "D": width,
-        "BLOCK_D": max(16, _power_of_two(width)),
+        "BLOCK_D": max(16, triton.next_power_of_2(width)),
     }
     return _Shared(
         tensors, strides, sizes, (1 / (1 - attention.dropout_p), drop_threshold(attention.dropout_p)), constexprs
@@ -212,23 +210,15 @@ def _in_place(attention: Attention) -> Attention:
     """With tensors that kernels can read: a contiguous last dim, groups int64 and contiguous."""
     groups = attention.query_groups, attention.key_groups
     if any(attention.relations):
-        groups = _int64(groups[0]), [_int64(group) for group in groups[1]]
+        groups = int64(groups[0]), [int64(group) for group in groups[1]]
     return attention._replace(
-        query=_rows_dense(attention.query),
-        keys=[_rows_dense(key) for key in attention.keys],
-        values=[_rows_dense(value) for value in attention.values],
-        key_masks=[None if mask is None else _rows_dense(mask) for mask in attention.key_masks],
+        query=rows_dense(attention.query),
+        keys=[rows_dense(key) for key in attention.keys],
+        values=[rows_dense(value) for value in attention.values],
+        key_masks=[None if mask is None else rows_dense(mask) for mask in attention.key_masks],
         query_groups=groups[0],
         key_groups=groups[1],
     )
-
-
-def _rows_dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _int64(group: Tensor | None) -> Tensor | None:
-    return None if group is None else group.to(torch.int64).contiguous()
 
 
 def _unit(tensors: list[Tensor]) -> int:
@@ -243,16 +233,14 @@ def _unit(tensors: list[Tensor]) -> int:
 
 def _strides(tensor: Tensor, unit: int) -> tuple[int, ...]:
     s_b, s_h, s_l, _ = tensor.stride()
+    # inside of one (batch, head) slice the kernels count in 32 bits
+    if tensor.shape[2] * s_l >= 2**31:
+        raise ValueError(
+            f"backend='triton': expected the rows of one (batch, head) slice within 2^31 elements, got shape "
+            f"{tuple(tensor.shape)} with strides {tensor.stride()}"
+        )
     return pack((s_b // unit, s_h // unit, s_l // unit))
 
 
 def _bits(flags: Iterable[Any]) -> int:
     return sum(1 << i for i, flag in enumerate(flags) if flag)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
-
-
-def _cdiv(number: int, divisor: int) -> int:
-    return -(-number // divisor)
