@@ -1,9 +1,6 @@
 """Promises of training in several processes: the gradients and the scores of a single one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,24 +12,14 @@ from amuse.evaluation import predict
 from amuse.model import Amuse
 from amuse.training import LOG_FILE, train
 from tests.distributed_worker import CASES, TINY, WAYS, first_gradients
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import run_module
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.distributed_worker", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run_module(*torchrun, "-m", "tests.distributed_worker", str(folder))
     return folder
 
 

@@ -1,29 +1,15 @@
 """A training killed at any moment goes on to the same bits, and leaves no damaged and no stray file."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from amuse.model import Amuse
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import run_module
 
 
 def test_a_run_killed_at_many_moments_ends_like_one_that_was_not(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_worker", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    deaths = dict(line.split() for line in done.stdout.splitlines())
+    deaths = dict(line.split() for line in run_module("tests.kill_worker", str(tmp_path)).splitlines())
     assert int(deaths["random"]) >= 3
     assert int(deaths["files"]) >= 6
     whole = tmp_path / "whole"

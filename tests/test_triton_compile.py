@@ -17,25 +17,19 @@ from benchmarks.static.cases import ARCHITECTURES, Case
 from tests.ptx.package_launches import recorded
 from tests.ptx.triton_kernels import compile_triton
 
+SPILLS = pytest.mark.xfail(reason="the backward of several query tiles spills registers here", strict=True)
 SAMPLE = [
     Case("attention forward", "fp16", 64, "per_source", "plain", 80),
     Case("attention forward", "bf16", 128, "joint", "plain", 90),
     Case("attention backward, one tile", "fp16", 64, "joint", "plain", 120),
-    Case("attention backward", "bf16", 64, "per_source", "plain", 86),
+    pytest.param(Case("attention backward", "bf16", 64, "per_source", "plain", 86), marks=SPILLS),
     Case("fusion forward", "fp32", 256, "", "gate", 100),
     Case("fusion backward", "fp16", 256, "", "gate", 89),
     Case("interpolation backward", "bf16", 256, "", "", 90),
 ]
 
 
-SPILLS = pytest.mark.xfail(reason="the attention tiles are not tuned yet and spill registers, see docs/gpu.md")
-
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, marks=SPILLS if "attention" in c.call else ()) for c in SAMPLE],
-    ids=lambda case: f"{case.call}-{case.dtype}-{case.arch}",
-)
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.call}-{case.dtype}-{case.arch}")
 def test_kernels_fit_their_chip_without_spilling(case):
     for launch in case.launches():
         used = usage(launch, case.arch)
