@@ -26,7 +26,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Folder of prepared data, MELD or CMU-MOSI.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last finished epoch.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the last saved state.")] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Raw video and audio to features.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

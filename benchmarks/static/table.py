@@ -48,7 +48,8 @@ def update(seconds_left: Callable[[], float]) -> list[Row]:
                     continue
                 row = expected | {name: str(value) for name, value in usage(launch, case.arch)._asdict().items()}
                 print(describe(row), flush=True)
-                write([*rows, row, *(r for key, r in known.items() if key not in {*map(_identity, [*rows, row])})])
+                known[_identity(row)] = row
+                write(known.values())
             rows.append(row)
     write(rows)
     return rows
