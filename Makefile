@@ -30,7 +30,7 @@ test: install
 INTERPRETED = tests/test_adaptive_fusion.py tests/test_p2c_attention.py
 
 triton: install
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(INTERPRETED)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(INTERPRETED)
 	$(BIN)/python -m benchmarks.static --check
 
 OLDEST := build/triton-oldest
@@ -38,7 +38,7 @@ OLDEST := build/triton-oldest
 triton-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 numpy pytest pytest-xdist hypothesis
-	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 $(INTERPRETED)
+	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(INTERPRETED)
 	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_triton_compile.py
 
 check: install
