@@ -132,6 +132,23 @@ def score(metrics: Metrics | RegressionMetrics) -> float:
     return metrics.weighted_f1 if isinstance(metrics, Metrics) else -metrics.mae
 
 
+def load_best(folder: str | Path) -> tuple[Amuse, Standardizer | None, Config]:
+    """The best model of a run, on the run's device, with the standardizer of its features and its configuration.
+
+    Raises:
+        FileNotFoundError: no such run.
+        ValueError: a damaged checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: expected the folder of a run, {CONFIG_FILE} is missing")
+    config = Config.load(folder / CONFIG_FILE)
+    model = Amuse.from_pretrained(folder / BEST).to(choose_device(config.train.device))
+    file = folder / BEST / STANDARDIZER_FILE
+    standardizer = Standardizer.from_state_dict(load_tensors(file)) if file.is_file() else None
+    return model, standardizer, config
+
+
 def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Config]:
     """The best model of a run, one split of its data, prepared as in training, and its configuration.
 
@@ -139,13 +156,6 @@ def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Conf
         FileNotFoundError: no such run or no such data.
         ValueError: a damaged checkpoint or an unknown split.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: expected the folder of a run, {CONFIG_FILE} is missing")
-    config = Config.load(folder / CONFIG_FILE)
-    model = Amuse.from_pretrained(folder / BEST).to(choose_device(config.train.device))
+    model, standardizer, config = load_best(folder)
     conversations = load_split(config.data, split)
-    standardizer = folder / BEST / STANDARDIZER_FILE
-    if standardizer.is_file():
-        conversations = Standardizer.from_state_dict(load_tensors(standardizer)).apply(conversations)
-    return model, conversations, config
+    return model, conversations if standardizer is None else standardizer.apply(conversations), config

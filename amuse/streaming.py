@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from amuse.calibration import load_temperature
-from amuse.config import Config
 from amuse.data.batch import collate
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.standardize import Standardizer
-from amuse.evaluation import choose_device
-from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
+from amuse.evaluation import load_best
 from amuse.model import Amuse
 from amuse.stages import ContextLayer, sinusoids
 from amuse_kernels import p2c_attention
@@ -69,11 +67,7 @@ class StreamingSession:
     @classmethod
     def from_run(cls, folder: str | Path) -> Self:
         """With the best model of a run, its standardizer and its temperature."""
-        best = Path(folder) / BEST
-        config = Config.load(Path(folder) / CONFIG_FILE)
-        model = Amuse.from_pretrained(best).to(choose_device(config.train.device))
-        file = best / STANDARDIZER_FILE
-        standardizer = Standardizer.from_state_dict(load_tensors(file)) if file.is_file() else None
+        model, standardizer, _ = load_best(folder)
         return cls(model, standardizer, load_temperature(folder))
 
     def reset(self) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 
 from amuse.calibration import load_temperature
-from amuse.config import Config, DataConfig
+from amuse.config import DataConfig
 from amuse.data.conversation import Conversations
 from amuse.data.folder import Recording, conversations, find_transcript
 from amuse.data.load import add_text
 from amuse.data.problems import Problem, Report
-from amuse.data.standardize import Standardizer
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
-from amuse.evaluation import choose_device, predict
-from amuse.files import BEST, CONFIG_FILE, MEDIA_FILE, STANDARDIZER_FILE, load_tensors
+from amuse.evaluation import load_best, predict
+from amuse.files import BEST, MEDIA_FILE
 from amuse.media.decode import MediaError, media_seconds, read_audio
 from amuse.media.extract import Extractor
 from amuse.media.segments import speech_segments
@@ -63,20 +62,16 @@ def predict_recording(run: Path, media: Path, transcript: Path | None, report: R
         ValueError: the run's features cannot be computed from a recording; a recording without utterances.
         ImportError: an encoder of the run is not installed.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{run}: expected the folder of a run, {CONFIG_FILE} is missing")
     if not media.is_file():
         raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
-    config = Config.load(run / CONFIG_FILE)
-    model = Amuse.from_pretrained(run / BEST).to(choose_device(config.train.device))
+    model, standardizer, config = load_best(run)
     lines = _lines(media, transcript or find_transcript(media), report)
     talk = conversations([Recording(media, lines)], model.config.label_names)
     talk = _with_features(talk, config.data, model.config.modalities, run, media, report)
     if not any(utterance.features for utterance in talk.utterances()):
         raise ValueError(f"{media}: no utterance has any modality of the model ({', '.join(talk.modalities)})")
-    standardizer = run / BEST / STANDARDIZER_FILE
-    if standardizer.is_file():
-        talk = Standardizer.from_state_dict(load_tensors(standardizer)).apply(talk)
+    if standardizer is not None:
+        talk = standardizer.apply(talk)
     return _rows(talk, model, load_temperature(run))
 
 
