@@ -69,8 +69,7 @@ def parameters(config: ModelConfig) -> int:
         layers = _bilstm(d, d) * config.temporal_layers
         temporal, context = temporal + 2 * layers, 3 * d
     elif config.temporal == "attention":
-        merged = d
-        attention = _linear(d, d) + 4 * _linear(d, d) + _linear(merged, d) + 2 * config.num_heads
+        attention = 6 * _linear(d, d) + 2 * config.num_heads
         temporal += config.temporal_layers * (attention + 4 * d + _linear(d, 2 * d) + _linear(2 * d, d))
         context = 2 * d
     voice = _linear(count * d, d) if config.speaker_head else 0
