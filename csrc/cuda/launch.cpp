@@ -1,0 +1,48 @@
+#include "launch.h"
+
+#include <climits>
+
+namespace amuse {
+namespace {
+
+constexpr int default_shared_bytes = 48 * 1024;  // more has to be asked for, kernel by kernel
+
+cudaError_t run(const CudaLaunch& launch, cudaStream_t stream) {
+  if (launch.grid == 0) return cudaSuccess;
+  if (launch.grid < 0 || launch.grid > INT_MAX) return cudaErrorInvalidConfiguration;
+  if (launch.shared_bytes > default_shared_bytes) {
+    const cudaError_t code =
+        cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
+    if (code != cudaSuccess) return code;
+  }
+  void* arguments[] = {const_cast<unsigned char*>(launch.parameters.data())};
+  return cudaLaunchKernel(launch.kernel, dim3(static_cast<unsigned>(launch.grid)),
+                          dim3(static_cast<unsigned>(launch.block)), arguments,
+                          static_cast<size_t>(launch.shared_bytes), stream);
+}
+
+}  // namespace
+
+cudaError_t run(const CudaPlan& plan, int device, cudaStream_t stream, const char** failed) {
+  if (failed != nullptr) *failed = nullptr;
+  if (plan.error != cudaSuccess) return plan.error;
+  int current = 0;
+  cudaError_t code = cudaGetDevice(&current);
+  if (code == cudaSuccess && current != device) code = cudaSetDevice(device);
+  if (code == cudaSuccess) {
+    for (const CudaLaunch& launch : plan.launches) {
+      code = run(launch, stream);
+      if (code == cudaSuccess) continue;
+      if (failed != nullptr) *failed = launch.entry;
+      break;
+    }
+    if (current != device) {
+      const cudaError_t restored = cudaSetDevice(current);
+      if (code == cudaSuccess) code = restored;
+    }
+  }
+  if (code != cudaSuccess) (void)cudaGetLastError();  // else it would be blamed on the next call
+  return code;
+}
+
+}  // namespace amuse

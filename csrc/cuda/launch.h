@@ -1,0 +1,46 @@
+// A kernel launch as a value: computed without a GPU, then run on one or handed to the PTX emulator. Every op has a
+// function that makes its plan and an entry point that runs it, nothing else.
+//
+// Kernels take one parameter, a struct by value, and are extern "C", so that `entry` is their name in the PTX too.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+namespace amuse {
+
+struct CudaLaunch {
+  const char* entry;
+  const void* kernel;  // the host's handle of it
+  int64_t grid;        // blocks along x; 0: nothing to do
+  int block;           // threads along x
+  int shared_bytes;    // dynamic shared memory
+  std::vector<unsigned char> parameters;  // the bytes of the struct
+};
+
+// Launches that follow each other on one stream. `error` is of the plan itself: what the kernels cannot do.
+struct CudaPlan {
+  std::vector<CudaLaunch> launches;
+  cudaError_t error = cudaSuccess;
+
+  template <class Parameters>
+  void add(const char* entry, void (*kernel)(Parameters), int64_t grid, int block, int shared_bytes,
+           const Parameters& parameters) {
+    static_assert(std::is_trivially_copyable<Parameters>::value && sizeof(Parameters) <= 4096,
+                  "a kernel parameter is copied as bytes and has at most 4 KB");
+    CudaLaunch launch{entry, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, {}};
+    launch.parameters.resize(sizeof(Parameters));
+    std::memcpy(launch.parameters.data(), &parameters, sizeof(Parameters));
+    launches.push_back(launch);
+  }
+};
+
+// Runs a plan on `device`, which is made current for the time of the call. Returns the first error; none stays pending.
+// `failed`, where given, becomes the entry that caused it, or null when the device or the plan did.
+cudaError_t run(const CudaPlan& plan, int device, cudaStream_t stream, const char** failed = nullptr);
+
+}  // namespace amuse
