@@ -19,7 +19,7 @@ from amuse.comparison import only_modalities
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation import evaluate
-from amuse.files import write_text
+from amuse.files import read_json, write_text
 from amuse.metrics import Metrics
 from amuse.training import train_on
 
@@ -147,7 +147,7 @@ def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> di
         assert isinstance(metrics, Metrics)
         scores = {"weighted_f1": 100 * metrics.weighted_f1, "accuracy": 100 * metrics.accuracy}
         write_text(json.dumps(scores), file)
-    return dict(json.loads(file.read_text()))
+    return read_json(file)
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -1,6 +1,7 @@
 """Calibration of class probabilities by one temperature, fitted on the validation split (Guo et al. 2017)."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
-from amuse.files import BEST, CALIBRATION_FILE, write_text
+from amuse.files import BEST, CALIBRATION_FILE, read_json, write_text
 
 COLDEST, HOTTEST = 0.02, 50.0
 
@@ -77,10 +78,10 @@ def load_temperature(run: str | Path) -> float:
     path = Path(run) / BEST / CALIBRATION_FILE
     if not path.is_file():
         return 1.0
-    try:
-        return float(json.loads(path.read_text())["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a calibration: {error!r}") from None
+    temperature = read_json(path).get("temperature")
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"{path}: expected a positive number 'temperature', got {temperature!r}")
+    return temperature
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

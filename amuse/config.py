@@ -224,9 +224,11 @@ class Config:
         tree: Any = {}
         if path is not None:
             try:
-                tree = yaml.safe_load(Path(path).read_text()) or {}
-            except yaml.YAMLError as error:
+                tree = yaml.safe_load(Path(path).read_bytes()) or {}
+            except (yaml.YAMLError, RecursionError, ValueError) as error:
                 raise ValueError(f"{path}: not valid YAML: {error}") from None
+            if not isinstance(tree, dict):
+                raise ValueError(f"{path}: expected sections such as model and train, got {type(tree).__name__}")
         for override in overrides:
             place, separator, text = override.partition("=")
             if not separator:

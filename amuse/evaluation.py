@@ -142,11 +142,18 @@ def load_best(folder: str | Path) -> tuple[Amuse, Standardizer | None, Config]:
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{folder}: expected the folder of a run, {CONFIG_FILE} is missing")
-    config = Config.load(folder / CONFIG_FILE)
+    try:
+        config = Config.load(folder / CONFIG_FILE)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
     model = Amuse.from_pretrained(folder / BEST).to(choose_device(config.train.device))
     file = folder / BEST / STANDARDIZER_FILE
-    standardizer = Standardizer.from_state_dict(load_tensors(file)) if file.is_file() else None
-    return model, standardizer, config
+    if not file.is_file():
+        return model, None, config
+    try:
+        return model, Standardizer.from_state_dict(load_tensors(file)), config
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Config]:

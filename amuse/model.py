@@ -20,7 +20,7 @@ from amuse.config import ModelConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.conversation import TOKEN_IDS
 from amuse.encoder import TextEncoder
-from amuse.files import load_tensors, save_tensors, write_text
+from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.losses import focal_logit_gradient
 from amuse.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
@@ -247,13 +247,13 @@ class Amuse(nn.Module):
         for name in (MODEL_CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder}: expected {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}, {name} is missing")
-        try:
-            tree = json.loads((folder / MODEL_CONFIG_FILE).read_text())
-            config = from_dict(ModelConfig, tree["model"], "model")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error}") from None
+        tree = read_json(folder / MODEL_CONFIG_FILE)
         weights = load_tensors(folder / WEIGHTS_FILE)
-        model = cls(config, tree.get("text_encoder_config"))
+        try:
+            config = from_dict(ModelConfig, tree["model"], "model")
+            model = cls(config, tree.get("text_encoder_config"))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

@@ -17,6 +17,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 MAX_SOURCES = 8
 MAX_MODALITIES = 8
 MAX_HEAD_DIM = 256
+LARGEST_FP32, LARGEST_FP64 = torch.finfo(torch.float32).max, torch.finfo(torch.float64).max
 NORMALIZATIONS = ("per_source", "joint")
 RELATIONS = ("any", "same", "different")
 _SEQUENCES = (list, tuple, Sequence)  # the common ones first: a look at an abstract class takes longer
@@ -123,6 +124,7 @@ def check_attention(
             raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation!r}")
 
     dropout_p = _probability(dropout_p)
+    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
     return AttentionInputs(
         query=query,
         keys=keys,
@@ -134,7 +136,7 @@ def check_attention(
         relations=relation_names,
         causal=_causal(causal, queries, lengths),
         normalization=_choice("normalization", normalization, NORMALIZATIONS),
-        softmax_scale=head_dim**-0.5 if softmax_scale is None else _number("softmax_scale", softmax_scale),
+        softmax_scale=head_dim**-0.5 if softmax_scale is None else _number("softmax_scale", softmax_scale, largest),
         dropout_p=dropout_p,
         seed=_seed(seed, device) if dropout_p > 0 else None,
     )
@@ -194,13 +196,14 @@ def check_interpolation(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) ->
     for name, tensor in (("b", b), ("grad_b", grad_b)):
         _check_like(name, tensor, a.dtype, a.device)
         _check_shape(name, tensor, tuple(a.shape))
-    _number("epsilon", epsilon)
+    _number("epsilon", epsilon, LARGEST_FP64 if a.dtype == torch.float64 else LARGEST_FP32)
 
 
 def check_mask(name: str, mask: Tensor, shape: tuple[int, ...], device: torch.device, meaning: str) -> None:
     """Reject a mask that is not bool of `shape` on `device`: an integer or additive mask would change its meaning."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"{name}: expected a torch.bool tensor (True = {meaning}), got {_describe(mask)}")
+    _check_dense(name, mask)
     _check_device(name, mask, device)
     _check_shape(name, mask, shape)
 
@@ -210,6 +213,7 @@ def _check_tensor(
 ) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype not in dtypes:
         raise TypeError(f"{name}: expected a tensor of {_names(dtypes)}, got {_describe(tensor)}")
+    _check_dense(name, tensor)
     if device is not None:
         _check_device(name, tensor, device)
 
@@ -218,7 +222,13 @@ def _check_like(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.dev
     """Of the first argument's dtype and device."""
     if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
         raise TypeError(f"{name}: expected a tensor of {dtype} as the first argument, got {_describe(tensor)}")
+    _check_dense(name, tensor)
     _check_device(name, tensor, device)
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if tensor.is_nested else tensor.layout}")
 
 
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -266,11 +276,12 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _number(name: str, value: float) -> float:
+def _number(name: str, value: float, largest: float = LARGEST_FP64) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a float, got {_describe(value)}")
-    if not -float("inf") < value < float("inf"):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
+    if not abs(value) <= largest:
+        got = value if isinstance(value, float) else f"an integer of {value.bit_length()} bits"
+        raise ValueError(f"{name}: expected a finite number, at most {largest:.3g}, got {got}")
     return float(value)
 
 

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # torch.empty from the package's kernels must never be read before it is written
 torch.utils.deterministic.fill_uninitialized_memory = True
 
+# pytest --hypothesis-profile=long: what `make fuzz` runs
+hypothesis.settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
+hypothesis.settings.load_profile("short")
 
 if triton_interpreter.requested():
     triton_interpreter.install()

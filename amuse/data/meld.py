@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.problems import Problem, Report
-from amuse.data.transcript import read_utf8
+from amuse.data.transcript import csv_of, read_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ SENTIMENTS = ("neutral", "positive", "negative")
 TARGETS = {"emotion": ("Emotion", EMOTIONS), "sentiment": ("Sentiment", SENTIMENTS)}
 
 _COLUMNS = ("Utterance", "Speaker", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
-_TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d)[,.](\d{1,3})")
+_TIME = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d)[,.](\d{1,3})")
 # Windows-1252 punctuation that was decoded as Latin-1 stands as C1 control characters, which no real text contains
 _C1 = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
 # and where UTF-8 was decoded as Windows-1252, an apostrophe stands as these three characters
@@ -101,7 +101,10 @@ def read_meld(
         tokens = _read_features(file, modality)
         _report_coverage(conversations, modality, file, tokens)
         width = next(iter(tokens.values())).shape[1]
-        conversations = conversations.with_features(modality, width, tokens)
+        try:
+            conversations = conversations.with_features(modality, width, tokens)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
     return conversations
 
 
@@ -122,11 +125,12 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected MELD's CSV of this split")
     reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise ValueError(f"{path}, line 1: expected the columns {list(columns)}, got no {', '.join(missing)}")
-    for row in reader:
-        yield reader.line_num, row
+    with csv_of(path):
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}, line 1: expected the columns {list(columns)}, got no {', '.join(missing)}")
+        for row in reader:
+            yield reader.line_num, row
 
 
 def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: str) -> tuple[int, int, Utterance]:
@@ -151,7 +155,7 @@ def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: 
 
 
 def _id(cell: str, column: str, where: str) -> int:
-    if not cell.strip().isdecimal():
+    if not cell.strip().isdecimal() or len(cell) > 18:  # more digits than an id of any corpus has
         raise ValueError(f"{where}, {column}: expected a non-negative integer, got {cell!r}")
     return int(cell)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.transcript import csv_of, read_utf8
 
 MODALITIES = {"text": 100, "audio": 73, "video": 100}
 LABEL_NAMES = ("negative", "positive")
@@ -85,12 +87,17 @@ def _read_part(folder: Path, part: str) -> list[Dialogue]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected one of the CMU-MOSI feature files")
-    return path.read_text(encoding="utf-8").splitlines()
+    return read_utf8(path).splitlines()
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    with csv_of(path):
+        yield from enumerate(csv.reader(_lines(path)), start=1)
 
 
 def _transcripts(path: Path) -> list[tuple[str, str, int]]:
     transcripts = []
-    for number, row in enumerate(csv.reader(_lines(path)), start=1):
+    for number, row in _rows(path):
         if len(row) != 4 or row[3] not in ("0", "1"):
             raise ValueError(f"{path}, line {number}: expected segment name, words, count and label 0 or 1, got {row}")
         video, _, segment = row[0].rpartition("_")
@@ -118,13 +125,15 @@ def _index(path: Path, num_transcripts: int) -> list[int]:
 def _table(path: Path, width: int, num_rows: int) -> np.ndarray:
     """The feature file as float64 `(num_rows, width + 1)`, the label last."""
     rows = []
-    for number, cells in enumerate(csv.reader(_lines(path)), start=1):
+    for number, cells in _rows(path):
         if len(cells) != width + 1:
             raise ValueError(f"{path}, line {number}: expected {width} features and a label, got {len(cells)} cells")
         try:
             rows.append(np.array(cells, dtype=np.float64))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: expected numbers, got {error}") from None
+        if not np.isfinite(rows[-1]).all():
+            raise ValueError(f"{path}, line {number}: expected finite numbers, got NaN or infinity")
     if len(rows) != num_rows:
         raise ValueError(f"{path}: expected {num_rows} lines, as many as the index has, got {len(rows)}")
     return np.stack(rows)

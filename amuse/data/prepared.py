@@ -7,7 +7,6 @@ shards/         safetensors, keys "{utterance}/{modality}", float32 (L, width)
 """
 
 import hashlib
-import json
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.files import read_json
 
 MANIFEST_FILE, INDEX_FILE, REPORT_FILE, SHARDS = "manifest.json", "index.json", "report.json", "shards"
 FORMAT = 1
@@ -41,6 +41,13 @@ def read_prepared(folder: str | PathLike[str], split: str) -> Conversations:
     """
     folder = Path(folder)
     index = _read_json(folder / INDEX_FILE)
+    try:
+        return _conversations(folder, index, split)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX_FILE}: not an index of prepared data: {error!r}") from None
+
+
+def _conversations(folder: Path, index: dict[str, Any], split: str) -> Conversations:
     if split not in index["splits"]:
         raise ValueError(f"{folder}: expected one of its splits {list(index['splits'])}, got {split!r}")
     content = index["splits"][split]
@@ -58,13 +65,16 @@ def read_prepared(folder: str | PathLike[str], split: str) -> Conversations:
         )
         for dialogue in content["dialogues"]
     ]
-    return Conversations(dialogues, index["label_names"], modalities)
+    try:
+        return Conversations(dialogues, index["label_names"], modalities)
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX_FILE}: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a folder that `amuse data prepare` has finished")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected format {FORMAT}, got {content.get('format')!r}; prepare the data again")
     return content

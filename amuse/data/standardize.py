@@ -101,5 +101,7 @@ class Standardizer:
                 parts[part][modality] = tensor
         if "clip" not in state:
             raise ValueError("state: expected a key 'clip', got none")
+        if state["clip"].numel() != 1:
+            raise ValueError(f"state: expected one number 'clip', got {tuple(state['clip'].shape)}")
         clip = float(state["clip"])
         return cls(parts["mean"], parts["std"], None if clip == float("inf") else clip)

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -97,14 +99,24 @@ def read_utf8(path: Path) -> str:
         ) from None
 
 
+@contextmanager
+def csv_of(path: Path) -> Iterator[None]:
+    """What the csv module cannot read becomes a ValueError that names the file."""
+    try:
+        yield
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a CSV file: {error}") from None
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
-    names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-    missing = [name for name in ("start", "end") if name not in names]
-    if missing:
-        raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
-    for row in reader:
-        yield reader.line_num, {column: (row.get(names.get(column)) or "").strip() for column in COLUMNS}
+    with csv_of(path):
+        names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+        missing = [name for name in ("start", "end") if name not in names]
+        if missing:
+            raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
+        for row in reader:
+            yield reader.line_num, {column: (row.get(names.get(column)) or "").strip() for column in COLUMNS}
 
 
 def _srt_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -129,4 +141,7 @@ def _seconds(cell: str, column: str) -> float:
     if match is None:
         raise ValueError(f"{column}: expected seconds or hours:minutes:seconds, got {cell!r}")
     hours, minutes, seconds = match.groups()
-    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds.replace(",", "."))
+    total = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(seconds.replace(",", "."))
+    if not math.isfinite(total):
+        raise ValueError(f"{column}: expected seconds or hours:minutes:seconds, got a number of {len(cell)} digits")
+    return total

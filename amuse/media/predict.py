@@ -15,7 +15,7 @@ from amuse.data.load import add_text
 from amuse.data.problems import Problem, Report
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.evaluation import load_best, predict
-from amuse.files import BEST, MEDIA_FILE
+from amuse.files import BEST, MEDIA_FILE, read_json
 from amuse.media.decode import MediaError, media_seconds, read_audio
 from amuse.media.extract import Extractor
 from amuse.media.segments import speech_segments
@@ -128,7 +128,7 @@ def _with_features(
             f"({', '.join(modalities)}); train on data made by `amuse data prepare`"
         )
     if wanted:
-        manifest = json.loads((run / BEST / MEDIA_FILE).read_text(encoding="utf-8"))
+        manifest = read_json(run / BEST / MEDIA_FILE)
         features = _extract(talk, manifest, wanted, media, report)
         for modality in wanted:
             talk = talk.with_features(modality, modalities[modality], features.get(modality, {}))

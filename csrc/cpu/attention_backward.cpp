@@ -8,6 +8,8 @@
 // (b, h), a first pass over blocks of queries gives dQ and the constants of each row, a second pass over ranges of keys
 // gives dK and dV; every sum is taken in the same order as in one pass, so the bits do not change.
 // Compiled once per instruction set.
+#include <cmath>
+
 #include "attention_keys.h"
 
 namespace amuse {
@@ -278,12 +280,15 @@ class Backward {
       const int64_t lse_row = p_.joint ? t.head * p_.lq + i : (t.head * p_.lq + i) * p_.sources + step.source;
       const A lse = static_cast<const A*>(p_.lse)[lse_row];
       const bool empty = lse == A(-__builtin_inff());
-      // The clamp is reached only by a source whose gate is 0, and keeps the gate's gradient finite.
       const A pivot = empty ? A(__builtin_inff()) : lse * A(log2_e);
       // The only key of a source has weight 1 and no gradient, exactly, whatever lse was rounded to.
       if (step.pass != Pass::keys) single_[row] = !p_.joint && seen == 1;
       const bool single = single_[row] != 0;
-      const A limit = A(80 * log2_e);
+      // A weight is at most 1, without a joint gate applied at most 1 / gate, but scores so large that they are recomputed
+      // with another rounding error than lse would overflow. Unbounded is a source whose gate is 0: there the clamp keeps
+      // the gate's gradient finite.
+      const A most = !p_.joint ? A(0) : step.gate > 0 ? -std::log2(step.gate) : A(80 * log2_e);
+      const A limit = most < A(80 * log2_e) ? most : A(80 * log2_e);
       const Vector<A> hidden = broadcast<A>(A(-__builtin_inff()));
       Vector<A> products = {}, weights = {};
       for (int64_t j = 0; j < columns; j += lanes<A>) {

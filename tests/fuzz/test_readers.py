@@ -1,0 +1,115 @@
+"""Data files that are cut, overwritten or foreign are read right or refused with an error that names the file."""
+
+import hashlib
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from amuse.data.folder import read_folder
+from amuse.data.iemocap import read_iemocap
+from amuse.data.meld import read_meld
+from amuse.data.mosi import read_mosi
+from amuse.data.prepared import read_manifest, read_prepared
+from amuse.data.transcript import read_transcript
+from tests import test_data_meld, test_data_mosi
+from tests.fuzz.corruption import corrupted, corrupted_json
+
+SRT = "1\n00:00:01,000 --> 00:00:02,500\nAnn: Hello <i>there</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n[Bob]: Hm.\n"
+CSV = "start,end,speaker,text,label,id\n0,1.5,Ann,Hello,calm,a\n0:02,0:03,Bob,No!,angry,b\n"
+IEMOCAP = "% header\n\n[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tNeutral;\n"
+
+
+def _meld(folder):
+    rows = torch.randn(2, 4)
+    files = {"dev_sent_emo.csv": (test_data_meld.HEADER + "".join(test_data_meld.ROWS)).encode()}
+    return files | {"audio.safetensors": save({"dia0_utt0": rows, "dia1_utt3": rows[0].half()})}
+
+
+def _mosi(folder):
+    test_data_mosi.write(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _iemocap(folder):
+    files = {}
+    for session in (1, 2, 3, 5):
+        name, root = f"Ses0{session}F_impro01", f"Session{session}/dialog"
+        files[f"{root}/EmoEvaluation/{name}.txt"] = IEMOCAP.replace("Ses01F", f"Ses0{session}F").encode()
+        files[f"{root}/transcriptions/{name}.txt"] = f"{name}_F000 [006.2901-008.2357]: Excuse me.\n".encode()
+    return files
+
+
+def _prepared(folder):
+    shard = save({"a/audio": torch.randn(3, 4), "b/audio": torch.randn(1, 4)})
+    utterances = [
+        {"id": i, "speaker": "Ann", "text": "x", "label": 0, "start": 0.0, "end": 1.0, "evidence": {}} for i in "ab"
+    ]
+    content = {
+        "shards": [{"file": "test-0.safetensors", "sha256": hashlib.sha256(shard).hexdigest()}],
+        "dialogues": [{"id": "talk", "utterances": utterances}],
+    }
+    index = {"format": 1, "label_names": ["calm"], "modalities": {"audio": 4}, "splits": {"test": content}}
+    manifest = {"format": 1, "text": True, "modalities": {"audio": {"width": 4}}}
+    return {
+        "index.json": json.dumps(index).encode(),
+        "manifest.json": json.dumps(manifest).encode(),
+        "shards/test-0.safetensors": shard,
+    }
+
+
+def _transcripts(folder):
+    return {"a.csv": CSV.encode(), "a.wav": b"", "b.srt": SRT.encode(), "b.wav": b""}
+
+
+READERS = {
+    "MELD": (_meld, lambda f: read_meld(f, "dev", features={"audio": f / "audio.safetensors"})),
+    "MELD, reported": (_meld, lambda f: read_meld(f, "dev", report=[].append)),
+    "CMU-MOSI": (_mosi, lambda f: read_mosi(f, "train+valid")),
+    "IEMOCAP": (_iemocap, lambda f: read_iemocap(f)),
+    "IEMOCAP, reported": (_iemocap, lambda f: read_iemocap(f, report=[].append)),
+    "prepared": (_prepared, lambda f: (read_manifest(f), read_prepared(f, "test"))),
+    "folder": (_transcripts, lambda f: read_folder(f, report=[].append)),
+    "CSV transcript": (_transcripts, lambda f: read_transcript(f / "a.csv", [].append)),
+    "SRT transcript": (_transcripts, lambda f: read_transcript(f / "b.srt", [].append)),
+}
+
+
+@cache
+def sound_files(name):
+    with tempfile.TemporaryDirectory() as folder:
+        return READERS[name][0](Path(folder))
+
+
+def read(name, files):
+    with tempfile.TemporaryDirectory() as folder:
+        for place, content in files.items():
+            path = Path(folder, place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        try:
+            return READERS[name][1](Path(folder))
+        except (ValueError, FileNotFoundError) as error:
+            assert folder in str(error), f"names no file: {error!r}"  # noqa: PT017  (only some files are refused)
+            return None
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_sound_files_are_read(name):
+    assert read(name, sound_files(name)) is not None
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+def test_broken_files_are_read_right_or_refused_by_name(name, data):
+    files = dict(sound_files(name))
+    place = data.draw(st.sampled_from(sorted(files)))
+    change = corrupted_json if place.endswith(".json") else corrupted
+    files[place] = data.draw(change(files[place]))
+    read(name, files)
