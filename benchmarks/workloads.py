@@ -5,6 +5,7 @@ A contender does in every call what its user would have to do in every call, mas
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -65,70 +66,113 @@ class Workload:
         return upstream
 
 
-def attention(shape: str, normalization: str = "per_source", compiled: bool = False) -> Workload:
-    """p2c_attention: key masks ragged between half and full length, or a dialogue with groups and the causal flag."""
-    batch, heads, queries, lengths, dialogue = SHAPES[shape]
-    randn = [torch.randn(batch, heads, n, HEAD_DIM, requires_grad=True) for n in (queries, *lengths, *lengths)]
-    query, keys, values = randn[0], randn[1 : 1 + len(lengths)], randn[1 + len(lengths) :]
-    gates = torch.rand(len(lengths)).add(0.1).requires_grad_()
-    scale = HEAD_DIM**-0.5
-    if dialogue:
-        groups = torch.randint(0, 3, (batch, queries))
-        options = {"query_groups": groups, "key_groups": [groups] * 2, "relations": ["same", "any"], "causal": True}
-    else:
-        key_masks = ragged_masks(batch, lengths)
-        options = {"key_masks": key_masks}
+@dataclass
+class Attention:
+    """Inputs of p2c_attention: key masks ragged between half and full length, or a dialogue with groups and causal."""
 
-    def masks() -> list[Tensor]:
-        if not dialogue:
-            return [mask[:, None, None] for mask in key_masks]
-        causal = torch.ones(queries, queries, dtype=torch.bool).tril()
-        return [causal & (groups[:, None, :, None] == groups[:, None, None]), causal[None, None]]
+    normalization: str
+    query: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    gates: Tensor
+    key_masks: list[Tensor] | None
+    groups: Tensor | None
 
-    def eager() -> Tensor:
-        scores = [
-            (scale * query @ key.mT).masked_fill(~mask, -torch.inf) for key, mask in zip(keys, masks(), strict=True)
+    @classmethod
+    def draw(
+        cls, shape: tuple, normalization: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        batch, heads, queries, lengths, dialogue = shape
+        rows = [
+            torch.randn(batch, heads, n, HEAD_DIM, device=device, dtype=dtype, requires_grad=True)
+            for n in (queries, *lengths, *lengths)
         ]
-        if normalization == "joint":
-            scores = [score + gate.log() for score, gate in zip(scores, gates, strict=True)]
-            weights = torch.cat(scores, -1).softmax(-1).split(lengths, -1)
+        gates = torch.rand(len(lengths)).add(0.1).to(device).requires_grad_()
+        key_masks = None if dialogue else [mask.to(device) for mask in ragged_masks(batch, lengths)]
+        groups = torch.randint(0, 3, (batch, queries)).to(device) if dialogue else None
+        end = 1 + len(lengths)
+        return cls(normalization, rows[0], rows[1:end], rows[end:], gates, key_masks, groups)
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [self.query, *self.keys, *self.values, self.gates]
+
+    @property
+    def options(self) -> dict:
+        """Of p2c_attention."""
+        options = {"gates": self.gates, "normalization": self.normalization}
+        if self.groups is None:
+            return options | {"key_masks": self.key_masks}
+        groups = {"query_groups": self.groups, "key_groups": [self.groups] * 2, "relations": ["same", "any"]}
+        return options | groups | {"causal": True}
+
+    def masks(self) -> list[Tensor]:
+        """What PyTorch's own attention needs in their place, built anew by every call that uses it."""
+        if self.key_masks is not None:
+            return [mask[:, None, None] for mask in self.key_masks]
+        queries = self.query.shape[2]
+        causal = torch.ones(queries, queries, dtype=torch.bool, device=self.query.device).tril()
+        return [causal & (self.groups[:, None, :, None] == self.groups[:, None, None]), causal[None, None]]
+
+    def streams(self) -> list[tuple[Tensor, ...]]:
+        """Gate, keys, values and mask of each source."""
+        return [*zip(self.gates, self.keys, self.values, self.masks(), strict=True)]
+
+    def ours(self, backend: str | None) -> Tensor:
+        return p2c_attention(self.query, self.keys, self.values, backend=backend, **self.options)
+
+    def eager(self) -> Tensor:
+        streams = self.streams()
+        scores = [(HEAD_DIM**-0.5 * self.query @ k.mT).masked_fill(~mask, -torch.inf) for _, k, _, mask in streams]
+        if self.normalization == "joint":
+            scores = [score + gate.log() for score, gate in zip(scores, self.gates, strict=True)]
+            weights = torch.cat(scores, -1).softmax(-1).split([k.shape[2] for k in self.keys], -1)
         else:
-            weights = [gate * score.softmax(-1) for score, gate in zip(scores, gates, strict=True)]
-        return sum(weight @ value for weight, value in zip(weights, values, strict=True))
+            weights = [gate * score.softmax(-1) for score, gate in zip(scores, self.gates, strict=True)]
+        return sum(weight @ value for weight, value in zip(weights, self.values, strict=True))
 
-    def sdpa_per_stream() -> Tensor:
-        streams = zip(gates, keys, values, masks(), strict=True)
-        return sum(g * F.scaled_dot_product_attention(query, k, v, attn_mask=m) for g, k, v, m in streams)
+    def sdpa_per_stream(self) -> Tensor:
+        return sum(g * F.scaled_dot_product_attention(self.query, k, v, attn_mask=m) for g, k, v, m in self.streams())
 
-    def sdpa_concatenated() -> Tensor:
+    def sdpa_concatenated(self) -> Tensor:
+        batch = self.query.shape[0]
         bias = [
-            torch.where(mask, gate.log(), -torch.inf).expand(batch, 1, queries if dialogue else 1, -1)
-            for mask, gate in zip(masks(), gates, strict=True)
+            torch.where(mask, gate.log(), -torch.inf).to(self.query.dtype).expand(batch, 1, mask.shape[2], -1)
+            for gate, _, _, mask in self.streams()
         ]
-        key, value = torch.cat(keys, 2), torch.cat(values, 2)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=torch.cat(bias, -1))
+        key, value = torch.cat(self.keys, 2), torch.cat(self.values, 2)
+        return F.scaled_dot_product_attention(self.query, key, value, attn_mask=torch.cat(bias, -1))
 
-    def ours() -> Tensor:
-        return p2c_attention(query, keys, values, gates=gates, normalization=normalization, backend="cpu", **options)
+    def flops_and_bytes(self) -> tuple[float, float]:
+        """Of a forward pass over the visible pairs, and of reading and writing each row that matters once."""
+        batch, heads, queries, _ = self.query.shape
+        masks = [mask.expand(batch, 1, queries, -1) for mask in self.masks()]
+        visible = sum(int(mask.sum()) for mask in masks)
+        used = sum(int(mask.any(-2).sum()) for mask in masks)
+        moved = self.query.element_size() * HEAD_DIM * heads * (2 * batch * queries + 2 * used)
+        return 4.0 * heads * HEAD_DIM * visible, float(moved)
 
-    contenders = {"ours": ours, "eager": eager}
+
+def attention(shape: str, normalization: str = "per_source", compiled: bool = False) -> Workload:
+    """p2c_attention on the CPU."""
+    batch, heads, queries, lengths, dialogue = SHAPES[shape]
+    case = Attention.draw(SHAPES[shape], normalization)
+    contenders = {"ours": lambda: case.ours("cpu"), "eager": case.eager}
     if normalization == "joint":
-        contenders["SDPA, concatenated"] = sdpa_concatenated
+        contenders["SDPA, concatenated"] = case.sdpa_concatenated
     else:
-        contenders["SDPA per stream"] = sdpa_per_stream
+        contenders["SDPA per stream"] = case.sdpa_per_stream
     if compiled:
-        contenders["compiled eager"] = torch.compile(eager, dynamic=False)
+        contenders["compiled eager"] = torch.compile(case.eager, dynamic=False)
         if normalization == "per_source" and not dialogue:
-            contenders["FlexAttention"] = _flex(query, keys, values, gates, key_masks)
-
-    visible = sum(float(mask.expand(batch, 1, queries, -1).sum()) for mask in masks())
-    used = sum(float(mask.any(-2).sum()) for mask in masks())
+            contenders["FlexAttention"] = flex_attention(case, backward=False)
+    flops, moved = case.flops_and_bytes()
     return Workload(
         f"attention {shape}: B{batch} H{heads} Lq{queries} Lp{'+'.join(map(str, lengths))} {normalization}",
-        [query, *keys, *values, gates],
+        case.leaves,
         contenders,
-        flops=4 * heads * HEAD_DIM * visible,
-        bytes=4 * HEAD_DIM * heads * (2 * batch * queries + 2 * used),
+        flops=flops,
+        bytes=moved,
         forward_only={"FlexAttention"},  # it has no backward on CPUs
     )
 
@@ -138,20 +182,23 @@ def ragged_masks(batch: int, lengths: tuple[int, ...]) -> list[Tensor]:
     return [torch.arange(length) < count[:, None] for length, count in zip(lengths, kept, strict=True)]
 
 
-def _flex(query, keys, values, gates, key_masks) -> Callable[[], Tensor]:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex_attention(case: Attention, backward: bool) -> Callable[[], Tensor]:
+    """FlexAttention, a call and a block mask per source; without `backward` on detached tensors, which CPUs need."""
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import flex_attention as uncompiled
 
-    flex = torch.compile(flex_attention, dynamic=False)
-    batch, queries = query.shape[0], query.shape[2]
+    flex = torch.compile(uncompiled, dynamic=False)
+    batch, queries, device = case.query.shape[0], case.query.shape[2], case.query.device.type
 
-    def stream(key, value, mask):
-        block_mask = create_block_mask(lambda b, h, i, j: mask[b, j], batch, None, queries, key.shape[2], device="cpu")
-        return flex(query, key, value, block_mask=block_mask)
+    def given(tensor: Tensor) -> Tensor:
+        return tensor if backward else tensor.detach()
 
-    # it refuses CPU tensors that require a gradient
-    query, gates = query.detach(), gates.detach()
-    streams = [(g, k.detach(), v.detach(), m) for g, k, v, m in zip(gates, keys, values, key_masks, strict=True)]
-    return lambda: sum(gate * stream(key, value, mask) for gate, key, value, mask in streams)
+    def stream(key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        block_mask = create_block_mask(lambda b, h, i, j: mask[b, j], batch, None, queries, key.shape[2], device=device)
+        return flex(given(case.query), given(key), given(value), block_mask=block_mask)
+
+    sources = [*zip(case.gates, case.keys, case.values, case.key_masks, strict=True)]
+    return lambda: sum(given(gate) * stream(key, value, mask) for gate, key, value, mask in sources)
 
 
 def layer() -> Workload:
@@ -195,12 +242,20 @@ def layer() -> Workload:
     return Workload(name, [query, *sources], contenders)
 
 
-def fusion(compiled: bool = False) -> Workload:
-    """Adaptive fusion with a learned gate."""
-    rows, modalities, width = FUSION
-    descriptors = torch.randn(rows, modalities, width, requires_grad=True)
-    weight = (torch.randn(modalities * (modalities - 1), 2, width) * 0.05).requires_grad_()
-    bias = torch.zeros(modalities * (modalities - 1), requires_grad=True)
+def fusion(
+    compiled: bool = False,
+    *,
+    backend: str | None = "cpu",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sizes: tuple[int, int, int] | None = None,
+) -> Workload:
+    """Adaptive fusion with a learned gate; `sizes` are rows, modalities and width, default `FUSION`."""
+    rows, modalities, width = sizes or FUSION
+    kind = {"device": device, "dtype": dtype}
+    descriptors = torch.randn(rows, modalities, width, **kind, requires_grad=True)
+    weight = (torch.randn(modalities * (modalities - 1), 2, width, **kind) * 0.05).requires_grad_()
+    bias = torch.zeros(modalities * (modalities - 1), **kind, requires_grad=True)
 
     def eager() -> Tensor:
         outputs, pair = [], 0
@@ -217,7 +272,7 @@ def fusion(compiled: bool = False) -> Workload:
         return torch.stack(outputs, 1)
 
     def ours() -> Tensor:
-        return adaptive_fusion(descriptors, pair_weight=weight, pair_bias=bias, backend="cpu")[0]
+        return adaptive_fusion(descriptors, pair_weight=weight, pair_bias=bias, backend=backend)[0]
 
     contenders = {"ours": ours, "eager": eager}
     if compiled:
@@ -226,11 +281,16 @@ def fusion(compiled: bool = False) -> Workload:
         f"fusion: N{rows} M{modalities} d{width}",
         [descriptors, weight, bias],
         contenders,
-        bytes=8.0 * rows * modalities * width,
+        bytes=2.0 * descriptors.element_size() * rows * modalities * width,
     )
 
 
-def training_steps(config: Config, tokens: dict[str, tuple[int, int]]) -> dict[str, Callable[[], Tensor]]:
+def training_steps(
+    config: Config,
+    tokens: dict[str, tuple[int, int]],
+    backend: str | None = "cpu",
+    device: torch.device | str = "cpu",
+) -> dict[str, Callable[[], Tensor]]:
     """A training step of AMuSE, forward to optimiser, on the fused ops ("ours") and on the reference; gives the loss.
 
     16 dialogues of 10 utterances in 7 classes; `tokens` is modality -> (length, width) of its features.
@@ -247,13 +307,13 @@ def training_steps(config: Config, tokens: dict[str, tuple[int, int]]) -> dict[s
         speaker=torch.randint(0, 3, (count,)),
         labels=torch.randint(0, classes, (count,)),
         ids=[(str(i // length), str(i)) for i in range(count)],
-    )
+    ).to(device)
     config.model.modalities = {m: width for m, (_, width) in tokens.items()}
     config.model.label_names = [str(c) for c in range(classes)]
 
-    def step_on(backend: str) -> Callable[[], Tensor]:
+    def step_on(backend: str | None) -> Callable[[], Tensor]:
         torch.manual_seed(0)
-        model = Amuse(replace(config.model, backend=backend)).train()
+        model = Amuse(replace(config.model, backend=backend)).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters())
 
         def step() -> Tensor:
@@ -265,7 +325,7 @@ def training_steps(config: Config, tokens: dict[str, tuple[int, int]]) -> dict[s
 
         return step
 
-    return {"ours": step_on("cpu"), "reference": step_on("reference")}
+    return {"ours": step_on(backend), "reference": step_on("reference")}
 
 
 def trimodal_config() -> Config:

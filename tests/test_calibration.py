@@ -68,5 +68,5 @@ def test_the_temperature_is_stored_with_the_checkpoint(tmp_path):
     confidence = predictions.probabilities(load_temperature(tmp_path)).max(-1).values
     assert confidence.mean().item() == pytest.approx(stored["confidence"])
     (tmp_path / "best" / "calibration.json").write_text("{")
-    with pytest.raises(ValueError, match="not a calibration"):
+    with pytest.raises(ValueError, match="not a complete JSON file"):
         load_temperature(tmp_path)

@@ -207,7 +207,7 @@ DAMAGE = {
     "missing": (lambda f: (f / WEIGHTS_FILE).unlink(), FileNotFoundError, WEIGHTS_FILE),
     "other size": (lambda f: _edit_config(f, d_model=32), ValueError, "do not fit"),
     "unknown key": (lambda f: _edit_config(f, colour="red"), ValueError, "colour"),
-    "not json": (lambda f: (f / MODEL_CONFIG_FILE).write_text("{"), ValueError, "not a model configuration"),
+    "not json": (lambda f: (f / MODEL_CONFIG_FILE).write_text("{"), ValueError, "not a complete JSON file"),
 }
 
 
