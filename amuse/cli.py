@@ -68,6 +68,18 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
+    out: Annotated[Path, typer.Argument(help="New folder, for transformers' from_pretrained.")],
+) -> None:
+    """The best model of a run and its processor as a folder for Hugging Face transformers."""
+    from amuse.hf import export_run
+
+    export_run(run, out)
+    typer.echo(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
+
+
+@app.command()
 def compare(
     data: Annotated[Path | None, typer.Option(help="Folder of MELD or CMU-MOSI; default: generated talk.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),

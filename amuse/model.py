@@ -43,6 +43,7 @@ class Output:
         present: bool `(U, M)`, which modalities took part.
         teacher: `(U, M, M, d)`, Eq. 6 as a teacher of alpha; in training with `gate_teacher` only.
         voices: `(U, d)` of length 1, alike for utterances of one speaker; with `speaker_head` only.
+        context: `(U, width)`, the utterance in its dialogue: what the classifier reads.
     """
 
     logits: Tensor
@@ -52,6 +53,7 @@ class Output:
     present: Tensor
     teacher: Tensor | None = None
     voices: Tensor | None = None
+    context: Tensor | None = None
 
 
 class Amuse(nn.Module):
@@ -116,7 +118,7 @@ class Amuse(nn.Module):
         descriptors, modality_logits, present = self.describe(batch)
         fused, alpha = self.fuse(descriptors, present)
         context = self._run(self.temporal, fused if mix is None else mix.apply(fused), batch)
-        output = Output(self.classifier(context), modality_logits, descriptors, alpha, present)
+        output = Output(self.classifier(context), modality_logits, descriptors, alpha, present, context=context)
         if self.training and self.config.gate_teacher:
             output.teacher = self._closed_form(descriptors, batch.labels)
         if self.voice is not None:

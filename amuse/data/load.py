@@ -64,7 +64,7 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:
-            conversations = _encoded(config, conversations, "words", progress)
+            conversations = add_text(config, conversations, progress, "words")
     elif config.dataset == "prepared":
         conversations = read_prepared(_folder(config), split)
         if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
@@ -94,20 +94,26 @@ def _folder(config: DataConfig) -> Path:
     return Path(config.path).expanduser()
 
 
-def add_text(config: DataConfig, conversations: Conversations, progress: bool = True) -> Conversations:
-    """The conversations with the modality text, as `config` says: token features or token ids."""
+def words_modality(config: DataConfig) -> str | None:
+    """The modality that a text encoder makes from the words, "text" or CMU-MOSI's "words"; None without any."""
+    if config.dataset == "mosi":
+        return "words" if config.transcripts else None
+    return "text" if config.dataset in ("meld", "prepared") else None
+
+
+def add_text(
+    config: DataConfig, conversations: Conversations, progress: bool = True, modality: str = "text"
+) -> Conversations:
+    """The conversations with their words as a modality, as `config` says: token features or token ids."""
     if config.encoder_mode == "finetune":
         return tokenize(
             conversations,
             config.encoder,
+            modality=modality,
             context=config.context,
             speakers=config.speakers,
             max_tokens=config.max_tokens,
         )
-    return _encoded(config, conversations, "text", progress)
-
-
-def _encoded(config: DataConfig, conversations: Conversations, modality: str, progress: bool) -> Conversations:
     return encode_text(
         conversations,
         config.encoder,

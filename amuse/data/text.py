@@ -81,22 +81,24 @@ def tokenize(
     conversations: Conversations,
     encoder: str | PathLike[str] = "minilm",
     *,
+    modality: str = "text",
     context: int = 0,
     speakers: bool = False,
     max_tokens: int = 128,
 ) -> Conversations:
-    """Puts token ids into `features["text"]`, for an encoder that is trained with the model.
+    """Puts token ids into `features[modality]`, for an encoder that is trained with the model.
 
     Args:
         conversations: With texts; an utterance whose text is None or empty gets no text modality, which is logged.
         encoder: See `encoder_folder`; only its tokenizer is used.
+        modality: Under which name.
         context: How many preceding utterances of the dialogue stand before the utterance, each closed by `[SEP]`.
         speakers: Whether `"Name: "` stands before each of them.
         max_tokens: Longest sequence, special tokens included. The oldest context is cut first, then the end of the
             utterance itself; both are counted in the log.
 
     Returns:
-        The same conversations with `text` as int64 `(L,)`, special tokens included; padded with id 0 by `collate`.
+        The same conversations with `modality` as int64 `(L,)`, special tokens included; padded with id 0 by `collate`.
 
     Raises:
         ImportError, FileNotFoundError: As `encoder_folder`.
@@ -104,7 +106,7 @@ def tokenize(
     """
     sequences = _sequences(conversations, _tokenizer(encoder_folder(encoder)), context, speakers, max_tokens)
     ids = {name: torch.tensor(sequence.ids, dtype=torch.int64) for name, sequence in sequences.items()}
-    return conversations.with_features("text", TOKEN_IDS, ids)
+    return conversations.with_features(modality, TOKEN_IDS, ids)
 
 
 def encode_text(

@@ -1,0 +1,36 @@
+"""AMuSE for transformers: config, models and processor behind the Auto classes, and p2c_attention as an attention.
+
+Importing this imports transformers, which takes seconds; nothing else of the package imports it.
+"""
+
+try:
+    import transformers  # noqa: F401
+except ImportError:
+    raise ImportError("amuse.hf needs transformers: pip install amuse-kernels[hf]") from None
+
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoProcessor
+
+from amuse.hf.attention import P2C
+from amuse.hf.configuration import AmuseConfig
+from amuse.hf.export import export_run
+from amuse.hf.modeling import AmuseForUtteranceClassification, AmuseModel, AmuseModelOutput, AmuseUtteranceOutput
+from amuse.hf.processing import AmuseProcessor
+from amuse.hf.scores import utterance_scores
+
+AutoConfig.register(AmuseConfig.model_type, AmuseConfig)
+AutoModel.register(AmuseConfig, AmuseModel)
+# to a dialogue, utterances are what tokens are to a sentence
+AutoModelForTokenClassification.register(AmuseConfig, AmuseForUtteranceClassification)
+AutoProcessor.register(AmuseConfig, AmuseProcessor)
+
+__all__ = [
+    "P2C",
+    "AmuseConfig",
+    "AmuseForUtteranceClassification",
+    "AmuseModel",
+    "AmuseModelOutput",
+    "AmuseProcessor",
+    "AmuseUtteranceOutput",
+    "export_run",
+    "utterance_scores",
+]

@@ -1,0 +1,197 @@
+"""AMuSE as transformers models. Sizes: B dialogues of a batch, N utterances of the longest, M modalities, C classes.
+
+Inside, the utterances of all dialogues stand side by side, as everywhere in `amuse`; the padding that transformers'
+batches need is taken away before anything is computed and put back at the end.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from amuse.augmentation import augment
+from amuse.config import LossConfig
+from amuse.data.batch import UNLABELLED, Batch
+from amuse.hf.configuration import AmuseConfig
+from amuse.losses import amuse_loss
+from amuse.model import Amuse, Output
+
+
+@dataclass
+class AmuseModelOutput(ModelOutput):
+    """Of utterances; 0 where there is none.
+
+    Attributes:
+        last_hidden_state: `(B, N, width)`, an utterance in its context: what the classifier reads.
+        descriptors: `(B, N, M, d)`, the modalities' cross-attended descriptors.
+        alpha: `(B, N, M, M)` or `(B, N, M, M, d)`, coefficients of the adaptive fusion, where it has any.
+    """
+
+    last_hidden_state: Tensor | None = None
+    descriptors: Tensor | None = None
+    alpha: Tensor | None = None
+
+
+@dataclass
+class AmuseUtteranceOutput(ModelOutput):
+    """Of utterances; 0 where there is none.
+
+    Attributes:
+        loss: All losses of the paper, weighted; given labels only.
+        logits: `(B, N, C)`, or `(B, N, 1)` for regression.
+        modality_logits: `(B, N, M, C)`, of each modality's Central network.
+        descriptors, alpha: As in `AmuseModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    modality_logits: Tensor | None = None
+    descriptors: Tensor | None = None
+    alpha: Tensor | None = None
+
+
+class AmusePreTrainedModel(PreTrainedModel):
+    """`amuse.model.Amuse` with transformers' ways to save, load and train it.
+
+    `dtype` of `from_pretrained` may be a low precision: features are converted.
+    """
+
+    config_class = AmuseConfig
+    config: AmuseConfig
+    base_model_prefix = "amuse"
+    main_input_name = "utterances"
+    supports_gradient_checkpointing = True
+    # each loss is a mean over its batch; the Trainer must not divide it by a number of items again
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: AmuseConfig) -> None:
+        super().__init__(config)
+        self.amuse = Amuse(config.network_config(), config.text_encoder_config)
+        self.gradient_checkpointing = False
+        if not any(parameter.is_meta for parameter in self.amuse.parameters()):
+            for module in self.amuse.modules():  # it has drawn its weights
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+
+    @classmethod
+    def from_amuse(cls, model: Amuse, loss: LossConfig | None = None, **kwargs: Any) -> Self:
+        """With the weights of a model, such as the best one of a run; `kwargs` as of `AmuseConfig`."""
+        self = cls(AmuseConfig.of(model, loss, **kwargs))
+        self.amuse.load_state_dict(model.state_dict())
+        return self.train(model.training)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """What a checkpoint lacks; transformers keeps loaded weights from being drawn again."""
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *arguments: Any, **options: Any) -> None:
+        """transformers' switch: a text encoder's layers go its way, the stages of AMuSE go `Amuse.recompute`'s."""
+        super()._set_gradient_checkpointing(enable, *arguments, **options)  # type: ignore[operator]
+        self.amuse.recompute = enable
+
+    def run(
+        self,
+        features: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        utterances: Tensor,
+        speakers: Tensor,
+        labels: Tensor | None = None,
+    ) -> tuple[Output, Batch]:
+        """The model's output for the real utterances, and the batch of them."""
+        dialogue, _ = utterances.nonzero(as_tuple=True)
+        if labels is not None:
+            labels = labels[utterances]
+            if labels.is_floating_point():
+                labels = labels.masked_fill(labels == UNLABELLED, float("nan"))
+        batch = Batch(
+            features={name: self._converted(tokens[utterances]) for name, tokens in features.items()},
+            masks={name: mask[utterances] for name, mask in masks.items()},
+            dialogue=dialogue,
+            position=(utterances.cumsum(1) - 1)[utterances],
+            speaker=speakers[utterances],
+            labels=labels,
+            ids=[],
+        )
+        if self.training:
+            batch = augment(batch, self.amuse.config)
+        return self.amuse(batch), batch
+
+    def _converted(self, tokens: Tensor) -> Tensor:
+        return tokens.to(self.dtype) if tokens.is_floating_point() else tokens
+
+
+class AmuseModel(AmusePreTrainedModel):
+    """AMuSE without its classifier's opinion: every utterance in its context (`AutoModel`)."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        utterances: Tensor,
+        speakers: Tensor,
+        return_dict: bool | None = None,
+    ) -> AmuseModelOutput | tuple[Tensor, ...]:
+        """Arguments as of `AmuseForUtteranceClassification.forward`."""
+        output, _ = self.run(features, masks, utterances, speakers)
+        padded = [_padded(rows, utterances) for rows in (output.context, output.descriptors, output.alpha)]
+        result = AmuseModelOutput(*padded)
+        return result if _as_dict(self, return_dict) else result.to_tuple()
+
+
+class AmuseForUtteranceClassification(AmusePreTrainedModel):
+    """A label (or, without label names, a number) for every utterance (`AutoModelForTokenClassification`)."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        utterances: Tensor,
+        speakers: Tensor,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> AmuseUtteranceOutput | tuple[Tensor, ...]:
+        """Predict every utterance; `AmuseProcessor` makes the arguments from conversations.
+
+        Args:
+            features: Modality -> `(B, N, L, width)` token features, or `(B, N, L)` token ids.
+            masks: Modality -> bool `(B, N, L)`, a prefix of True; all False = the utterance lacks the modality.
+            utterances: bool `(B, N)`, False = padding.
+            speakers: int64 `(B, N)`, who speaks, counted in each dialogue.
+            labels: int64 `(B, N)`, or floating for regression; -100 = unlabelled or padding.
+            return_dict: False = a tuple.
+
+        Raises:
+            ValueError: The loss asks for class weights, and the configuration has none.
+        """
+        output, batch = self.run(features, masks, utterances, speakers, labels)
+        loss = None if labels is None else self._loss(output, batch)
+        rows = (output.logits, output.modality_logits, output.descriptors, output.alpha)
+        result = AmuseUtteranceOutput(loss, *[_padded(part, utterances) for part in rows])
+        return result if _as_dict(self, return_dict) else result.to_tuple()
+
+    def _loss(self, output: Output, batch: Batch) -> Tensor:
+        config, weights = self.config.loss_config(), self.config.class_weights
+        if config.class_weights and self.config.problem_type != "regression" and weights is None:
+            raise ValueError(
+                "class_weights: expected one a class in the configuration, since its loss has class_weights = "
+                f"{config.class_weights}; amuse.optimization.class_weights counts them"
+            )
+        given = None if weights is None else torch.tensor(weights, device=output.logits.device)
+        return amuse_loss(output, batch.labels, config, given, batch=batch)["loss"]
+
+
+def _padded(rows: Tensor | None, utterances: Tensor) -> Tensor | None:
+    """`(U, ...)` rows of the real utterances to `(B, N, ...)`."""
+    if rows is None:
+        return None
+    padded = rows.new_zeros(*utterances.shape, *rows.shape[1:])
+    padded[utterances] = rows
+    return padded
+
+
+def _as_dict(model: PreTrainedModel, asked: bool | None) -> bool:
+    return bool(model.config.return_dict if asked is None else asked)

@@ -1,0 +1,182 @@
+"""Conversations to what AMuSE's transformers models read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+from amuse.config import DataConfig, from_dict
+from amuse.data.batch import UNLABELLED, Batch, collate
+from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.load import add_text
+from amuse.data.standardize import Standardizer
+
+
+class AmuseProcessor(FeatureExtractionMixin):
+    """Turns dialogues into one padded batch; also the `data_collator` of a Trainer.
+
+    Args:
+        modalities: Modality -> width of its features (0 = token ids), as the model's `network["modalities"]`.
+        label_names: Class names in the order of the model; None = regression.
+        text: How the words become the modality `text_modality`: the text options of `amuse.config.DataConfig` (encoder,
+            encoder_mode, layers, merge, pool, context, speakers, max_tokens). None = it is given as features, or not at
+            all. The encoder itself is not saved with the processor, but found again by its name or folder.
+        text_modality: Its name.
+        standardizer: Mean, deviation and clip of features, see `standardizer_dict`; None = features are given as the
+            model reads them.
+        temperature: By which `predictions` divides logits, see `amuse.calibration`.
+    """
+
+    model_input_names = ("features", "masks", "utterances", "speakers")
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        label_names: Sequence[str] | None = None,
+        text: Mapping[str, Any] | None = None,
+        text_modality: str = "text",
+        standardizer: Mapping[str, Any] | None = None,
+        temperature: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.modalities = dict(modalities)
+        self.label_names = None if label_names is None else list(label_names)
+        self.text = None if text is None else dict(text)
+        self.text_modality = text_modality
+        self.standardizer = None if standardizer is None else dict(standardizer)
+        self.temperature = temperature
+        if text is not None and text_modality not in modalities:
+            raise ValueError(f"text_modality: expected one of {list(modalities)}, got {text_modality!r}")
+        self._text_config()
+        self._transform()
+
+    def __call__(
+        self, dialogues: Sequence[Dialogue | Sequence[Mapping[str, Any]]], labels: bool = True
+    ) -> BatchFeature:
+        """One batch of dialogues, padded to the longest.
+
+        Args:
+            dialogues: `amuse.data.Dialogue`s, or lists of utterances as mappings with the fields of
+                `amuse.data.Utterance`: `speaker`, `features` (modality -> `(tokens, width)`, or `(width,)`), `text`,
+                `label` (name, index, or number of a regression; None = unlabelled).
+            labels: False leaves the labels out, so that no loss is computed.
+
+        Returns:
+            `features`, `masks`, `utterances`, `speakers` and `labels`, see `AmuseForUtteranceClassification.forward`.
+
+        Raises:
+            ValueError: No dialogue, an unknown field, modality or label, features of another width; says where.
+        """
+        given = [
+            Dialogue(str(d), [self._utterance(entry, f"{d}_{u}") for u, entry in enumerate(_entries(dialogue))])
+            for d, dialogue in enumerate(dialogues)
+        ]
+        conversations = Conversations(given, self.label_names, self._given_modalities(given))
+        config = self._text_config()
+        if config is not None and self.text_modality not in conversations.modalities:
+            with TemporaryDirectory() as cache:  # batches hardly ever come again
+                config = replace(config, cache_dir=cache)
+                conversations = add_text(config, conversations, progress=False, modality=self.text_modality)
+        standardizer = self._transform()
+        if standardizer is not None:
+            conversations = standardizer.apply(conversations)
+        batch = collate(conversations.dialogues, self.modalities, conversations.regression)
+        padded = _padded(batch, [len(dialogue) for dialogue in given], conversations.regression)
+        if not labels:
+            del padded["labels"]
+        return padded
+
+    def predictions(self, logits: Tensor, utterances: Tensor) -> list[list[dict[str, Any]]]:
+        """What the model says, dialogue by dialogue: `label` and `probabilities` of each utterance, or its `value`."""
+        return [[self._said(row) for row in rows[real]] for rows, real in zip(logits, utterances, strict=True)]
+
+    def _said(self, row: Tensor) -> dict[str, Any]:
+        if self.label_names is None:
+            return {"value": row.item()}
+        probabilities = (row.float() / self.temperature).softmax(-1)
+        said = dict(zip(self.label_names, probabilities.tolist(), strict=True))
+        return {"label": self.label_names[int(probabilities.argmax())], "probabilities": said}
+
+    def _utterance(self, entry: Utterance | Mapping[str, Any], name: str) -> Utterance:
+        """With an id of its own, since one dialogue may stand in a batch twice."""
+        if not isinstance(entry, Utterance):
+            unknown = set(entry) - {"id", "speaker", "features", "text", "label", "start", "end"}
+            if unknown:
+                raise ValueError(f"utterance {name}: unknown field {sorted(unknown)[0]!r}")
+            entry = Utterance(**{"id": name, "speaker": "unknown", "features": {}, **entry})
+        features = {modality: _tokens(value) for modality, value in entry.features.items()}
+        return replace(entry, id=name, features=features, label=self._label(entry.label, name))
+
+    def _label(self, label: Any, name: str) -> int | float | None:
+        if isinstance(label, str):
+            if self.label_names is None or label not in self.label_names:
+                raise ValueError(f"utterance {name}, label: expected one of {self.label_names}, got {label!r}")
+            return self.label_names.index(label)
+        if self.label_names is None and label == UNLABELLED:
+            raise ValueError(f"utterance {name}, label: {label} means unlabelled in transformers; shift the labels")
+        return cast(int | float | None, label.item() if isinstance(label, np.generic) else label)
+
+    def _given_modalities(self, dialogues: list[Dialogue]) -> dict[str, int]:
+        """All modalities but words that are still to be encoded."""
+        there = any(self.text_modality in u.features for dialogue in dialogues for u in dialogue.utterances)
+        pending = self.text is not None and not there
+        return {name: width for name, width in self.modalities.items() if not (pending and name == self.text_modality)}
+
+    def _text_config(self) -> DataConfig | None:
+        return None if self.text is None else from_dict(DataConfig, self.text, "text")
+
+    def _transform(self) -> Standardizer | None:
+        if self.standardizer is None:
+            return None
+        mean, std = (
+            {name: torch.tensor(values) for name, values in self.standardizer[key].items()} for key in ("mean", "std")
+        )
+        return Standardizer(mean, std, self.standardizer["clip"])
+
+
+def standardizer_dict(standardizer: Standardizer) -> dict[str, Any]:
+    """A standardizer as `AmuseProcessor` keeps it."""
+    mean, std = (
+        {name: values.tolist() for name, values in part.items()} for part in (standardizer.mean, standardizer.std)
+    )
+    return {"mean": mean, "std": std, "clip": standardizer.clip}
+
+
+def _entries(dialogue: Dialogue | Sequence[Mapping[str, Any]]) -> Sequence[Utterance | Mapping[str, Any]]:
+    return dialogue.utterances if isinstance(dialogue, Dialogue) else dialogue
+
+
+def _tokens(value: Any) -> Tensor:
+    tokens = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    if not tokens.is_floating_point():
+        return tokens.long()
+    return torch.atleast_2d(tokens.float())
+
+
+def _padded(batch: Batch, lengths: list[int], regression: bool) -> BatchFeature:
+    utterances = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+    def padded(rows: Tensor, filling: float = 0) -> Tensor:
+        out = rows.new_full((*utterances.shape, *rows.shape[1:]), filling)
+        out[utterances] = rows
+        return out
+
+    labels = batch.labels
+    if labels is None:
+        labels = torch.full((len(batch),), UNLABELLED, dtype=torch.float32 if regression else torch.int64)
+    return BatchFeature(
+        {
+            "features": {name: padded(tokens) for name, tokens in batch.features.items()},
+            "masks": {name: padded(mask) for name, mask in batch.masks.items()},
+            "utterances": utterances,
+            "speakers": padded(batch.speaker),
+            "labels": padded(labels.nan_to_num(nan=UNLABELLED), UNLABELLED),
+        }
+    )
