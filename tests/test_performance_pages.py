@@ -1,0 +1,78 @@
+"""Figures in the docs are the committed ones, floors and occupancy are what the rules give, ratios are gated."""
+
+import pytest
+
+from benchmarks import regression
+from benchmarks.pages import rewrite, written
+from benchmarks.static import floors
+from benchmarks.static.occupancy import occupancy
+
+
+def test_the_gpu_page_shows_the_floors():
+    assert written(floors.DOCS, floors.COMMAND) == floors.render(), f"run: {floors.COMMAND}"
+
+
+def test_a_part_is_written_between_its_marks_only(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- make it writes this -->\nold\n<!-- end -->\nafter\n")
+    rewrite(page, "make it", "| new |")
+    assert written(page, "make it") == "| new |"
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("<!-- end -->\nafter\n")
+    with pytest.raises(ValueError, match="expected the marks of `other`"):
+        written(page, "other")
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "warps", "shared", "expected"),
+    [
+        (80, 32, 4, 0, 1.0),  # 16 blocks of 4 warps
+        (80, 128, 4, 0, 16 / 64),  # 65536 / (128 * 32) warps
+        (80, 255, 8, 0, 8 / 64),  # rounded up to 256 registers
+        (80, 32, 4, 80 * 1024, 8 / 64),  # two blocks of 81 KB in 164
+        (90, 32, 4, 227 * 1024, 4 / 64),  # one block of 228 KB
+        (86, 32, 1, 0, 16 / 48),  # 16 blocks at most
+        (80, 32, 4, 164 * 1024, 0.0),  # does not fit
+    ],
+)
+def test_occupancy_follows_the_limits_of_a_multiprocessor(arch, registers, warps, shared, expected):
+    assert occupancy(arch, registers, warps, shared) == pytest.approx(expected)
+
+
+def test_a_floor_is_bytes_or_flops_whichever_takes_longer():
+    chip = floors.Chip(bandwidth=100.0, flops=1000.0)
+    assert floors.Work(1, bytes=50.0, flops=100.0).floor(chip) == pytest.approx(0.5)
+    assert floors.Work(1, bytes=50.0, flops=800.0).floor(chip) == pytest.approx(0.8)
+    assert floors.Work(2, bytes=50.0, flops=800.0, after=20.0).floor(chip) == pytest.approx(1.0)
+
+
+def test_sdpa_per_stream_moves_queries_and_outputs_once_a_source():
+    one = (1, 1, 10, (10,), False)
+    two = (1, 1, 10, (10, 10), False)
+    row = floors.BYTES * floors.HEAD_DIM
+    assert floors.fused(one).bytes == 40 * row
+    assert floors.sdpa_per_stream(one).bytes == (40 + 20) * row  # and the gate's product
+    assert floors.fused(two).bytes == 60 * row
+    assert floors.sdpa_per_stream(two).bytes == (40 + 40 + 40 + 30) * row
+    assert floors.sdpa_per_stream(two).launches == 5
+
+
+def session(**seconds):
+    entries = [("fast", "ours", seconds["ours"]), ("fast", "eager", seconds["eager"])]
+    return {
+        "benchmarks": [
+            {"group": group, "params": {"contender": contender}, "stats": {"median": median}}
+            for group, contender, median in entries
+        ]
+    }
+
+
+def test_the_gate_compares_ratios_and_not_times():
+    before = regression.ratios(session(ours=1.0, eager=3.0))
+    assert before == {"fast": 3.0}
+    assert not regression.fallen(before, regression.ratios(session(ours=10.0, eager=30.0)))
+    assert not regression.fallen(before, regression.ratios(session(ours=1.1, eager=3.0)))
+    assert regression.fallen(before, regression.ratios(session(ours=1.3, eager=3.0))) == [
+        "fast: 3.00x of eager before, 2.31x now"
+    ]
+    assert regression.fallen(before, {}) == ["fast: not measured any more"]
