@@ -316,4 +316,6 @@ def _names(dtypes: tuple[torch.dtype, ...]) -> str:
 
 
 def _describe(value: object) -> str:
-    return f"{value.dtype} {_shape(value)}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r}"
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__} {value!r}"
+    return f"{value.dtype}, nested" if value.is_nested else f"{value.dtype} {_shape(value)}"

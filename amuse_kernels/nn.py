@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from numbers import Integral, Real
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,26 +60,30 @@ class PeripheralCentralAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim % num_heads or (embed_dim // num_heads) % 8:
+        _check_size("embed_dim", embed_dim)
+        _check_size("num_heads", num_heads)
+        if embed_dim % num_heads or (embed_dim // num_heads) % 8:
             raise ValueError(
                 f"embed_dim: expected num_heads ({num_heads}) times a head dim that is a multiple of 8, got {embed_dim}"
             )
         if embed_dim // num_heads > MAX_HEAD_DIM:
             raise ValueError(f"num_heads: head dim {embed_dim // num_heads} is above {MAX_HEAD_DIM}")
+        if isinstance(source_dims, str) or not isinstance(source_dims, Sequence):
+            raise TypeError(f"source_dims: expected a list or tuple, got {type(source_dims).__name__}")
         if not 1 <= len(source_dims) <= MAX_SOURCES:
             raise ValueError(f"source_dims: expected 1 to {MAX_SOURCES} sources, got {len(source_dims)}")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization: expected one of {NORMALIZATIONS}, got {normalization!r}")
-        if isinstance(gate, str) and gate not in GATES:
-            raise ValueError(f"gate: expected one of {GATES} or a number, got {gate!r}")
+        if not _is_number(gate) and gate not in GATES:
+            raise ValueError(f"gate: expected one of {GATES} or a finite number, got {gate!r}")
         if head_merge not in HEAD_MERGES:
             raise ValueError(f"head_merge: expected one of {HEAD_MERGES}, got {head_merge!r}")
-        if not 0 <= dropout < 1:
+        if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
-        self.source_dims = [(d, d) if isinstance(d, int) else (d[0], d[1]) for d in source_dims]
+        self.source_dims = [_widths(f"source_dims[{p}]", dims) for p, dims in enumerate(source_dims)]
         self.normalization = normalization
         self.gate = gate
         self.head_merge = head_merge
@@ -183,9 +188,12 @@ class PeripheralCentralAttention(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
+        if isinstance(sources, Tensor) or not isinstance(sources, Sequence):
+            raise TypeError(f"sources: expected a list or tuple, got {type(sources).__name__}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
-        pairs = [(s, s) if isinstance(s, Tensor) else (s[0], s[1]) for s in sources]
+        _check_tensor("query", query)
+        pairs = [_tokens(f"sources[{p}]", source) for p, source in enumerate(sources)]
         if not self.batch_first:
             query = query.transpose(0, 1)
             pairs = [(key.transpose(0, 1), value.transpose(0, 1)) for key, value in pairs]
@@ -268,8 +276,8 @@ class AdaptiveFusion(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if embed_dim < 1:
-            raise ValueError(f"embed_dim: expected a positive width, got {embed_dim}")
+        _check_size("embed_dim", embed_dim)
+        _check_size("num_modalities", num_modalities)
         if not 1 <= num_modalities <= MAX_MODALITIES:
             raise ValueError(f"num_modalities: expected 1 to {MAX_MODALITIES}, got {num_modalities}")
         self.embed_dim = embed_dim
@@ -302,6 +310,7 @@ class AdaptiveFusion(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
+        _check_tensor("descriptors", descriptors)
         if descriptors.shape[-2:] != (self.num_modalities, self.embed_dim):
             raise ValueError(
                 f"descriptors: expected (..., {self.num_modalities}, {self.embed_dim}), got {tuple(descriptors.shape)}"
@@ -318,6 +327,48 @@ class AdaptiveFusion(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, num_modalities={self.num_modalities}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_size(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
+    if int(value) < 1:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
+
+
+def _widths(name: str, dims: object) -> tuple[int, int]:
+    """Of key and value tokens."""
+    if not isinstance(dims, tuple | list):
+        _check_size(name, dims)
+        return (cast(int, dims),) * 2
+    if len(dims) != 2:
+        raise ValueError(f"{name}: expected a width, or a pair of key width and value width, got {dims!r}")
+    for dim in dims:
+        _check_size(name, dim)
+    return dims[0], dims[1]
+
+
+def _check_tensor(name: str, value: object) -> None:
+    """Dense and floating; the ops check the rest, but the projections come before them."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a floating tensor, got {got}")
+    if value.is_nested or value.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if value.is_nested else value.layout}")
+
+
+def _tokens(name: str, source: object) -> tuple[Tensor, Tensor]:
+    """Of keys and values."""
+    if isinstance(source, tuple | list) and len(source) == 2:
+        for tokens in source:
+            _check_tensor(name, tokens)
+        return source[0], source[1]
+    _check_tensor(name, source)
+    return cast(Tensor, source), cast(Tensor, source)
 
 
 def _average(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -73,13 +73,17 @@ def read_iemocap(
         "test": dialogues[True],
     }
     names = list(dict.fromkeys(PROTOCOLS[classes].values()))
-    return {split: Conversations(part, names, {}) for split, part in parts.items()}
+    try:
+        return {split: Conversations(part, names, {}) for split, part in parts.items()}
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
 
 def _dialogue(table: Path, label_names: dict[str, str], report: Report | None) -> Dialogue:
     texts = _texts(table.parents[1] / "transcriptions" / table.name, report)
     names = list(dict.fromkeys(label_names.values()))
-    utterances = []
+    utterances: list[Utterance] = []
+    seen: set[str] = set()
     for number, line in enumerate(read_utf8(table).splitlines(), start=1):
         if not line.startswith("["):
             continue
@@ -90,6 +94,13 @@ def _dialogue(table: Path, label_names: dict[str, str], report: Report | None) -
         start, end, name, letter, label = match.groups()
         if label not in label_names:
             continue
+        if name in seen:
+            place, message = f"{table}, line {number}", f"id {name!r} stood in an earlier line"
+            if report is None:
+                raise ValueError(f"{place}: {message}")
+            report(Problem("duplicate_id", place, message))
+            continue
+        seen.add(name)
         if name not in texts and report is not None:
             report(
                 Problem("missing_text", name, f"{table.name} has this utterance, transcriptions/{table.name} does not")

@@ -116,7 +116,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if missing:
             raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
         for row in reader:
-            yield reader.line_num, {column: (row.get(names.get(column)) or "").strip() for column in COLUMNS}
+            # cells beyond the header stand under None, which no column is named
+            cells = {column: row.get(names[column]) if column in names else None for column in COLUMNS}
+            yield reader.line_num, {column: (cell or "").strip() for column, cell in cells.items()}
 
 
 def _srt_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -84,7 +84,7 @@ def disguised(draw, tensor: Tensor) -> Tensor:
         "unsqueezed": lambda: tensor[None],
         "squeezed": lambda: tensor[0] if tensor.dim() and len(tensor) else tensor,
         "longer": lambda: torch.cat([tensor, tensor], -1) if tensor.dim() else tensor,
-        "flipped": lambda: tensor.permute(*reversed(range(tensor.dim()))),
+        "flipped": lambda: tensor.permute(tuple(reversed(range(tensor.dim())))),
         "empty": lambda: tensor[:0] if tensor.dim() else tensor,
     }
     allowed = {*kinds} if tensor.dtype in FLOATING else {*kinds} - {"negated", "parameter"}

@@ -175,4 +175,4 @@ def test_every_layout_gives_the_result_of_the_reference(data, op):
         outputs = flat(op(**leaves, backend=backend))
         results += [*outputs, *gradients(outputs, leaves)]
     for result, wanted in zip(found, expected, strict=True):
-        assert_close(result.detach(), wanted.detach(), roundings=1000)
+        assert_close(result.detach(), wanted.detach(), roundings=20_000)  # a dropout of 0.99 multiplies by 100
