@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from .buffers import Memory
@@ -25,6 +27,15 @@ SHARED_LIMIT_KB = {
 }
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 LARGEST_BLOCK = (1024, 1024, 64)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A parameter passed by value with pointers inside: its bytes, where the addresses of tensors on the host stand."""
+
+    data: bytes
+    readonly: Sequence[torch.Tensor] = ()
+    writable: Sequence[torch.Tensor] = ()
 
 
 def dimensions(value: int | Sequence[int], name: str, limits: Sequence[int]) -> tuple[int, int, int]:
@@ -88,6 +99,8 @@ def pack(kernel: Kernel, args: Sequence[Any], readonly: set[int], memory: Memory
 def _encode(parameter: Parameter, value: Any, name: str, readonly: bool, memory: Memory) -> bytes:
     if isinstance(value, torch.Tensor):
         return _pointer(parameter, value, name, readonly, memory)
+    if isinstance(value, Structure):
+        value = _structure(value, name, memory)
     if isinstance(value, (bytes, bytearray)):
         if len(value) != parameter.size:
             raise ValueError(f"{name}: expected {parameter.size} bytes, got {len(value)}")
@@ -103,6 +116,21 @@ def _encode(parameter: Parameter, value: Any, name: str, readonly: bool, memory:
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a tensor or a number, got {type(value).__name__}")
     return _scalar(parameter, value, name)
+
+
+def _structure(value: Structure, name: str, memory: Memory) -> bytes:
+    """The bytes with emulated addresses; a tensor that they do not point to is an error."""
+    data = bytearray(value.data)
+    words = np.frombuffer(value.data[: len(data) // 8 * 8], np.uint64)
+    for readonly, tensors in ((True, value.readonly), (False, value.writable)):
+        for tensor in tensors:
+            places = np.flatnonzero(words == tensor.data_ptr())
+            if not len(places):
+                raise ValueError(f"{name}: no aligned word of the structure holds the address of a given tensor")
+            address = memory.add(tensor, name, readonly).to_bytes(8, "little")
+            for place in places:
+                data[8 * place : 8 * place + 8] = address
+    return bytes(data)
 
 
 def _pointer(parameter: Parameter, value: torch.Tensor, name: str, readonly: bool, memory: Memory) -> bytes:

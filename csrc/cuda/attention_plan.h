@@ -1,0 +1,36 @@
+// What a call of p2c_attention launches: computed without a GPU, so that the tests can run exactly that elsewhere.
+#pragma once
+
+#include "attention.h"
+#include "attention_arguments.h"
+
+namespace amuse {
+
+enum class AttentionKernel : int { forward = 0, backward_queries = 1, backward_keys = 2 };
+
+// One launch. Grid and block have one dimension; a grid of 0 means that there is nothing to do.
+struct AttentionLaunch {
+  char entry[48];  // name of the kernel
+  AttentionKernel kernel;
+  bool options;  // the variant with groups, causal streams and dropout
+  uint32_t grid, block, shared_bytes;
+};
+
+struct AttentionPlan {
+  int launches;
+  AttentionLaunch launch[2];
+  Dtype dtype;
+  int padded_head_dim;
+  AttentionArguments arguments;  // of every launch
+};
+
+}  // namespace amuse
+
+extern "C" {
+
+// false: the parameters are outside of the contract, see attention.h.
+bool amuse_cuda_attention_plan_forward(const amuse::AttentionForwardParams* params,
+                                       const amuse::CudaAttentionOptions* options, amuse::AttentionPlan* plan);
+bool amuse_cuda_attention_plan_backward(const amuse::AttentionBackwardParams* params,
+                                        const amuse::CudaAttentionOptions* options, amuse::AttentionPlan* plan);
+}

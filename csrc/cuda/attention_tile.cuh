@@ -1,0 +1,235 @@
+// Tiles of rows in shared memory: copies from and to global memory, and products of them.
+#pragma once
+
+#include <type_traits>
+
+#include "attention_arguments.h"
+#include "mma.cuh"
+
+namespace amuse {
+
+// One bit for each row of a tile, or for each key; tiles have up to 64.
+using Bits = uint64_t;
+
+__device__ inline Bits first_bits(int count) { return count >= 64 ? ~Bits{0} : count <= 0 ? 0 : (Bits{1} << count) - 1; }
+
+// Rows of kWidth elements in pieces of 16 bytes, permuted within each row so that the eight rows of a matrix that
+// ldmatrix reads lie in different banks.
+template <class T, int kWidth>
+struct TileLayout {
+  static constexpr int piece_elements = 16 / sizeof(T), pieces = kWidth / piece_elements, row_bytes = 16 * pieces;
+
+  static __device__ int swizzle(int row) { return pieces % 8 == 0 ? row & 7 : row >> 1 & 3; }
+  static __device__ int offset(int row, int piece) { return row * row_bytes + 16 * (piece ^ swizzle(row)); }
+};
+
+template <class T>
+__device__ T* slice(const AttentionTensor& tensor, int64_t b, int64_t h) {
+  return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h;
+}
+
+// Copies rows `first` and following of a (batch, head) slice into a tile, asynchronously where 16 bytes at a time are
+// possible. Rows without their bit in `present`, and what lies beyond the head dim, become 0.
+template <class T, int kWidth, int kRows, int kThreads>
+__device__ void copy_rows(uint32_t tile, const T* from, int64_t stride, int first, int head_dim, Bits present,
+                          bool vectors) {
+  using Layout = TileLayout<T, kWidth>;
+  static_assert(kRows * Layout::pieces % kThreads == 0);
+#pragma unroll
+  for (int i = 0; i < kRows * Layout::pieces / kThreads; ++i) {
+    const int index = threadIdx.x + i * kThreads, row = index / Layout::pieces, piece = index % Layout::pieces;
+    const bool inside = (present >> row & 1) && piece * Layout::piece_elements < head_dim;
+    const T* source = from + (first + row) * stride + piece * Layout::piece_elements;
+    const uint32_t to = tile + Layout::offset(row, piece);
+    if (vectors) {
+      copy_async(to, source, inside);
+    } else {
+      union {
+        uint4 words;
+        T elements[Layout::piece_elements];
+      } held;
+      held.words = uint4{};
+      if (inside) {
+#pragma unroll
+        for (int e = 0; e < Layout::piece_elements; ++e) held.elements[e] = source[e];
+      }
+      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(held.words.x), "r"(held.words.y),
+                   "r"(held.words.z), "r"(held.words.w)
+                   : "memory");
+    }
+  }
+}
+
+// Stores the first `count` rows of a tile.
+template <class T, int kWidth, int kRows, int kThreads>
+__device__ void store_rows(const unsigned char* tile, T* to, int64_t stride, int first, int head_dim, int count,
+                           bool vectors) {
+  using Layout = TileLayout<T, kWidth>;
+  for (int index = threadIdx.x; index < kRows * Layout::pieces; index += kThreads) {
+    const int row = index / Layout::pieces, piece = index % Layout::pieces;
+    if (row >= count || piece * Layout::piece_elements >= head_dim) continue;
+    const unsigned char* source = tile + Layout::offset(row, piece);
+    T* target = to + (first + row) * stride + piece * Layout::piece_elements;
+    if (vectors) {
+      *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
+    } else {
+      for (int e = 0; e < Layout::piece_elements; ++e) target[e] = reinterpret_cast<const T*>(source)[e];
+    }
+  }
+}
+
+// Puts columns `column` and following of 16 rows into a tile: [16, 8 kCount] held as C fragments.
+template <class T, int kWidth, int kCount>
+__device__ void put_rows(unsigned char* tile, int row, int column, const Accumulator (&c)[kCount], float factor) {
+  using Layout = TileLayout<T, kWidth>;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = column + 8 * n + 2 * (lane % 4);
+      unsigned char* to = tile + Layout::offset(row + lane / 4 + 8 * half, at / Layout::piece_elements) +
+                          at % Layout::piece_elements * sizeof(T);
+      const float low = c[n][2 * half] * factor, high = c[n][2 * half + 1] * factor;
+      if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<float2*>(to) = float2{low, high};
+      } else {
+        *reinterpret_cast<uint32_t*>(to) = Tensor<T>::pack(low, high);
+      }
+    }
+  }
+}
+
+// Fragments of A from rows of a tile in shared memory.
+template <class T, int kWidth>
+struct SharedRows {
+  uint32_t row_address;  // of the row that this lane reads
+  int swizzled;          // piece within pair 0
+
+  __device__ SharedRows(uint32_t tile, int row) {
+    const int lane = threadIdx.x % 32;
+    row_address = tile + (row + lane % 16) * TileLayout<T, kWidth>::row_bytes;
+    swizzled = lane / 16 ^ TileLayout<T, kWidth>::swizzle(lane % 16);
+  }
+  __device__ void get(Fragment& a, int group, int step) const {
+    load_matrices(a, row_address + group * 16 * TileLayout<T, kWidth>::row_bytes + 16 * (2 * step ^ swizzled));
+  }
+};
+
+// Fragments of A in registers: 16 * kGroups rows.
+template <class T, int kWidth, int kGroups>
+struct RegisterRows {
+  static constexpr int steps = kWidth * sizeof(T) / 32;
+  Fragment held[kGroups][steps];
+
+  __device__ void load(uint32_t tile, int row) {
+    const SharedRows<T, kWidth> rows(tile, row);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int step = 0; step < steps; ++step) rows.get(held[group][step], group, step);
+    }
+  }
+  __device__ void get(Fragment& a, int group, int step) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = held[group][step][i];
+  }
+};
+
+// Calls a product with a compile-time kExact.
+template <class T, class Product>
+__device__ void by_precision(bool allow_tf32, const Product& product) {
+  if (sizeof(T) == 2 || !allow_tf32) {
+    product(std::true_type{});
+  } else {
+    if constexpr (sizeof(T) == 4) product(std::false_type{});
+  }
+}
+
+// C = A B^T over the head dim, for all kRows rows of the tile B.
+template <class T, int kWidth, int kRows, bool kExact, int kGroups, class Rows>
+__device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& a_rows, uint32_t tile) {
+  using Layout = TileLayout<T, kWidth>;
+  const int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8;
+  const int swizzled = (lane / 8 & 1) ^ Layout::swizzle(row);
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+    for (int n = 0; n < kRows / 8; ++n) c[group][n][0] = c[group][n][1] = c[group][n][2] = c[group][n][3] = 0.f;
+  }
+#pragma unroll
+  for (int step = 0; step < Layout::pieces / 2; ++step) {
+    Fragment a[kGroups];
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) a_rows.get(a[group], group, step);
+    const uint32_t address = tile + row * Layout::row_bytes + 16 * (2 * step ^ swizzled);
+#pragma unroll
+    for (int n = 0; n < kRows / 16; ++n) {
+      Fragment b;
+      load_matrices(b, address + n * 16 * Layout::row_bytes);
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        Tensor<T>::template multiply<kExact>(c[group][2 * n], a[group], b[0], b[1]);
+        Tensor<T>::template multiply<kExact>(c[group][2 * n + 1], a[group], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// acc += P B over the kRows rows of the tile B, of whose columns those from `column` on. P is held as C fragments; in
+// float32 the summed index is permuted, the same way in P and B, so that P's registers are fragments of A as they are.
+template <class T, int kWidth, int kRows, bool kExact, int kGroups, int kCount>
+__device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accumulator (&p)[kGroups][kRows / 8],
+                                 uint32_t tile, int column) {
+  using Layout = TileLayout<T, kWidth>;
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(T) == 2) {
+    const int row = lane % 16, swizzled = lane / 16 ^ Layout::swizzle(row);
+    const uint32_t address = tile + row * Layout::row_bytes;
+#pragma unroll
+    for (int step = 0; step < kRows / 16; ++step) {
+      Fragment a[kGroups];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const Accumulator &left = p[group][2 * step], &right = p[group][2 * step + 1];
+        a[group][0] = Tensor<T>::pack(left[0], left[1]);
+        a[group][1] = Tensor<T>::pack(left[2], left[3]);
+        a[group][2] = Tensor<T>::pack(right[0], right[1]);
+        a[group][3] = Tensor<T>::pack(right[2], right[3]);
+      }
+#pragma unroll
+      for (int n = 0; n < kCount / 2; ++n) {
+        Fragment b;
+        const int pair = column / 16 + n;
+        load_matrices_transposed(b, address + step * 16 * Layout::row_bytes + 16 * (2 * pair ^ swizzled));
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          Tensor<T>::template multiply<kExact>(acc[group][2 * n], a[group], b[0], b[1]);
+          Tensor<T>::template multiply<kExact>(acc[group][2 * n + 1], a[group], b[2], b[3]);
+        }
+      }
+    }
+  } else {
+    // the rows that this lane reads are 2 t and 2 t + 1 of eight
+    const int row = 2 * (lane % 4), within = lane / 4 % 4 * sizeof(T);
+#pragma unroll
+    for (int step = 0; step < kRows / 8; ++step) {
+      Fragment a[kGroups];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[group][i] = __float_as_uint(p[group][step][i % 2 * 2 + i / 2]);
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        const int piece = column / 4 + 2 * n + lane / 16;
+        const uint32_t b0 = load_word(tile + Layout::offset(8 * step + row, piece) + within);
+        const uint32_t b1 = load_word(tile + Layout::offset(8 * step + row + 1, piece) + within);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) Tensor<T>::template multiply<kExact>(acc[group][n], a[group], b0, b1);
+      }
+    }
+  }
+}
+
+}  // namespace amuse

@@ -1,0 +1,193 @@
+"""What the package's CUDA backend launches, planned by its own C++ and run in the emulator, without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amuse_kernels.buffers import grad_like
+from amuse_kernels.dropout import drop_threshold
+
+from .arguments import Structure
+from .launch import run
+from .native import cache_folder, compiler
+from .nvcc_kernels import compile_nvcc
+from .poison import poisoned
+from .report import Report
+
+SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
+DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
+ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+MAX_SOURCES = 8
+I64, Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+def _structure(name: str, *fields: tuple[str, Any], base: type[ctypes.Structure] = ctypes.Structure) -> Any:
+    return type(name, (base,), {"_fields_": list(fields)})
+
+
+# csrc/attention.h and csrc/cuda/attention_plan.h
+AttentionTensor = _structure("AttentionTensor", ("data", Pointer), ("strides", I64 * 3))
+AttentionSource = _structure(
+    "AttentionSource",
+    *(("key", AttentionTensor), ("value", AttentionTensor), ("length", I64), ("mask", Pointer), ("groups", Pointer)),
+    *(("relation", ctypes.c_int), ("causal", ctypes.c_bool)),
+)
+AttentionParams = _structure(
+    "AttentionParams",
+    *(("dtype", ctypes.c_int), ("joint", ctypes.c_bool)),
+    *((name, I64) for name in ("b", "h", "lq", "d", "sources")),
+    *(("softmax_scale", ctypes.c_double), ("dropout_p", ctypes.c_double)),
+    *(("drop_threshold", ctypes.c_uint32), ("seed", ctypes.c_uint64)),
+    *(("query", AttentionTensor), ("source", AttentionSource * MAX_SOURCES)),
+    *(("query_groups", Pointer), ("gates", Pointer), ("gate_strides", I64 * 3)),
+)
+ForwardParams = _structure("ForwardParams", ("out", AttentionTensor), ("lse", Pointer), base=AttentionParams)
+BackwardParams = _structure(
+    "BackwardParams",
+    *(("grad_out", AttentionTensor), ("out", AttentionTensor), ("lse", Pointer), ("grad_lse", Pointer)),
+    *(("grad_query", AttentionTensor), ("grad_key", AttentionTensor * MAX_SOURCES)),
+    *(("grad_value", AttentionTensor * MAX_SOURCES), ("grad_gates", Pointer)),
+    base=AttentionParams,
+)
+Options = _structure(
+    "Options",
+    *(("seed", Pointer), ("workspace", Pointer), ("stream", Pointer), ("device", ctypes.c_int)),
+    ("allow_tf32", ctypes.c_bool),
+)
+AttentionLaunch = _structure(
+    "AttentionLaunch",
+    *(("entry", ctypes.c_char * 48), ("kernel", ctypes.c_int), ("options", ctypes.c_bool)),
+    *((name, ctypes.c_uint32) for name in ("grid", "block", "shared_bytes")),
+)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """csrc/cuda/attention_plan.cpp with a probe for the layout of its structures, as a shared library."""
+    build = cache_folder() / f"attention-plan-{_hash_of_sources()}.so"
+    if not build.exists():
+        probe = """
+            #include <cstddef>
+            #include "attention_plan.h"
+            extern "C" size_t plan_layout(int which) {
+              using namespace amuse;
+              const size_t sizes[] = {sizeof(AttentionForwardParams), sizeof(AttentionBackwardParams),
+                                      sizeof(CudaAttentionOptions), sizeof(AttentionLaunch), sizeof(AttentionPlan),
+                                      offsetof(AttentionPlan, launch), offsetof(AttentionPlan, arguments),
+                                      sizeof(AttentionArguments)};
+              return sizes[which];
+            }
+        """
+        unfinished = build.with_suffix(f".{os.getpid()}")
+        command = [compiler(), "-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-invalid-offsetof", f"-I{SOURCES}"]
+        command += [str(SOURCES / "attention_plan.cpp"), "-x", "c++", "-", "-o", str(unfinished)]
+        subprocess.run(command, input=probe, text=True, check=True)
+        os.replace(unfinished, build)
+    loaded = ctypes.CDLL(str(build))
+    loaded.plan_layout.restype = ctypes.c_size_t
+    mirrored = (ForwardParams, BackwardParams, Options, AttentionLaunch)
+    assert [ctypes.sizeof(s) for s in mirrored] == [loaded.plan_layout(i) for i in range(len(mirrored))]
+    return loaded
+
+
+@functools.cache
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*SOURCES.glob("attention*"), SOURCES / "mma.cuh", *SOURCES.parent.glob("*.h")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def compile_attention(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> str:
+    """PTX of the attention kernels of one element type and head dim."""
+    flags = (f"-DAMUSE_ELEMENT={ELEMENTS[dtype]}", f"-DAMUSE_HEAD_DIM={padded_head_dim}", f"-DSOURCES={_hash_of_sources()}")
+    return compile_nvcc(SOURCES / "attention_kernels.cu", arch, flags)
+
+
+class Call:
+    """The parameters of one call in C, and the tensors behind its pointers."""
+
+    def __init__(self, params: Any, arguments: Sequence[Any], allow_tf32: bool) -> None:
+        query, keys, values, gates, masks, query_groups, key_groups, relations, causal = arguments[:9]
+        joint, softmax_scale, dropout_p, seed = arguments[9:]
+        self.params, self.tensors, self.written = params, [], []
+        self.options = Options(seed=self.pointer(seed), allow_tf32=allow_tf32)
+        batch, heads, queries, head_dim = query.shape
+        params.dtype, params.joint, params.sources = DTYPES[query.dtype], joint, len(keys)
+        params.b, params.h, params.lq, params.d = batch, heads, queries, head_dim
+        params.softmax_scale, params.dropout_p = softmax_scale, dropout_p
+        params.drop_threshold = drop_threshold(dropout_p)
+        params.query = self.rows(query)
+        params.query_groups = self.pointer(query_groups)
+        params.gates = self.pointer(gates)
+        if gates is not None:
+            params.gate_strides[:] = gates.stride()
+        for p, key in enumerate(keys):
+            source = params.source[p]
+            source.key, source.value, source.length = self.rows(key), self.rows(values[p]), key.shape[2]
+            source.mask = self.pointer(None if masks[p] is None else masks[p].view(torch.uint8))
+            source.groups = self.pointer(key_groups[p])
+            source.relation, source.causal = relations[p], causal[p]
+
+    def pointer(self, tensor: torch.Tensor | None, written: bool = False) -> int | None:
+        if tensor is None or tensor.numel() == 0:
+            return None
+        (self.written if written else self.tensors).append(tensor)
+        return tensor.data_ptr()
+
+    def rows(self, tensor: torch.Tensor, written: bool = False) -> Any:
+        assert tensor.stride(3) == 1 or tensor.numel() == 0
+        return AttentionTensor(self.pointer(tensor, written), (I64 * 3)(*tensor.stride()[:3]))
+
+    def plan(self, function: str) -> tuple[list[Any], bytes]:
+        """The launches, and the argument of their kernels."""
+        plan = ctypes.create_string_buffer(library().plan_layout(4))
+        if not getattr(library(), function)(ctypes.byref(self.params), ctypes.byref(self.options), plan):
+            raise ValueError(f"{function}: the parameters are outside of the contract")
+        count = int.from_bytes(plan.raw[:4], "little")
+        launches = (AttentionLaunch * count).from_buffer_copy(plan.raw, library().plan_layout(5))
+        start = library().plan_layout(6)
+        return list(launches), plan.raw[start : start + library().plan_layout(7)]
+
+    def run(self, function: str, dtype: torch.dtype, ptx: str | None = None, seed: int = 1, **options: Any) -> list[Report]:
+        """Runs what the plan says in the emulator; of each launch the report. `ptx` replaces the compiled text."""
+        launches, argument = self.plan(function)
+        text = ptx or compile_attention(dtype, next(d for d in (32, 64, 128, 256) if self.params.d <= d))
+        reports = []
+        for launch in launches:
+            if launch.grid:
+                structure = Structure(argument, readonly=self.tensors, writable=self.written)
+                reports.append(
+                    run(
+                        *(text, launch.entry.decode(), launch.grid, launch.block, [structure]),
+                        dynamic_shared=launch.shared_bytes,
+                        seed=seed,
+                        **options,
+                    )
+                )
+        return reports
+
+
+def p2c_attention_forward(
+    *arguments: Any, allow_tf32: bool = False, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
+    """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch."""
+    query, keys, joint = arguments[0], arguments[1], arguments[9]
+    batch, heads, queries, head_dim = query.shape
+    out = poisoned((batch, queries, heads, head_dim), query.dtype)
+    lse = poisoned((batch, heads, queries) if joint else (batch, heads, queries, len(keys)))
+    call = Call(ForwardParams(), arguments, allow_tf32)
+    call.params.out = call.rows(out.transpose(1, 2), written=True)
+    call.params.lse = call.pointer(lse, written=True)
+    call.written = [out if t.data_ptr() == out.data_ptr() else t for t in call.written]
+    reports = call.run("amuse_cuda_attention_plan_forward", query.dtype, **options)
+    return out.transpose(1, 2), lse, reports
