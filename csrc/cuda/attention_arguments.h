@@ -63,7 +63,7 @@ constexpr AttentionTile forward_tile(int element_bytes, int padded) {
 
 constexpr AttentionTile backward_tile(int element_bytes, int padded) {
   if (element_bytes == 2) {
-    return padded <= 64 ? AttentionTile{4, 1, 1, 64} : padded == 128 ? AttentionTile{4, 1, 1, 32} : AttentionTile{4, 1, 2, 32};
+    return padded <= 64 ? AttentionTile{4, 1, 1, 64} : padded == 128 ? AttentionTile{4, 1, 1, 32} : AttentionTile{4, 1, 2, 16};
   }
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : padded == 128 ? AttentionTile{2, 1, 1, 16} : AttentionTile{2, 1, 2, 16};
 }

@@ -31,7 +31,7 @@ LARGEST_BLOCK = (1024, 1024, 64)
 
 @dataclass(frozen=True)
 class Structure:
-    """A parameter passed by value with pointers inside: its bytes, where the addresses of tensors on the host stand."""
+    """A parameter passed by value: its bytes, in which aligned words are addresses on the host, inside of tensors."""
 
     data: bytes
     readonly: Sequence[torch.Tensor] = ()
@@ -119,18 +119,18 @@ def _encode(parameter: Parameter, value: Any, name: str, readonly: bool, memory:
 
 
 def _structure(value: Structure, name: str, memory: Memory) -> bytes:
-    """The bytes with emulated addresses; a tensor that they do not point to is an error."""
-    data = bytearray(value.data)
-    words = np.frombuffer(value.data[: len(data) // 8 * 8], np.uint64)
+    """The bytes with emulated addresses; a tensor that they do not point into is an error."""
+    data = np.frombuffer(value.data, np.uint8).copy()
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    given = words.copy()
     for readonly, tensors in ((True, value.readonly), (False, value.writable)):
         for tensor in tensors:
-            places = np.flatnonzero(words == tensor.data_ptr())
-            if not len(places):
-                raise ValueError(f"{name}: no aligned word of the structure holds the address of a given tensor")
-            address = memory.add(tensor, name, readonly).to_bytes(8, "little")
-            for place in places:
-                data[8 * place : 8 * place + 8] = address
-    return bytes(data)
+            start = tensor.data_ptr()
+            places = (given >= start) & (given < start + tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size())
+            if not places.any():
+                raise ValueError(f"{name}: no aligned word of the structure is an address inside of a given tensor")
+            words[places] = given[places] - np.uint64(start) + np.uint64(memory.add(tensor, name, readonly))
+    return data.tobytes()
 
 
 def _pointer(parameter: Parameter, value: torch.Tensor, name: str, readonly: bool, memory: Memory) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from amuse_kernels.buffers import grad_like
 from amuse_kernels.dropout import drop_threshold
 
 from .arguments import Structure
@@ -26,6 +25,7 @@ from .report import Report
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+FORWARD, QUERIES, KEYS = range(3)  # AttentionKernel of csrc/cuda/attention_plan.h
 MAX_SOURCES = 8
 I64, Pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -94,6 +94,7 @@ def library() -> ctypes.CDLL:
         os.replace(unfinished, build)
     loaded = ctypes.CDLL(str(build))
     loaded.plan_layout.restype = ctypes.c_size_t
+    loaded.amuse_cuda_attention_workspace.restype = I64
     mirrored = (ForwardParams, BackwardParams, Options, AttentionLaunch)
     assert [ctypes.sizeof(s) for s in mirrored] == [loaded.plan_layout(i) for i in range(len(mirrored))]
     return loaded
@@ -119,7 +120,7 @@ class Call:
     def __init__(self, params: Any, arguments: Sequence[Any], allow_tf32: bool) -> None:
         query, keys, values, gates, masks, query_groups, key_groups, relations, causal = arguments[:9]
         joint, softmax_scale, dropout_p, seed = arguments[9:]
-        self.params, self.tensors, self.written = params, [], []
+        self.params, self.read, self.outputs = params, [], {}
         self.options = Options(seed=self.pointer(seed), allow_tf32=allow_tf32)
         batch, heads, queries, head_dim = query.shape
         params.dtype, params.joint, params.sources = DTYPES[query.dtype], joint, len(keys)
@@ -138,15 +139,19 @@ class Call:
             source.groups = self.pointer(key_groups[p])
             source.relation, source.causal = relations[p], causal[p]
 
-    def pointer(self, tensor: torch.Tensor | None, written: bool = False) -> int | None:
+    def pointer(self, tensor: torch.Tensor | None, writers: Sequence[int] = ()) -> int | None:
+        """The address of a tensor, which only the kernels `writers` (numbers of AttentionKernel) may write."""
         if tensor is None or tensor.numel() == 0:
             return None
-        (self.written if written else self.tensors).append(tensor)
+        for kernel in writers:
+            self.outputs.setdefault(kernel, []).append(tensor)
+        if not writers:
+            self.read.append(tensor)
         return tensor.data_ptr()
 
-    def rows(self, tensor: torch.Tensor, written: bool = False) -> Any:
+    def rows(self, tensor: torch.Tensor, writers: Sequence[int] = ()) -> Any:
         assert tensor.stride(3) == 1 or tensor.numel() == 0
-        return AttentionTensor(self.pointer(tensor, written), (I64 * 3)(*tensor.stride()[:3]))
+        return AttentionTensor(self.pointer(tensor, writers), (I64 * 3)(*tensor.stride()[:3]))
 
     def plan(self, function: str) -> tuple[list[Any], bytes]:
         """The launches, and the argument of their kernels."""
@@ -165,7 +170,7 @@ class Call:
         reports = []
         for launch in launches:
             if launch.grid:
-                structure = Structure(argument, readonly=self.tensors, writable=self.written)
+                structure = Structure(argument, self.read, self.outputs[launch.kernel])
                 reports.append(
                     run(
                         *(text, launch.entry.decode(), launch.grid, launch.block, [structure]),
@@ -183,11 +188,37 @@ def p2c_attention_forward(
     """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch."""
     query, keys, joint = arguments[0], arguments[1], arguments[9]
     batch, heads, queries, head_dim = query.shape
-    out = poisoned((batch, queries, heads, head_dim), query.dtype)
+    out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
     lse = poisoned((batch, heads, queries) if joint else (batch, heads, queries, len(keys)))
     call = Call(ForwardParams(), arguments, allow_tf32)
-    call.params.out = call.rows(out.transpose(1, 2), written=True)
-    call.params.lse = call.pointer(lse, written=True)
-    call.written = [out if t.data_ptr() == out.data_ptr() else t for t in call.written]
+    strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
+    call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
+    call.params.lse = call.pointer(lse, [FORWARD])
     reports = call.run("amuse_cuda_attention_plan_forward", query.dtype, **options)
     return out.transpose(1, 2), lse, reports
+
+
+def p2c_attention_backward(
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    lse: torch.Tensor,
+    *arguments: Any,
+    allow_tf32: bool = False,
+    **options: Any,
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None, list[Report]]:
+    """`cpu.p2c_attention_backward` in the emulator; gradients of query, keys, values, gates; the reports."""
+    query, keys, values, gates = arguments[:4]
+    call = Call(BackwardParams(), arguments, allow_tf32)
+    params = call.params
+    grad_query = poisoned(query.shape, query.dtype)
+    grad_keys, grad_values = ([poisoned(t.shape, t.dtype) for t in tensors] for tensors in (keys, values))
+    grad_gates = None if gates is None else poisoned(gates.shape)
+    params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
+    params.grad_query = call.rows(grad_query, [QUERIES])
+    for p, grads in enumerate(zip(grad_keys, grad_values, strict=True)):
+        params.grad_key[p], params.grad_value[p] = (call.rows(grad, [KEYS]) for grad in grads)
+    params.grad_gates = call.pointer(grad_gates, [KEYS])
+    workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
+    call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
+    reports = call.run("amuse_cuda_attention_plan_backward", query.dtype, **options)
+    return grad_query, grad_keys, grad_values, grad_gates, reports
