@@ -61,11 +61,14 @@ constexpr AttentionTile forward_tile(int element_bytes, int padded) {
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : padded == 128 ? AttentionTile{4, 1, 1, 16} : AttentionTile{1, 1, 1, 16};
 }
 
-constexpr AttentionTile backward_tile(int element_bytes, int padded) {
+// `keys`: of the kernel where keys stay and queries stream.
+constexpr AttentionTile backward_tile(int element_bytes, int padded, bool keys) {
   if (element_bytes == 2) {
-    return padded <= 64 ? AttentionTile{4, 1, 1, 64} : padded == 128 ? AttentionTile{4, 1, 1, 32} : AttentionTile{4, 1, 2, 16};
+    return padded <= 64    ? AttentionTile{4, 1, 1, keys ? 32 : 64}
+           : padded == 128 ? AttentionTile{4, 1, 1, 32}
+                           : AttentionTile{4, 1, 2, 16};
   }
-  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : padded == 128 ? AttentionTile{2, 1, 1, 16} : AttentionTile{2, 1, 2, 16};
+  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{2, 1, padded == 128 ? 1 : 2, 16};
 }
 
 constexpr int tile_bytes(int rows, int element_bytes, int padded) { return rows * element_bytes * padded; }
@@ -84,8 +87,8 @@ constexpr int forward_shared_bytes(int element_bytes, int padded) {
          4 * tile_bytes(tile.columns, element_bytes, padded);
 }
 
-constexpr int backward_shared_bytes(int element_bytes, int padded) {
-  const AttentionTile tile = backward_tile(element_bytes, padded);
+constexpr int backward_shared_bytes(int element_bytes, int padded, bool keys) {
+  const AttentionTile tile = backward_tile(element_bytes, padded, keys);
   return 2 * tile_bytes(tile.rows(), element_bytes, padded) + 4 * tile_bytes(tile.columns, element_bytes, padded);
 }
 

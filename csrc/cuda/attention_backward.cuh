@@ -20,9 +20,9 @@ constexpr float log2_e = 1.4426950408889634f;
 constexpr float joint_limit = 80 * log2_e;
 
 // What both kernels share: two tiles that stay, two buffers of two tiles for the other side.
-template <class T, int kWidth>
+template <class T, int kWidth, bool kKeys>
 struct BackwardTiles {
-  static constexpr AttentionTile tile = backward_tile(sizeof(T), kWidth);
+  static constexpr AttentionTile tile = backward_tile(sizeof(T), kWidth, kKeys);
   static constexpr int threads = tile.threads(), rows = tile.rows(), columns = tile.columns, split = tile.column_split;
   static constexpr int row_bytes = tile_bytes(rows, sizeof(T), kWidth);
   static constexpr int column_bytes = tile_bytes(columns, sizeof(T), kWidth);
@@ -78,8 +78,8 @@ struct BackwardRows {
 };
 
 template <class T, int kWidth, bool kOptions>
-struct BackwardQueries : BackwardTiles<T, kWidth> {
-  using Base = BackwardTiles<T, kWidth>;
+struct BackwardQueries : BackwardTiles<T, kWidth, false> {
+  using Base = BackwardTiles<T, kWidth, false>;
   using Base::rows, Base::columns, Base::threads, Base::row, Base::streamed, Base::resident, Base::shared, Base::split;
   using Tiles = KeyTiles<columns, kOptions, true, rows>;
 
@@ -278,8 +278,8 @@ __device__ void attention_backward_queries(const AttentionArguments& args) {
 // --- dK, dV and the gates ---
 
 template <class T, int kWidth, bool kOptions>
-struct BackwardKeys : BackwardTiles<T, kWidth> {
-  using Base = BackwardTiles<T, kWidth>;
+struct BackwardKeys : BackwardTiles<T, kWidth, true> {
+  using Base = BackwardTiles<T, kWidth, true>;
   using Base::rows, Base::columns, Base::threads, Base::row, Base::streamed, Base::resident, Base::shared;
 
   const AttentionArguments& args;
@@ -340,56 +340,69 @@ struct BackwardKeys : BackwardTiles<T, kWidth> {
     const bool whole = seen == first_bits(rows) && !causal && !(kOptions && source.related);
     const float offset_scale = args.joint ? gate : 1.f;
     const int t = threadIdx.x % 4;
-    int64_t group[2] = {};
-    if (kOptions && source.related) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int key = first + row() + 8 * half;
-        if (key < source.length) group[half] = source.groups[b * source.length + key];
-      }
-    }
+    uint32_t visible = ~0u, kept = ~0u;  // bit 4 n + i for c[i] of piece n
+    if (!whole) visible = visible_pairs(query, causal);
+    if (kOptions && dropout.on) kept = kept_pairs(query);
 #pragma unroll
     for (int n = 0; n < columns / 8; ++n) {
-      uint32_t kept = 0;
-      if (kOptions && dropout.on) kept = kept_queries(query + 8 * n + 2 * t);
       const float4 pair = *reinterpret_cast<const float4*>(&pairs[stage][8 * n + 2 * t]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int half = i / 2, e = i % 2;
+        const bool second = i % 2, stays = !(kOptions && dropout.on) || (kept >> (4 * n + i) & 1);
         float &x = s[0][n][i], &y = dw[0][n][i];
-        bool visible = true;
-        if (!whole) {
-          visible = seen >> (row() + 8 * half) & 1;
-          const int at = query + 8 * n + 2 * t + e;
-          if (causal) visible = visible && first + row() + 8 * half <= at;
-          if (kOptions && source.related && visible && at < args.queries) {
-            visible = (args.query_groups[b * args.queries + at] == group[half]) != source.different;
-          }
-        }
-        float weight = weight_of(x, args.scale_log2, e ? pair.z : pair.x, args.joint);
-        float dropped = y;
-        if (kOptions && dropout.on) dropped = kept >> i & 1 ? y * args.keep_scale : 0.f;
-        if (!visible) weight = dropped = 0.f;
+        float weight = weight_of(x, args.scale_log2, second ? pair.z : pair.x, args.joint);
+        float dropped = kOptions && dropout.on ? (stays ? y * args.keep_scale : 0.f) : y;
+        if (!whole && !(visible >> (4 * n + i) & 1)) weight = dropped = 0.f;
         // the gate comes after the product; joint before, as a closed stream's W is huge
-        y = args.joint ? weight * gate : weight;
-        if (kOptions && dropout.on && !(kept >> i & 1)) y = 0.f;
-        x = weight * __fsub_rn(__fmul_rn(gate, dropped), __fmul_rn(offset_scale, e ? pair.w : pair.y));
+        y = !stays ? 0.f : args.joint ? weight * gate : weight;
+        x = weight * __fsub_rn(__fmul_rn(gate, dropped), __fmul_rn(offset_scale, second ? pair.w : pair.y));
       }
     }
     this->add(args, grad_key, s, stage, 0);
     this->add(args, grad_value, dw, stage, 1);
   }
 
-  // Bit i: whether the pair of c[i] stays, of queries `query` and the next. Four lanes hold the same four keys: each
-  // draws for one of the queries and one of the rows g and g + 8.
-  __device__ uint32_t kept_queries(int query) const {
-    const int mine = threadIdx.x % 32 / 4 % 4;
-    const int quad = (first + row() - mine + 8 * (mine / 2)) / 4;
-    const uint32_t draw = dropout.kept(quad, query + mine % 2, p);
-    uint32_t bits = (draw >> mine & 1) << mine;
+  __device__ uint32_t visible_pairs(int query, bool causal) const {
+    const auto& source = args.source[p];
+    const int t = threadIdx.x % 4;
+    int64_t group[2] = {};
+    if (kOptions && source.related) {
+      for (int half = 0; half < 2; ++half) {
+        const int key = first + row() + 8 * half;
+        if (key < source.length) group[half] = source.groups[b * source.length + key];
+      }
+    }
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int n = 0; n < columns / 8; ++n) {
 #pragma unroll
-    for (int other = 1; other < 4; ++other) {
-      bits |= (__shfl_xor_sync(~0u, draw, 4 * other) >> mine & 1) << (mine ^ other);
+      for (int i = 0; i < 4; ++i) {
+        const int at = query + 8 * n + 2 * t + i % 2;
+        bool visible = seen >> (row() + 8 * (i / 2)) & 1;
+        if (causal) visible = visible && first + row() + 8 * (i / 2) <= at;
+        if (kOptions && source.related && visible && at < args.queries) {
+          visible = (args.query_groups[b * args.queries + at] == group[i / 2]) != source.different;
+        }
+        bits |= (visible ? 1u : 0u) << (4 * n + i);
+      }
+    }
+    return bits;
+  }
+
+  // Four lanes hold the same four keys: each draws for one of the queries and one of the rows g and g + 8.
+  __device__ uint32_t kept_pairs(int query) const {
+    const int t = threadIdx.x % 4, mine = threadIdx.x % 32 / 4 % 4;
+    const int quad = (first + row() - mine + 8 * (mine / 2)) / 4;
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int n = 0; n < columns / 8; ++n) {
+      const uint32_t draw = dropout.kept(quad, query + 8 * n + 2 * t + mine % 2, p);
+      uint32_t four = (draw >> mine & 1) << mine;
+#pragma unroll
+      for (int other = 1; other < 4; ++other) {
+        four |= (__shfl_xor_sync(~0u, draw, 4 * other) >> mine & 1) << (mine ^ other);
+      }
+      bits |= four << (4 * n);
     }
     return bits;
   }

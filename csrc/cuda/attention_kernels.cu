@@ -1,27 +1,30 @@
 // The attention kernels of one element type and head dim: compiled once for each, with -DAMUSE_ELEMENT=fp16, bf16 or
-// fp32 and -DAMUSE_HEAD_DIM=32, 64, 128 or 256. Names such as attention_forward_fp16_64 are what attention_plan.cpp asks for; `_options`
-// has groups, causal streams and dropout.
+// fp32 and -DAMUSE_HEAD_DIM=32, 64, 128 or 256. Their names are those that attention_plan.cpp writes, such as
+// attention_forward_fp16_64; those that end in _options have groups, causal streams and dropout.
 #include "attention_backward.cuh"
 #include "attention_forward.cuh"
-
-#define AMUSE_JOIN_(a, b, c, d) a##_##b##_##c##d
-#define AMUSE_JOIN(a, b, c, d) AMUSE_JOIN_(a, b, c, d)
-#define AMUSE_KERNEL(kernel, suffix, options)                                                                       \
-  extern "C" __global__ void __launch_bounds__(amuse::kernel##_threads) AMUSE_JOIN(kernel, AMUSE_ELEMENT, AMUSE_HEAD_DIM, suffix)( \
-      const __grid_constant__ amuse::AttentionArguments args) {                                                      \
-    amuse::kernel<amuse::AMUSE_ELEMENT, AMUSE_HEAD_DIM, options>(args);                                                     \
-  }
+#include "attention_plan.h"
 
 namespace amuse {
 
 using fp16 = __half;
 using bf16 = __nv_bfloat16;
 using fp32 = float;
-constexpr int attention_forward_threads = forward_tile(sizeof(AMUSE_ELEMENT), AMUSE_HEAD_DIM).threads();
-constexpr int attention_backward_queries_threads = backward_tile(sizeof(AMUSE_ELEMENT), AMUSE_HEAD_DIM).threads();
-constexpr int attention_backward_keys_threads = attention_backward_queries_threads;
+constexpr int bytes = sizeof(AMUSE_ELEMENT);
+constexpr int attention_forward_threads = forward_tile(bytes, AMUSE_HEAD_DIM).threads();
+constexpr int attention_backward_queries_threads = backward_tile(bytes, AMUSE_HEAD_DIM, false).threads();
+constexpr int attention_backward_keys_threads = backward_tile(bytes, AMUSE_HEAD_DIM, true).threads();
 
 }  // namespace amuse
+
+#define AMUSE_JOIN_(name, element, head_dim, suffix) name##_##element##_##head_dim##suffix
+#define AMUSE_JOIN(name, element, head_dim, suffix) AMUSE_JOIN_(name, element, head_dim, suffix)
+#define AMUSE_NAME(name, suffix) AMUSE_JOIN(name, AMUSE_ELEMENT, AMUSE_HEAD_DIM, suffix)
+#define AMUSE_KERNEL(name, suffix, options)                                                                    \
+  extern "C" __global__ void __launch_bounds__(amuse::name##_threads)                                          \
+      AMUSE_NAME(name, suffix)(const __grid_constant__ amuse::AttentionArguments args) {                       \
+    amuse::name<amuse::AMUSE_ELEMENT, AMUSE_HEAD_DIM, options>(args);                                          \
+  }
 
 AMUSE_KERNEL(attention_forward, , false)
 AMUSE_KERNEL(attention_forward, _options, true)
@@ -29,3 +32,22 @@ AMUSE_KERNEL(attention_backward_queries, , false)
 AMUSE_KERNEL(attention_backward_queries, _options, true)
 AMUSE_KERNEL(attention_backward_keys, , false)
 AMUSE_KERNEL(attention_backward_keys, _options, true)
+
+namespace amuse {
+
+const void* AMUSE_NAME(attention_kernels, )(AttentionKernel kernel, bool options) {
+  const auto either = [options](auto* plain, auto* with_options) {
+    return reinterpret_cast<const void*>(options ? with_options : plain);
+  };
+  switch (kernel) {
+    case AttentionKernel::forward:
+      return either(AMUSE_NAME(attention_forward, ), AMUSE_NAME(attention_forward, _options));
+    case AttentionKernel::backward_queries:
+      return either(AMUSE_NAME(attention_backward_queries, ), AMUSE_NAME(attention_backward_queries, _options));
+    case AttentionKernel::backward_keys:
+      return either(AMUSE_NAME(attention_backward_keys, ), AMUSE_NAME(attention_backward_keys, _options));
+  }
+  return nullptr;
+}
+
+}  // namespace amuse

@@ -86,8 +86,8 @@ bool add_launch(AttentionPlan& plan, AttentionKernel kernel, bool options, int64
 // Of the workspace; the gates' partial sums follow.
 int64_t row_pairs(const AttentionParams& p) { return p.b * p.h * (p.joint ? 1 : p.sources) * p.lq; }
 
-AttentionTile backward_tile_of(const AttentionParams& p) {
-  return backward_tile(element_bytes(p.dtype), padded_head_dim(p.d));
+AttentionTile backward_tile_of(const AttentionParams& p, bool keys) {
+  return backward_tile(element_bytes(p.dtype), padded_head_dim(p.d), keys);
 }
 
 }  // namespace
@@ -114,7 +114,7 @@ bool amuse_cuda_attention_plan_forward(const AttentionForwardParams* params, con
 int64_t amuse_cuda_attention_workspace(const AttentionBackwardParams* params) {
   const AttentionBackwardParams& p = *params;
   if (!is_within_contract(p)) return 0;
-  const int64_t rows = backward_tile_of(p).rows(), query_tiles = (p.lq + rows - 1) / rows;
+  const int64_t rows = backward_tile_of(p, false).rows(), query_tiles = (p.lq + rows - 1) / rows;
   return 8 * row_pairs(p) + (p.grad_gates == nullptr ? 0 : 4 * p.b * p.h * p.sources * query_tiles);
 }
 
@@ -124,7 +124,7 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   *plan = {};
   if (!is_within_contract(p)) return false;
   const int bytes = element_bytes(p.dtype), padded = padded_head_dim(p.d);
-  const AttentionTile tile = backward_tile_of(p);
+  const AttentionTile tile = backward_tile_of(p, false), key_tile = backward_tile_of(p, true);
   plan->dtype = p.dtype, plan->padded_head_dim = padded;
   AttentionArguments& a = plan->arguments = arguments_of(p, *options, tile.rows());
   a.grad_out = p.grad_out, a.grad_query = p.grad_query;
@@ -133,7 +133,7 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   for (int64_t s = 0; s < p.sources; ++s) {
     a.source[s].grad_key = p.grad_key[s], a.source[s].grad_value = p.grad_value[s];
     a.vectors = a.vectors && has_rows_of_16_bytes(p.grad_key[s], bytes) && has_rows_of_16_bytes(p.grad_value[s], bytes);
-    key_tiles += std::max<int64_t>(1, (p.source[s].length + tile.rows() - 1) / tile.rows());
+    key_tiles += std::max<int64_t>(1, (p.source[s].length + key_tile.rows() - 1) / key_tile.rows());
   }
   if (key_tiles > largest_grid) return false;
   a.key_tiles = static_cast<int32_t>(key_tiles);
@@ -143,8 +143,8 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   a.rows = static_cast<float*>(options->workspace);
   a.gate_partials = a.rows == nullptr ? nullptr : a.rows + 2 * row_pairs(p);
   const bool variant = has_options(p);
-  const int shared_bytes = backward_shared_bytes(bytes, padded);
   return add_launch(*plan, AttentionKernel::backward_queries, variant, p.b * p.h * a.query_tiles, tile.threads(),
-                    shared_bytes) &&
-         add_launch(*plan, AttentionKernel::backward_keys, variant, p.b * p.h * key_tiles, tile.threads(), shared_bytes);
+                    backward_shared_bytes(bytes, padded, false)) &&
+         add_launch(*plan, AttentionKernel::backward_keys, variant, p.b * p.h * key_tiles, key_tile.threads(),
+                    backward_shared_bytes(bytes, padded, true));
 }

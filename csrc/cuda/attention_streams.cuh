@@ -144,6 +144,8 @@ struct KeyTiles : KeyTile {
   }
 };
 
+// Loops that only make bits are not unrolled: that would double the code of the kernels.
+
 // Bit 2 n + e: whether query `query`, row `row` of its tile, sees key 8 n + 2 t + e of a tile: as C fragments lie.
 template <int kColumns, bool kOptions, int kRows>
 __device__ uint32_t visible_keys(const AttentionArguments& args, const Streams<kRows>& streams,
@@ -157,7 +159,7 @@ __device__ uint32_t visible_keys(const AttentionArguments& args, const Streams<k
     const auto& source = args.source[tile.p];
     if (source.causal) {
       const int reach = queries.first + row - tile.start - 2 * t;  // the last key in sight, counted from this lane's first
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kColumns / 4; ++i) {
         if (8 * (i / 2) + i % 2 > reach) bits &= ~(1u << i);
       }
@@ -165,7 +167,7 @@ __device__ uint32_t visible_keys(const AttentionArguments& args, const Streams<k
     if (source.related) {
       const int64_t* groups = source.groups + queries.b * source.length + tile.start + 2 * t;
       const int64_t group = streams.query_groups[row];
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kColumns / 4; ++i) {
         if (!(bits >> i & 1)) continue;  // also what lies beyond the last key
         if ((groups[8 * (i / 2) + i % 2] == group) == source.different) bits &= ~(1u << i);
@@ -213,7 +215,7 @@ template <int kColumns>
 __device__ void kept_keys(const Dropout& dropout, int p, int start, int query, uint32_t (&bits)[2]) {
   const int t = threadIdx.x % 4;
   bits[0] = bits[1] = 0;
-#pragma unroll
+#pragma unroll 1
   for (int n = 0; n < kColumns / 8; ++n) {
     const uint32_t mine = dropout.kept((start + 8 * n) / 4 + t / 2, query + 8 * (t % 2), p);
     const uint32_t other = __shfl_xor_sync(~0u, mine, 1);
