@@ -41,11 +41,12 @@ struct BackwardTiles {
     return shared_address(shared) + 2 * row_bytes + (2 * stage + which) * column_bytes;
   }
 
-  // Scores of the first and products of the second tile of both sides.
+  // Scores of the first and products of the second tile of both sides: the same numbers in both kernels.
   __device__ void multiply(const AttentionArguments& args, int stage, Scores& s, Scores& dw) const {
     by_precision<T>(args.allow_tf32, [&](auto exact) {
-      multiply_rows<T, kWidth, columns, exact>(s, SharedRows<T, kWidth>(resident(0), warp_row()), streamed(stage, 0));
-      multiply_rows<T, kWidth, columns, exact>(dw, SharedRows<T, kWidth>(resident(1), warp_row()), streamed(stage, 1));
+      using Rows = SharedRows<T, kWidth>;
+      multiply_rows<T, kWidth, columns, exact, kKeys>(s, Rows(resident(0), warp_row()), streamed(stage, 0));
+      multiply_rows<T, kWidth, columns, exact, kKeys>(dw, Rows(resident(1), warp_row()), streamed(stage, 1));
     });
   }
   __device__ void add(const AttentionArguments& args, Sums& sums, const Scores& p, int stage, int which) const {

@@ -8,6 +8,12 @@ namespace amuse {
 constexpr float far_below = -1e30f;  // finite, so that a row without a visible key has weights of 0 and not NaN
 constexpr float ln_2 = 0.6931471805599453f;
 
+template <int kRows>
+struct ForwardRows {
+  Streams<kRows> streams;
+  float lse[kRows * max_sources];  // [rows, sources], joint [rows]
+};
+
 template <class T, int kWidth, bool kOptions>
 struct AttentionForward {
   static constexpr AttentionTile tile = forward_tile(sizeof(T), kWidth);
@@ -19,19 +25,19 @@ struct AttentionForward {
   using Tiles = KeyTiles<columns, kOptions, false, rows>;
 
   const AttentionArguments& args;
+  ForwardRows<rows>& table;
   const Streams<rows>& streams;
   const QueryTile queries;
   const Dropout dropout;
   unsigned char* const shared;
-  float* const lse;  // [rows, sources], joint [rows]
 
   Accumulator acc[groups][pieces] = {};       // weighted values of the stream so far
   float maximum[groups][2], sum[groups][2];  // online softmax, base 2; the sum is this lane's part
   bool stashed = false;                      // whether there are outputs of finished streams
 
-  __device__ AttentionForward(const AttentionArguments& args, const Streams<rows>& streams, const QueryTile& queries,
-                              unsigned char* shared, float* lse)
-      : args(args), streams(streams), queries(queries), dropout(args, queries.bh), shared(shared), lse(lse) {
+  __device__ AttentionForward(const AttentionArguments& args, ForwardRows<rows>& table, const QueryTile& queries,
+                              unsigned char* shared)
+      : args(args), table(table), streams(table.streams), queries(queries), dropout(args, queries.bh), shared(shared) {
     reset();
   }
 
@@ -164,7 +170,7 @@ struct AttentionForward {
         factor[half] = total == 0.f ? 0.f : gate * args.keep_scale / total;
         if (threadIdx.x % 4 == 0 && total != 0.f) {
           const int row = row_of(group) + 8 * half;
-          lse[args.joint ? row : row * args.sources + p] = (maximum[group][half] + log2f(total)) * ln_2;
+          table.lse[args.joint ? row : row * args.sources + p] = (maximum[group][half] + log2f(total)) * ln_2;
         }
       }
 #pragma unroll
@@ -195,7 +201,7 @@ struct AttentionForward {
                                          queries.first, args.head_dim, queries.count, args.vectors);
     const int per_row = args.joint ? 1 : args.sources;
     float* to = args.lse + (queries.bh * args.queries + queries.first) * per_row;
-    for (int i = threadIdx.x; i < queries.count * per_row; i += threads) to[i] = lse[i];
+    for (int i = threadIdx.x; i < queries.count * per_row; i += threads) to[i] = table.lse[i];
   }
 };
 
@@ -203,15 +209,14 @@ template <class T, int kWidth, bool kOptions>
 __device__ void attention_forward(const AttentionArguments& args) {
   using Kernel = AttentionForward<T, kWidth, kOptions>;
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ Streams<Kernel::rows> streams;
-  __shared__ float lse[Kernel::rows * max_sources];
+  __shared__ ForwardRows<Kernel::rows> table;
   const int64_t bh = blockIdx.x / args.query_tiles;
   const int first = blockIdx.x % args.query_tiles * Kernel::rows;
   const QueryTile queries{bh / args.heads, bh % args.heads, bh, first, min(Kernel::rows, args.queries - first)};
-  open_streams<kOptions, Kernel::threads>(args, queries, streams);
-  for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) lse[i] = -INFINITY;
+  open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
+  for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) table.lse[i] = -INFINITY;
   __syncthreads();
-  Kernel(args, streams, queries, shared, lse).run();
+  Kernel(args, table, queries, shared).run();
 }
 
 }  // namespace amuse

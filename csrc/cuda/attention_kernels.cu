@@ -15,13 +15,20 @@ constexpr int attention_forward_threads = forward_tile(bytes, AMUSE_HEAD_DIM).th
 constexpr int attention_backward_queries_threads = backward_tile(bytes, AMUSE_HEAD_DIM, false).threads();
 constexpr int attention_backward_keys_threads = backward_tile(bytes, AMUSE_HEAD_DIM, true).threads();
 
+constexpr int smallest_shared_memory = 99 * 1024;  // that a block may have, of all chips from sm_80 on
+static_assert(forward_shared_bytes(bytes, AMUSE_HEAD_DIM) +
+                  sizeof(ForwardRows<forward_tile(bytes, AMUSE_HEAD_DIM).rows()>) <= smallest_shared_memory);
+static_assert(backward_shared_bytes(bytes, AMUSE_HEAD_DIM, false) +
+                  sizeof(BackwardRows<backward_tile(bytes, AMUSE_HEAD_DIM, false).rows()>) <= smallest_shared_memory);
+static_assert(backward_shared_bytes(bytes, AMUSE_HEAD_DIM, true) + 1024 <= smallest_shared_memory);
+
 }  // namespace amuse
 
 #define AMUSE_JOIN_(name, element, head_dim, suffix) name##_##element##_##head_dim##suffix
 #define AMUSE_JOIN(name, element, head_dim, suffix) AMUSE_JOIN_(name, element, head_dim, suffix)
 #define AMUSE_NAME(name, suffix) AMUSE_JOIN(name, AMUSE_ELEMENT, AMUSE_HEAD_DIM, suffix)
 #define AMUSE_KERNEL(name, suffix, options)                                                                    \
-  extern "C" __global__ void __launch_bounds__(amuse::name##_threads)                                          \
+  extern "C" __global__ void __launch_bounds__(amuse::name##_threads, 1)                                          \
       AMUSE_NAME(name, suffix)(const __grid_constant__ amuse::AttentionArguments args) {                       \
     amuse::name<amuse::AMUSE_ELEMENT, AMUSE_HEAD_DIM, options>(args);                                          \
   }
@@ -33,21 +40,23 @@ AMUSE_KERNEL(attention_backward_queries, _options, true)
 AMUSE_KERNEL(attention_backward_keys, , false)
 AMUSE_KERNEL(attention_backward_keys, _options, true)
 
+#define AMUSE_TEXT_(name) #name
+#define AMUSE_TEXT(name) AMUSE_TEXT_(name)
+#define AMUSE_ENTRY(name, suffix) \
+  AttentionEntry { AMUSE_TEXT(AMUSE_NAME(name, suffix)), reinterpret_cast<const void*>(&AMUSE_NAME(name, suffix)) }
+
 namespace amuse {
 
-const void* AMUSE_NAME(attention_kernels, )(AttentionKernel kernel, bool options) {
-  const auto either = [options](auto* plain, auto* with_options) {
-    return reinterpret_cast<const void*>(options ? with_options : plain);
-  };
+AttentionEntry AMUSE_NAME(attention_entry, )(AttentionKernel kernel, bool options) {
   switch (kernel) {
     case AttentionKernel::forward:
-      return either(AMUSE_NAME(attention_forward, ), AMUSE_NAME(attention_forward, _options));
+      return options ? AMUSE_ENTRY(attention_forward, _options) : AMUSE_ENTRY(attention_forward, );
     case AttentionKernel::backward_queries:
-      return either(AMUSE_NAME(attention_backward_queries, ), AMUSE_NAME(attention_backward_queries, _options));
+      return options ? AMUSE_ENTRY(attention_backward_queries, _options) : AMUSE_ENTRY(attention_backward_queries, );
     case AttentionKernel::backward_keys:
-      return either(AMUSE_NAME(attention_backward_keys, ), AMUSE_NAME(attention_backward_keys, _options));
+      return options ? AMUSE_ENTRY(attention_backward_keys, _options) : AMUSE_ENTRY(attention_backward_keys, );
   }
-  return nullptr;
+  return {};
 }
 
 }  // namespace amuse

@@ -16,6 +16,12 @@ struct AttentionLaunch {
   uint32_t grid, block, shared_bytes;
 };
 
+// A compiled kernel: its name and the CUDA runtime's handle of it.
+struct AttentionEntry {
+  const char* name;
+  const void* kernel;
+};
+
 struct AttentionPlan {
   int launches;
   AttentionLaunch launch[2];

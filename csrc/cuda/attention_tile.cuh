@@ -147,7 +147,7 @@ __device__ void by_precision(bool allow_tf32, const Product& product) {
 }
 
 // C = A B^T over the head dim, for all kRows rows of the tile B.
-template <class T, int kWidth, int kRows, bool kExact, int kGroups, class Rows>
+template <class T, int kWidth, int kRows, bool kExact, bool kSwapped = false, int kGroups, class Rows>
 __device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& a_rows, uint32_t tile) {
   using Layout = TileLayout<T, kWidth>;
   const int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8;
@@ -169,8 +169,8 @@ __device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& 
       load_matrices(b, address + n * 16 * Layout::row_bytes);
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
-        Tensor<T>::template multiply<kExact>(c[group][2 * n], a[group], b[0], b[1]);
-        Tensor<T>::template multiply<kExact>(c[group][2 * n + 1], a[group], b[2], b[3]);
+        Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n], a[group], b[0], b[1]);
+        Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n + 1], a[group], b[2], b[3]);
       }
     }
   }

@@ -47,7 +47,8 @@ __device__ inline uint32_t load_word(uint32_t address) {
   return word;
 }
 
-// What differs between the element types. `multiply` adds A B^T; with kExact, float32 products come from three of TF32.
+// What differs between the element types. `multiply` adds A B^T; with kExact, float32 products come from three of TF32,
+// in an order that makes B A^T with kSwapped the same numbers.
 template <class T>
 struct Tensor;
 
@@ -57,7 +58,7 @@ struct Tensor<__half> {
     const __half2 both = __floats2half2_rn(low, high);
     return reinterpret_cast<const uint32_t&>(both);
   }
-  template <bool kExact>
+  template <bool kExact, bool kSwapped = false>
   static __device__ void multiply(Accumulator& c, const Fragment& a, uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -71,7 +72,7 @@ struct Tensor<__nv_bfloat16> {
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
     return reinterpret_cast<const uint32_t&>(both);
   }
-  template <bool kExact>
+  template <bool kExact, bool kSwapped = false>
   static __device__ void multiply(Accumulator& c, const Fragment& a, uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -96,7 +97,7 @@ struct Tensor<float> {
   static __device__ uint32_t small(uint32_t x) {
     return __float_as_uint(__uint_as_float(x) - __uint_as_float(large(x)));
   }
-  template <bool kExact>
+  template <bool kExact, bool kSwapped = false>
   static __device__ void multiply(Accumulator& c, const Fragment& a, uint32_t b0, uint32_t b1) {
     if (!kExact) {
       const Fragment r = {rounded(a[0]), rounded(a[1]), rounded(a[2]), rounded(a[3])};
@@ -105,8 +106,9 @@ struct Tensor<float> {
     }
     const Fragment high = {large(a[0]), large(a[1]), large(a[2]), large(a[3])};
     const Fragment low = {small(a[0]), small(a[1]), small(a[2]), small(a[3])};
+    if (kSwapped) multiply_tf32(c, high, small(b0), small(b1));
     multiply_tf32(c, low, large(b0), large(b1));
-    multiply_tf32(c, high, small(b0), small(b1));
+    if (!kSwapped) multiply_tf32(c, high, small(b0), small(b1));
     multiply_tf32(c, high, large(b0), large(b1));
   }
 };

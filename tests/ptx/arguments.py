@@ -119,18 +119,28 @@ def _encode(parameter: Parameter, value: Any, name: str, readonly: bool, memory:
 
 
 def _structure(value: Structure, name: str, memory: Memory) -> bytes:
-    """The bytes with emulated addresses; a tensor that they do not point into is an error."""
-    data = np.frombuffer(value.data, np.uint8).copy()
-    words = data[: len(data) // 8 * 8].view(np.uint64)
-    given = words.copy()
+    """The bytes with emulated addresses; a tensor that they do not point to is an error."""
+    data = bytearray(value.data)
+    words = np.frombuffer(value.data[: len(data) // 8 * 8], np.uint64)
     for readonly, tensors in ((True, value.readonly), (False, value.writable)):
         for tensor in tensors:
-            start = tensor.data_ptr()
-            places = (given >= start) & (given < start + tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size())
-            if not places.any():
-                raise ValueError(f"{name}: no aligned word of the structure is an address inside of a given tensor")
-            words[places] = given[places] - np.uint64(start) + np.uint64(memory.add(tensor, name, readonly))
-    return data.tobytes()
+            places = np.flatnonzero(pointing_into(words, tensor))
+            if not len(places):
+                raise ValueError(f"{name}: no aligned word of the structure holds an address in a given tensor")
+            address = memory.add(tensor, name, readonly)
+            for place in places:
+                moved = address + int(words[place]) - tensor.data_ptr()
+                data[8 * place : 8 * place + 8] = moved.to_bytes(8, "little")
+    return bytes(data)
+
+
+def pointing_into(words: np.ndarray, tensor: torch.Tensor) -> np.ndarray:
+    """Which words are addresses between a tensor's first and last byte; those of an empty one are nowhere."""
+    if tensor.numel() == 0:
+        return np.zeros(words.shape, bool)
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    first = tensor.data_ptr()
+    return (words >= first) & (words < first + (last + 1) * tensor.element_size())
 
 
 def _pointer(parameter: Parameter, value: torch.Tensor, name: str, readonly: bool, memory: Memory) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -52,6 +53,13 @@ def compile_nvcc(source: Path | str, arch: str = "sm_80", flags: Sequence[str] =
     if isinstance(source, Path):
         return _compile(source.read_text(), arch, (*flags, f"-I{source.parent}"), source.stem)
     return _compile(source, arch, tuple(flags), "kernel")
+
+
+def split_kernels(text: str) -> dict[str, str]:
+    """PTX with several kernels as one text a kernel, by name: each is loaded faster than all of them."""
+    head, *rest = re.split(r"^(?=\.visible \.entry )", text, flags=re.MULTILINE)
+    bodies = [body[: body.index("\n}\n") + 3] for body in rest]  # behind the last one is debug information
+    return {re.findall(r"\w+", body)[2]: head + body for body in bodies}
 
 
 def launch_nvcc(

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from amuse_kernels import reference
-from tests.attention_cases import Case, assert_within_budget, make_case
+from tests.attention_cases import make_case
+from tests.ptx.attention_calls import ATTENTION, AttentionCall, inputs_of, op_arguments
+from tests.ptx.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
-from amuse_kernels.checks import AttentionInputs, check_attention
 from amuse_kernels.triton import attention, fusion, interpolation
 from tests.ptx.package_launches import emulated
 
@@ -23,119 +24,20 @@ on_every_architecture = pytest.mark.parametrize(
 )
 
 
-def assert_clean(reports) -> None:
-    for report in reports:
-        report.assert_clean()
-
-
-def within_budget(outputs, inputs, function, upstream) -> None:
-    """Outputs and gradients of a kernel against those of `function` in fp64 and in the precision of the inputs."""
-    results = []
-    for dtype in (inputs[0].dtype, torch.float64):
-        leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in inputs]
-        outs = function(leaves)
-        torch.autograd.backward(outs, [g.to(o.dtype) for g, o in zip(upstream, outs, strict=True)])
-        results.append([*(o.detach() for o in outs), *(leaf.grad for leaf in leaves)])
-    for index, (out, low, ref64) in enumerate(zip(outputs, *results, strict=True)):
-        assert_within_budget(out, low.to(out.dtype), ref64, f"tensor {index}")
-
-
 # --- attention ---
-
-# name -> lengths (queries, keys of each source), head dim, options of make_case
-ATTENTION = {
-    "plain": ((64, (64, 64, 64)), 64, {"gates": False, "masks": False}),
-    "ragged": ((17, (33, 1, 0)), 64, {}),
-    "groups": ((70, (45, 129)), 32, {"groups": True}),
-    "causal": ((77, (77, 77)), 64, {"causal": True, "groups": True}),
-    "joint": ((33, (100, 7)), 64, {"normalization": "joint"}),
-    "dropout": ((65, (40, 70)), 32, {"dropout_p": 0.3, "seed": 5}),
-    "joint, all options": (
-        (70, (70, 70)),
-        40,
-        {"normalization": "joint", "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
-    ),
-}
-
-
-def inputs_of(case: Case) -> AttentionInputs:
-    options = {"gates": None, "key_masks": None, "query_groups": None, "key_groups": None, "relations": None}
-    options |= {"causal": False, "normalization": "per_source", "softmax_scale": None, "dropout_p": 0.0, "seed": None}
-    return check_attention(case.query, case.keys, case.values, **(options | case.options))
-
-
-def op_arguments(inputs: AttentionInputs) -> tuple:
-    names = ("any", "same", "different")
-    gates = None if inputs.gates is None else inputs.gates.float()
-    return (
-        *(inputs.query, inputs.keys, inputs.values, gates, inputs.key_masks, inputs.query_groups, inputs.key_groups),
-        *([names.index(r) for r in inputs.relations], inputs.causal, inputs.normalization == "joint"),
-        *(inputs.softmax_scale, inputs.dropout_p, inputs.seed),
-    )
 
 
 @pytest.mark.parametrize("name", ATTENTION)
 @on_every_architecture
 def test_attention(name, arch, dtype):
-    (queries, lengths), head_dim, options = ATTENTION[name]
-    case = make_case(2, 2, queries, lengths, head_dim, dtype, **options)
-    hide_what_is_masked(case)
-    inputs = inputs_of(case)
-    joint = inputs.normalization == "joint"
-    grad_out = torch.randn(inputs.query.shape).to(dtype)
+    call = AttentionCall.of(name, dtype)
     with emulated(arch, seed=1) as reports:
-        out, lse = attention.p2c_attention_forward(*op_arguments(inputs))
-        visible = lse > -torch.inf
-        grad_lse = torch.randn(lse.shape) * visible
-        grads = attention.p2c_attention_backward(grad_out, grad_lse, out if joint else None, lse, *op_arguments(inputs))
+        out, lse = attention.p2c_attention_forward(*call.arguments)
+        call.draw_upstream(lse)
+        saved = out if call.inputs.normalization == "joint" else None
+        grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, *call.arguments)
     assert_clean(reports)
-
-    def function(leaves):
-        sources = len(lengths)
-        values = [v.masked_fill(~v.isfinite(), 0) for v in leaves]
-        low = inputs._replace(
-            query=values[0],
-            keys=tuple(values[1 : 1 + sources]),
-            values=tuple(values[1 + sources : 1 + 2 * sources]),
-            gates=values[-1] if inputs.gates is not None else None,
-        )
-        out, lse = eager_attention(low)
-        return out, torch.where(visible, lse, 0.0)
-
-    tensors = [inputs.query, *inputs.keys, *inputs.values, *([] if inputs.gates is None else [inputs.gates])]
-    gates = [] if inputs.gates is None else [grads[3]]
-    outputs = [out, torch.where(visible, lse, 0.0), grads[0], *grads[1], *grads[2], *gates]
-    within_budget(outputs, tensors, function, (grad_out, grad_lse))
-
-
-def hide_what_is_masked(case: Case) -> None:
-    """NaN in every key and value behind a mask."""
-    for mask, *tokens in zip(case.options.get("key_masks") or [], case.keys, case.values, strict=False):
-        for tensor in tokens:
-            tensor.masked_fill_(~mask[:, None, :, None], torch.nan)
-
-
-def eager_attention(inputs: AttentionInputs):
-    """The formula as a user would write it, in the precision of the inputs."""
-    weights, sums = [], []
-    for p, key in enumerate(inputs.keys):
-        visible = reference.visible_pairs(inputs, p)
-        scores = inputs.softmax_scale * (inputs.query @ key.transpose(-1, -2))
-        weights.append(torch.where(visible, scores.exp(), 0.0))
-        sums.append(weights[-1].sum(-1, keepdim=True))
-    gates = [1.0] * len(weights) if inputs.gates is None else [g[..., None, None] for g in inputs.gates.unbind(-1)]
-    total = sum(g * s for g, s in zip(gates, sums, strict=True))
-    out = 0
-    for p, (gate, weight, value) in enumerate(zip(gates, weights, inputs.values, strict=True)):
-        norm = total if inputs.normalization == "joint" else sums[p]
-        weight = gate * weight / torch.where(norm == 0, 1.0, norm)
-        if inputs.dropout_p:
-            kept = reference.keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
-            weight = weight * kept / (1 - inputs.dropout_p)
-        out = out + weight @ value
-    sums = total if inputs.normalization == "joint" else torch.cat(sums, -1)
-    lse = torch.where(sums == 0, 1.0, sums).log()  # of rows without a visible key the caller takes no lse
-    return out, lse[..., 0] if inputs.normalization == "joint" else lse
+    call.assert_within_budget(out, lse, *grads)
 
 
 def test_attention_moves_each_byte_once():

@@ -6,8 +6,9 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from amuse_kernels.dropout import drop_threshold
 from .arguments import Structure
 from .launch import run
 from .native import cache_folder, compiler
-from .nvcc_kernels import compile_nvcc
+from .nvcc_kernels import compile_nvcc, split_kernels
 from .poison import poisoned
 from .report import Report
 
@@ -27,6 +28,7 @@ DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FORWARD, QUERIES, KEYS = range(3)  # AttentionKernel of csrc/cuda/attention_plan.h
 MAX_SOURCES = 8
+NO_MUTANTS: Mapping[str, str] = {}
 I64, Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -108,10 +110,12 @@ def _hash_of_sources() -> str:
     return digest.hexdigest()[:20]
 
 
-def compile_attention(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> str:
-    """PTX of the attention kernels of one element type and head dim."""
-    flags = (f"-DAMUSE_ELEMENT={ELEMENTS[dtype]}", f"-DAMUSE_HEAD_DIM={padded_head_dim}", f"-DSOURCES={_hash_of_sources()}")
-    return compile_nvcc(SOURCES / "attention_kernels.cu", arch, flags)
+@functools.cache
+def kernels(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> dict[str, str]:
+    """PTX of the attention kernels of one element type and head dim, by name."""
+    defined = {"AMUSE_ELEMENT": ELEMENTS[dtype], "AMUSE_HEAD_DIM": padded_head_dim, "SOURCES": _hash_of_sources()}
+    flags = [f"-D{name}={value}" for name, value in defined.items()]
+    return split_kernels(compile_nvcc(SOURCES / "attention_kernels.cu", arch, flags))
 
 
 class Call:
@@ -163,27 +167,24 @@ class Call:
         start = library().plan_layout(6)
         return list(launches), plan.raw[start : start + library().plan_layout(7)]
 
-    def run(self, function: str, dtype: torch.dtype, ptx: str | None = None, seed: int = 1, **options: Any) -> list[Report]:
-        """Runs what the plan says in the emulator; of each launch the report. `ptx` replaces the compiled text."""
+    def run(self, function: str, dtype: torch.dtype, mutants: Mapping[str, str], **options: Any) -> list[Report]:
+        """Runs what the plan says in the emulator; a report a launch. `mutants` replace PTX, by kernel."""
         launches, argument = self.plan(function)
-        text = ptx or compile_attention(dtype, next(d for d in (32, 64, 128, 256) if self.params.d <= d))
         reports = []
         for launch in launches:
-            if launch.grid:
-                structure = Structure(argument, self.read, self.outputs[launch.kernel])
-                reports.append(
-                    run(
-                        *(text, launch.entry.decode(), launch.grid, launch.block, [structure]),
-                        dynamic_shared=launch.shared_bytes,
-                        seed=seed,
-                        **options,
-                    )
-                )
+            if not launch.grid:
+                continue
+            entry = launch.entry.decode()
+            text = mutants.get(entry) or kernels(dtype, int(re.findall(r"_(\d+)", entry)[0]))[entry]
+            structure = Structure(argument, self.read, self.outputs[launch.kernel])
+            reports.append(
+                run(text, entry, launch.grid, launch.block, [structure], dynamic_shared=launch.shared_bytes, **options)
+            )
         return reports
 
 
 def p2c_attention_forward(
-    *arguments: Any, allow_tf32: bool = False, **options: Any
+    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
     """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch."""
     query, keys, joint = arguments[0], arguments[1], arguments[9]
@@ -194,7 +195,7 @@ def p2c_attention_forward(
     strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
     call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
     call.params.lse = call.pointer(lse, [FORWARD])
-    reports = call.run("amuse_cuda_attention_plan_forward", query.dtype, **options)
+    reports = call.run("amuse_cuda_attention_plan_forward", query.dtype, mutants, seed=seed)
     return out.transpose(1, 2), lse, reports
 
 
@@ -204,7 +205,8 @@ def p2c_attention_backward(
     lse: torch.Tensor,
     *arguments: Any,
     allow_tf32: bool = False,
-    **options: Any,
+    mutants: Mapping[str, str] = NO_MUTANTS,
+    seed: int = 1,
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None, list[Report]]:
     """`cpu.p2c_attention_backward` in the emulator; gradients of query, keys, values, gates; the reports."""
     query, keys, values, gates = arguments[:4]
@@ -220,5 +222,5 @@ def p2c_attention_backward(
     params.grad_gates = call.pointer(grad_gates, [KEYS])
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
-    reports = call.run("amuse_cuda_attention_plan_backward", query.dtype, **options)
+    reports = call.run("amuse_cuda_attention_plan_backward", query.dtype, mutants, seed=seed)
     return grad_query, grad_keys, grad_values, grad_gates, reports
