@@ -286,7 +286,7 @@ class CMakeBuild(build_ext):
 
 def native_sources() -> list[str]:
     """What a source distribution needs beside the Python files."""
-    patterns = ("*.h", "*.cpp", "*.cu", "*.cmake", "CMakeLists.txt")
+    patterns = ("*.h", "*.cpp", "*.cu", "*.cuh", "*.cmake", "CMakeLists.txt")
     files = [path for pattern in patterns for path in (ROOT / "csrc").rglob(pattern)]
     return ["CMakeLists.txt", *sorted(path.relative_to(ROOT).as_posix() for path in files)]
 
