@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels import ops, reference
-from amuse_kernels.checks import check_attention, check_fusion, check_interpolation
+from amuse_kernels.checks import check_attention, check_flag, check_fusion, check_interpolation
 from amuse_kernels.dispatch import choose_backend
 
 
@@ -69,6 +69,7 @@ def p2c_attention(
         TypeError, ValueError: naming the argument, what it was and what was expected.
         BackendUnavailableError: the named backend cannot run here.
     """
+    check_flag("return_lse", return_lse)
     without_autocast, (query, keys, values) = _autocast(query, keys, values)
     inputs = check_attention(
         query,
@@ -122,6 +123,7 @@ def p2c_attention_weights(
     """
     if backend not in (None, "reference"):
         raise ValueError(f"backend: the weights are computed by 'reference' only, got {backend!r}")
+    check_flag("return_lse", return_lse)
     without_autocast, (query, keys) = _autocast(query, keys)
     inputs = check_attention(
         query,

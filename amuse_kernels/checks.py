@@ -208,6 +208,11 @@ def check_mask(name: str, mask: Tensor, shape: tuple[int, ...], device: torch.de
     _check_shape(name, mask, shape)
 
 
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {_describe(value)}")
+
+
 def _check_tensor(
     name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device | None = None
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amuse_kernels.api import adaptive_fusion, p2c_attention, p2c_attention_weights
-from amuse_kernels.checks import MAX_HEAD_DIM, MAX_MODALITIES, MAX_SOURCES, NORMALIZATIONS, check_mask
+from amuse_kernels.checks import MAX_HEAD_DIM, MAX_MODALITIES, MAX_SOURCES, NORMALIZATIONS, check_flag, check_mask
 
 __all__ = ["AdaptiveFusion", "PeripheralCentralAttention"]
 
@@ -192,6 +192,8 @@ class PeripheralCentralAttention(nn.Module):
             raise TypeError(f"sources: expected a list or tuple, got {type(sources).__name__}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
+        check_flag("need_weights", need_weights)
+        check_flag("average_attn_weights", average_attn_weights)
         _check_tensor("query", query)
         pairs = [_tokens(f"sources[{p}]", source) for p, source in enumerate(sources)]
         if not self.batch_first:
