@@ -7,6 +7,7 @@ A fork costs nothing, where a new process would import torch for seconds. Prints
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -90,10 +91,14 @@ def main(folder: Path) -> None:
     assert run(folder / "timed", lambda: None, None)
     duration = time.perf_counter() - started
     draw = random.Random(0)
-    lives = 0
-    while not run(folder / "random", lambda: None, draw.uniform(0, duration / 2) if lives < 10 else None):
-        lives += 1
-    print(f"random {lives}")
+    deaths = 0
+    while deaths < 10:
+        if run(folder / "random", lambda: None, draw.uniform(0, duration / 3)):
+            shutil.rmtree(folder / "random")  # it came to its end before all deaths: once more from the beginning
+        else:
+            deaths += 1
+    assert run(folder / "random", lambda: None, None)
+    print(f"random {deaths}")
     lives = 0
     # each life gets a file further than the last one, so that the run ends
     while not run(folder / "files", partial(at_replacement, 1 + lives, lives % 2 == 0), None):

@@ -50,16 +50,7 @@ def write_video(
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if audio is not None and not isinstance(sound, str):
-            samples = tone(seconds, hertz, audio.rate) if sound is True else sound
-            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = audio.rate, 0
-            fifo = av.AudioFifo()
-            fifo.write(frame)
-            resampler = av.AudioResampler(format=audio.format, layout="mono", rate=audio.rate)
-            while (part := fifo.read(audio.frame_size or 1024, partial=True)) is not None:
-                for converted in resampler.resample(part):
-                    container.mux(audio.encode(converted))
-            container.mux(audio.encode())
+            _encode_sound(container, audio, tone(seconds, hertz, audio.rate) if sound is True else sound)
     return path
 
 
@@ -73,6 +64,31 @@ def write_wav(path, samples, rate=RATE):
         file.setframerate(rate)
         file.writeframes((samples * 32767).astype("<i2").tobytes())
     return path
+
+
+def write_sound(path, seconds, hertz):
+    """A tone in a compressed sound file, by its suffix: .flac, .ogg, .mp3, .m4a or .opus."""
+    import av
+
+    codec = {".flac": "flac", ".ogg": "libopus", ".mp3": "libmp3lame", ".m4a": "aac", ".opus": "libopus"}[path.suffix]
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=48000 if codec == "libopus" else RATE, layout="mono")
+        _encode_sound(container, stream, tone(seconds, hertz, stream.rate))
+    return path
+
+
+def _encode_sound(container, stream, samples):
+    import av
+
+    frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = stream.rate, 0
+    fifo = av.AudioFifo()
+    fifo.write(frame)
+    resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
+    while (part := fifo.read(stream.frame_size or 1024, partial=True)) is not None:
+        for converted in resampler.resample(part):
+            container.mux(stream.encode(converted))
+    container.mux(stream.encode())
 
 
 def write_meld(folder, dialogues=2, utterances=3):

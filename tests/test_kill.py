@@ -10,7 +10,7 @@ from tests.processes import run_module
 
 def test_a_run_killed_at_many_moments_ends_like_one_that_was_not(tmp_path):
     deaths = dict(line.split() for line in run_module("tests.kill_worker", str(tmp_path)).splitlines())
-    assert int(deaths["random"]) >= 3
+    assert deaths["random"] == "10"
     assert int(deaths["files"]) >= 6
     whole = tmp_path / "whole"
     expected = Amuse.from_pretrained(whole / "best")

@@ -7,7 +7,7 @@ from amuse.data.problems import LOSSES, NOTES
 from amuse.media.decode import LONGEST_SIDE, SAMPLE_RATE, MediaError, media_seconds, read_audio, read_frames
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span
-from tests.media_files import tone, write_video, write_wav
+from tests.media_files import tone, write_sound, write_video, write_wav
 
 
 class Notes(list):
@@ -56,6 +56,13 @@ def test_span_of_a_recording_is_cut_to_the_sample(tmp_path):
         part = read_audio(Span(video, second + 0.1, second + 0.9), 30, Notes())
         assert len(part) == pytest.approx(0.8 * SAMPLE_RATE, abs=2)
         assert pitch(part) == pytest.approx(hertz, abs=5)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3", "a.m4a", "a.opus"])
+def test_compressed_sound_is_read(tmp_path, name):
+    samples = read_audio(Span(write_sound(tmp_path / name, 1.0, 500)), 30, Notes())
+    assert len(samples) == pytest.approx(SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
+    assert pitch(samples) == pytest.approx(500, abs=3)
 
 
 @pytest.mark.parametrize("rate", [8000, 44100])

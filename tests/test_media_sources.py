@@ -144,9 +144,10 @@ def test_faults_of_iemocap_are_reported(tmp_path):
     texts = dialog / "transcriptions" / "Ses01F_impro01.txt"
     texts.write_text(texts.read_text().replace("Ses01F_impro01_F002", "Ses01F_impro01_X"))
     table = dialog / "EmoEvaluation" / "Ses01F_impro01.txt"
-    table.write_text(table.read_text() + "[1.0 - \tbroken\n")
+    again = "[0.5000 - 1.0000]\tSes01F_impro01_M001\texc\t[2.5000, 2.5000, 2.5000]\n"
+    table.write_text(table.read_text() + "[1.0 - \tbroken\n" + again)
     source = iemocap_source(tmp_path)
-    assert kinds(source) == {"missing_file": 5 + 1, "missing_text": 1, "bad_row": 1}
+    assert kinds(source) == {"missing_file": 5 + 1, "missing_text": 1, "bad_row": 1, "duplicate_id": 1}
     with pytest.raises(ValueError, match="expected '\\[start - end\\] id label'"):
         read_iemocap(tmp_path)
     shutil.rmtree(tmp_path / "Session5")

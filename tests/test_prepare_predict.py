@@ -167,3 +167,24 @@ def test_published_layouts_are_prepared_and_trained_on(dataset, write, tmp_path)
     modalities = json.loads((tmp_path / "data" / "index.json").read_text())["modalities"]
     train(tmp_path / "data", tmp_path / "run", f"data.modalities={list(modalities)}", "train.epochs=1")
     assert "accuracy" in amuse("eval", tmp_path / "run", "--bootstrap", 0)
+
+
+def test_a_real_clip_goes_all_the_way(shared_data, tmp_path):
+    """A filmed face, cut by transcripts into three conversations, from the file to its predictions."""
+    clip = shared_data / "clip" / "WolfgangLanger_Pexels.mp4"
+    if not clip.is_file():
+        pytest.skip("no clip/ there")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number, start in enumerate((0, 6, 12)):
+        (raw / f"talk{number}.mp4").symlink_to(clip)
+        rows = [f"{start + 2 * i},{start + 2 * i + 2},Wolf,{('calm', 'glad')[i % 2]}\n" for i in range(3)]
+        (raw / f"talk{number}.csv").write_text("start,end,speaker,label\n" + "".join(rows))
+    printed = amuse("data", "prepare", raw, "--out", tmp_path / "data", "--workers", 1)
+    modalities = list(json.loads((tmp_path / "data" / "index.json").read_text())["modalities"])
+    assert modalities in (["audio", "face", "background"], ["audio", "video"])  # with a face detector and without
+    assert all(f"{modality} 9" in printed for modality in modalities)
+    train(tmp_path / "data", tmp_path / "run", "train.epochs=1")
+    assert "accuracy" in amuse("eval", tmp_path / "run", "--bootstrap", 0)
+    lines = amuse("predict", tmp_path / "run", clip, "--transcript", raw / "talk0.csv").splitlines()
+    assert [line.split()[3] for line in lines] == ["Wolf"] * 3

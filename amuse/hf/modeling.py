@@ -85,12 +85,13 @@ class AmusePreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """What a checkpoint lacks; transformers keeps loaded weights from being drawn again."""
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *arguments: Any, **options: Any) -> None:
         """transformers' switch: a text encoder's layers go its way, the stages of AMuSE go `Amuse.recompute`'s."""
-        super()._set_gradient_checkpointing(enable, *arguments, **options)  # type: ignore[operator]
+        super()._set_gradient_checkpointing(enable, *arguments, **options)
         self.amuse.recompute = enable
 
     def run(

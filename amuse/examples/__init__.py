@@ -1,0 +1,1 @@
+"""Other tasks that the paper's technique suits, one runnable file each; docs/tasks.md."""
