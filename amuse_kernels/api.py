@@ -185,9 +185,11 @@ def adaptive_fusion(
     without_autocast, (descriptors, alpha) = _autocast(descriptors, alpha)
     check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
     name = choose_backend("adaptive_fusion", descriptors, backend)
-    run = reference.adaptive_fusion if name == "reference" else ops.adaptive_fusion
+    arguments = (descriptors, alpha, pair_weight, pair_bias, present)
     with without_autocast:
-        return run(descriptors, alpha, pair_weight, pair_bias, present)
+        if name == "reference":
+            return reference.adaptive_fusion(*arguments)
+        return ops.adaptive_fusion(*arguments, cuda_cpp=name == "cuda")
 
 
 def interpolation_coefficients(
@@ -212,10 +214,12 @@ def interpolation_coefficients(
     """
     check_interpolation(a, b, grad_b, epsilon)
     name = choose_backend("interpolation_coefficients", a, backend)
-    run = reference.interpolation_coefficients if name == "reference" else ops.interpolation_coefficients
+    arguments = (a, b, grad_b, float(epsilon))
     without_autocast, _ = _autocast(a)
     with without_autocast:
-        return run(a, b, grad_b, float(epsilon))
+        if name == "reference":
+            return reference.interpolation_coefficients(*arguments)
+        return ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
 
 
 def _autocast(*arguments: Any) -> tuple[AbstractContextManager, Any]:

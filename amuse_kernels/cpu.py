@@ -1,18 +1,14 @@
 """Calls of the C++ CPU kernels; outputs are allocated here."""
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from amuse_kernels.buffers import attention_outputs, dense, fusion_outputs, grad_like, int64, rows_dense
-from amuse_kernels.dispatch import native_module
 from amuse_kernels.dropout import drop_threshold
-
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
-_SCALAR, _ELEMENTWISE, _GATE = 0, 1, 2  # AlphaKind in csrc/fusion.h
+from amuse_kernels.native import address, fusion_sizes, interpolation_sizes, module
 
 
 def p2c_attention_forward(
@@ -36,7 +32,7 @@ def p2c_attention_forward(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
         *(relations, causal, joint, softmax_scale, dropout_p, seed),
     )
-    _module().p2c_attention_forward(inputs, out, lse)
+    module().p2c_attention_forward(inputs, out, lse)
     return out, lse
 
 
@@ -66,7 +62,7 @@ def p2c_attention_backward(
     )
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
-    _module().p2c_attention_backward(
+    module().p2c_attention_backward(
         *(inputs, rows_dense(grad_out), out, lse.contiguous(), None if grad_lse is None else grad_lse.contiguous()),
         *(grad_query, grad_keys, grad_values, None if gates is None else grad_gates),
     )
@@ -83,9 +79,10 @@ def adaptive_fusion_forward(
     """descriptors `(N, M, d)`; see `amuse_kernels.adaptive_fusion`."""
     descriptors, alpha, pair_weight, pair_bias, present = dense(descriptors, alpha, pair_weight, pair_bias, present)
     fused, alpha_out = fusion_outputs(descriptors, alpha)
-    _module().adaptive_fusion_forward(
-        *map(_pointer, (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)),
-        *_fusion_sizes(descriptors, alpha),
+    module().adaptive_fusion_forward(
+        *map(address, (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)),
+        *fusion_sizes(descriptors, alpha),
+        torch.get_num_threads(),
     )
     return fused, alpha_out
 
@@ -104,8 +101,10 @@ def adaptive_fusion_backward(
     grad_fused, grad_alpha = dense(grad_fused, grad_alpha)
     inputs = (descriptors, alpha, pair_weight, pair_bias)
     grads = [descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
-    _module().adaptive_fusion_backward(
-        *map(_pointer, (grad_fused, grad_alpha, *inputs, present, *grads)), *_fusion_sizes(descriptors, alpha)
+    module().adaptive_fusion_backward(
+        *map(address, (grad_fused, grad_alpha, *inputs, present, *grads)),
+        *fusion_sizes(descriptors, alpha),
+        torch.get_num_threads(),
     )
     return grads[0], grads[1], grads[2], grads[3]
 
@@ -114,7 +113,9 @@ def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, eps
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
     a, b, grad_b = dense(a, b, grad_b)
     out = a.new_empty(a.shape)
-    _module().interpolation_coefficients_forward(*map(_pointer, (a, b, grad_b, out)), *_rows(a, epsilon))
+    module().interpolation_coefficients_forward(
+        *map(address, (a, b, grad_b, out)), *interpolation_sizes(a, epsilon), torch.get_num_threads()
+    )
     return out
 
 
@@ -124,19 +125,10 @@ def interpolation_coefficients_backward(
     """Gradients of a, b and grad_b."""
     grad, a, b, grad_b = dense(grad, a, b, grad_b)
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
-    _module().interpolation_coefficients_backward(*map(_pointer, (grad, a, b, grad_b, *grads)), *_rows(a, epsilon))
+    module().interpolation_coefficients_backward(
+        *map(address, (grad, a, b, grad_b, *grads)), *interpolation_sizes(a, epsilon), torch.get_num_threads()
+    )
     return grads
-
-
-def _module() -> ModuleType:
-    module = native_module()
-    if module is None:
-        raise RuntimeError("the native library is not built; `python -m amuse_kernels.info` says why")
-    return module
-
-
-def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _attention_inputs(
@@ -157,7 +149,7 @@ def _attention_inputs(
     """What both directions share, in the form that the native module reads: see its `AttentionInputs`."""
     if any(relations):
         query_groups, key_groups = int64(query_groups), [*map(int64, key_groups)]
-    return _module().AttentionInputs(
+    return module().AttentionInputs(
         rows_dense(query),
         [*map(rows_dense, keys)],
         [*map(rows_dense, values)],
@@ -174,15 +166,3 @@ def _attention_inputs(
         0 if seed is None else int(seed),
         torch.get_num_threads(),
     )
-
-
-def _fusion_sizes(descriptors: Tensor, alpha: Tensor | None) -> tuple[int, ...]:
-    kind = _GATE if alpha is None else _SCALAR if alpha.dim() == 3 else _ELEMENTWISE
-    rows, modalities, width = descriptors.shape
-    strides = (descriptors.stride(0), descriptors.stride(1))
-    return rows, modalities, width, *strides, _DTYPES[descriptors.dtype], kind, torch.get_num_threads()
-
-
-def _rows(a: Tensor, epsilon: float) -> tuple[int, int, float, int, int]:
-    rows, width = a.shape
-    return rows, width, epsilon, _DTYPES[a.dtype], torch.get_num_threads()

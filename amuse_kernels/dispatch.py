@@ -17,9 +17,10 @@ OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
 # Ops that a backend implements for tensors of a device type; "reference" is plain PyTorch and runs everywhere.
 _IMPLEMENTED = {
     "triton": ("cuda", OPS),
-    "cuda": ("cuda", ()),
+    "cuda": ("cuda", ("adaptive_fusion", "interpolation_coefficients")),
     "cpu": ("cpu", OPS),
 }
+_has_cuda = _native is not None and _native.build_info()["cuda"]
 _has_triton = importlib.util.find_spec("triton") is not None
 
 
@@ -41,13 +42,21 @@ def unavailable_reason(backend: str, op: str, device_type: str, dtype: torch.dty
         return f"this version has no {backend} kernel for {op}"
     if device_type != backend_device:
         return f"it runs on {backend_device} tensors, these are on {device_type}"
+    if backend_device == "cuda" and dtype == torch.float64:
+        return "it has no fp64"
     if backend == "triton":
-        if not _has_triton:
-            return "triton is not installed"
-        return "it has no fp64" if dtype == torch.float64 else None
+        return None if _has_triton else "triton is not installed"
     if native_module() is None:
         return "the native library is not built; `python -m amuse_kernels.info` says why"
+    if backend == "cuda" and not _has_cuda:
+        return "the native library was built without CUDA; `python -m amuse_kernels.info` says why"
     return None
+
+
+def missing_gpu() -> str | None:
+    """Why the CUDA runtime in the native library has no GPU, in its own words; None if it has or is not built in."""
+    error = _native.cuda_info()["error"] if _native is not None and _has_cuda else ""
+    return error or None
 
 
 def choose_backend(op: str, tensor: torch.Tensor, requested: str | None) -> str:
@@ -64,5 +73,8 @@ def choose_backend(op: str, tensor: torch.Tensor, requested: str | None) -> str:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)} or None, got {requested!r}")
     reason = unavailable_reason(requested, op, device, dtype)
     if reason is not None:
+        gpu_error = missing_gpu() if requested == "cuda" and device != "cuda" else None
+        if gpu_error is not None:
+            reason += f", and this machine has no usable GPU: {gpu_error}"
         raise BackendUnavailableError(f"backend={requested!r} cannot run {op}: {reason}")
     return requested

@@ -2,7 +2,8 @@
 
 An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
 joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input
-needs a gradient. Where a derivative is to be differentiated again (`create_graph=True`), it comes from the reference.
+needs a gradient. On CUDA tensors an op runs Triton's kernels, or with `cuda_cpp` those in CUDA C++. Where a derivative is
+to be differentiated again (`create_graph=True`), it comes from the reference.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels import buffers, cpu, reference
+from amuse_kernels import buffers, cpu, cuda, reference
 from amuse_kernels.checks import RELATIONS, AttentionInputs
 from amuse_kernels.reference import accumulation_dtype
 
@@ -30,19 +31,22 @@ _library.define(
 )
 _library.define(
     "adaptive_fusion_forward("
-    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present"
-    ") -> (Tensor fused, Tensor alpha)"
+    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present, *, "
+    "bool cuda_cpp=False) -> (Tensor fused, Tensor alpha)"
 )
 _library.define(
     "adaptive_fusion_backward("
     "Tensor grad_fused, Tensor? grad_alpha, "
-    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present"
-    ") -> (Tensor descriptors, Tensor alpha, Tensor pair_weight, Tensor pair_bias)"
+    "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present, *, "
+    "bool cuda_cpp=False) -> (Tensor descriptors, Tensor alpha, Tensor pair_weight, Tensor pair_bias)"
 )
-_library.define("interpolation_coefficients_forward(Tensor a, Tensor b, Tensor grad_b, float epsilon) -> Tensor")
 _library.define(
-    "interpolation_coefficients_backward(Tensor grad, Tensor a, Tensor b, Tensor grad_b, float epsilon)"
-    " -> (Tensor a, Tensor b, Tensor grad_b)"
+    "interpolation_coefficients_forward(Tensor a, Tensor b, Tensor grad_b, float epsilon, *, bool cuda_cpp=False)"
+    " -> Tensor"
+)
+_library.define(
+    "interpolation_coefficients_backward(Tensor grad, Tensor a, Tensor b, Tensor grad_b, float epsilon, *, "
+    "bool cuda_cpp=False) -> (Tensor a, Tensor b, Tensor grad_b)"
 )
 
 _TRITON_MODULES = {
@@ -52,15 +56,17 @@ _TRITON_MODULES = {
 }
 
 
-def _triton_kernel(op: str, name: str) -> Callable[..., Any]:
-    """Imports triton, which is optional and slow to import, with the first call."""
-    kernel = None
+def _on_cuda(op: str, name: str) -> Callable[..., Any]:
+    """Imports triton, which is optional and slow to import, with the first call that needs it."""
+    triton_kernel = None
 
-    def run(*arguments):
-        nonlocal kernel
-        if kernel is None:
-            kernel = getattr(importlib.import_module(f"amuse_kernels.triton.{_TRITON_MODULES[op]}"), name)
-        return kernel(*arguments)
+    def run(*arguments, cuda_cpp=False):
+        nonlocal triton_kernel
+        if cuda_cpp:
+            return getattr(cuda, name)(*arguments)
+        if triton_kernel is None:
+            triton_kernel = getattr(importlib.import_module(f"amuse_kernels.triton.{_TRITON_MODULES[op]}"), name)
+        return triton_kernel(*arguments)
 
     return run
 
@@ -68,7 +74,7 @@ def _triton_kernel(op: str, name: str) -> Callable[..., Any]:
 for _op in _TRITON_MODULES:
     for _name in (f"{_op}_forward", f"{_op}_backward"):
         _library.impl(_name, getattr(cpu, _name), "CPU")
-        _library.impl(_name, _triton_kernel(_op, _name), "CUDA")
+        _library.impl(_name, _on_cuda(_op, _name), "CUDA")
         # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
         _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
@@ -209,6 +215,8 @@ def _fusion_forward_fake(
     pair_weight: Tensor | None,
     pair_bias: Tensor | None,
     present: Tensor | None,
+    *,
+    cuda_cpp: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return buffers.fusion_outputs(descriptors, alpha)
 
@@ -222,6 +230,8 @@ def _fusion_backward_fake(
     pair_weight: Tensor | None,
     pair_bias: Tensor | None,
     present: Tensor | None,
+    *,
+    cuda_cpp: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor | None) -> Tensor:
         return descriptors.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
@@ -231,10 +241,13 @@ def _fusion_backward_fake(
 
 class _AdaptiveFusion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, descriptors, alpha, pair_weight, pair_bias, present):
+    def forward(ctx, descriptors, alpha, pair_weight, pair_bias, present, cuda_cpp):
         ctx.save_for_backward(descriptors, alpha, pair_weight, pair_bias, present)
         ctx.set_materialize_grads(False)
-        return torch.ops.amuse_kernels.adaptive_fusion_forward(descriptors, alpha, pair_weight, pair_bias, present)
+        ctx.cuda_cpp = cuda_cpp
+        return torch.ops.amuse_kernels.adaptive_fusion_forward(
+            descriptors, alpha, pair_weight, pair_bias, present, cuda_cpp=cuda_cpp
+        )
 
     @staticmethod
     def backward(ctx, grad_fused, grad_alpha):
@@ -242,14 +255,14 @@ class _AdaptiveFusion(torch.autograd.Function):
         if _builds_a_graph():
             outputs = reference.adaptive_fusion(descriptors, alpha, pair_weight, pair_bias, present)
             inputs = (descriptors, alpha, pair_weight, pair_bias)
-            return *_graph_gradients(outputs, (grad_fused, grad_alpha), inputs), None
+            return *_graph_gradients(outputs, (grad_fused, grad_alpha), inputs), None, None
         if grad_fused is None:
             grad_fused = torch.zeros_like(descriptors)
         grads = torch.ops.amuse_kernels.adaptive_fusion_backward(
-            grad_fused, grad_alpha, descriptors, alpha, pair_weight, pair_bias, present
+            grad_fused, grad_alpha, descriptors, alpha, pair_weight, pair_bias, present, cuda_cpp=ctx.cuda_cpp
         )
         inputs = (descriptors, alpha, pair_weight, pair_bias)
-        return (*(None if tensor is None else grad for tensor, grad in zip(inputs, grads, strict=True)), None)
+        return (*(None if tensor is None else grad for tensor, grad in zip(inputs, grads, strict=True)), None, None)
 
 
 def adaptive_fusion(
@@ -258,6 +271,7 @@ def adaptive_fusion(
     pair_weight: Tensor | None,
     pair_bias: Tensor | None,
     present: Tensor | None,
+    cuda_cpp: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`reference.adaptive_fusion` by the fused kernels of the tensors' device."""
     *batch, modalities, width = descriptors.shape
@@ -270,9 +284,10 @@ def adaptive_fusion(
         None if pair_bias is None else pair_bias.to(dtype),
         None if present is None else present.reshape(rows, modalities),
     )
-    needs_grad = _needs_grad(descriptors, alpha, pair_weight, pair_bias)
-    run = _AdaptiveFusion.apply if needs_grad else torch.ops.amuse_kernels.adaptive_fusion_forward
-    fused, alpha = run(*arguments)
+    if _needs_grad(descriptors, alpha, pair_weight, pair_bias):
+        fused, alpha = _AdaptiveFusion.apply(*arguments, cuda_cpp)
+    else:
+        fused, alpha = torch.ops.amuse_kernels.adaptive_fusion_forward(*arguments, cuda_cpp=cuda_cpp)
     return fused.reshape(descriptors.shape), alpha.reshape(*batch, *alpha.shape[1:])
 
 
@@ -280,42 +295,42 @@ def adaptive_fusion(
 
 
 @torch.library.register_fake("amuse_kernels::interpolation_coefficients_forward", lib=_library)
-def _interpolation_forward_fake(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
+def _interpolation_forward_fake(
+    a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, *, cuda_cpp: bool = False
+) -> Tensor:
     return a.new_empty(a.shape)
 
 
 @torch.library.register_fake("amuse_kernels::interpolation_coefficients_backward", lib=_library)
 def _interpolation_backward_fake(
-    grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float
+    grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, *, cuda_cpp: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     return a.new_empty(a.shape), b.new_empty(b.shape), grad_b.new_empty(grad_b.shape)
 
 
 class _InterpolationCoefficients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, a, b, grad_b, epsilon):
+    def forward(ctx, a, b, grad_b, epsilon, cuda_cpp):
         ctx.save_for_backward(a, b, grad_b)
-        ctx.epsilon = epsilon
-        return torch.ops.amuse_kernels.interpolation_coefficients_forward(a, b, grad_b, epsilon)
+        ctx.epsilon, ctx.cuda_cpp = epsilon, cuda_cpp
+        return torch.ops.amuse_kernels.interpolation_coefficients_forward(a, b, grad_b, epsilon, cuda_cpp=cuda_cpp)
 
     @staticmethod
     def backward(ctx, grad):
         a, b, grad_b = ctx.saved_tensors
         if _builds_a_graph():
             output = reference.interpolation_coefficients(a, b, grad_b, ctx.epsilon)
-            return *_graph_gradients((output,), (grad,), (a, b, grad_b)), None
-        return (
-            *torch.ops.amuse_kernels.interpolation_coefficients_backward(grad, a, b, grad_b, ctx.epsilon),
-            None,
-        )
+            return *_graph_gradients((output,), (grad,), (a, b, grad_b)), None, None
+        backward = torch.ops.amuse_kernels.interpolation_coefficients_backward
+        return *backward(grad, a, b, grad_b, ctx.epsilon, cuda_cpp=ctx.cuda_cpp), None, None
 
 
-def interpolation_coefficients(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
+def interpolation_coefficients(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, cuda_cpp: bool = False) -> Tensor:
     """`reference.interpolation_coefficients` by the fused kernels of the tensors' device."""
     rows = (math.prod(a.shape[:-1]), a.shape[-1])
-    run = (
-        _InterpolationCoefficients.apply
-        if _needs_grad(a, b, grad_b)
-        else torch.ops.amuse_kernels.interpolation_coefficients_forward
-    )
-    return run(a.reshape(rows), b.reshape(rows), grad_b.reshape(rows), epsilon).reshape(a.shape)
+    arguments = (a.reshape(rows), b.reshape(rows), grad_b.reshape(rows), epsilon)
+    if _needs_grad(a, b, grad_b):
+        out = _InterpolationCoefficients.apply(*arguments, cuda_cpp)
+    else:
+        out = torch.ops.amuse_kernels.interpolation_coefficients_forward(*arguments, cuda_cpp=cuda_cpp)
+    return out.reshape(a.shape)

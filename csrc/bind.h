@@ -97,5 +97,6 @@ class TensorReader {
 };
 
 void bind_attention(pybind11::module_& module);  // bind_attention.cpp
+void bind_cuda(pybind11::module_& module);       // bind_cuda.cpp, where there is an nvcc
 
 }  // namespace amuse

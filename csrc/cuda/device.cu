@@ -13,7 +13,7 @@ __global__ void probe_kernel(int* architecture) {
 }
 
 std::string describe(const char* call, cudaError_t code) {
-  return std::string(call) + ": error " + std::to_string(static_cast<int>(code)) + " (" + cudaGetErrorString(code) + ")";
+  return std::string(call) + ": " + cudaGetErrorName(code) + " (" + cudaGetErrorString(code) + ")";
 }
 
 CudaDevice inspect(int index) {

@@ -1,7 +1,5 @@
 #include "launch.h"
 
-#include <climits>
-
 namespace amuse {
 namespace {
 
@@ -9,7 +7,6 @@ constexpr int default_shared_bytes = 48 * 1024;  // more has to be asked for, ke
 
 cudaError_t run(const CudaLaunch& launch, cudaStream_t stream) {
   if (launch.grid == 0) return cudaSuccess;
-  if (launch.grid < 0 || launch.grid > INT_MAX) return cudaErrorInvalidConfiguration;
   if (launch.shared_bytes > default_shared_bytes) {
     const cudaError_t code =
         cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
@@ -33,7 +30,7 @@ cudaError_t run(const CudaPlan& plan, int device, cudaStream_t stream, const cha
     for (const CudaLaunch& launch : plan.launches) {
       code = run(launch, stream);
       if (code == cudaSuccess) continue;
-      if (failed != nullptr) *failed = launch.entry;
+      if (failed != nullptr) *failed = launch.entry.c_str();
       break;
     }
     if (current != device) {

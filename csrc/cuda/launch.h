@@ -6,15 +6,22 @@
 
 #include <cuda_runtime.h>
 
+#include <climits>
 #include <cstdint>
-#include <cstring>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 namespace amuse {
 
+template <class Parameters>
+struct KernelEntry {
+  const char* name;
+  void (*kernel)(Parameters);
+};
+
 struct CudaLaunch {
-  const char* entry;
+  std::string entry;   // the kernel's name, in PTX too
   const void* kernel;  // the host's handle of it
   int64_t grid;        // blocks along x; 0: nothing to do
   int block;           // threads along x
@@ -28,14 +35,18 @@ struct CudaPlan {
   cudaError_t error = cudaSuccess;
 
   template <class Parameters>
-  void add(const char* entry, void (*kernel)(Parameters), int64_t grid, int block, int shared_bytes,
+  void add(const KernelEntry<Parameters>& of, int64_t grid, int block, int shared_bytes, const Parameters& parameters) {
+    add(of.name, reinterpret_cast<const void*>(of.kernel), grid, block, shared_bytes, parameters);
+  }
+
+  template <class Parameters>
+  void add(const char* entry, const void* kernel, int64_t grid, int block, int shared_bytes,
            const Parameters& parameters) {
     static_assert(std::is_trivially_copyable<Parameters>::value && sizeof(Parameters) <= 4096,
                   "a kernel parameter is copied as bytes and has at most 4 KB");
-    CudaLaunch launch{entry, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, {}};
-    launch.parameters.resize(sizeof(Parameters));
-    std::memcpy(launch.parameters.data(), &parameters, sizeof(Parameters));
-    launches.push_back(launch);
+    if (grid < 0 || grid > INT_MAX) error = cudaErrorInvalidConfiguration;
+    const auto* bytes = reinterpret_cast<const unsigned char*>(&parameters);
+    launches.push_back({entry, kernel, grid, block, shared_bytes, {bytes, bytes + sizeof(Parameters)}});
   }
 };
 

@@ -1,0 +1,153 @@
+"""The CUDA C++ kernels of fusion and interpolation, compiled by nvcc, in the emulator.
+
+Launched as their plans say, they stay within the error budget, are clean of every check, and move no byte twice.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amuse_kernels import cuda, reference
+from tests.ptx.budget import assert_clean, within_budget
+from tests.ptx.cuda_launches import emulated, missing, recorded
+from tests.test_adaptive_fusion import make_inputs
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+KINDS = ("scalar", "elementwise", "gate")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Fusion:
+    """One problem: what the op takes, and a call of both directions."""
+
+    def __init__(self, kind, rows, modalities, width, dtype, absent=True, strided=False):
+        inputs = make_inputs(kind, rows, modalities, width, dtype, absent)
+        self.present = inputs.pop("present", None)
+        if strided:  # rows of another, wider tensor
+            wide = torch.zeros(rows, modalities + 1, width + 8 if width % 8 == 0 else width + 1, dtype=dtype)
+            inputs["descriptors"] = wide[:, 1:, :width].copy_(inputs["descriptors"])
+        if self.present is not None:
+            inputs["descriptors"][~self.present] = torch.nan
+        self.inputs = inputs
+        given = {name: t.float() if "pair" in name else t for name, t in inputs.items()}
+        self.arguments = [given.get(name) for name in ("descriptors", "alpha", "pair_weight", "pair_bias")]
+        alpha = self.arguments[1]
+        shapes = (rows, modalities, width), (rows, modalities, modalities) if alpha is None else alpha.shape
+        self.upstream = [torch.randn(shape).to(dtype) for shape in shapes]
+
+    def run(self, grad_alpha=True, **options):
+        """Outputs and gradients, and the reports."""
+        arguments = (*self.arguments, self.present)
+        readonly = [t for t in (*arguments, *self.upstream) if t is not None]
+        with emulated(readonly=readonly, **options) as reports:
+            outputs = cuda.adaptive_fusion_forward(*arguments)
+            grads = cuda.adaptive_fusion_backward(
+                self.upstream[0], self.upstream[1] if grad_alpha else None, *arguments
+            )
+        used = [grad for grad, argument in zip(grads, self.arguments, strict=True) if argument is not None]
+        return [*outputs, *used], reports
+
+    def check(self, found):
+        names = list(self.inputs)
+
+        def function(leaves):
+            given = dict(zip(names, leaves, strict=True))
+            rest = (given.get("alpha"), given.get("pair_weight"), given.get("pair_bias"), self.present)
+            return reference.adaptive_fusion(given["descriptors"], *rest)
+
+        within_budget(found, list(self.inputs.values()), function, self.upstream)
+
+
+# modalities, width, rows: one, four and eight modalities; widths that 16 bytes divide and others; one lane to several
+# warps a row, and a row of several passes
+SHAPES = [(1, 8, 3), (3, 17, 70), (4, 64, 37), (8, 40, 9), (3, 600, 5), (2, 1100, 2)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("modalities", "width", "rows"), SHAPES)
+def test_adaptive_fusion(kind, modalities, width, rows):
+    dtype = DTYPES[(KINDS.index(kind) + modalities) % 3]
+    problem = Fusion(kind, rows, modalities, width, dtype)
+    found, reports = problem.run()
+    assert_clean(reports)
+    problem.check(found)
+    assert len(reports) == (4 if kind == "gate" and modalities > 1 else 3 if kind == "gate" else 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_strided_descriptors_are_read_in_place(kind, dtype):
+    problem = Fusion(kind, 20, 3, 32, dtype, strided=True)
+    found, reports = problem.run()
+    assert_clean(reports)
+    problem.check(found)
+
+
+def test_rows_of_whole_16_bytes_take_wide_accesses_and_others_do_not():
+    def entries(width, **options):
+        with recorded() as launches:
+            problem = Fusion("elementwise", 4, 3, width, torch.float16, **options)
+            cuda.adaptive_fusion_forward(*problem.arguments, problem.present)
+        return [entry for entry, *_ in launches]
+
+    assert entries(32) == entries(32, strided=True) == ["amuse_fusion_forward_elementwise_f16_m4"]
+    assert entries(33) == ["amuse_fusion_forward_elementwise_f16_plain"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_launch_nothing_but_leave_zero_weight_gradients(kind):
+    found, reports = Fusion(kind, 0, 3, 16, torch.float32, absent=False).run()
+    assert len(reports) == (kind == "gate")
+    if kind == "gate":
+        assert all((grad == 0).all() for grad in found[-2:])
+
+
+@pytest.mark.parametrize("kind", ["scalar", "elementwise"])
+def test_every_byte_is_moved_once_by_whole_sectors(kind):
+    problem = Fusion(kind, 64, 3, 256, torch.float16, absent=False)
+    _, reports = problem.run()
+    assert_clean(reports)
+    for counters in (report.counters for report in reports):
+        assert counters["global_bytes_written"] == counters["global_bytes_written_distinct"]
+        assert counters["global_bytes_read"] == counters["global_bytes_read_distinct"]
+        assert counters["global_sectors"] <= 1.02 * counters["global_sectors_ideal"]
+        assert counters["bank_conflicts"] == 0
+
+
+def test_the_gate_reads_descriptors_once_and_its_parameters_once_a_row():
+    rows, width, pairs = 64, 256, 6
+    problem = Fusion("gate", rows, 3, width, torch.float16, absent=False)
+    _, (forward, backward, *weights) = problem.run(grad_alpha=False)
+    descriptors, parameters = rows * 3 * width * 2, rows * pairs * 4 * (2 * width + 1)
+    assert forward.counters["global_bytes_read"] == descriptors + parameters
+    # with the gradients of the fused rows; the weights are used twice
+    assert backward.counters["global_bytes_read"] == 2 * descriptors + parameters + rows * pairs * 4 * 2 * width
+    for report in (forward, backward, *weights):
+        assert report.counters["global_bytes_written"] == report.counters["global_bytes_written_distinct"]
+        assert report.counters["bank_conflicts"] == 0
+
+
+def test_weight_gradients_do_not_depend_on_the_order_of_blocks():
+    problem = Fusion("gate", 70, 3, 24, torch.bfloat16)
+    first, second = (problem.run(seed=seed)[0] for seed in (1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(7, 5), (33, 64), (3, 1000), (2, 2500)])
+def test_interpolation_coefficients(rows, width, dtype):
+    a, b, g = (torch.randn(rows, width).to(dtype) for _ in range(3))
+    a[0, 0] = b[0, 0]
+    a[1] = b[1]
+    g[-1] = 0
+    upstream = torch.randn(rows, width).to(dtype)
+    with emulated(readonly=[a, b, g, upstream]) as reports:
+        out = cuda.interpolation_coefficients_forward(a, b, g, 0.2)
+        grads = cuda.interpolation_coefficients_backward(upstream, a, b, g, 0.2)
+    assert_clean(reports)
+    within_budget([out, *grads], [a, b, g], lambda t: (reference.interpolation_coefficients(*t, 0.2),), [upstream])
+    if width <= 1000 and width % 8 == 0:
+        for report in reports:
+            assert report.counters["global_bytes_read"] == report.counters["global_bytes_read_distinct"]
