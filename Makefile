@@ -6,13 +6,14 @@
 # make wheel: sdist and wheel in build/dist, the wheel with its manylinux tag installed into a clean environment and tried;
 #   CPU kernels only, AMUSE_CUDA=1 make wheel: with the CUDA kernels
 # make fuzz: 20,000 random arguments, files and checkpoints a test, 10,000 steps without memory growth (about an hour)
+# make cuda-torch: the package built and imported beside a CUDA build of torch, in a venv of its own (5.5 GB)
 # make arm: the C++ tests compiled for 64-bit Arm, run by qemu (Debian: g++-aarch64-linux-gnu qemu-user)
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test triton triton-oldest check ctest sanitize arm wheel fuzz clean
+.PHONY: install demo test triton triton-oldest check ctest sanitize cuda-torch arm wheel fuzz clean
 
 install: $(VENV)/installed
 
@@ -73,6 +74,14 @@ ctest: install
 
 sanitize: install
 	$(call CTEST,build/sanitize,-DAMUSE_SANITIZE=ON)
+
+CUDA_TORCH := build/cuda-torch
+
+cuda-torch:
+	test -x $(CUDA_TORCH)/bin/python || $(PYTHON) -m venv $(CUDA_TORCH)
+	$(CUDA_TORCH)/bin/python -m pip install --quiet torch==2.14.1 numpy
+	AMUSE_CUDA=1 AMUSE_CUDA_ARCHITECTURES=80 $(CUDA_TORCH)/bin/python -m pip install --quiet --no-deps .
+	cd $(CUDA_TORCH) && bin/python $(abspath tests/cuda_torch.py)
 
 arm: install
 	$(call CTEST,build/arm,-DAMUSE_CUDA=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \

@@ -2,8 +2,8 @@
 
 An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
 joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input
-needs a gradient. On CUDA tensors an op runs Triton's kernels, or with `cuda_cpp` those in CUDA C++. Where a derivative is
-to be differentiated again (`create_graph=True`), it comes from the reference.
+needs a gradient. On CUDA tensors an op runs Triton's kernels, or with `cuda_cpp` those in CUDA C++. Where a derivative
+is to be differentiated again (`create_graph=True`), it comes from the reference.
 """
 
 import importlib
