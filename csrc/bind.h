@@ -53,22 +53,30 @@ inline void check_threads(int num_threads) {
   if (num_threads < 0) invalid("num_threads", "0 (OpenMP's default) or more", num_threads);
 }
 
+enum class Device { cpu, of_first_tensor };
+
 // Reads the tensors of one call. What it returns lives as long as the Python tensor does.
 class TensorReader {
  public:
   // `tensor`: any of them, since all are of one library.
-  explicit TensorReader(pybind11::handle tensor) {
+  TensorReader(pybind11::handle tensor, Device device) {
     const pybind11::object capsule = pybind11::type::handle_of(tensor).attr("__dlpack_c_exchange_api__");
     api_ = static_cast<const DLPackExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (api_ == nullptr) throw pybind11::error_already_set();
     if (api_->major_version != 1) invalid("DLPack", "version 1", api_->major_version);
+    if (device == Device::of_first_tensor) {
+      DLTensor t;
+      if (api_->read(tensor.ptr(), &t) != 0) throw pybind11::error_already_set();
+      device_type_ = t.device_type, device_id_ = t.device_id;
+    }
   }
 
   DLTensor read(const char* name, pybind11::handle tensor) const {
-    constexpr int32_t cpu = 1;
     DLTensor t;
     if (api_->read(tensor.ptr(), &t) != 0) throw pybind11::error_already_set();
-    if (t.device_type != cpu) invalid(name, "a tensor on the CPU", "DLPack device " + std::to_string(t.device_type));
+    if (t.device_type != device_type_ || t.device_id != device_id_) {
+      invalid(name, "a tensor on DLPack device " + device(device_type_, device_id_), device(t.device_type, t.device_id));
+    }
     t.data = static_cast<char*>(t.data) + t.byte_offset;
     if (reinterpret_cast<uintptr_t>(t.data) % (t.dtype.bits / 8u) != 0) invalid(name, "aligned memory", "a stray pointer");
     return t;
@@ -93,7 +101,10 @@ class TensorReader {
     return std::to_string(dtype.code) + " of " + std::to_string(dtype.bits) + " bits";
   }
 
+  static std::string device(int32_t type, int32_t id) { return std::to_string(type) + ":" + std::to_string(id); }
+
   const DLPackExchangeApi* api_;
+  int32_t device_type_ = 1, device_id_ = 0;  // the CPU
 };
 
 void bind_attention(pybind11::module_& module);  // bind_attention.cpp

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from amuse_kernels import cuda, reference
+from tests.ptx import mutation
 from tests.ptx.budget import assert_clean, within_budget
-from tests.ptx.cuda_launches import emulated, missing, recorded
+from tests.ptx.cuda_launches import emulated, kernel, missing, recorded
 from tests.test_adaptive_fusion import make_inputs
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
@@ -127,6 +128,33 @@ def test_the_gate_reads_descriptors_once_and_its_parameters_once_a_row():
     for report in (forward, backward, *weights):
         assert report.counters["global_bytes_written"] == report.counters["global_bytes_written_distinct"]
         assert report.counters["bank_conflicts"] == 0
+
+
+@pytest.mark.parametrize("entry", ["amuse_fusion_backward_scalar_f16_m4", "amuse_fusion_backward_elementwise_f16_m4"])
+def test_planted_bugs_are_caught(entry):
+    problem = Fusion("scalar" if "scalar" in entry else "elementwise", 5, 3, 248, torch.float16)
+    text = kernel(entry)
+    _, reports = problem.run()
+    executed = next(report.executions for report in reports if report.kernel == entry)
+    by_kind: dict[str, list[mutation.Mutant]] = {}
+    for mutant in mutation.mutants(text, entry):
+        if executed.get(mutant.line) and mutant.kind != "compare off by one":  # which few sizes show
+            by_kind.setdefault(mutant.kind, []).append(mutant)
+    sample = [mutant for found in by_kind.values() for mutant in found[:: max(1, len(found) // 3)][:3]]
+    assert len(sample) >= 3
+    missed = [f"{mutant.kind}: {mutant.original}" for mutant in sample if not is_caught(problem, entry, mutant)]
+    assert not missed
+
+
+def is_caught(problem: Fusion, entry: str, mutant: mutation.Mutant) -> bool:
+    found, reports = problem.run(mutant={entry: mutant.text})
+    if any(report.findings for report in reports):
+        return True
+    try:
+        problem.check(found)
+    except AssertionError:
+        return True
+    return False
 
 
 def test_weight_gradients_do_not_depend_on_the_order_of_blocks():

@@ -1,0 +1,158 @@
+// Parameters of attention.h out of tensors. Shared by the bindings of the CPU and the CUDA kernels.
+#pragma once
+
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "attention.h"
+#include "bind.h"
+
+namespace amuse {
+
+struct AttentionInputs {
+  pybind11::object query;
+  std::vector<pybind11::object> keys, values;
+  pybind11::object gates;
+  std::vector<pybind11::object> key_masks;
+  pybind11::object query_groups;
+  std::vector<pybind11::object> key_groups;
+  std::vector<int> relations;
+  std::vector<bool> causal;
+  bool joint;
+  double softmax_scale, dropout_p;
+  uint32_t drop_threshold;
+  uint64_t seed;
+  int num_threads;
+};
+
+inline Dtype dtype_of(const DLTensor& query) {
+  for (int code = 0; code < 4; ++code) {
+    if (query.dtype == dl_types[code]) return static_cast<Dtype>(code);
+  }
+  invalid("query", "a floating dtype", "another");
+}
+
+inline DLDataType accumulator(Dtype dtype) { return dtype == Dtype::float64 ? dl_float64 : dl_float32; }
+
+inline void check_count(const char* name, size_t count, size_t sources) {
+  if (count != sources) invalid(name, std::to_string(sources) + " entries", static_cast<int64_t>(count));
+}
+
+class AttentionReader {
+ public:
+  AttentionReader(const AttentionInputs& in, AttentionParams& p, Device device)
+      : in_(in), p_(p), reader_(in.query, device) {
+    check_threads(in.num_threads);
+    const DLTensor query = reader_.read("query", in.query);
+    p.dtype = dtype_of(query);
+    if (query.ndim != 4) invalid("query", "4 dimensions", query.ndim);
+    p.b = query.shape[0], p.h = query.shape[1], p.lq = query.shape[2], p.d = query.shape[3];
+    if (p.d < 8 || p.d > 256 || p.d % 8 != 0) invalid("query", "a head dim that is a multiple of 8 from 8 to 256", p.d);
+    p.query = rows("query", in.query, p.lq);
+    p.joint = in.joint, p.softmax_scale = in.softmax_scale;
+    p.dropout_p = in.dropout_p, p.drop_threshold = in.drop_threshold, p.seed = in.seed;
+    const size_t sources = in.keys.size();
+    if (sources < 1 || sources > max_sources) invalid("keys", "1 to 8 sources", static_cast<int64_t>(sources));
+    p.sources = static_cast<int64_t>(sources);
+    check_count("values", in.values.size(), sources);
+    check_count("key_masks", in.key_masks.size(), sources);
+    check_count("key_groups", in.key_groups.size(), sources);
+    check_count("relations", in.relations.size(), sources);
+    check_count("causal", in.causal.size(), sources);
+    for (size_t s = 0; s < sources; ++s) read_source(s);
+    if (!in.gates.is_none()) {
+      const DLTensor gates = reader_.read("gates", in.gates, accumulator(p.dtype), {p.b, p.h, p.sources});
+      p.gates = gates.data;
+      p.gate_stride_b = gates.strides[0], p.gate_stride_h = gates.strides[1], p.gate_stride_p = gates.strides[2];
+    }
+  }
+
+  // (B, H, length, D)
+  AttentionTensor rows(const char* name, const pybind11::object& tensor, int64_t length) const {
+    const DLTensor t = reader_.read(name, tensor, dl_types[static_cast<int>(p_.dtype)], {p_.b, p_.h, length, p_.d});
+    const bool empty = p_.b == 0 || p_.h == 0 || length == 0;
+    if (!empty && t.strides[3] != 1) invalid(name, "a stride of 1 in the last dimension", t.strides[3]);
+    return {t.data, t.strides[0], t.strides[1], t.strides[2]};
+  }
+
+  void* dense(const char* name, const pybind11::object& tensor, DLDataType dtype,
+              std::initializer_list<int64_t> shape) const {
+    const DLTensor t = reader_.read(name, tensor, dtype, shape);
+    int64_t stride = 1;
+    bool contiguous = true;
+    for (int32_t i = t.ndim - 1; i >= 0; --i) {
+      contiguous = contiguous && (t.shape[i] == 1 || t.strides[i] == stride);
+      stride *= t.shape[i];
+    }
+    if (!contiguous && stride != 0) invalid(name, "a contiguous tensor", "another");
+    return t.data;
+  }
+
+  // In the accumulation type: (B, H, Lq, P), or (B, H, Lq) for joint.
+  void* lse(const char* name, const pybind11::object& tensor) const {
+    const DLDataType dtype = accumulator(p_.dtype);
+    return p_.joint ? dense(name, tensor, dtype, {p_.b, p_.h, p_.lq})
+                    : dense(name, tensor, dtype, {p_.b, p_.h, p_.lq, p_.sources});
+  }
+
+ private:
+  void read_source(size_t s) {
+    AttentionSource& source = p_.source[s];
+    const DLTensor key = reader_.read("keys", in_.keys[s]);
+    source.length = key.ndim == 4 ? key.shape[2] : 0;
+    if (source.length >= INT32_MAX) invalid("keys", "fewer than 2^31 - 1", source.length);
+    source.key = rows("keys", in_.keys[s], source.length);
+    source.value = rows("values", in_.values[s], source.length);
+    if (!in_.key_masks[s].is_none()) {
+      source.mask = static_cast<const uint8_t*>(dense("key_masks", in_.key_masks[s], dl_bool, {p_.b, source.length}));
+    }
+    if (in_.relations[s] < 0 || in_.relations[s] > 2) invalid("relations", "0, 1 or 2", in_.relations[s]);
+    source.relation = static_cast<Relation>(in_.relations[s]);
+    source.causal = in_.causal[s];
+    if (source.relation != Relation::any) {
+      p_.query_groups = static_cast<const int64_t*>(dense("query_groups", in_.query_groups, dl_int64, {p_.b, p_.lq}));
+      source.groups =
+          static_cast<const int64_t*>(dense("key_groups", in_.key_groups[s], dl_int64, {p_.b, source.length}));
+    }
+  }
+
+  const AttentionInputs& in_;
+  AttentionParams& p_;
+  const TensorReader reader_;
+};
+
+inline AttentionForwardParams attention_forward_params(const AttentionInputs& in, Device device,
+                                                       const pybind11::object& out, const pybind11::object& lse) {
+  AttentionForwardParams p{};
+  const AttentionReader reader(in, p, device);
+  p.out = reader.rows("out", out, p.lq);
+  p.lse = reader.lse("lse", lse);
+  return p;
+}
+
+inline AttentionBackwardParams attention_backward_params(
+    const AttentionInputs& in, Device device, const pybind11::object& grad_out, const pybind11::object& out,
+    const pybind11::object& lse, const pybind11::object& grad_lse, const pybind11::object& grad_query,
+    const std::vector<pybind11::object>& grad_keys, const std::vector<pybind11::object>& grad_values,
+    const pybind11::object& grad_gates) {
+  AttentionBackwardParams p{};
+  const AttentionReader reader(in, p, device);
+  p.grad_out = reader.rows("grad_out", grad_out, p.lq);
+  if (p.joint) p.out = reader.rows("out", out, p.lq);
+  p.lse = reader.lse("lse", lse);
+  if (!grad_lse.is_none()) p.grad_lse = reader.lse("grad_lse", grad_lse);
+  p.grad_query = reader.rows("grad_query", grad_query, p.lq);
+  check_count("grad_keys", grad_keys.size(), in.keys.size());
+  check_count("grad_values", grad_values.size(), in.keys.size());
+  for (size_t s = 0; s < in.keys.size(); ++s) {
+    p.grad_key[s] = reader.rows("grad_keys", grad_keys[s], p.source[s].length);
+    p.grad_value[s] = reader.rows("grad_values", grad_values[s], p.source[s].length);
+  }
+  if (!grad_gates.is_none()) {
+    p.grad_gates = reader.dense("grad_gates", grad_gates, accumulator(p.dtype), {p.b, p.h, p.sources});
+  }
+  return p;
+}
+
+}  // namespace amuse
