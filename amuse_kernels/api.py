@@ -70,6 +70,8 @@ def p2c_attention(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_flag("return_lse", return_lse)
+    if values is None:
+        raise TypeError("values: expected a list or tuple with one entry per source, got None")
     without_autocast, (query, keys, values) = _autocast(query, keys, values)
     inputs = check_attention(
         query,

@@ -24,7 +24,10 @@ _SEQUENCES = (list, tuple, Sequence)  # the common ones first: a look at an abst
 
 
 class AttentionInputs(NamedTuple):
-    """Validated arguments of p2c_attention, in one form: an entry per source, gates `(B, H, P)`, seed a tensor."""
+    """Validated arguments of p2c_attention, in one form: an entry per source, seed a tensor.
+
+    Gates are `(B, H, P)` in the dtype of the computation.
+    """
 
     query: Tensor
     keys: tuple[Tensor, ...]
@@ -90,8 +93,10 @@ def check_attention(
 
     if gates is not None:
         _check_tensor("gates", gates, FLOATING, device)
+        computed_in = torch.float64 if dtype == torch.float64 else torch.float32
         try:
-            gates = gates.expand(batch, heads, sources)
+            # in this order, so that the gradients of a broadcast gate are added up before they are rounded to its dtype
+            gates = gates.to(computed_in).expand(batch, heads, sources)
         except RuntimeError:
             raise ValueError(
                 f"gates: expected a shape that broadcasts to (B, H, P) = ({batch}, {heads}, {sources}), "

@@ -193,9 +193,6 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
     query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
     assert values is not None
-    dtype = accumulation_dtype(query.dtype)
-    if gates is not None and gates.dtype != dtype:
-        gates = gates.to(dtype)
     relations = [RELATIONS.index(relation) for relation in inputs.relations]
     options = (relations, inputs.causal, inputs.normalization == "joint", inputs.softmax_scale, inputs.dropout_p)
     masks, groups = inputs.key_masks, inputs.key_groups

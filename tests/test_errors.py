@@ -52,6 +52,7 @@ ATTENTION_MISTAKES = {
         r"keys\[0\]: expected device cpu, got meta",
     ),
     "value count": ({"values": [T(2, 2, 4, 8)]}, ValueError, "values: expected 2 entries, one per source, got 1"),
+    "no values": ({"values": None}, TypeError, "values: expected a list or tuple .* got None"),
     "value length": (
         {"values": [T(2, 2, 5, 8), T(2, 2, 3, 8)]},
         ValueError,
