@@ -1,7 +1,8 @@
 """The paper's ablation tables as a grid on any data set, each row beside the paper's numbers.
 
-Every row is a change of one configuration. Rows of several tables with the same configuration are trained once; a row
-that is done is not run again, and one that was interrupted goes on where it was.
+Every row is a change of one configuration, and is compared with the unchanged one seed by seed. Rows of several tables
+with the same configuration are trained once; a row that is done is not run again, and one that was interrupted goes on
+where it was.
 """
 
 import copy
@@ -18,10 +19,8 @@ from typing import Any
 from amuse.comparison import only_modalities
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
-from amuse.evaluation import evaluate
 from amuse.files import read_json, write_text
-from amuse.metrics import Metrics
-from amuse.training import train_on
+from amuse.repetition import Scores, mean, run_once
 
 TABLES = {
     "I": "modalities and stages (the paper on MELD)",
@@ -57,7 +56,7 @@ class Row:
     changes: dict[str, Any]  # "section.key" -> value
     paper: tuple[float, float] | None  # MELD, IEMOCAP
     modalities: list[str] | None = None  # None = all
-    scores: list[dict[str, float]] = field(default_factory=list)  # per seed
+    scores: list[Scores] = field(default_factory=list)  # per seed
 
 
 def ablate(
@@ -89,17 +88,18 @@ def ablate(
     splits = load_splits(config.data) if splits is None else splits
     if splits.train.label_names is None:
         raise ValueError("data: expected classes, got regression")
-    rows = [row for table in tables for row in rows_of(table, list(splits.train.modalities), config)]
+    unchanged = Row("", "unchanged", {}, None)
+    rows = [unchanged, *(row for table in tables for row in rows_of(table, list(splits.train.modalities)))]
     for row in rows:
         for seed in range(config.train.seed, config.train.seed + seeds):
             if progress:
-                print(f"table {row.table}, {row.name}, seed {seed}", flush=True)
+                print(f"{row.table and f'table {row.table}, '}{row.name}, seed {seed}", flush=True)
             row.scores.append(_score(row, config, splits, seed, out))
             _write(rows, out)
     return to_markdown(rows)
 
 
-def rows_of(table: str, modalities: list[str], config: Config) -> list[Row]:
+def rows_of(table: str, modalities: list[str]) -> list[Row]:
     """The rows of one table for a data set with these modalities."""
     if table == "III":
         return [Row(table, f"{name} α", {"model.fusion": name}, paper) for name, paper in FUSION.items()]
@@ -133,41 +133,50 @@ def changed(config: Config, row: Row, seed: int) -> Config:
     return config if row.modalities is None else only_modalities(config, row.modalities)
 
 
-def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> dict[str, float]:
-    """Weighted F1 and accuracy on the test split in per cent, from the folder of an earlier run if there is one."""
+def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
+    """Of one run, from the folder of an earlier one if there is one."""
     config = changed(config, row, seed)
     chosen = row.modalities or list(splits.train.modalities)
     key = json.dumps([chosen, dataclasses.asdict(config)], sort_keys=True)
     folder = out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
     file = folder / "scores.json"
     if not file.is_file():
-        part = splits.select(chosen)
-        model = train_on(part, config, folder, resume=True, progress=False)
-        metrics = evaluate(model, part.test, config.train.batch_size)
-        assert isinstance(metrics, Metrics)
-        scores = {"weighted_f1": 100 * metrics.weighted_f1, "accuracy": 100 * metrics.accuracy}
-        write_text(json.dumps(scores), file)
-    return read_json(file)
+        scores = run_once(splits.select(chosen), config, folder)
+        write_text(json.dumps(dataclasses.asdict(scores)), file)
+    return Scores(**read_json(file))
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Tables with mean and population deviation over seeds beside the paper's single runs."""
+    """Tables with mean and population deviation over seeds beside the paper's single runs.
+
+    Args:
+        rows: the unchanged configuration first; its differences to the others are taken seed by seed.
+    """
+    unchanged, *rows = rows
+    head = ["", "weighted F1", "accuracy", "to unchanged", "parameters", "seconds", "paper, MELD", "paper, IEMOCAP"]
     lines: list[str] = []
-    for table in dict.fromkeys(row.table for row in rows):
-        lines += [f"### Table {table}: {TABLES[table]}", ""]
-        lines += ["| | weighted F1 | accuracy | paper, MELD | paper, IEMOCAP |", "|---|---|---|---|---|"]
+    for table in dict.fromkeys(row.table for row in rows if row.scores):
+        lines += [f"### Table {table}: {TABLES[table]}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in rows:
             if row.table == table and row.scores:
                 paper = ("", "") if row.paper is None else (f"{row.paper[0]:.2f}", f"{row.paper[1]:.2f}")
-                ours = [_mean([score[name] for score in row.scores]) for name in ("weighted_f1", "accuracy")]
-                lines.append(f"| {' | '.join([row.name, *ours, *paper])} |")
+                ours = [mean([run.weighted_f1 for run in row.scores]), mean([run.accuracy for run in row.scores])]
+                seconds = statistics.fmean(run.seconds for run in row.scores)
+                cost = [f"{row.scores[0].parameters:,}", f"{seconds:.0f}"]
+                cells = [row.name, *ours, _difference(row.scores, unchanged.scores), *cost, *paper]
+                lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _mean(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.pstdev(values):.2f}"
+def _difference(scores: Sequence[Scores], unchanged: Sequence[Scores]) -> str:
+    """Mean difference in weighted F1 and, of several seeds, its standard error; nothing for the same runs."""
+    differences = [a.weighted_f1 - b.weighted_f1 for a, b in zip(scores, unchanged, strict=False)]
+    if list(scores) == list(unchanged[: len(scores)]):
+        return ""
+    text = f"{statistics.fmean(differences):+.2f}"
+    count = len(differences)
+    return text if count == 1 else f"{text} (error {statistics.stdev(differences) / count**0.5:.2f})"
 
 
 def _write(rows: Sequence[Row], out: Path) -> None:

@@ -93,6 +93,20 @@ def compare(
 
 
 @app.command()
+def repeat(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one folder a seed; what is done there is kept.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(help="Number of runs.")] = 5,
+) -> None:
+    """Train and test with several seeds; print every run, mean and deviation, every class, time and memory."""
+    from amuse.config import Config
+    from amuse.repetition import repeat as run
+
+    typer.echo(run(Config.load(config, overrides or ()), out, seeds))
+
+
+@app.command()
 def ablate(
     out: Annotated[Path, typer.Option(help="Folder of the grid; what is done there is not run again.")],
     config: ConfigFile = None,

@@ -154,6 +154,7 @@ class DataConfig:
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
+    contrast: float = 0.0  # synthetic: share of kind or harsh utterances with a word of the other tone too
     seed: int = 0  # of synthetic conversations and of splits
 
     def __post_init__(self) -> None:
@@ -162,7 +163,7 @@ class DataConfig:
         _one_of(self, "merge", ("mean", "concat"))
         _positive(self, "max_tokens", "num_dialogues")
         _non_negative(self, "context")
-        _probability(self, "valid_fraction")
+        _probability(self, "valid_fraction", "contrast")
         if self.dataset != "synthetic" and self.path is None:
             raise ValueError(f"data.path: expected the folder of {self.dataset}, got None")
 

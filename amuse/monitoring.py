@@ -1,9 +1,13 @@
-"""What a training says about itself after every epoch: a line for the terminal, TensorBoard."""
+"""What a training says about itself after every epoch: a line for the terminal, TensorBoard, its memory."""
 
 import contextlib
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from amuse.metrics import Metrics, RegressionMetrics
 
@@ -18,6 +22,14 @@ def describe(record: dict[str, Any], better: bool) -> str:
     scores = "  ".join(f"{name} {value:.4f}" for name, value in record["valid"].items())
     mark = "  (best so far)" if better else ""
     return f"epoch {record['epoch']:>3}  loss {record['train']['loss']:.4f}  {scores}  {record['seconds']:.1f} s{mark}"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory so far in MiB: allocated on a GPU, or resident in this whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
 
 
 @contextlib.contextmanager

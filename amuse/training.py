@@ -54,7 +54,7 @@ from amuse.files import (
 from amuse.losses import Totals, amuse_loss, contrastive_loss, contrasts
 from amuse.metrics import Metrics, RegressionMetrics
 from amuse.model import Amuse, Output
-from amuse.monitoring import describe, headline, tensorboard
+from amuse.monitoring import describe, headline, peak_memory_mib, tensorboard
 from amuse.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
 from amuse.stages import present_modalities
 
@@ -184,6 +184,7 @@ class Run:
                     "valid": headline(metrics),
                     "learning_rate": self.scheduler.get_last_lr()[0],
                     "seconds": round(time.perf_counter() - started, 2),
+                    "memory_mib": round(peak_memory_mib(self.world.device)),
                 }
                 history.records.append(record)
                 self.save_state()

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from amuse import ablation
-from amuse.ablation import ablate, changed, rows_of
+from amuse import repetition
+from amuse.ablation import Row, ablate, changed, rows_of, to_markdown
 from amuse.config import Config
+from amuse.repetition import Scores
 
 TINY = [
     "data.num_dialogues=4",
@@ -27,8 +28,8 @@ def test_a_grid_is_written_resumed_and_says_the_papers_numbers(tmp_path, monkeyp
             raise KeyboardInterrupt
         return train_on(splits, config, folder, **options)
 
-    train_on = ablation.train_on
-    monkeypatch.setattr(ablation, "train_on", counted)
+    train_on = repetition.train_on
+    monkeypatch.setattr(repetition, "train_on", counted)
     config = Config.load(None, TINY)
     with pytest.raises(KeyboardInterrupt):
         ablate(config, tmp_path, ["III", "IV"], seeds=2, progress=False)
@@ -48,15 +49,28 @@ def test_a_grid_is_written_resumed_and_says_the_papers_numbers(tmp_path, monkeyp
 
 def test_the_tables_change_what_they_say():
     config = Config.load(None, TINY)
-    rows = {row.name: row for row in rows_of("I", ["text", "audio", "video"], config)}
+    rows = {row.name: row for row in rows_of("I", ["text", "audio", "video"])}
     assert len(rows) == 7 + 2
     assert rows["text+audio, concatenation"].paper == (62.65, 57.27)
     alone = changed(config, rows["audio alone"], 3)
     assert (alone.model.man, alone.model.fusion, alone.train.seed) == (False, "concat", 3)
     assert alone.model.modality_swap == {}
     assert changed(config, rows["AMuSE"], 0) == config
-    assert [changed(config, row, 0).model.man_layers for row in rows_of("V", ["text"], config)] == [1, 3, 4, 5]
-    assert [changed(config, row, 0).loss.gamma for row in rows_of("IV", ["text"], config)] == [0.5, 0.75, 1.0, 1.25]
+    assert [changed(config, row, 0).model.man_layers for row in rows_of("V", ["text"])] == [1, 3, 4, 5]
+    assert [changed(config, row, 0).loss.gamma for row in rows_of("IV", ["text"])] == [0.5, 0.75, 1.0, 1.25]
+
+
+def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():
+    def runs(*scores):
+        return [Scores(score, score + 1, {}, 1234, 5.4, 100) for score in scores]
+
+    unchanged = Row("", "unchanged", {}, None, scores=runs(70.0, 80.0))
+    worse = Row("III", "random α", {}, (70.86, 72.07), scores=runs(69.0, 78.0))
+    same = Row("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
+    lines = to_markdown([unchanged, worse, same]).splitlines()
+    # differences -1 and -2: mean -1.5, standard error 0.5, much below the deviation between seeds
+    assert "| random α | 73.50 ± 4.50 | 74.50 ± 4.50 | -1.50 (error 0.50) | 1,234 | 5 | 70.86 | 72.07 |" in lines
+    assert "| learned α | 75.00 ± 5.00 | 76.00 ± 5.00 |  | 1,234 | 5 | 71.32 | 73.91 |" in lines
 
 
 def test_mistakes_are_named(tmp_path):

@@ -60,7 +60,7 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
         name = "dev" if split == "valid" else split
-        conversations = synthetic_conversations(name, num_dialogues=count, seed=config.seed)
+        conversations = synthetic_conversations(name, num_dialogues=count, seed=config.seed, contrast=config.contrast)
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:

@@ -1,0 +1,90 @@
+"""One configuration trained with several seeds, since a single run says little: mean, deviation, every class, cost."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from amuse.config import Config
+from amuse.data.load import Splits, load_splits
+from amuse.evaluation import evaluate
+from amuse.metrics import Metrics
+from amuse.training import LOG_FILE, train_on
+
+
+@dataclass
+class Scores:
+    """A finished run on the test split, in per cent, and what it cost."""
+
+    weighted_f1: float
+    accuracy: float
+    f1: dict[str, float]  # per class
+    parameters: int
+    seconds: float  # of all epochs with their validation
+    memory_mib: float  # peak of the whole process that trained it, or allocated on its GPU
+
+
+def run_once(splits: Splits, config: Config, folder: Path, progress: bool = False) -> Scores:
+    """Train, or go on with a run that was interrupted or is done already, and test its best model."""
+    model = train_on(splits, config, folder, resume=True, progress=progress)
+    metrics = evaluate(model, splits.test, config.train.batch_size)
+    assert isinstance(metrics, Metrics)  # callers have refused regression
+    epochs = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    return Scores(
+        weighted_f1=100 * metrics.weighted_f1,
+        accuracy=100 * metrics.accuracy,
+        f1={name: 100 * f1 for name, f1 in zip(metrics.label_names, metrics.f1, strict=True)},
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=sum(epoch["seconds"] for epoch in epochs),
+        memory_mib=max(epoch["memory_mib"] for epoch in epochs),
+    )
+
+
+def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = None, progress: bool = True) -> str:
+    """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
+
+    Args:
+        config: of every run, but for the seed.
+        out: runs that are done there are tested only, interrupted ones go on.
+        seeds: number of runs.
+        splits: default: those of `config.data`.
+        progress: show the runs' progress.
+
+    Raises:
+        ValueError: regression, no seed, or `out` holds runs of another configuration.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds: expected at least 1, got {seeds}")
+    splits = load_splits(config.data, progress) if splits is None else splits
+    if splits.test.label_names is None:
+        raise ValueError("data: expected classes, got regression")
+    runs = {}
+    for seed in range(config.train.seed, config.train.seed + seeds):
+        if progress:
+            print(f"--- seed {seed}", flush=True)
+        seeded = replace(config, train=replace(config.train, seed=seed))
+        runs[seed] = run_once(splits, seeded, out / f"seed{seed}", progress)
+    return to_markdown(runs)
+
+
+def to_markdown(runs: dict[int, Scores]) -> str:
+    """A table of the runs by seed, and one of the classes' F1, with mean and population deviation."""
+    scores = list(runs.values())
+    lines = ["| | weighted F1 | accuracy | seconds | peak MiB |", "|---|---|---|---|---|"]
+    lines += [
+        f"| seed {seed} | {run.weighted_f1:.2f} | {run.accuracy:.2f} | {run.seconds:.0f} | {run.memory_mib:.0f} |"
+        for seed, run in runs.items()
+    ]
+    means = [mean([run.weighted_f1 for run in scores]), mean([run.accuracy for run in scores])]
+    costs = [[run.seconds for run in scores], [run.memory_mib for run in scores]]
+    means += [f"{statistics.fmean(values):.0f}" for values in costs]
+    lines += [f"| mean | {' | '.join(means)} |", "", "| class | F1 |", "|---|---|"]
+    lines += [f"| {name} | {mean([run.f1[name] for run in scores])} |" for name in scores[0].f1]
+    return "\n".join([*lines, "", f"{scores[0].parameters:,} parameters"])
+
+
+def mean(values: Sequence[float]) -> str:
+    """Mean and, of several values, population deviation."""
+    text = f"{statistics.fmean(values):.2f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.pstdev(values):.2f}"
