@@ -106,7 +106,7 @@ def rows_of(table: str, modalities: list[str]) -> list[Row]:
     if table == "IV":
         return [Row(table, f"γ = {gamma:g}", {"loss.gamma": gamma}, paper) for gamma, paper in GAMMA.items()]
     if table == "V":
-        return [Row(table, f"{n} layers", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()]
+        return [Row(table, f"{n} layer{'s' * (n > 1)}", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()]
     concatenation = {"model.man": False, "model.fusion": "concat"}
     rows = []
     for size in range(1, len(modalities) + 1):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from amuse.config import Config
+from amuse.data.load import load_split
 from amuse.data.synthetic import (
     CLOCK,
     EMOTION_OF,
@@ -122,3 +124,14 @@ def test_shapes_speakers_and_imbalance_are_as_documented():
 def test_impossible_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         synthetic_conversations(**{"split": "train", "num_dialogues": 1, **wrong})
+
+
+def test_contrast_can_be_set_in_a_configuration():
+    def both_tones(*options):
+        test = load_split(Config.load(None, ["data.num_dialogues=40", *options]).data, "test")
+        words = [set(utterance.text.split()) for utterance in test.utterances()]
+        return sum(bool(said & set(WORDS["kind"])) and bool(said & set(WORDS["harsh"])) for said in words) / len(words)
+
+    assert both_tones() == 0
+    # kind and harsh words are said in about two of three utterances
+    assert 0.2 < both_tones("data.contrast=0.5") < 0.45
