@@ -96,6 +96,7 @@ def test_every_modality_and_the_speaker_raise_the_ceiling(options):
 def test_ceiling_of_everything_is_one_minus_label_noise():
     assert oracle_accuracy(tuple(MODALITIES), label_noise=0.1) == pytest.approx(0.9)
     assert oracle_accuracy(tuple(MODALITIES), label_noise=0.0, contrast=0.5) == pytest.approx(1.0)
+    assert oracle_accuracy(tuple(MODALITIES), contrast=0.5, timing=False) == pytest.approx(0.835, abs=0.0005)
     with pytest.raises(ValueError, match="modalities: expected some of"):
         oracle_accuracy(["smell"])
     with pytest.raises(ValueError, match="modalities: expected some of"):

@@ -170,6 +170,7 @@ def oracle_accuracy(
     modalities: Sequence[str],
     *,
     speaker_context: bool = True,
+    timing: bool = True,
     imbalance: float = 2.0,
     label_noise: float = 0.03,
     contrast: float = 0.0,
@@ -181,6 +182,7 @@ def oracle_accuracy(
         modalities: Out of text, audio and video; at least one.
         speaker_context: True: it also knows whether the speaker is quiet or loud, an upper bound for models that read
             the whole dialogue. False: it sees single utterances.
+        timing: False: it does not relate the moments of word and voice.
         imbalance, label_noise, contrast, absent_rate: As the conversations were generated.
 
     Raises:
@@ -195,12 +197,12 @@ def oracle_accuracy(
             if size == 1:  # one of them, drawn evenly, stays where all would be absent
                 chance += absent_rate ** len(MODALITIES) / len(MODALITIES)
             seen = set(modalities) & set(present)
-            total += chance * _best_accuracy(seen, speaker_context, imbalance, label_noise, contrast)
+            total += chance * _best_accuracy(seen, speaker_context, timing, imbalance, label_noise, contrast)
     return total
 
 
 def _best_accuracy(
-    seen: set[str], speaker_context: bool, imbalance: float, label_noise: float, contrast: float
+    seen: set[str], speaker_context: bool, timing: bool, imbalance: float, label_noise: float, contrast: float
 ) -> float:
     joint: dict[tuple[object, ...], np.ndarray] = {}
     factors, frequencies = _factor_prior(imbalance)
@@ -209,7 +211,7 @@ def _best_accuracy(
         labels[EMOTIONS.index(EMOTION_OF[tone, voice, face])] = 1 - label_noise
         both_tones = contrast if tone != "plain" else 0.0
         for loud, (mixed, chance) in product((0, 1), ((True, both_tones), (False, 1 - both_tones))):
-            unclear = mixed and "audio" not in seen
+            unclear = mixed and ("audio" not in seen or not timing)
             observed = (
                 ("mixed" if unclear else tone) if "text" in seen else None,
                 (voice if speaker_context else VOICES.index(voice) + loud) if "audio" in seen else None,
