@@ -58,7 +58,7 @@ constexpr AttentionTile forward_tile(int element_bytes, int padded) {
   if (element_bytes == 2) {
     return padded <= 64 ? AttentionTile{2, 2, 1, 32} : padded == 128 ? AttentionTile{4, 1, 1, 32} : AttentionTile{2, 1, 1, 16};
   }
-  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : padded == 128 ? AttentionTile{4, 1, 1, 16} : AttentionTile{1, 1, 1, 16};
+  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 2 : 1, 1, 1, 16};
 }
 
 // `keys`: of the kernel where keys stay and queries stream.
@@ -68,17 +68,17 @@ constexpr AttentionTile backward_tile(int element_bytes, int padded, bool keys) 
            : padded == 128 ? AttentionTile{4, 1, 1, 32}
                            : AttentionTile{4, 1, 2, 16};
   }
-  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{2, 1, padded == 128 ? 1 : 2, 16};
+  return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 4 : 2, 1, 2, 16};
 }
 
 constexpr int tile_bytes(int rows, int element_bytes, int padded) { return rows * element_bytes * padded; }
 
-// Queries stay in registers, except where the head dim is too wide for that.
-constexpr bool query_in_registers(int padded) { return padded <= 128; }
+// Queries stay in registers, except where they are too wide for that.
+constexpr bool query_in_registers(int element_bytes, int padded) { return element_bytes * padded <= 256; }
 
 // The outputs of finished streams lie in shared memory, in float32, over the queries if those are in registers.
 constexpr int forward_query_bytes(int element_bytes, int padded) {
-  return query_in_registers(padded) ? 0 : tile_bytes(forward_tile(element_bytes, padded).rows(), element_bytes, padded);
+  return query_in_registers(element_bytes, padded) ? 0 : tile_bytes(forward_tile(element_bytes, padded).rows(), element_bytes, padded);
 }
 
 constexpr int forward_shared_bytes(int element_bytes, int padded) {

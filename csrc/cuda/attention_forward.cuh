@@ -19,7 +19,7 @@ struct AttentionForward {
   static constexpr AttentionTile tile = forward_tile(sizeof(T), kWidth);
   static constexpr int threads = tile.threads(), rows = tile.rows(), columns = tile.columns, groups = tile.row_tiles;
   static constexpr int column_bytes = tile_bytes(columns, sizeof(T), kWidth), pieces = kWidth / 8;
-  static constexpr bool query_held = query_in_registers(kWidth);
+  static constexpr bool query_held = query_in_registers(sizeof(T), kWidth);
   static constexpr int query_bytes = forward_query_bytes(sizeof(T), kWidth);
   static constexpr int buffers = query_bytes + tile_bytes(rows, 4, kWidth);  // where they start
   using Tiles = KeyTiles<columns, kOptions, false, rows>;
