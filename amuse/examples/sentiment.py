@@ -5,7 +5,6 @@ python -m amuse.examples.sentiment meld FOLDER --out RUN
 """
 
 import csv
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ import typer
 
 from amuse.comparison import CONFIGS
 from amuse.config import Config
-from amuse.data import Conversations, Dialogue, Utterance, read_meld
+from amuse.data import Conversations, Dialogue, read_meld
 from amuse.data.load import Splits, add_text, load_splits
 from amuse.data.transcript import csv_of, read_utf8
 from amuse.evaluation import evaluate
@@ -62,11 +61,10 @@ def meld(folder: Folder, out: Out, overrides: Overrides = None) -> None:
 
 def as_numbers(conversations: Conversations, scores: dict[str, float] | None) -> Conversations:
     """Class labels (negative, positive) to -1 and 1, or to the scores of the segments; None where there is none."""
-    number: Callable[[Utterance], float | None] = lambda u: None if u.label is None else 2.0 * u.label - 1.0  # noqa: E731
-    if scores is not None:
-        number = lambda u: scores.get(u.id)  # noqa: E731
+    if scores is None:
+        scores = {u.id: 2.0 * u.label - 1.0 for u in conversations.utterances() if u.label is not None}
     dialogues = [
-        Dialogue(dialogue.id, [replace(u, label=number(u)) for u in dialogue.utterances])
+        Dialogue(dialogue.id, [replace(u, label=scores.get(u.id)) for u in dialogue.utterances])
         for dialogue in conversations.dialogues
     ]
     return Conversations(dialogues, None, conversations.modalities)
