@@ -5,7 +5,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests import triton_interpreter
+from tests import backends
 
 # Tests in parallel processes (pytest -n) have one thread each, and so have the processes that they start
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -20,8 +20,7 @@ hypothesis.settings.register_profile("short", max_examples=100, deadline=None, d
 hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 hypothesis.settings.load_profile("short")
 
-if triton_interpreter.requested():
-    triton_interpreter.install()
+backends.install()
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run_module(*arguments: str) -> str:
+def run_module(*arguments: str, timeout: float = 300) -> str:
     """What `python -m arguments`, on one thread a process, prints; it has to succeed."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -17,7 +17,7 @@ def run_module(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

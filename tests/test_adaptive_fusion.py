@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
-from tests import triton_interpreter
 from tests.attention_cases import assert_within_budget
+from tests.backends import GPU_KERNELS, runnable
 from tests.fusion_cases import fusion_oracle
 
-RUNNABLE = triton_interpreter.backends("adaptive_fusion")
+RUNNABLE = runnable("adaptive_fusion")
 KINDS = ("scalar", "elementwise", "gate")
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
-DTYPES = LOW_PRECISION if triton_interpreter.requested() else [torch.float64]
-needs_double = pytest.mark.skipif(triton_interpreter.requested(), reason="the Triton kernels have no fp64")
+DTYPES = LOW_PRECISION if GPU_KERNELS else [torch.float64]
+needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")
 
 
 @pytest.fixture(params=RUNNABLE)
@@ -214,7 +214,7 @@ def test_gate_parameters_keep_their_own_dtype(backend):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.skipif(triton_interpreter.requested(), reason="about threads of a CPU")
+@pytest.mark.skipif(GPU_KERNELS, reason="about threads of a CPU")
 def test_results_are_bitwise_equal_for_any_number_of_threads(backend, kind):
     threads = torch.get_num_threads()
     results = []

@@ -11,14 +11,13 @@ from torch.autograd import gradcheck, gradgradcheck
 from amuse_kernels import p2c_attention, p2c_attention_weights
 from amuse_kernels.checks import RELATIONS
 from amuse_kernels.dropout import philox
-from tests import triton_interpreter
 from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle
+from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
-RUNNABLE = triton_interpreter.backends("p2c_attention")
+RUNNABLE = runnable("p2c_attention")
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
-INTERPRETED = triton_interpreter.requested()
-DTYPE = torch.float32 if INTERPRETED else torch.float64  # of cases where the dtype does not matter
-needs_double = pytest.mark.skipif(INTERPRETED, reason="the Triton kernels have no fp64")
+DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # of cases where the dtype does not matter
+needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")
 OPTIONS = {
     "plain": {"gates": False, "masks": False},
     "gates_masks": {},
@@ -45,7 +44,7 @@ def case(request) -> Case:
     return make_case(**OPTIONS[request.param], dtype=DTYPE)
 
 
-@pytest.mark.parametrize("dtype", LOW_PRECISION if INTERPRETED else [torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", LOW_PRECISION if GPU_KERNELS else [torch.float64], ids=str)
 def test_output_lse_and_weights_follow_the_formula(case, backend, dtype):
     case = case.to(dtype)
     out, lse = case.run(return_lse=True, backend=backend)

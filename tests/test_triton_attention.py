@@ -89,6 +89,26 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
     assert launches(attention._replace(query=odd))[0].constexprs["UNIT"] == 1
 
 
+@pytest.mark.parametrize(
+    ("switch", "value", "expected"),
+    [
+        (None, None, "ieee"),
+        ("fp32_precision", "tf32", "tf32"),
+        ("allow_tf32", True, "tf32"),
+        ("fp32_precision", "ieee", "ieee"),
+    ],
+)
+def test_fp32_products_are_exact_unless_torch_is_told_otherwise(switch, value, expected):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        if switch:
+            setattr(matmul, switch, value)
+        assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
+    finally:
+        matmul.fp32_precision = before
+
+
 def test_rows_beyond_32_bits_are_refused():
     from amuse_kernels.triton.attention import _strides
 

@@ -17,12 +17,12 @@ from benchmarks.static.cases import ARCHITECTURES, Case
 from tests.ptx.package_launches import recorded
 from tests.ptx.triton_kernels import compile_triton
 
-SPILLS = pytest.mark.xfail(reason="the backward of several query tiles spills registers here", strict=True)
 SAMPLE = [
-    Case("attention forward", "fp16", 64, "per_source", "plain", 80),
-    Case("attention forward", "bf16", 128, "joint", "plain", 90),
-    Case("attention backward, one tile", "fp16", 64, "joint", "plain", 120),
-    pytest.param(Case("attention backward", "bf16", 64, "per_source", "plain", 86), marks=SPILLS),
+    Case("attention forward, long", "fp16", 64, "per_source", "plain", 80),
+    Case("attention forward", "bf16", 128, "joint", "masks", 90),
+    Case("attention forward", "fp16", 64, "per_source", "all options", 80),
+    Case("attention backward, one tile", "fp16", 64, "joint", "masks", 120),
+    Case("attention backward", "bf16", 64, "per_source", "masks", 86),
     Case("fusion forward", "fp32", 256, "", "gate", 100),
     Case("fusion backward", "fp16", 256, "", "gate", 89),
     Case("interpolation backward", "bf16", 256, "", "", 90),

@@ -4,57 +4,23 @@ Triton reads that variable when a kernel's module is imported, so interpreted te
 separate processes: `TRITON_INTERPRET=1 pytest tests/test_adaptive_fusion.py` runs the promises on the kernels.
 """
 
-import importlib
 import os
-import warnings
 from typing import Any
 
 import numpy as np
-import torch
-
-KERNELS = {
-    "attention": ("p2c_attention_forward", "p2c_attention_backward"),
-    "fusion": ("adaptive_fusion_forward", "adaptive_fusion_backward"),
-    "interpolation": ("interpolation_coefficients_forward", "interpolation_coefficients_backward"),
-}
-_library = torch.library.Library("amuse_kernels", "IMPL")
 
 
 def requested() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def backends(op: str) -> list[str]:
-    """The backends that can run an op on CPU tensors here: the interpreted kernels alone, or all others."""
-    from amuse_kernels.dispatch import BACKENDS, unavailable_reason
-
-    if requested():
-        return ["triton"]
-    return [name for name in BACKENDS if unavailable_reason(name, op, "cpu") is None]
-
-
-def install() -> None:
-    """Puts the Triton kernels in the place of the C++ kernels, which this process then does not offer."""
-    import amuse_kernels.ops  # noqa: F401  (defines the ops)
-    from amuse_kernels import dispatch
-
-    _interpret_bfloat16()
+def prepare() -> None:
     from amuse_kernels.triton import attention
     from amuse_kernels.triton.attention_config import Tile
 
+    _interpret_bfloat16()
     # small, so that small cases take several tiles; the interpreter's time goes by operations, not by their size
-    attention.forward_tile = attention.backward_tile = lambda *_: Tile(16, 16, 4, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this replaces another kernel
-        for module_name, names in KERNELS.items():
-            module = importlib.import_module(f"amuse_kernels.triton.{module_name}")
-            for name in names:
-                _library.impl(name, getattr(module, name), "CPU", allow_override=True)
-
-    def unavailable_reason(backend: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
-        return None if backend in ("triton", "reference") else "this process interprets the Triton kernels instead"
-
-    dispatch.unavailable_reason = unavailable_reason
+    attention.choose_tile = lambda _: Tile(16, 16, 4, 1)
 
 
 def _interpret_bfloat16() -> None:

@@ -15,7 +15,7 @@ from amuse_kernels.buffers import attention_outputs, grad_like, int64, rows_dens
 from amuse_kernels.checks import RELATIONS
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.triton.attention_backward import attention_backward_keys, attention_backward_queries
-from amuse_kernels.triton.attention_config import backward_tile, forward_tile
+from amuse_kernels.triton.attention_config import Need, choose_tile
 from amuse_kernels.triton.attention_forward import attention_forward
 from amuse_kernels.triton.launch import Launch, architecture, pack
 
@@ -80,7 +80,7 @@ class Gradients(NamedTuple):
 def forward_launch(attention: Attention, out: Tensor, lse: Tensor, arch: int) -> Launch:
     """The one launch of the forward pass; tensors have a contiguous last dim, lse is contiguous."""
     query = attention.query
-    tile = forward_tile(query.dtype, query.shape[3], query.shape[2], arch)
+    tile = choose_tile(_need("forward", attention, arch))
     unit = _unit([query, out, *attention.keys, *attention.values])
     shared = _shared(attention, unit)
     scale = attention.softmax_scale
@@ -103,8 +103,8 @@ def backward_launches(
 ) -> list[Launch]:
     """One launch where one tile holds all queries, else one for queries and one for keys and gates."""
     query, keys = attention.query, attention.keys
-    batch, heads, queries, width = query.shape
-    tile = backward_tile(query.dtype, width, queries, arch)
+    batch, heads, queries, _ = query.shape
+    tile = choose_tile(_need("backward", attention, arch))
     single = queries <= tile.queries
     unit = _unit([query, grad_out, grads.query, *keys, *attention.values, *grads.keys, *grads.values])
     shared = _shared(attention, unit)
@@ -148,6 +148,16 @@ def backward_launches(
         tile.num_stages,
     )
     return [by_queries, by_keys]
+
+
+def _need(kernel: str, attention: Attention, arch: int) -> Need:
+    options = "plain"
+    if attention.gates is not None or any(mask is not None for mask in attention.key_masks):
+        options = "masks"
+    if any(attention.relations) or any(attention.causal) or attention.dropout_p > 0:
+        options = "all options"
+    query = attention.query
+    return Need(kernel, arch, query.element_size(), options, query.shape[3], query.shape[2])
 
 
 class _Shared(NamedTuple):
@@ -196,7 +206,8 @@ def _shared(attention: Attention, unit: int) -> _Shared:
     width = query.shape[3]
     constexprs = {
         "JOINT": attention.joint,
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        # what PyTorch's own products of fp32 matrices have; its older switches set this one too
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         "UNIT": unit,
         "D": width,
         "BLOCK_D": max(16, triton.next_power_of_2(width)),

@@ -18,6 +18,7 @@ import triton.language as tl
 from amuse_kernels.triton.attention_tile import (
     LOG2_E,
     column,
+    counted_anew,
     dropout_of,
     kept_pairs,
     key_mask,
@@ -207,6 +208,7 @@ def attention_backward_queries(
         b_shift, b_dlse = load_shift(lse, grad_lse, o_lse, m_q[:, None] & (o_p[None, :] < P))
     b_dq = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     delta = tl.zeros((BLOCK_Q,), tl.float32)
+    first_out = first
 
     if JOINT:
         for p in range(P):
@@ -234,6 +236,7 @@ def attention_backward_queries(
             masked, related, different, causal, UNIT
         )  # fmt: skip
         key, s_k, value, s_v, length, sight = stream
+        first_out = counted_anew(first_out, length)
         whole, end = key_range(sight, length, first, last)
         whole = whole // BLOCK_K * BLOCK_K
         single_tile = end <= BLOCK_K
@@ -299,8 +302,9 @@ def attention_backward_queries(
                 tl.store(shifts + o_row, shift, mask=m_q)
             tl.store(gate_rows + o_row, b_gate, mask=m_q)
 
+    o_q = first_out + tl.arange(0, BLOCK_Q)
     p_dq = tile(grad_query, unpack_strides(grad_query_strides, UNIT), b, h, o_q, BLOCK_D)
-    store_rows(p_dq, b_dq * softmax_scale, m_q, D, BLOCK_D)
+    store_rows(p_dq, b_dq * softmax_scale, o_q < queries, D, BLOCK_D)
 
 
 @triton.jit(

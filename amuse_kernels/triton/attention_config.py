@@ -1,13 +1,22 @@
-"""Tile sizes of the attention kernels by architecture, dtype, head dim and number of queries.
+"""Launch configurations of the attention kernels: tiles.csv, of which the first row that serves a launch is taken.
 
-Chosen by what the compiler reports, not by timings: with gates and key masks (no groups, no dropout) at most 16 bytes a
-thread leave the registers up to a head dim of 128, and shared memory fits the smallest chip (99 KiB on sm_86, 89, 120).
+A row serves launches on its architecture ("any" for all) with elements of `bytes` bytes, up to its head dim and number
+of queries, and up to its options: plain, masks (gates and key masks too), all options (relations, causality and
+dropout too). Rows chosen by "registers" were chosen by what the compiler reports, not by timings: no registers spill
+up to a head dim of 128, and shared memory fits the smallest chip (99 KiB on sm_86, 89, 120). `python -m
+benchmarks.tune` puts rows measured on a GPU in front of them.
 """
 
+import csv
+import functools
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import triton
+
+TILES = Path(__file__).with_name("tiles.csv")
+OPTIONS = ("plain", "masks", "all options")
 
 
 class Tile(NamedTuple):
@@ -17,33 +26,60 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# by the largest head dim that they serve
-_FORWARD_16 = {64: Tile(64, 32, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(32, 32, 4, 2)}
-_FORWARD_32 = {32: Tile(32, 32, 4, 2), 64: Tile(32, 32, 8, 1), 256: Tile(16, 32, 8, 1)}
-_BACKWARD_16 = {64: Tile(64, 32, 4, 2), 128: Tile(64, 32, 8, 2), 256: Tile(16, 32, 4, 1)}
-_BACKWARD_32 = {32: Tile(32, 32, 4, 1), 64: Tile(32, 32, 8, 1), 128: Tile(16, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
-# wgmma and tcgen05 read operands from shared memory: that leaves registers free, but for the gradients of wide heads
-_WARPGROUP_ARCHITECTURES = (90, 100)
-_FORWARD_WARPGROUP, _BACKWARD_WARPGROUP_WIDE = Tile(64, 64, 4, 2), Tile(32, 32, 8, 2)
+class Need(NamedTuple):
+    """What the choice of a tile depends on."""
+
+    kernel: str  # "forward" or "backward"
+    arch: int
+    bytes: int  # of an element
+    options: str
+    head_dim: int
+    queries: int
 
 
-def forward_tile(dtype: torch.dtype, head_dim: int, queries: int, arch: int) -> Tile:
-    if dtype != torch.float32 and head_dim <= 64 and arch in _WARPGROUP_ARCHITECTURES:
-        return _shortened(_FORWARD_WARPGROUP, queries)
-    return _shortened(_serving(_FORWARD_32 if dtype == torch.float32 else _FORWARD_16, head_dim), queries)
+class Row(NamedTuple):
+    """A line of tiles.csv."""
+
+    kernel: str
+    arch: str
+    bytes: int
+    options: str
+    head_dim: int
+    queries: str
+    tile: Tile
+    chosen_by: str
+
+    def serves(self, need: Need) -> bool:
+        return (
+            (self.kernel, self.bytes) == (need.kernel, need.bytes)
+            and self.arch in ("any", str(need.arch))
+            and OPTIONS.index(need.options) <= OPTIONS.index(self.options)
+            and need.head_dim <= self.head_dim
+            and (self.queries == "any" or need.queries <= int(self.queries))
+        )
 
 
-def backward_tile(dtype: torch.dtype, head_dim: int, queries: int, arch: int) -> Tile:
-    if dtype != torch.float32 and 64 < head_dim <= 128 and arch in _WARPGROUP_ARCHITECTURES:
-        return _shortened(_BACKWARD_WARPGROUP_WIDE, queries)
-    return _shortened(_serving(_BACKWARD_32 if dtype == torch.float32 else _BACKWARD_16, head_dim), queries)
+def read() -> list[Row]:
+    with TILES.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(kernel, arch, int(size), options, int(head_dim), queries, Tile(*map(int, tile)), chosen_by)
+            for kernel, arch, size, options, head_dim, queries, *tile, chosen_by in list(csv.reader(file))[1:]
+        ]
 
 
-def _serving(tiles: dict[int, Tile], head_dim: int) -> Tile:
-    return next(tile for limit, tile in tiles.items() if head_dim <= limit)
+def write(rows: Iterable[Row]) -> None:
+    with TILES.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        tile = ("tile_queries", "tile_keys", "warps", "stages")
+        writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
+        writer.writerows([*row[: Row._fields.index("tile")], *row.tile, row.chosen_by] for row in rows)
 
 
-def _shortened(tile: Tile, queries: int) -> Tile:
-    """With no more rows than the queries need, in powers of two from 16."""
-    rows = max(16, triton.next_power_of_2(queries))
-    return tile._replace(queries=min(tile.queries, rows))
+_rows = functools.cache(read)
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_tile(need: Need) -> Tile:
+    """The tile of the first row that serves, with no more rows than the queries need: powers of two from 16."""
+    tile = next(row.tile for row in _rows() if row.serves(need))
+    return tile._replace(queries=min(tile.queries, max(16, triton.next_power_of_2(need.queries))))

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from amuse_kernels.triton.attention_tile import (
     LN_2,
+    counted_anew,
     dropout_of,
     kept_pairs,
     key_range,
@@ -81,6 +82,7 @@ def attention_forward(
     b_acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     b_out = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     b_lse = tl.zeros((BLOCK_Q, BLOCK_P), tl.float32)  # of all streams, stored at once
+    first_out = first
     for p in range(P):
         gate = load_gate(gates, gate_strides, b, h, p)
         bias = tl.log2(gate) if JOINT else 0.0
@@ -88,6 +90,7 @@ def attention_forward(
             p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
             masked, related, different, causal, UNIT
         )  # fmt: skip
+        first_out = counted_anew(first_out, length)
         whole, end = key_range(sight, length, first, last)
         if JOINT:
             end = tl.where(gate > 0, end, 0)  # a closed stream must not set the pivot
@@ -96,20 +99,22 @@ def attention_forward(
         for start in range(0, whole, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
             b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
+            b_w, decay, b_max, b_sum = weigh(b_q, b_k, None, scale_log2, bias, b_max, b_sum, PRECISION)
+            if len(dropout) > 0:
+                b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
             b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
-            kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
-            b_max, b_sum, b_acc = attend(b_q, b_k, b_v, None, kept, scale_log2, bias, b_max, b_sum, b_acc, PRECISION)
+            b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
 
         for start in range(whole, end, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
             m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
             if seen != 0:
                 b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+                b_w, decay, b_max, b_sum = weigh(b_q, b_k, visible, scale_log2, bias, b_max, b_sum, PRECISION)
+                if len(dropout) > 0:
+                    b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
                 b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
-                kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
-                b_max, b_sum, b_acc = attend(
-                    b_q, b_k, b_v, visible, kept, scale_log2, bias, b_max, b_sum, b_acc, PRECISION
-                )
+                b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
 
         if not JOINT:
             factor, row_lse = finish(b_max, b_sum)
@@ -119,6 +124,8 @@ def attention_forward(
             b_sum = tl.zeros((BLOCK_Q,), tl.float32)
             b_acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
 
+    o_q = first_out + tl.arange(0, BLOCK_Q)
+    m_q = o_q < queries
     if JOINT:
         factor, row_lse = finish(b_max, b_sum)
         b_out = b_acc * (keep_scale * factor)[:, None]
@@ -130,19 +137,15 @@ def attention_forward(
 
 
 @triton.jit
-def attend(b_q, b_k, b_v, visible, kept, scale_log2, bias, b_max, b_sum, b_acc, PRECISION: tl.constexpr):
-    """One step of the online softmax: maximum, sum and weighted values with one more tile of keys."""
+def weigh(b_q, b_k, visible, scale_log2, bias, b_max, b_sum, PRECISION: tl.constexpr):
+    """One step of the online softmax: weights, how much the previous ones decay, the new maximum and sum."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_Q, BLOCK_K]
     if visible is not None:
         b_s = tl.where(visible, b_s, float("-inf"))
     b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale_log2 + bias)
     b_w = tl.exp2(b_s * scale_log2 - (b_new - bias)[:, None])
     decay = tl.exp2(b_max - b_new)
-    b_sum = b_sum * decay + tl.sum(b_w, 1)
-    if kept is not None:
-        b_w = tl.where(kept, b_w, 0.0)
-    b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
-    return b_new, b_sum, b_acc
+    return b_w, decay, b_new, b_sum * decay + tl.sum(b_w, 1)
 
 
 @triton.jit

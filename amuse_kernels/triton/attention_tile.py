@@ -172,6 +172,16 @@ def look(sight, o_q, m_q, g_q, o_k, end):
 
 
 @triton.jit
+def counted_anew(first, length):
+    """`first`, in a way that the compiler does not see through, as it cannot know that lengths are not negative.
+
+    What follows from the result, such as the addresses of a last store, is computed when it is needed, and not kept in
+    registers through loops that have none to spare.
+    """
+    return tl.minimum(first, first + length)
+
+
+@triton.jit
 def load_groups(query_groups, b, queries, o_q, m_q):
     """Groups of the queries; without groups a stand-in."""
     g_q = o_q

@@ -6,6 +6,7 @@ changed are kept, so a run that was cut short goes on where it stopped.
 """
 
 import argparse
+import os
 import re
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compile a sample again; fail where results differ")
     parser.add_argument("--bound", action="store_true", help="bound of the forward's main loop, in %% of tensor peak")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no compilation after this long")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compilations at a time")
     options = parser.parse_args()
     if options.bound:
         print(bound.report())
@@ -31,7 +33,7 @@ def main() -> None:
             problems.append(f"{DOCS.name}: its table is not the summary of {table.CSV.name}")
     else:
         deadline = time.monotonic() + options.seconds
-        rows = table.update(lambda: deadline - time.monotonic())
+        rows = table.update(lambda: deadline - time.monotonic(), options.processes)
         problems = []
         _write_docs(table.summary(rows))
     problems += table.over_limits(rows)

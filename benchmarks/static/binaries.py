@@ -49,10 +49,15 @@ def sass(launch: Launch, arch: int) -> str:
 
 
 def source_hash(launch: Launch) -> str:
-    """Of the code beside the kernel that its results can depend on, without comments and layout."""
+    """Of what a launch's results depend on: the code of its family, without comments and layout, and its constants.
+
+    The glue in attention.py and the choice of tiles are left out: what they choose are constants and columns.
+    """
     folder = Path(launch.kernel.fn.__code__.co_filename).parent
     family = launch.kernel.fn.__module__.rpartition(".")[2].partition("_")[0]
-    return _hash_files(tuple(sorted([*folder.glob(f"{family}*.py"), folder / "launch.py"])))
+    glue = {folder / "attention.py", folder / "attention_config.py"}
+    files = _hash_files(tuple(sorted({*folder.glob(f"{family}*.py"), folder / "launch.py"} - glue)))
+    return hashlib.sha256(f"{files} {sorted(launch.constexprs.items())}".encode()).hexdigest()[:12]
 
 
 @functools.cache

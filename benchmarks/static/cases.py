@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.triton.attention_config import Need, choose_tile
 from amuse_kernels.triton.launch import Launch
 from tests.ptx.package_launches import recorded
 
@@ -14,7 +15,7 @@ ARCHITECTURES = (80, 90, 86, 89, 120, 100)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 HEAD_DIMS = (64, 128, 32, 256)
 NORMALIZATIONS = ("per_source", "joint")
-ONE_TILE, LONG = 64, 512  # queries: backward takes one launch where a tile holds them all, else two
+FEW, LONG = 64, 512  # queries
 
 
 class Case(NamedTuple):
@@ -42,26 +43,39 @@ def cases() -> Iterator[Case]:
     for dtype, arch in itertools.product(DTYPES, ARCHITECTURES):
         for call in ("interpolation forward", "interpolation backward"):
             yield Case(call, dtype, 256, "", "", arch)
-    attention_calls = ("attention forward", "attention backward, one tile", "attention backward")
-    variants = [("plain", normalization) for normalization in NORMALIZATIONS] + [("all options", "per_source")]
-    for (options, normalization), width, dtype, arch, call in itertools.product(
-        variants, HEAD_DIMS, DTYPES, ARCHITECTURES, attention_calls
+    for options, normalization, width in (
+        *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),
+        ("all options", "per_source", 64),
+        *(("plain", normalization, 64) for normalization in NORMALIZATIONS),
     ):
-        if options == "plain" or width == 64:
-            yield Case(call, dtype, width, normalization, options, arch)
+        calls = ["attention forward, long", "attention forward"]
+        calls += ["attention backward, one tile", "attention backward"]
+        if options == "plain":  # fewer instructions than with masks; of interest where its tile is another
+            calls = calls[:1]
+        for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, calls):
+            case = Case(call, dtype, width, normalization, options, arch)
+            if call != "attention forward, long" or _has_own_tile(case):
+                yield case
+
+
+def _has_own_tile(long: Case) -> bool:
+    """Whether the forward of many queries is compiled otherwise than that of few."""
+    [many], [few] = long.launches(), long._replace(call="attention forward").launches()
+    return many.constexprs != few.constexprs
 
 
 def _attention_arguments(case: Case, queries: int) -> attention.Attention:
     dtype, sources = DTYPES[case.dtype], 3
     every = case.options == "all options"
+    masked = every or case.options == "masks"
     tokens = torch.zeros(1, 2, queries, case.width, dtype=dtype)
     groups = torch.zeros(1, queries, dtype=torch.int64) if every else None
     return attention.Attention(
         query=tokens,
         keys=[tokens] * sources,
         values=[tokens] * sources,
-        gates=torch.ones(1, 2, sources) if every else None,
-        key_masks=[torch.ones(1, queries, dtype=torch.bool) if every else None] * sources,
+        gates=torch.ones(1, 2, sources) if masked else None,
+        key_masks=[torch.ones(1, queries, dtype=torch.bool) if masked else None] * sources,
         query_groups=groups,
         key_groups=[groups] * sources,
         relations=[1 if every else 0] * sources,
@@ -73,8 +87,12 @@ def _attention_arguments(case: Case, queries: int) -> attention.Attention:
     )
 
 
-def _attention_forward(case: Case) -> None:
-    attention.p2c_attention_forward(*_attention_arguments(case, ONE_TILE))
+def _attention_forward(case: Case, queries: int = FEW) -> None:
+    attention.p2c_attention_forward(*_attention_arguments(case, queries))
+
+
+def _attention_forward_long(case: Case) -> None:
+    _attention_forward(case, LONG)
 
 
 def _attention_backward(case: Case, queries: int = LONG) -> None:
@@ -85,7 +103,9 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
 
 
 def _attention_backward_one_tile(case: Case) -> None:
-    _attention_backward(case, ONE_TILE)
+    """With as many queries as one tile holds."""
+    need = Need("backward", case.arch, DTYPES[case.dtype].itemsize, case.options, case.width, LONG)
+    _attention_backward(case, choose_tile(need).queries)
 
 
 def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
@@ -123,6 +143,7 @@ def _interpolation_backward(case: Case) -> None:
 
 _CALLS = {
     "attention forward": _attention_forward,
+    "attention forward, long": _attention_forward_long,
     "attention backward, one tile": _attention_backward_one_tile,
     "attention backward": _attention_backward,
     "fusion forward": _fusion_forward,

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,35 @@ def write(rows: Iterable[Row]) -> None:
         writer.writerows(rows)
 
 
-def update(seconds_left: Callable[[], float]) -> list[Row]:
-    """Compiles what the table lacks or has from other sources, writes it as it goes, and returns the problems.
+def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
+    """Compiles what the table lacks or has from other sources, writes it as it goes, and returns its rows.
 
     A run that is cut short, or that `seconds_left` ends, is continued by the next one.
     """
     known = {_identity(row): row for row in read()}
-    rows = []
+    identities, pending = [], []
     for case in cases():
-        for launch in case.launches():
-            expected = _expected(case, launch)
-            row = known.get(_identity(expected))
-            if row is None or any(row[name] != value for name, value in expected.items()):
-                if seconds_left() < 0:
-                    continue
-                row = expected | {name: str(value) for name, value in usage(launch, case.arch)._asdict().items()}
-                print(describe(row), flush=True)
-                known[_identity(row)] = row
+        expected = [_expected(case, launch) for launch in case.launches()]
+        identities += map(_identity, expected)
+        if not all(row.items() <= known.get(_identity(row), {}).items() for row in expected):
+            pending.append(case)
+    with ProcessPoolExecutor(processes) as pool:
+        for future in as_completed([pool.submit(_compiled, case) for case in pending]):
+            if not future.cancelled():
+                for row in future.result():
+                    print(describe(row), flush=True)
+                    known[_identity(row)] = row
                 write(known.values())
-            rows.append(row)
+            if seconds_left() < 0:
+                pool.shutdown(wait=False, cancel_futures=True)
+    rows = [known[identity] for identity in identities if identity in known]
     write(rows)
     return rows
+
+
+def _compiled(case: Case) -> list[Row]:
+    results = [(_expected(case, launch), usage(launch, case.arch)) for launch in case.launches()]
+    return [row | {name: str(value) for name, value in used._asdict().items()} for row, used in results]
 
 
 def check() -> list[str]:

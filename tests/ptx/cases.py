@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -194,3 +195,57 @@ def triton_backward(problem: Problem, arch: int = 80, block: int = 32) -> tuple[
         num_stages=2,
     )
     return [first, second], {"dq": dq, "dk": dk, "dv": dv}
+
+
+def package_forward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dict[str, torch.Tensor]]:
+    """The package's kernel with one tile for all lengths, over the problem's keys in two streams."""
+    from amuse_kernels.triton import attention
+    from amuse_kernels.triton.attention_config import Tile
+
+    inputs = _two_streams(problem)
+    out, lse = poisoned(inputs.query.shape, inputs.query.dtype), poisoned(inputs.query.shape[:3])
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(64, 32, 4, 2)):
+        launch = attention.forward_launch(inputs, out, lse, arch)
+    return [_of_package(launch, arch)], {"o": out[0], "lse": lse[0]}
+
+
+def package_backward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dict[str, torch.Tensor]]:
+    """The package's kernel for a tile that holds all queries, which here are at most 128."""
+    from amuse_kernels.triton import attention
+    from amuse_kernels.triton.attention_config import Tile
+
+    inputs = _two_streams(problem)
+    dq, dk, dv = (poisoned((1, *tensor.shape), tensor.dtype) for tensor in (problem.q, problem.k, problem.v))
+    n = problem.k.shape[1] // 2
+    grads = attention.Gradients(dq, [dk[:, :, :n], dk[:, :, n:]], [dv[:, :, :n], dv[:, :, n:]], None)
+    lse = problem.reference()["lse"].float()[None]
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(128, 32, 8, 2)):
+        [launch] = attention.backward_launches(inputs, grads, problem.do[None], lse, None, arch)
+    return [_of_package(launch, arch)], {"dq": dq[0], "dk": dk[0], "dv": dv[0]}
+
+
+def _two_streams(problem: Problem) -> Any:
+    """One softmax over two halves of the keys, all of them visible, is attention over all keys."""
+    from amuse_kernels.triton.attention import Attention
+
+    n = problem.k.shape[1] // 2
+    keys = [problem.k[None, :, :n], problem.k[None, :, n:]]
+    return Attention(
+        query=problem.q[None],
+        keys=keys,
+        values=[problem.v[None, :, :n], problem.v[None, :, n:]],
+        gates=None,
+        key_masks=[torch.ones(1, key.shape[2], dtype=torch.bool) for key in keys],
+        query_groups=None,
+        key_groups=[None, None],
+        relations=[0, 0],
+        causal=[False, False],
+        joint=True,
+        softmax_scale=HEAD_DIM**-0.5,
+        dropout_p=0.0,
+        seed=None,
+    )
+
+
+def _of_package(launch: Any, arch: int) -> Launch:
+    return _triton(launch.kernel.fn.__name__, launch.kernel, (launch.grid,), [*launch.args], [], arch, **launch.options)

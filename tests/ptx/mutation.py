@@ -1,4 +1,4 @@
-"""Do the checks catch broken kernels? Plants one bug at a time in the fixtures' PTX and runs them over several lengths.
+"""Do the checks catch broken kernels? Plants one bug at a time in a kernel's PTX and runs it over several lengths.
 
 `python -m tests.ptx.mutation` runs every mutant and prints the table; the tests run a sample.
 """
@@ -158,7 +158,7 @@ class Subject:
 
 
 def subjects_by_name(part: str = "") -> list[Subject]:
-    """The fixtures that can be compiled here, of those whose name contains `part`."""
+    """Fixtures and kernels of the package that can be compiled here, of those whose name contains `part`."""
     from .nvcc_kernels import nvcc
 
     def forward(pair: tuple[int, int]) -> tuple[list[cases.Launch], dict[str, torch.Tensor], cases.Problem]:
@@ -176,9 +176,20 @@ def subjects_by_name(part: str = "") -> list[Subject]:
         launch, outputs = cases.nvcc_forward(problem)
         return [launch], outputs, problem
 
+    def of_package(
+        make: Callable[[cases.Problem], tuple[list[cases.Launch], dict[str, torch.Tensor]]],
+    ) -> Build:
+        def build(pair: tuple[int, int]) -> tuple[list[cases.Launch], dict[str, torch.Tensor], cases.Problem]:
+            problem = cases.Problem.random(torch.float16, *pair)
+            return *make(problem), problem
+
+        return build
+
     builds: list[tuple[str, Build, int]] = [("nvcc forward", cuda, 0)] if nvcc() else []
     if importlib.util.find_spec("triton"):
         builds += [("Triton forward", forward, 0), ("Triton backward", backward, 1)]
+        builds += [("package forward", of_package(cases.package_forward), 0)]
+        builds += [("package backward", of_package(cases.package_backward), 0)]
     return [Subject.of(name, build, which) for name, build, which in builds if part in name]
 
 

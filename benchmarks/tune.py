@@ -1,0 +1,129 @@
+"""`python -m benchmarks.tune`: measures launch configurations of the attention kernels on this machine's GPU.
+
+Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/triton/tiles.csv, in place of rows
+that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim and a
+number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from unittest import mock
+
+import torch
+import triton
+
+from amuse_kernels.triton import attention, attention_config
+from amuse_kernels.triton.attention_config import Need, Row, Tile
+from amuse_kernels.triton.launch import architecture
+
+KERNELS = ("forward", "backward")
+DTYPES = {2: torch.float16, 4: torch.float32}
+OPTIONS = ("masks", "all options")  # "masks" serves plain calls too
+HEAD_DIMS = (32, 64, 128, 256)
+QUERIES = {"16": 16, "64": 64, "any": 256}  # the bound of a row, and how many stand for it
+BATCH, HEADS, SOURCES = 32, 8, 3
+
+Time = Callable[[Need, Tile], float]  # of a call, infinity where the chip cannot run it
+
+
+def candidates(queries: int) -> Iterator[Tile]:
+    """Every tile worth a try; none has twice the rows that the queries need."""
+    for tile in itertools.starmap(Tile, itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3))):
+        if tile.queries < 2 * queries and tile.queries * tile.keys <= 128 * 64:
+            yield tile
+
+
+def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
+    """The fastest tile of each need, as a row for calls with up to as many queries as stand beside it."""
+    for need, queries in needs:
+        times = {tile: time(need, tile) for tile in candidates(need.queries)}
+        best = min(times, key=lambda tile: times[tile])
+        if math.isinf(times[best]):
+            raise RuntimeError(f"no candidate ran for {need}")
+        print(f"{need}: {best}, {times[best] * 1000:.1f} us", flush=True)
+        yield Row(need.kernel, str(need.arch), need.bytes, need.options, need.head_dim, queries, best, chosen_by)
+
+
+def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
+    """Measured rows, then those of `rows` that they do not replace: the first row that serves a launch is taken."""
+    classes = {row[: Row._fields.index("tile")] for row in measured}
+    kept = [row for row in rows if row.chosen_by == "registers" or row[: Row._fields.index("tile")] not in classes]
+    return sorted(
+        [*measured, *(row for row in kept if row.chosen_by != "registers")],
+        key=lambda row: (
+            *(row.kernel, row.arch, row.bytes, OPTIONS.index(row.options), row.head_dim),
+            math.inf if row.queries == "any" else int(row.queries),
+        ),
+    ) + [row for row in kept if row.chosen_by == "registers"]
+
+
+def time_on_gpu(need: Need, tile: Tile) -> float:
+    """Median milliseconds of a call with random tokens."""
+    arguments = _arguments(need)
+    out, lse = attention.p2c_attention_forward(*arguments)
+    with mock.patch.object(attention, "choose_tile", return_value=tile):
+        try:
+            if need.kernel == "forward":
+                return triton.testing.do_bench(
+                    lambda: attention.p2c_attention_forward(*arguments), return_mode="median"
+                )
+            return triton.testing.do_bench(
+                lambda: attention.p2c_attention_backward(out, None, out, lse, *arguments), return_mode="median"
+            )
+        except triton.runtime.errors.OutOfResources:
+            return math.inf
+
+
+def _arguments(need: Need) -> attention.Attention:
+    every = need.options == "all options"
+
+    def tokens() -> torch.Tensor:
+        return torch.randn(BATCH, HEADS, need.queries, need.head_dim, dtype=DTYPES[need.bytes], device="cuda")
+
+    groups = torch.randint(0, 3, (BATCH, need.queries), device="cuda") if every else None
+    return attention.Attention(
+        query=tokens(),
+        keys=[tokens() for _ in range(SOURCES)],
+        values=[tokens() for _ in range(SOURCES)],
+        gates=torch.ones(BATCH, HEADS, SOURCES, device="cuda"),
+        key_masks=[torch.ones(BATCH, need.queries, dtype=torch.bool, device="cuda")] * SOURCES,
+        query_groups=groups,
+        key_groups=[groups] * SOURCES,
+        relations=[1 if every else 0] * SOURCES,
+        causal=[every] * SOURCES,
+        joint=False,
+        softmax_scale=need.head_dim**-0.5,
+        dropout_p=0.1 if every else 0.0,
+        seed=torch.zeros((), dtype=torch.int64, device="cuda") if every else None,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    parser.add_argument("--bytes", type=int, nargs="+", choices=DTYPES, default=[*DTYPES])
+    parser.add_argument("--head-dims", type=int, nargs="+", choices=HEAD_DIMS, default=[*HEAD_DIMS])
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=[*OPTIONS])
+    chosen = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            "python -m benchmarks.tune: needs an NVIDIA GPU, and this PyTorch finds none "
+            f"(torch {torch.__version__}, torch.cuda.is_available() is False)"
+        )
+    device = torch.device("cuda", torch.cuda.current_device())
+    needs = [
+        (Need(kernel, architecture(device), size, options, head_dim, count), queries)
+        for kernel, size, options, head_dim, (queries, count) in itertools.product(
+            KERNELS, chosen.bytes, chosen.options, chosen.head_dims, QUERIES.items()
+        )
+    ]
+    measured = []
+    for row in measure(needs, time_on_gpu, torch.cuda.get_device_name(device)):
+        measured.append(row)
+        attention_config.write(in_front(measured, attention_config.read()))
+    print(f"{len(measured)} rows in {attention_config.TILES}")
+
+
+if __name__ == "__main__":
+    main()
