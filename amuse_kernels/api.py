@@ -42,7 +42,8 @@ def p2c_attention(
     False. Keys and values that no query of their sample may see can hold NaN or Inf.
 
     Args:
-        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0.
+        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. On a GPU fp32
+            is multiplied as tf32 where `torch.backends.cuda.matmul.fp32_precision` is "tf32", exactly by default.
         keys, values: P tensors each (1 to 8), `(B, H, Lp, D)`, dtype and device of the query. Lp may be 0. A last
             dimension that is contiguous is read in place, whatever the other strides.
         gates: broadcastable to `(B, H, P)`, any floating dtype; default ones. Non-negative for "joint" (checked on

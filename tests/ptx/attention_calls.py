@@ -27,6 +27,11 @@ ATTENTION: dict[str, Any] = {
         {"normalization": "joint", "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
     ),
 }
+# as above: Triton has tiles of more queries for them on sm_80
+MANY_QUERIES: dict[str, Any] = {
+    "many queries, plain": ((150, (40, 129)), 64, {"gates": False, "masks": False}),
+    "many queries, masks": ((150, (40, 129)), 64, {}),
+}
 
 
 def inputs_of(case: Case) -> AttentionInputs:
@@ -87,7 +92,7 @@ class AttentionCall:
     @staticmethod
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
         """The call of that name in ATTENTION, with NaN behind the masks."""
-        (queries, lengths), width, options = ATTENTION[name]
+        (queries, lengths), width, options = (ATTENTION | MANY_QUERIES)[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 
 from amuse_kernels import reference
 from tests.attention_cases import make_case
-from tests.ptx.attention_calls import ATTENTION, AttentionCall, inputs_of, op_arguments
+from tests.ptx.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of, op_arguments
 from tests.ptx.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -19,16 +19,21 @@ if importlib.util.find_spec("triton") is None:
 from amuse_kernels.triton import attention, fusion, interpolation
 from tests.ptx.package_launches import emulated
 
-on_every_architecture = pytest.mark.parametrize(
-    ("arch", "dtype"), [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)], ids=str
-)
+TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
+on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=str)
 
 
 # --- attention ---
 
 
-@pytest.mark.parametrize("name", ATTENTION)
-@on_every_architecture
+@pytest.mark.parametrize(
+    ("name", "arch", "dtype"),
+    [
+        *((name, *target) for target in TARGETS for name in ATTENTION),
+        *((name, 80, torch.float16) for name in MANY_QUERIES),
+    ],
+    ids=str,
+)
 def test_attention(name, arch, dtype):
     call = AttentionCall.of(name, dtype)
     with emulated(arch, seed=1) as reports:
