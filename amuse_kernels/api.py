@@ -225,13 +225,17 @@ def interpolation_coefficients(
         return ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
 
 
+# asked once, since torch.compile cannot trace the question in torch 2.11
+_AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(d)]
+
+
 def _autocast(*arguments: Any) -> tuple[AbstractContextManager, Any]:
     """Under autocast, fp32 tensors (also inside sequences) in the low precision that autocast asks for.
 
     Also a context without autocast: the ops choose their accumulation type themselves.
     """
     device = arguments[0].device.type if isinstance(arguments[0], Tensor) else "cpu"
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return nullcontext(), arguments
     dtype = torch.get_autocast_dtype(device)
 
