@@ -91,7 +91,7 @@ class AttentionCall:
 
     @staticmethod
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
-        """The call of that name in ATTENTION, with NaN behind the masks."""
+        """The call of that name above, with NaN behind the masks."""
         (queries, lengths), width, options = (ATTENTION | MANY_QUERIES)[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 
