@@ -11,18 +11,37 @@ Split = Annotated[str, typer.Option(help="train, valid or test")]
 
 def explain(
     run: Run,
+    video: Annotated[
+        Path | None, typer.Argument(help="Video or audio file. Default: a dialogue of the run's data.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
+    transcript: Annotated[
+        Path | None, typer.Option(help="CSV or SRT of VIDEO. Default: the one beside it, or cut at pauses.")
+    ] = None,
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",
     method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
     samples: Annotated[int, typer.Option(help="Perturbations an utterance.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
 ) -> None:
-    """Explain every prediction of one dialogue and write a report."""
+    """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
     from amuse.report import write_report
-    from amuse.report.from_run import explain_run
 
-    content = explain_run(run, dialogue, split=split, method=method, samples=samples, seed=seed)
+    if video is None:
+        from amuse.report.from_run import explain_run
+
+        if transcript is not None:
+            raise ValueError("--transcript: belongs to a recording, expected VIDEO before it")
+        content = explain_run(run, dialogue, split=split, method=method, samples=samples, seed=seed)
+    else:
+        from amuse.data.problems import Problem, problem_table
+        from amuse.report.from_recording import explain_recording
+
+        if dialogue is not None:
+            raise ValueError("--dialogue: names a dialogue of the run's data, expected no VIDEO beside it")
+        problems: list[Problem] = []
+        content = explain_recording(run, video, transcript, problems.append, method=method, samples=samples, seed=seed)
+        typer.echo(problem_table(problems), err=True)
     write_report(content, out)
     typer.echo(f"{len(content.turns)} utterances explained: {out}")
 

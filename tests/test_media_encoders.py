@@ -218,8 +218,8 @@ def test_faces_of_real_clips_are_found_and_painted_over(shared_data, detector):
     faces, backgrounds = split_faces(frames, detector)
     assert len(faces) == len(backgrounds) == 6
     left, top, right, bottom = boxes[0][0]
-    assert len(np.unique(backgrounds[0][top:bottom, left:right].reshape(-1, 3), axis=0)) == 1
-    assert not any(detector(background) for background in backgrounds)
+    assert len(np.unique(backgrounds[0].pixels[top:bottom, left:right].reshape(-1, 3), axis=0)) == 1
+    assert not any(detector(background.pixels) for background in backgrounds)
     # where the face is follows the picture
     shifted = np.roll(frames[0], -100, axis=1)
     assert detector(shifted)[0][0] == pytest.approx(left - 100, abs=12)

@@ -3,5 +3,6 @@
 from amuse.explain.explanation import Explanation, explain
 from amuse.explain.fidelity import Fidelity
 from amuse.explain.groups import Group, feature_groups
+from amuse.explain.pictures import Pictures
 
-__all__ = ["Explanation", "Fidelity", "Group", "explain", "feature_groups"]
+__all__ = ["Explanation", "Fidelity", "Group", "Pictures", "explain", "feature_groups"]

