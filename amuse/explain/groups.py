@@ -21,7 +21,8 @@ class Group:
         tokens: Their indices in the stream.
         name: A word, the number of a segment or frame, or the place in a frame.
         start, end: Seconds of the recording, taking tokens as equally long; None for words and unknown times.
-        cell: Number of the region, see `amuse.explain.pictures.cell_box`; None for whole tokens. A token goes with its last region.
+        cell: Number of the region, see `amuse.explain.pictures.cell_box`; a token goes with its last region. None for
+            whole tokens.
     """
 
     stream: str

@@ -37,7 +37,8 @@ class Perturbation:
         pictures: Stream -> the pictures of its tokens, for groups that are regions.
 
     Raises:
-        ValueError: A position outside of the dialogue, regions of a stream without pictures, or a model that draws random coefficients in each call.
+        ValueError: A position outside of the dialogue, regions of a stream without pictures, or a model that draws
+            random coefficients in each call.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ BATCH = 64  # pictures that are painted and encoded at once; bounds the memory
 
 
 class Pictures:
-    """Regions of pictures as features of a stream: a grid of cells, counted row after row, each of which can be covered.
+    """Regions of pictures as features of a stream: a grid of cells, row after row, each of which can be covered.
 
     A covered region is painted with the mean colour of its picture, which is how faces leave the background, too. The
     result for a picture depends on which of its regions stay and on nothing else, so it is computed once.

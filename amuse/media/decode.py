@@ -37,7 +37,7 @@ def read_audio(span: Span, max_seconds: float, note: Note) -> np.ndarray:
     """
     with _opened(span, "audio") as (container, stream):
         begin, end = _limits(container, stream, span, max_seconds, note)
-        resampler = _av().AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        resampler = pyav().AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         first: float | None = None
         chunks: list[np.ndarray] = []
         for time, frame in _frames(container, stream, begin, note):
@@ -104,7 +104,7 @@ def media_seconds(path: Path) -> float:
 @contextmanager
 def _opened(span: Span, kind: str) -> Iterator[tuple[Any, Any]]:
     """A container and its first stream of a kind, with decoding errors turned into `MediaError`."""
-    av = _av()
+    av = pyav()
     name = span.path.name
     try:
         with av.open(span.path, metadata_errors="ignore") as container:
@@ -120,7 +120,7 @@ def _opened(span: Span, kind: str) -> Iterator[tuple[Any, Any]]:
 
 def _is_cover(stream: Any) -> bool:
     """Whether a "video" is the cover picture of a music file."""
-    return bool(stream.disposition & _av().stream.Disposition.attached_pic)
+    return bool(stream.disposition & pyav().stream.Disposition.attached_pic)
 
 
 def _limits(container: Any, stream: Any, span: Span, max_seconds: float, note: Note) -> tuple[float, float]:
@@ -150,7 +150,7 @@ def _seconds(container: Any, stream: Any) -> float:
 
 def _frames(container: Any, stream: Any, begin: float, note: Note) -> Iterator[tuple[float, Any]]:
     """Decoded frames with their times, from the last key frame before `begin` on; damaged packets are left out."""
-    av = _av()
+    av = pyav()
     zero = (container.start_time or 0) / 1e6
     if begin > 0:
         container.seek(int((begin + zero) / stream.time_base), stream=stream)
@@ -191,7 +191,7 @@ def _within(span: Span) -> str:
     return "" if span.end is None else f" between {span.begin:.2f} and {span.end:.2f} s"
 
 
-def _av() -> Any:
+def pyav() -> Any:
     try:
         import av
         import av.stream

@@ -43,13 +43,12 @@ def explain_recording(
     """
     recognizer = Recognizer(run)
     plain, utterances = recognizer.listen(media, transcript, report)
-    options = {"total": len(plain), "disable": not progress, "leave": False}
-    pairs = list(tqdm(utterances, "reading", **options))
+    pairs = list(tqdm(utterances, "reading", len(plain), disable=not progress, leave=False))
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
     turns = [
         explain_turn(recognizer, dialogue, position, seen[position], method=method, samples=samples, seed=seed)
-        for position in tqdm(range(len(dialogue)), "explaining", **options)
+        for position in tqdm(range(len(dialogue)), "explaining", disable=not progress, leave=False)
     ]
     return recording_content(recognizer, media.name, turns, method, samples, seed)
 
