@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -35,3 +36,17 @@ def shared_data() -> Path:
     if not (folder / "meld").is_dir():
         pytest.skip(f"no real data in {folder}; set AMUSE_DATA to a folder with meld/ and mosi_features/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the browser tests need chromium")
+    quiet = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    arguments = ["--no-sandbox", "--no-first-run", "--disable-sync", *quiet]
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=arguments)
+        yield opened
+        opened.close()

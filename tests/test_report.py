@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -17,23 +16,12 @@ pytest.importorskip("jinja2")
 pytest.importorskip("PIL")
 
 from amuse.report import Content, KeyFrame, Media, Quality, Region, Turn, render, write_report
-from amuse.report.figures import COLOURS, ink
+from amuse.report.content import RegressionQuality
+from amuse.report.outcome import COLOURS, DIVERGING, ink
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=3, seed=4, absent_rate=0.1)
 NAMES = CONVERSATIONS.label_names
 HOSTILE = "<script>alert(1)</script> \"><img src=x onerror=alert(2)> & 'quoted'"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the browser tests need chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def make_media(utterance, rng):
@@ -42,7 +30,7 @@ def make_media(utterance, rng):
         KeyFrame(
             rng.integers(0, 255, (180, 320, 3), dtype=np.uint8),
             utterance.start + share * seconds,
-            [Region("video", 0.3, 0.1, 0.4, 0.7)],
+            [Region(group, 0.25 * (group % 4), 0.1, 0.25, 0.7) for group in range(4)],
         )
         for share in (0.2, 0.7)
     ]
@@ -127,7 +115,7 @@ def luminance(colour):
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("background", COLOURS)
+@pytest.mark.parametrize("background", [*COLOURS, *DIVERGING])
 def test_letters_on_every_emotions_colour_have_contrast_aa(background):
     light, dark = sorted([luminance(background), 1.0 if ink(background) == "#fff" else 0.0], reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
@@ -216,6 +204,40 @@ def test_keys_open_an_utterance(content, browser, tmp_path):
     named = page.locator("svg[role=img]")
     assert named.count()
     assert all(svg.get_attribute("aria-label") for svg in named.all())
+
+
+@pytest.fixture(scope="module")
+def numbers(content):
+    """A report of regression."""
+    torch.manual_seed(0)
+    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=None, d_model=16, num_heads=2)).eval()
+    talk = [dataclasses.replace(u, label=float(i) - 2.5) for i, u in enumerate(CONVERSATIONS.dialogues[0].utterances)]
+    dialogue = Dialogue("d", talk)
+    turns = [Turn(u, explain(model, dialogue, i, method="occlusion")) for i, u in enumerate(talk)]
+    labels = torch.tensor([u.label for u in talk])
+    quality = RegressionQuality.measure(torch.stack([t.explanation.probabilities[0] for t in turns]), labels)
+    return Content("Numbers", turns, None, model.modalities, {"Model": "tiny"}, quality)
+
+
+def signed(value):
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def test_regression_in_the_browser(numbers, browser, tmp_path):
+    write_report(numbers, tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    values = [signed(float(turn.explanation.probabilities[0])) for turn in numbers.turns]
+    assert page.locator(".chip").all_inner_texts() == values
+    rows = page.locator("#emotions tbody tr")
+    assert rows.nth(0).locator("td").all_inner_texts() == values
+    assert rows.nth(1).locator("td").all_inner_texts() == [signed(turn.utterance.label) for turn in numbers.turns]
+    metrics = numbers.quality.metrics
+    assert f"mean absolute error {metrics.mae:.2f}" in page.locator("#quality").inner_text()
+    first = numbers.turns[0].explanation
+    instead = page.locator("#u1 .plain").first.locator("tr td:last-child").all_inner_texts()
+    assert instead == [signed(float(without[0])) for without in first.without_modality.values()]
+    assert "%" not in page.locator("#u1 summary").inner_text()
 
 
 def test_dialogue_of_one_utterance(content):

@@ -89,25 +89,32 @@ def _words(stream: str, pieces: Sequence[str | None]) -> list[Group]:
 
 
 def _segments(stream: str, length: int, utterance: Utterance, limit: int) -> list[Group]:
-    count = min(length, limit)
-    bounds = [i * length // count for i in range(count + 1)] if count else [0]
     return [
         Group(stream, tuple(range(first, stop)), f"{stream} {number}", *_times(utterance, length, first, stop))
-        for number, (first, stop) in enumerate(pairwise(bounds), start=1)
+        for number, (first, stop) in enumerate(_cuts(length, limit), start=1)
     ]
 
 
 def _regions(stream: str, length: int, utterance: Utterance, pictures: Pictures) -> list[Group]:
     if len(pictures.images) != length:
         raise ValueError(f"pictures[{stream!r}]: expected {length}, one a token, got {len(pictures.images)}")
+    cuts = _cuts(length, pictures.moments)
     groups = []
-    for token in range(length):
-        times = _times(utterance, length, token, token + 1)
+    for number, (first, stop) in enumerate(cuts, start=1):
+        name = stream if len(cuts) == 1 else f"{stream} {number}"
         for cell in range(pictures.grid**2):
             row, column = divmod(cell, pictures.grid)
-            name = f"{stream} {token + 1}, row {row + 1}, column {column + 1}"
-            groups.append(Group(stream, (token,), name, *times, cell))
+            place = f"{name}, row {row + 1}, column {column + 1}"
+            groups.append(
+                Group(stream, tuple(range(first, stop)), place, *_times(utterance, length, first, stop), cell)
+            )
     return groups
+
+
+def _cuts(length: int, limit: int) -> list[tuple[int, int]]:
+    """Begin and end of at most `limit` equal runs of neighbours."""
+    count = min(length, limit)
+    return list(pairwise(i * length // count for i in range(count + 1))) if count else []
 
 
 def _times(utterance: Utterance, length: int, first: int, stop: int) -> tuple[float | None, float | None]:

@@ -19,17 +19,24 @@ class Pictures:
         images: uint8 `(H, W, 3)`, one a token of the stream.
         encode: Images to features `(L, d)` as the model reads them (standardised), each image by itself.
         grid: Cells a side.
+        moments: Into how many runs of neighbours the pictures are cut; a region is covered in all pictures of a run,
+            since what one frame shows the next ones usually show, too.
 
     Raises:
-        ValueError: A grid without a cell.
+        ValueError: No cell or no moment.
     """
 
     def __init__(
-        self, images: Sequence[np.ndarray], encode: Callable[[Sequence[np.ndarray]], Tensor], grid: int = 4
+        self,
+        images: Sequence[np.ndarray],
+        encode: Callable[[Sequence[np.ndarray]], Tensor],
+        grid: int = 4,
+        moments: int = 1,
     ) -> None:
-        if grid < 1:
-            raise ValueError(f"grid: expected at least 1, got {grid}")
-        self.images, self.encode, self.grid = list(images), encode, grid
+        for name, value in (("grid", grid), ("moments", moments)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self.images, self.encode, self.grid, self.moments = list(images), encode, grid, moments
         self._colours = [image.mean(axis=(0, 1)).astype(np.uint8) for image in self.images]
         self._known: dict[tuple[int, bytes], Tensor] = {}
 

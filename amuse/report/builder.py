@@ -63,6 +63,8 @@ def _turn(content: Content, index: int, outcome: Outcome) -> dict[str, Any]:
     scored = {stream: explained.of_stream(stream) for stream in streams}
     worded = [stream for stream in streams if stream in WORD_STREAMS and len(scored[stream]) > 1]
     worded = [stream for stream in worded if scored[stream][0][0].start is None]
+    # regions of the whole utterance are in the pictures and have no course of time
+    still = [s for s in streams if scored[s][0][0].cell is not None and len({g.tokens for g, _ in scored[s]}) == 1]
     words = [
         {"text": group.name, **figures.mark(score, strongest, outcome)}
         for stream in worded
@@ -82,7 +84,7 @@ def _turn(content: Content, index: int, outcome: Outcome) -> dict[str, Any]:
         "label": _label(utterance.label, outcome),
         "target": outcome.target(explained.target),
         "probabilities": explained.probabilities.tolist(),
-        "strips": [figures.strip(scored[s], turn, strongest, outcome) for s in streams if s not in worded],
+        "strips": [figures.strip(scored[s], turn, strongest, outcome) for s in streams if s not in worded + still],
         "frames": [figures.picture(frame, turn, strongest, outcome) for frame in turn.media.frames],
         "modalities": _modalities(content, turn, outcome),
         "context": _context(content, index, outcome),

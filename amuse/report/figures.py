@@ -11,6 +11,7 @@ from amuse.report.content import KeyFrame, Turn
 from amuse.report.outcome import Outcome, ink
 
 WEAK = 0.08  # scores below this share of the utterance's strongest one are not marked
+FAINT = 0.2  # and regions below this one are not drawn
 WIDTH, LANE = 960, 46  # of the timeline, in its own units
 LEFT = 90  # speakers' names
 
@@ -132,7 +133,7 @@ def picture(frame: KeyFrame, turn: Turn, strongest: float, outcome: Outcome, wid
     regions = []
     for region in frame.regions:
         shown = mark(scores[region.group], strongest, outcome)
-        if shown["sign"]:
+        if shown["sign"] and shown["strength"] >= FAINT:
             x, w = (round(share * width, 1) for share in (region.x, region.width))
             y, h = (round(share * height, 1) for share in (region.y, region.height))
             regions.append({**shown, "name": groups[region.group].name, "x": x, "y": y, "width": w, "height": h})

@@ -79,7 +79,7 @@ def explain_turn(
         },
     )
     mel = None if seen.samples is None else LogMel(1.0).spectrogram(seen.samples).T.numpy()
-    return Turn(utterance, explanation, Media(seen.samples, mel, _key_frames(utterance, explanation, seen)))
+    return Turn(utterance, explanation, Media(seen.samples, mel, key_frames(utterance, explanation, seen)))
 
 
 def recording_content(
@@ -116,7 +116,8 @@ def _pictures(recognizer: Recognizer, stream: str, seen: Perception) -> Pictures
     return Pictures([picture.pixels for picture in seen.pictures[stream]], encode, GRID)
 
 
-def _key_frames(utterance: Utterance, explanation: Explanation, seen: Perception) -> list[KeyFrame]:
+def key_frames(utterance: Utterance, explanation: Explanation, seen: Perception) -> list[KeyFrame]:
+    """The key frames of an utterance with the place of every group that they show."""
     if not seen.frames:
         return []
     assert utterance.start is not None
