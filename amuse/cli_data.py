@@ -93,6 +93,20 @@ def prepare(
         raise typer.Exit(1)
 
 
+@app.command()
+def cartoon(
+    out: Annotated[Path, typer.Option(help="Folder of the videos and transcripts.")],
+    talks: Annotated[int, typer.Option(help="Recordings.")] = 40,
+    utterances: Annotated[int, typer.Option(help="In each of them.")] = 8,
+    seed: Annotated[int, typer.Option(help="Another one gives other talks.")] = 0,
+) -> None:
+    """Make videos of talking cartoon faces with transcripts, to try everything without any data."""
+    from amuse.media.cartoon import write_talks
+
+    write_talks(out, talks, utterances, seed)
+    typer.echo(f"{talks} talks; next: amuse data prepare {out} --out DATA --no-faces")
+
+
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],

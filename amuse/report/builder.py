@@ -159,9 +159,9 @@ def _attention(turn: Turn) -> list[dict[str, Any]]:
                 (
                     group.name
                     for group in turn.explanation.groups
-                    if group.stream == peripheral and best in group.tokens
+                    if group.stream == peripheral and best in group.tokens and group.cell is None
                 ),
-                f"token {best + 1}",
+                f"{peripheral} {best + 1}",
             )
             rows.append(
                 {"central": central, "peripheral": peripheral, "token": token, "share": float(weights[best]) / total}
