@@ -1,6 +1,5 @@
 """A trained run that listens to recordings: what it hears and sees of each utterance, and what it says of them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from amuse.data.load import add_text
 from amuse.data.problems import Problem, Report
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.evaluation import load_best, predict
-from amuse.files import BEST, MEDIA_FILE
+from amuse.files import BEST, MEDIA_FILE, read_json
 from amuse.media.decode import MediaError, media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
 from amuse.media.segments import speech_segments
@@ -47,7 +46,7 @@ class Recognizer:
             )
         self.extractor: Extractor | None = None
         if self.wanted:
-            manifest = json.loads((run / BEST / MEDIA_FILE).read_text(encoding="utf-8"))
+            manifest = read_json(run / BEST / MEDIA_FILE)
             self.extractor = Extractor.from_manifest(manifest)
 
     def listen(
