@@ -47,6 +47,8 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
     query, gates = inputs.query, inputs.gates
     batch, heads, queries, _ = query.shape
     dtype = accumulation_dtype(query.dtype)
+    # once, so that the gradients from all sources are added up before they are rounded
+    inputs = inputs._replace(query=query.to(dtype))
     if gates is None:
         gates = query.new_ones((batch, heads, len(inputs.keys)), dtype=dtype)
     gate = [g[..., None] for g in gates.to(dtype).unbind(-1)]  # P x (B, H, 1), one factor a row
