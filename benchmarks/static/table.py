@@ -10,6 +10,7 @@ import triton
 
 from benchmarks.static.binaries import SHARED_LIMIT, Usage, source_hash, usage
 from benchmarks.static.cases import Case, cases
+from benchmarks.static.occupancy import occupancy
 
 CSV = Path(__file__).with_name("kernels.csv")
 IDENTITY = ("kernel", *Case._fields)
@@ -104,18 +105,20 @@ def describe(row: Row) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """A Markdown table: the most that any dtype, option and chip needs, by kernel and width."""
+    """A Markdown table: the most that any dtype, option and chip needs, and occupancies, by kernel and width."""
     lines = [
-        "| kernel | width | compiled | registers | local memory: rows (bytes) | shared memory, of the limit |",
-        "|---|---|---|---|---|---|",
+        "| kernel | width | compiled | registers | local memory: rows (bytes) | shared memory, of limit | occupancy |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kernel, width in sorted({(row["kernel"], int(row["width"])) for row in rows}):
         group = [row for row in rows if (row["kernel"], int(row["width"])) == (kernel, width)]
         spilled = [int(row["local_bytes"]) for row in group if int(row["local_bytes"])]
         share = max(int(row["shared_bytes"]) / int(row["shared_limit"]) for row in group)
+        resident = [occupancy(*(int(row[n]) for n in ("arch", "registers", "warps", "shared_bytes"))) for row in group]
         lines.append(
             f"| {kernel} | {width} | {len(group)} | {max(int(row['registers']) for row in group)} | "
-            f"{f'{len(spilled)} ({max(spilled)})' if spilled else 'none'} | {share:.0%} |"
+            f"{f'{len(spilled)} ({max(spilled)})' if spilled else 'none'} | {share:.0%} | "
+            f"{min(resident):.0%} to {max(resident):.0%} |"
         )
     return "\n".join(lines)
 
