@@ -1,62 +1,57 @@
-// Peripheral-to-Central attention, forward: for each (b, h) the keys are packed in tiles, and blocks of queries go over
-// them with an online softmax. Powers of two throughout: log2(e) is folded into the packed keys.
-// Compiled once per instruction set.
+// Peripheral-to-Central attention, forward. A block of queries meets one source after the other, keys in tiles, with an
+// online softmax. Scores are kept transposed, (keys x queries): keys and values are then read where they lie, only the
+// queries are packed, and a row's maximum and sum are taken down the lanes of a vector. Powers of two throughout:
+// log2(e) is folded into the packed queries. Compiled once per instruction set.
 #include "attention_keys.h"
 
 namespace amuse {
 namespace AMUSE_ISA {
 namespace {
 
-constexpr int64_t max_tile_keys = 256;  // their scores against a block of queries stay in the first-level cache
-constexpr int64_t block_scores = 6 * 1024;  // of a block of queries and a tile
-constexpr int64_t min_block_queries = 24, max_block_queries = 48;  // multiples of every block_rows
-constexpr int64_t max_chunk_queries = 960;  // a multiple of every block; bounds a thread's running sums
+constexpr int64_t max_tile_keys = 128;  // their scores against a block of queries stay in the first-level cache
+constexpr int64_t max_block_queries = 48;  // a multiple of every vector length
+
 inline float log_of(float x) { return __builtin_logf(x); }
 inline double log_of(double x) { return __builtin_log(x); }
-
-template <class A>
-inline A max_lanes(Vector<A> v) {
-  A largest = v[0];
-#pragma GCC unroll 16
-  for (int64_t j = 1; j < lanes<A>; ++j) largest = v[j] > largest ? v[j] : largest;
-  return largest;
-}
 
 template <class A>
 inline Vector<A> larger(Vector<A> a, Vector<A> b) {
   return a > b ? a : b;
 }
 
+// Of a column of vectors; NaN counts as smallest.
 template <class A>
-A row_max(const A* scores, int64_t count) {
-  Vector<A> even = load(scores), odd = even;
-  int64_t j = lanes<A>;
-  for (; j + 2 * lanes<A> <= count; j += 2 * lanes<A>) {
-    even = larger<A>(load(scores + j), even);
-    odd = larger<A>(load(scores + j + lanes<A>), odd);
+Vector<A> column_max(const A* scores, int64_t stride, int64_t count) {
+  const Vector<A> hidden = broadcast<A>(A(-__builtin_inff()));
+  Vector<A> even = hidden, odd = hidden;
+  int64_t j = 0;
+  for (; j + 2 <= count; j += 2) {
+    even = larger<A>(load(scores + j * stride), even);
+    odd = larger<A>(load(scores + (j + 1) * stride), odd);
   }
-  if (j < count) even = larger<A>(load(scores + j), even);
-  return max_lanes<A>(larger<A>(even, odd));
+  if (j < count) even = larger<A>(load(scores + j * stride), even);
+  return larger<A>(even, odd);
 }
 
 // scores = 2^(scores - pivot); returns their sum.
 template <class A>
-A row_exp(A* scores, int64_t count, A pivot) {
+Vector<A> column_exp(A* scores, int64_t stride, int64_t count, Vector<A> pivot) {
   Vector<A> even = {}, odd = {};
   int64_t j = 0;
-  for (; j + 2 * lanes<A> <= count; j += 2 * lanes<A>) {
-    const Vector<A> x = exp2<A>(load(scores + j) - pivot), y = exp2<A>(load(scores + j + lanes<A>) - pivot);
-    store(scores + j, x);
-    store(scores + j + lanes<A>, y);
+  for (; j + 2 <= count; j += 2) {
+    A *first = scores + j * stride, *second = first + stride;
+    const Vector<A> x = exp2<A>(load(first) - pivot), y = exp2<A>(load(second) - pivot);
+    store(first, x);
+    store(second, y);
     even += x;
     odd += y;
   }
   if (j < count) {
-    const Vector<A> x = exp2<A>(load(scores + j) - pivot);
-    store(scores + j, x);
+    const Vector<A> x = exp2<A>(load(scores + j * stride) - pivot);
+    store(scores + j * stride, x);
     even += x;
   }
-  return sum_lanes<A>(even + odd);
+  return even + odd;
 }
 
 template <class T>
@@ -74,233 +69,193 @@ class Forward {
       const int64_t length = p.source[s].length;
       tile_keys_ = length > tile_keys_ ? length : tile_keys_;
     }
-    tile_keys_ = round_up(tile_keys_ < max_tile_keys ? tile_keys_ : max_tile_keys, panel<A>);
-    block_ = tile_keys_ * max_block_queries <= block_scores ? max_block_queries : min_block_queries;
-    chunk_queries();
+    tile_keys_ = tile_keys_ < max_tile_keys ? tile_keys_ : max_tile_keys;
+    const int64_t blocks = (p.lq + max_block_queries - 1) / max_block_queries;
+    block_ = blocks == 0 ? lanes<A> : round_up((p.lq + blocks - 1) / blocks, lanes<A>);
   }
 
+  // A task is a (b, h), or a block of its queries where there are few (b, h). A row does not depend on its task.
   void run() {
-    const int64_t chunk = chunk_;
+    const int64_t blocks = (p_.lq + block_ - 1) / block_, heads = p_.b * p_.h;
+    const int64_t tasks_of_head = heads < 4 * threads_ ? blocks : 1;
+    const int64_t blocks_of_task = tasks_of_head == 0 ? 0 : blocks / tasks_of_head;
     // per thread, in elements
-    const int64_t keys = padded(tile_keys_ * p_.d), values = padded(tile_keys_ * round_up(p_.d, panel<A>));
-    const int64_t scores = padded(block_ * tile_keys_), block = padded(block_ * p_.d);
-    const int64_t rows = padded(lanes<A> * p_.d), sums = padded(chunk * width_), state = padded(chunk);
-    const int64_t per_thread = keys + values + scores + block + rows + 2 * sums + 3 * state +
-                               2 * padded(block_) + 3 * padded(tile_keys_);
+    const int64_t query = padded(p_.d * block_), scores = padded(tile_keys_ * block_), rows = padded(lanes<A> * p_.d);
+    const int64_t key = padded(tile_keys_ * width_), sums = padded(block_ * width_), state = padded(block_);
+    const int64_t per_thread = query + 2 * scores + rows + 2 * key + 2 * sums + 6 * state;
     const Scratch scratch(threads_ * per_thread * static_cast<int64_t>(sizeof(A)));
-    parallel_tasks(threads_, p_.b * p_.h * chunks_, [&](int thread, int64_t task) {
-      Task t;
-      t.b = task / chunks_ / p_.h, t.h = task / chunks_ % p_.h;
-      t.first = task % chunks_ * chunk;
-      t.end = t.first + chunk < p_.lq ? t.first + chunk : p_.lq;
+    parallel_tasks(threads_, heads * tasks_of_head, [&](int thread, int64_t task) {
       A* memory = scratch.at<A>(thread * per_thread);
       const auto take = [&](int64_t size) {
         A* taken = memory;
         memory += size;
         return taken;
       };
-      t.keys = take(keys), t.values = take(values), t.scores = take(scores), t.block = take(block);
-      t.rows = take(rows), t.out = take(sums), t.part = take(sums);
-      t.pivot = take(state), t.total = take(state), t.started = take(state);
-      t.alpha = take(padded(block_)), t.beta = take(padded(block_));
-      t.position = take(padded(tile_keys_)), t.group = take(padded(tile_keys_)), t.keep = take(padded(tile_keys_));
-      chunk_of(t);
+      Block t;
+      t.head = task / tasks_of_head, t.b = t.head / p_.h, t.h = t.head % p_.h;
+      t.query = take(query), t.scores = take(scores), t.keep = take(scores), t.rows = take(rows);
+      t.key = take(key), t.value = take(key), t.sums = take(sums), t.part = take(sums);
+      t.pivot = take(state), t.total = take(state), t.alpha = take(state), t.beta = take(state);
+      t.position = take(state), t.group = take(state);
+      for (int64_t i = 0; i < blocks_of_task; ++i) {
+        t.first = (task % tasks_of_head * blocks_of_task + i) * block_;
+        t.queries = t.first + block_ < p_.lq ? block_ : p_.lq - t.first;
+        block(t);
+      }
     });
   }
 
  private:
-  struct Task {
-    int64_t b, h, first, end;  // queries first .. end
-    A *keys, *values, *scores, *block, *rows, *position, *group, *keep;
-    A *out, *part;             // running sums, all sources and this source
+  struct Block {
+    int64_t b, h, head, first, queries;
+    A *query;                  // packed, (d x block)
+    A *scores, *keep;          // (tile x block)
+    A *key, *value, *rows;     // copies, where they are needed
+    A *sums, *part;            // of this block's output: all sources and this source
     A *pivot, *total;          // running maximum and sum of a row
-    A* started;                // per block of queries: which sums hold something
-    A *alpha, *beta;
+    A *alpha, *beta;           // what new and old sums are multiplied by
+    A *position, *group;       // of the queries
+    A* out;
     int64_t out_stride;
+    bool out_started, part_started;  // whether the sums hold something
+  };
+  // Keys start .. start + count of a source's list.
+  struct Step {
+    int64_t source, start, count;
+    A gate;
+    bool split;
   };
 
-  // Cuts the queries where there are fewer (b, h) than threads. A row's result does not depend on its chunk.
-  void chunk_queries() {
-    const int64_t heads = p_.b * p_.h, blocks = (p_.lq + block_ - 1) / block_;
-    int64_t cuts = 1;
-    while (cuts < blocks && heads * cuts < 4 * threads_ && heads * cuts % threads_ != 0) ++cuts;
-    const int64_t blocks_of_chunk = blocks == 0 ? 1 : (blocks + cuts - 1) / cuts;
-    const int64_t limit = max_chunk_queries / block_;
-    chunk_ = (blocks_of_chunk < limit ? blocks_of_chunk : limit) * block_;
-    chunks_ = (p_.lq + chunk_ - 1) / chunk_;
-  }
-
-  void chunk_of(Task& t) const {
-    const int64_t count = t.end - t.first;
-    t.out_stride = width_;
+  void block(Block& t) const {
+    t.out = t.sums, t.out_stride = width_;
     if constexpr (sizeof(T) == sizeof(A)) {
       if (direct_) {
         t.out = slice_of<T>(p_.out, t.b, t.h) + t.first * p_.out.stride_l;
         t.out_stride = p_.out.stride_l;
       }
     }
-    const int64_t blocks = (count + block_ - 1) / block_;
-    zero(t.started, blocks);
-    reset_rows(t, count);
+    t.out_started = false;
+    pack_transposed(rows_of<T>(p_.query, t.b, t.h, t.first), t.queries, p_.d, static_cast<A>(p_.softmax_scale * log2_e),
+                    t.query, block_, t.rows);
+    reset_rows(t);
     for (int64_t s = 0; s < p_.sources; ++s) {
       const A g = gate_of<A>(p_, t.b, t.h, s);
       if (p_.joint && g == 0) continue;  // a closed source must not set the pivot
       attend(t, s, g);
       if (!p_.joint) {
-        store_lse(t, count, p_.sources, s);
-        reset_rows(t, count);
+        store_lse(t, p_.sources, s);
+        reset_rows(t);
       }
     }
-    if (p_.joint) store_lse(t, count, 1, 0);
-    finish(t, count);
+    if (p_.joint) store_lse(t, 1, 0);
+    finish(t);
   }
 
-  void reset_rows(Task& t, int64_t count) const {
-    for (int64_t i = 0; i < count; ++i) t.pivot[i] = A(-__builtin_inff()), t.total[i] = 0;
+  void reset_rows(Block& t) const {
+    for (int64_t i = 0; i < block_; ++i) t.pivot[i] = A(-__builtin_inff()), t.total[i] = 0;
   }
 
-  void store_lse(Task& t, int64_t count, int64_t stride, int64_t offset) const {
-    A* lse = static_cast<A*>(p_.lse) + ((t.b * p_.h + t.h) * p_.lq + t.first) * stride + offset;
-    for (int64_t i = 0; i < count; ++i) {
+  void store_lse(const Block& t, int64_t stride, int64_t offset) const {
+    A* lse = static_cast<A*>(p_.lse) + (t.head * p_.lq + t.first) * stride + offset;
+    for (int64_t i = 0; i < t.queries; ++i) {
       lse[i * stride] = t.total[i] == 0 ? A(-__builtin_inff()) : t.pivot[i] * A(ln_2) + log_of(t.total[i]);
     }
   }
 
-  void attend(Task& t, int64_t s, A g) const {
+  void attend(Block& t, int64_t s, A g) const {
     const KeyList& list = lists_.list(t.b, s);
     const AttentionSource& source = p_.source[s];
+    const int64_t seen = source.causal ? list.count_to(t.first + t.queries - 1) : list.count;
     const int64_t tiles = (list.count + max_tile_keys - 1) / max_tile_keys;
-    if (tiles == 0) return;
-    const int64_t tile = round_up((list.count + tiles - 1) / tiles, panel<A>);
+    if (seen == 0) return;
+    const int64_t tile = (list.count + tiles - 1) / tiles;
     const bool split = !p_.joint && list.count > tile;
     const RowList<T> keys = list.rows<T>(source.key, t.b, t.h), values = list.rows<T>(source.value, t.b, t.h);
-    const A factor = static_cast<A>(p_.softmax_scale * log2_e);
-    PairMask<A> pairs{t.position, t.group, source.causal, source.relation, lists_.query_groups(t.b)};
-    const bool paired = source.causal || source.relation != Relation::any;
+    const PairMask<A> pairs{source.relation, source.causal, t.position, t.group};
+    if (pairs.needed()) pairs.load_queries(lists_.query_groups(t.b), t.first, t.queries, block_);
 
-    for (int64_t start = 0; start < list.count; start += tile) {
-      const int64_t count = start + tile < list.count ? tile : list.count - start;
-      pack_transposed(keys.from(start), count, p_.d, factor, t.keys, t.rows);
-      const Panels<A> value = value_panels(values.from(start), count, t);
-      if (paired) pairs.load_tile(list, start, count, round_up(count, lanes<A>));
-      for (int64_t i = t.first; i < t.end; i += block_) {
-        const int64_t queries = i + block_ < t.end ? block_ : t.end - i;
-        int64_t seen = count;
-        if (source.causal) {
-          seen = list.count_to(i + queries - 1) - start;
-          if (seen <= 0) continue;
-          seen = seen < count ? seen : count;
-        }
-        const Step step{s, start, seen, i, queries, g, split};
-        scores_of(t, step);
-        softmax(t, step, paired ? &pairs : nullptr, list);
-        add_values(t, step, value);
-      }
+    t.part_started = false;
+    for (int64_t start = 0; start < seen; start += tile) {
+      const Step step{s, start, start + tile < seen ? tile : seen - start, g, split};
+      const Matrix<A> key = matrix_of(keys.from(start), step.count, p_.d, p_.d, t.key);
+      multiply<false>(key, Matrix<A>{t.query, block_}, t.scores, block_, step.count, columns(t), p_.d);
+      softmax(t, step, pairs, list);
+      add_values(t, step, matrix_of(values.from(start), step.count, p_.d, width_, t.value));
     }
     if (split) add_part(t, g);
   }
 
-  struct Step {
-    int64_t source, start, count;  // keys
-    int64_t query, queries;
-    A gate;
-    bool split;
-  };
-
-  Panels<A> value_panels(const RowList<T>& rows, int64_t count, Task& t) const {
-    if constexpr (sizeof(T) == sizeof(A)) {
-      if (direct_ && rows.index == nullptr && t.end - t.first < 32) return {rows[0], rows.stride, panel<A>};
-    }
-    return pack_rows(rows, count, p_.d, t.values, t.rows);
-  }
-
-  void scores_of(Task& t, const Step& step) const {
-    const RowList<T> queries = rows_of<T>(p_.query, t.b, t.h, step.query);
-    const LeftRows<A> left = left_rows(queries, step.queries, p_.d, t.block);
-    multiply<false>(left.data, left.stride, Panels<A>{t.keys, panel<A>, panel<A> * p_.d}, t.scores, tile_keys_,
-                    step.queries, round_up(step.count, lanes<A>), p_.d);
-  }
+  int64_t columns(const Block& t) const { return round_up(t.queries, lanes<A>); }
 
   // Turns scores into unnormalised weights and leaves in alpha and beta what add_values multiplies new and old sums by.
-  void softmax(Task& t, const Step& step, const PairMask<A>* pairs, const KeyList& list) const {
-    const int64_t padded_count = round_up(step.count, lanes<A>);
+  void softmax(Block& t, const Step& step, const PairMask<A>& pairs, const KeyList& list) const {
     const A drop_factor = p_.dropout_p > 0 ? A(1 / (1 - p_.dropout_p)) : A(1);
-    for (int64_t r = 0; r < step.queries; ++r) {
-      const int64_t i = step.query - t.first + r;
-      A* scores = t.scores + r * tile_keys_;
-      hide_tail(scores, step.count, padded_count);
-      if (pairs != nullptr) pairs->apply(scores, padded_count, step.query + r);
-      const A largest = row_max(scores, padded_count), old = t.pivot[i];
-      const A pivot = largest > old ? largest : old;
-      const A finite = pivot == A(-__builtin_inff()) ? A(0) : pivot;
-      const A sum = row_exp(scores, padded_count, finite);
-      const A shrink = exp2_of<A>(old - finite);
-      t.pivot[i] = finite == pivot ? pivot : old;
-      t.total[i] = t.total[i] * shrink + (p_.joint ? step.gate * sum : sum);
-      t.alpha[r] = p_.joint ? step.gate * drop_factor : drop_factor;
-      t.beta[r] = shrink;
-      if (!p_.joint && !step.split) {
-        t.alpha[r] = t.total[i] == 0 ? A(0) : step.gate * drop_factor / t.total[i];
-        t.beta[r] = 1;
+    const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
+    for (int64_t q = 0; q < columns(t); q += lanes<A>) {
+      A* scores = t.scores + q;
+      if (pairs.needed()) pairs.apply(scores, block_, list, step.start, step.count, q);
+      const Vector<A> old = load(t.pivot + q), pivot = larger<A>(column_max(scores, block_, step.count), old);
+      const Vector<A> finite = pivot == hidden ? zeros : pivot;
+      const Vector<A> sum = column_exp<A>(scores, block_, step.count, finite), shrink = exp2<A>(old - finite);
+      const Vector<A> total = load(t.total + q) * shrink + (p_.joint ? step.gate * sum : sum);
+      store(t.pivot + q, pivot);
+      store(t.total + q, total);
+      store(t.beta + q, shrink);
+      if (p_.joint || step.split) {
+        store(t.alpha + q, zeros + (p_.joint ? step.gate * drop_factor : drop_factor));
+      } else {
+        store(t.alpha + q, total == zeros ? zeros : step.gate * drop_factor / total);
       }
       if (p_.dropout_p > 0) {
         const Dropout dropout{p_.seed, p_.drop_threshold};
-        dropout.fill(t.keep, list, step.start, step.count, step.query + r, t.b * p_.h + t.h, step.source, A(1));
-        for (int64_t j = 0; j < step.count; ++j) scores[j] *= t.keep[j];
+        dropout.fill(t.keep + q, block_, list, step.start, step.count, t.first + q, t.head, step.source, A(1));
+        for (int64_t j = 0; j < step.count; ++j) {
+          store(scores + j * block_, load(scores + j * block_) * load(t.keep + q + j * block_));
+        }
       }
     }
   }
 
-  // bits of Task::started
-  static constexpr int out_started = 1, part_started = 2;
+  void add_values(Block& t, const Step& step, Matrix<A> value) const {
+    bool& started = step.split ? t.part_started : t.out_started;
+    A* sums = step.split ? t.part : t.out;
+    const int64_t stride = step.split ? width_ : t.out_stride;
+    if (started && (step.split || p_.joint)) {
+      for (int64_t i = 0; i < t.queries; ++i) scale_row(sums + i * stride, t.beta[i]);
+    }
+    multiply<true>(Matrix<A>{t.scores, block_}, value, sums, stride, t.queries, width_, step.count,
+                   Into<A>{t.alpha, started});
+    started = true;
+  }
 
-  void add_values(Task& t, const Step& step, const Panels<A>& value) const {
-    const int64_t row = step.query - t.first;
-    A& flag = t.started[row / block_];
-    const int started = static_cast<int>(flag), own = step.split ? part_started : out_started;
-    A* sums = step.split ? t.part + row * width_ : t.out + row * t.out_stride;
-    const Factors<A> factors{t.alpha, (started & own) != 0 ? t.beta : nullptr, 1};
-    multiply<false>(t.scores, tile_keys_, value, sums, step.split ? width_ : t.out_stride, step.queries, width_,
-                    step.count, factors);
-    flag = static_cast<A>(started | own);
+  void scale_row(A* row, A factor) const {
+    for (int64_t k = 0; k < width_; k += lanes<A>) store(row + k, factor * load(row + k));
   }
 
   // out += gate / total * part, for a source whose keys fill several tiles.
-  void add_part(Task& t, A g) const {
-    for (int64_t i = 0; i < t.end - t.first; ++i) {
-      A& flag = t.started[i / block_];
-      const int started = static_cast<int>(flag);
-      const bool last = i % block_ == block_ - 1 || i == t.end - t.first - 1;
-      if ((started & part_started) != 0) {
-        const A factor = t.total[i] == 0 ? A(0) : g / t.total[i];
-        A *out = t.out + i * t.out_stride, *part = t.part + i * width_;
-        for (int64_t k = 0; k < width_; k += lanes<A>) {
-          const Vector<A> sum = factor * load(part + k);
-          store(out + k, (started & out_started) != 0 ? load(out + k) + sum : sum);
-        }
-        if (last) flag = static_cast<A>(out_started);
+  void add_part(Block& t, A g) const {
+    for (int64_t i = 0; i < t.queries; ++i) {
+      const A factor = t.total[i] == 0 ? A(0) : g / t.total[i];
+      A *out = t.out + i * t.out_stride, *part = t.part + i * width_;
+      for (int64_t k = 0; k < width_; k += lanes<A>) {
+        const Vector<A> sum = factor * load(part + k);
+        store(out + k, t.out_started ? load(out + k) + sum : sum);
       }
     }
+    t.out_started = true;
   }
 
-  void finish(Task& t, int64_t count) const {
+  void finish(const Block& t) const {
     T* out = slice_of<T>(p_.out, t.b, t.h) + t.first * p_.out.stride_l;
-    for (int64_t i = 0; i < count; ++i) {
-      if (t.started[i / block_] == 0) {
-        zero(out + i * p_.out.stride_l, p_.d);
+    for (int64_t i = 0; i < t.queries; ++i) {
+      T* row = out + i * p_.out.stride_l;
+      if (!t.out_started) {
+        zero(row, p_.d);
         continue;
       }
       A* sums = t.out + i * t.out_stride;
-      if (p_.joint) {
-        const A factor = t.total[i] == 0 ? A(0) : 1 / t.total[i];
-        for (int64_t k = 0; k < width_; k += lanes<A>) store(sums + k, factor * load(sums + k));
-      }
-      if (direct_) continue;
-      if constexpr (sizeof(T) == sizeof(A)) {
-        __builtin_memcpy(out + i * p_.out.stride_l, sums, static_cast<size_t>(p_.d) * sizeof(A));
-      } else {
-        narrow_row(sums, out + i * p_.out.stride_l, p_.d);
-      }
+      if (p_.joint) scale_row(sums, t.total[i] == 0 ? A(0) : 1 / t.total[i]);
+      if (!direct_) copy_row(sums, row, p_.d);
     }
   }
 
@@ -309,7 +264,7 @@ class Forward {
   const KeyLists lists_;
   const int64_t width_;  // d rounded up to whole vectors
   const bool direct_;    // sums are kept in the output itself
-  int64_t tile_keys_ = 0, block_ = 0, chunk_ = 0, chunks_ = 0;
+  int64_t tile_keys_ = 0, block_ = 0;
 };
 
 }  // namespace

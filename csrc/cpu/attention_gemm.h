@@ -18,32 +18,30 @@ constexpr int block_rows = 6;
 constexpr int block_rows = 4;  // without a fused multiply-add the product needs a register of its own
 #endif
 
-// Columns of a register block. B comes in panels of this many columns.
+// Columns of a register block.
 template <class A>
 constexpr int64_t panel = 2 * lanes<A>;
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// Element (k, j) of B is at data[(j / panel) * panel_stride + k * stride + j % panel].
+// Rows of elements, `stride` apart.
 template <class A>
-struct Panels {
+struct Matrix {
   const A* data;
-  int64_t stride, panel_stride;
+  int64_t stride;
 };
 
-// C = alpha A B + beta C with one factor a row (step 1) or one for all (step 0). Null alpha: C = A B. Null beta: C is
-// not read.
+// What becomes of a product: C = alpha A B with one alpha a row, or null for 1; with `add` that is added to C.
 template <class A>
-struct Factors {
+struct Into {
   const A* alpha = nullptr;
-  const A* beta = nullptr;
-  int64_t step = 0;
+  bool add = false;
 };
 
 // Element (r, k) of A is a[r * lda + k], or transposed a[k * lda + r].
 template <class A, int R, int N, bool transposed>
 void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int64_t ldc, int64_t depth,
-                    const A* alpha, const A* beta, int64_t step) {
+                    Into<A> into) {
   Vector<A> sum[R][N] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vector<A> row[N];
@@ -58,32 +56,30 @@ void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int6
     }
     a += transposed ? lda : 1;
   }
-  if (alpha == nullptr) {
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) store(c + r * ldc + n * lanes<A>, sum[r][n]);
-    }
-  } else if (beta == nullptr) {
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) store(c + r * ldc + n * lanes<A>, alpha[r * step] * sum[r][n]);
-    }
-  } else {
+  const auto finish = [&](const auto& value) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {
         A* out = c + r * ldc + n * lanes<A>;
-        store(out, alpha[r * step] * sum[r][n] + beta[r * step] * load(out));
+        store(out, value(sum[r][n], r, out));
       }
     }
+  };
+  const A* alpha = into.alpha;
+  if (alpha == nullptr && !into.add) {
+    finish([](Vector<A> x, int, const A*) { return x; });
+  } else if (alpha == nullptr) {
+    finish([](Vector<A> x, int, const A* old) { return load(old) + x; });
+  } else if (!into.add) {
+    finish([=](Vector<A> x, int r, const A*) { return alpha[r] * x; });
+  } else {
+    finish([=](Vector<A> x, int r, const A* old) { return load(old) + alpha[r] * x; });
   }
 }
 
 template <class A>
-using Block = void (*)(const A*, int64_t, const A*, int64_t, A*, int64_t, int64_t, const A*, const A*, int64_t);
+using Block = void (*)(const A*, int64_t, const A*, int64_t, A*, int64_t, int64_t, Into<A>);
 
 template <class A, int N, bool transposed>
 Block<A> block_of(int64_t rows) {
@@ -108,26 +104,27 @@ Block<A> block_of(int64_t rows) {
   }
 }
 
-// A (rows x depth), B (depth x columns), C (rows x columns); columns a multiple of the vector length.
+// A (rows x depth), B (depth x columns), C (rows x columns); columns a multiple of the vector length. Rows are shared
+// out evenly over the register blocks: one of few rows leaves the multipliers idle.
 template <bool transposed, class A>
-void multiply(const A* a, int64_t lda, Panels<A> b, A* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth,
-              Factors<A> factors = {}) {
-  const int64_t rest = rows % block_rows;
-  const auto sweep = [&](Block<A> full, Block<A> last, int64_t j) {
-    const A* panel_data = b.data + j / panel<A> * b.panel_stride;
-    for (int64_t r = 0; r < rows; r += block_rows) {
-      const A* alpha = factors.alpha == nullptr ? nullptr : factors.alpha + r * factors.step;
-      const A* beta = factors.beta == nullptr ? nullptr : factors.beta + r * factors.step;
-      (r + block_rows <= rows ? full : last)(transposed ? a + r : a + r * lda, lda, panel_data, b.stride,
-                                             c + r * ldc + j, ldc, depth, alpha, beta, factors.step);
+void multiply(Matrix<A> a, Matrix<A> b, A* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth,
+              Into<A> into = {}) {
+  const int64_t blocks = (rows + block_rows - 1) / block_rows;
+  if (blocks == 0) return;
+  const int64_t few = rows / blocks, larger_blocks = rows % blocks;
+  const auto sweep = [&](Block<A> larger, Block<A> smaller, int64_t j) {
+    int64_t r = 0;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const Into<A> own{into.alpha == nullptr ? nullptr : into.alpha + r, into.add};
+      (i < larger_blocks ? larger : smaller)(a.data + (transposed ? r : r * a.stride), a.stride, b.data + j, b.stride,
+                                             c + r * ldc + j, ldc, depth, own);
+      r += i < larger_blocks ? few + 1 : few;
     }
   };
   int64_t j = 0;
-  const Block<A> full = multiply_block<A, block_rows, 2, transposed>, last = block_of<A, 2, transposed>(rest);
-  for (; j + panel<A> <= columns; j += panel<A>) sweep(full, last, j);
-  if (j < columns) {
-    sweep(multiply_block<A, block_rows, 1, transposed>, block_of<A, 1, transposed>(rest), j);
-  }
+  const Block<A> larger = block_of<A, 2, transposed>(few + 1), smaller = block_of<A, 2, transposed>(few);
+  for (; j + panel<A> <= columns; j += panel<A>) sweep(larger, smaller, j);
+  if (j < columns) sweep(block_of<A, 1, transposed>(few + 1), block_of<A, 1, transposed>(few), j);
 }
 
 }  // namespace AMUSE_ISA

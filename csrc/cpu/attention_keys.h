@@ -165,77 +165,74 @@ class KeyLists {
   bool needed_ = false;
 };
 
-// Visibility of the pairs of a tile, where a relation or the causal flag makes it differ between queries.
+// Visibility of pairs, where a relation or the causal flag makes it differ between queries.
 template <class A>
 struct PairMask {
-  A* position;  // of each key of the tile, infinity where the tile is padded
-  A* group;
-  bool causal;
   Relation relation;
-  const int32_t* query_group;
+  bool causal;
+  A* position;  // of each query of a block, or infinity without the causal flag
+  A* group;     // of each query; unused without a relation
 
-  void load_tile(const KeyList& list, int64_t start, int64_t count, int64_t padded_count) {
-    for (int64_t i = 0; i < padded_count; ++i) {
-      position[i] = i < count ? static_cast<A>(list.position(start + i)) : A(__builtin_inff());
-    }
-    for (int64_t i = 0; i < padded_count && relation != Relation::any; ++i) {
-      group[i] = i < count ? static_cast<A>(list.group[start + i]) : A(-1);
+  bool needed() const { return causal || relation != Relation::any; }
+
+  // Queries first .. first + count; those up to `padded` are none.
+  void load_queries(const int32_t* query_group, int64_t first, int64_t count, int64_t padded) const {
+    for (int64_t i = 0; i < padded; ++i) {
+      position[i] = i >= count ? A(-1) : causal ? static_cast<A>(first + i) : A(__builtin_inff());
+      group[i] = i < count && relation != Relation::any ? static_cast<A>(query_group[first + i]) : A(-2);
     }
   }
 
-  // Scores of query i: -infinity where the pair is hidden. Returns the number of visible keys.
-  int64_t apply(A* scores, int64_t count, int64_t i) const {
+  // Scores (keys x queries) of keys start .. start + count and a vector of queries from the q-th of the block:
+  // -infinity where the pair is hidden. Returns how many keys each query sees.
+  Vector<A> apply(A* scores, int64_t stride, const KeyList& list, int64_t start, int64_t count, int64_t q) const {
     using Bits = typename BitsOf<A>::type;
-    const Vector<A> hidden = broadcast<A>(A(-__builtin_inff()));
-    const A limit = causal ? static_cast<A>(i) : A(0x1p100f);
-    Bits sum = {};
-    const A own = relation == Relation::any ? A(0) : static_cast<A>(query_group[i]);
-    for (int64_t j = 0; j < count; j += lanes<A>) {
-      Bits visible = load(position + j) <= limit;
-      if (relation == Relation::same) visible &= load(group + j) == own;
-      if (relation == Relation::different) visible &= load(group + j) != own;
-      store(scores + j, visible ? load(scores + j) : hidden);
-      sum -= visible;
+    const Vector<A> hidden = broadcast<A>(A(-__builtin_inff())), zero = {}, limit = load(position + q);
+    const Vector<A> own = relation == Relation::any ? zero : load(group + q);
+    Vector<A> seen = {};
+    for (int64_t j = 0; j < count; ++j) {
+      Bits visible = static_cast<A>(list.position(start + j)) <= limit;
+      const A other = relation == Relation::any ? A(0) : static_cast<A>(list.group[start + j]);
+      if (relation == Relation::same) visible &= own == other;
+      if (relation == Relation::different) visible &= own != other;
+      store(scores + j * stride, visible ? load(scores + j * stride) : hidden);
+      seen += visible ? zero + 1 : zero;
     }
-    int64_t seen = sum[0];
-#pragma GCC unroll 16
-    for (int64_t j = 1; j < lanes<A>; ++j) seen += sum[j];
     return seen;
   }
 };
 
-inline void hide_tail(float* scores, int64_t count, int64_t padded_count) {
-  for (int64_t j = count; j < padded_count; ++j) scores[j] = -__builtin_inff();
-}
-inline void hide_tail(double* scores, int64_t count, int64_t padded_count) {
-  for (int64_t j = count; j < padded_count; ++j) scores[j] = -__builtin_inf();
-}
-
-// Philox 4x32-10, the counter and key of amuse_kernels/dropout.py.
+// Philox 4x32-10, the counter and key of amuse_kernels/dropout.py, for a vector of queries at once.
 struct Dropout {
   uint64_t seed;
   uint32_t threshold;
 
-  void words(uint32_t block, uint32_t query, uint32_t row, uint32_t source, uint32_t* out) const {
-    uint32_t c0 = block, c1 = query, c2 = row, c3 = source;
+  template <int n>
+  void words(uint32_t block, uint32_t query, uint32_t row, uint32_t source, uint32_t (&out)[4][n]) const {
+    uint32_t *c0 = out[0], *c1 = out[1], *c2 = out[2], *c3 = out[3];
+    for (int i = 0; i < n; ++i) c0[i] = block, c1[i] = query + static_cast<uint32_t>(i), c2[i] = row, c3[i] = source;
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round) {
-      const uint64_t a = uint64_t{0xD2511F53u} * c0, b = uint64_t{0xCD9E8D57u} * c2;
-      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-      c1 = static_cast<uint32_t>(b);
-      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-      c3 = static_cast<uint32_t>(a);
+#pragma omp simd
+      for (int i = 0; i < n; ++i) {
+        const uint64_t a = uint64_t{0xD2511F53u} * c0[i], b = uint64_t{0xCD9E8D57u} * c2[i];
+        c0[i] = static_cast<uint32_t>(b >> 32) ^ c1[i] ^ k0;
+        c1[i] = static_cast<uint32_t>(b);
+        c2[i] = static_cast<uint32_t>(a >> 32) ^ c3[i] ^ k1;
+        c3[i] = static_cast<uint32_t>(a);
+      }
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
   }
 
-  // keep[j] is `factor` for the surviving keys start .. start + count of a list and 0 for the dropped ones.
+  // keep (keys x queries) is `factor` for the pairs that survive and 0 for the dropped ones, for keys
+  // start .. start + count of a list and a vector of queries.
   template <class A>
-  void fill(A* keep, const KeyList& list, int64_t start, int64_t count, int64_t query, int64_t row, int64_t source,
-            A factor) const {
-    uint32_t word[4];
+  void fill(A* keep, int64_t stride, const KeyList& list, int64_t start, int64_t count, int64_t query, int64_t row,
+            int64_t source, A factor) const {
+    constexpr int n = static_cast<int>(lanes<A>);
+    alignas(64) uint32_t word[4][n];
     int64_t block = -1;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t position = list.position(start + j);
@@ -244,7 +241,9 @@ struct Dropout {
         words(static_cast<uint32_t>(block), static_cast<uint32_t>(query), static_cast<uint32_t>(row),
               static_cast<uint32_t>(source), word);
       }
-      keep[j] = word[position % 4] < threshold ? A(0) : factor;
+      const uint32_t* drawn = word[position % 4];
+#pragma omp simd
+      for (int i = 0; i < n; ++i) keep[j * stride + i] = drawn[i] < threshold ? A(0) : factor;
     }
   }
 };

@@ -63,10 +63,20 @@ inline void transpose(Vector<A>* rows) {
   exchange_all<A, 1>(rows);
 }
 
-// Panels of the transposed rows, (d x count) with count rounded up to whole vectors by zeros, times `factor`.
-// buffer: lanes x d elements.
+// A row of the accumulation type to a row of the tensor, rounded to its type.
 template <class T, class A>
-void pack_transposed(const RowList<T>& rows, int64_t count, int64_t d, A factor, A* out, A* buffer) {
+void copy_row(const A* from, T* to, int64_t d) {
+  if constexpr (sizeof(T) == sizeof(A)) {
+    __builtin_memcpy(to, from, static_cast<size_t>(d) * sizeof(A));
+  } else {
+    narrow_row(from, to, d);
+  }
+}
+
+// The transposed rows, (d x count) with count rounded up to whole vectors by zeros, times `factor`. buffer: lanes x d
+// elements.
+template <class T, class A>
+void pack_transposed(const RowList<T>& rows, int64_t count, int64_t d, A factor, A* out, int64_t stride, A* buffer) {
   constexpr int64_t n = lanes<A>;
   for (int64_t i = 0; i < count; i += n) {
     const A* sources[n];
@@ -78,7 +88,6 @@ void pack_transposed(const RowList<T>& rows, int64_t count, int64_t d, A factor,
         sources[r] = buffer + r * d;
       }
     }
-    A* target = out + i / panel<A> * panel<A> * d + i % panel<A>;
     int64_t k = 0;
     for (; k + n <= d; k += n) {
       Vector<A> block[n];
@@ -86,45 +95,32 @@ void pack_transposed(const RowList<T>& rows, int64_t count, int64_t d, A factor,
       for (int64_t r = 0; r < n; ++r) block[r] = factor * load(sources[r] + k);
       transpose<A>(block);
 #pragma GCC unroll 16
-      for (int64_t r = 0; r < n; ++r) store(target + (k + r) * panel<A>, block[r]);
+      for (int64_t r = 0; r < n; ++r) store(out + (k + r) * stride + i, block[r]);
     }
     for (; k < d; ++k) {
-      for (int64_t r = 0; r < n; ++r) target[k * panel<A> + r] = factor * sources[r][k];
+      for (int64_t r = 0; r < n; ++r) out[k * stride + i + r] = factor * sources[r][k];
     }
   }
 }
 
-// Panels of the rows themselves, (count x d) with d rounded up to whole vectors by zeros. buffer: d elements.
+// The rows themselves with `width` elements, those from d on 0: in place where they are such rows already, else copied
+// into `buffer` (count x width). Rows far apart are copied too: they would fall into few sets of the first-level cache.
 template <class T, class A>
-Panels<A> pack_rows(const RowList<T>& rows, int64_t count, int64_t d, A* out, A* buffer) {
-  constexpr int64_t n = lanes<A>;
-  const int64_t panel_stride = count * panel<A>;
-  for (int64_t i = 0; i < count; ++i) {
-    const A* row = load_row(rows[i], buffer, d);
-    int64_t k = 0;
-    for (; k + n <= d; k += n) store(out + k / panel<A> * panel_stride + i * panel<A> + k % panel<A>, load(row + k));
-    if (k < d) {
-      A* target = out + k / panel<A> * panel_stride + i * panel<A> + k % panel<A>;
-      for (int64_t j = 0; j < n; ++j) target[j] = k + j < d ? row[k + j] : A(0);
-    }
-  }
-  return {out, panel<A>, panel_stride};
-}
-
-// Rows of the accumulation type for use as the left factor; widened into `buffer` (count x d) when they need it.
-template <class A>
-struct LeftRows {
-  const A* data;
-  int64_t stride;
-};
-template <class T, class A>
-LeftRows<A> left_rows(const RowList<T>& rows, int64_t count, int64_t d, A* buffer) {
+Matrix<A> matrix_of(const RowList<T>& rows, int64_t count, int64_t d, int64_t width, A* buffer) {
   if constexpr (sizeof(T) == sizeof(A)) {
-    return {rows[0], rows.stride};
-  } else {
-    for (int64_t i = 0; i < count; ++i) widen_row(rows[i], buffer + i * d, d);
-    return {buffer, d};
+    constexpr int64_t far = 1024 / static_cast<int64_t>(sizeof(A));
+    if (rows.index == nullptr && width == d && rows.stride < far) return {rows[0], rows.stride};
   }
+  for (int64_t i = 0; i < count; ++i) {
+    A* row = buffer + i * width;
+    if constexpr (sizeof(T) == sizeof(A)) {
+      __builtin_memcpy(row, rows[i], static_cast<size_t>(d) * sizeof(A));
+    } else {
+      widen_row(rows[i], row, d);
+    }
+    zero(row + d, width - d);
+  }
+  return {buffer, width};
 }
 
 }  // namespace AMUSE_ISA
