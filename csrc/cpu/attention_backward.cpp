@@ -1,12 +1,12 @@
 // Peripheral-to-Central attention, backward. With P the weights of a source without its gate, recomputed from lse,
 // dP = dO V^T after dropout, and dlse the gradient of lse:
-//   per_source   D_i = rowsum(P dP),     dS = P (g dP + dlse_i - g D_i),   d g = sum_i D_i
-//   joint        D_i = <dO_i, O_i>,      dS = P g (dP + dlse_i - D_i),     d g = sum_ij P (dP + dlse_i - D_i)
+//   per_source   D_i = rowsum(P dP),     dS = P (g (dP - D_i) + dlse_i),     d g = sum_i D_i
+//   joint        D_i = <dO_i, O_i>,      dS = P g (dP - D_i + dlse_i),       d g = sum_ij P (dP - D_i + dlse_i)
 //   dQ = scale dS K,   dK = scale dS^T Q,   dV = g P^T dO
 // <dO_i, O_i> would carry the rounding of a 16-bit O: there it is summed from P dP, in a pass over all sources before.
 // For each (b, h) and source, blocks of queries meet all visible keys at once. P and dS are kept transposed, (keys x
 // queries), as in the forward. Where there are more threads than (b, h), a first pass over blocks of queries gives dQ
-// and the constants of each row, a second pass over ranges of keys gives dK and dV; every sum is taken in the same
+// and the shift of each row, a second pass over ranges of keys gives dK and dV; every sum is taken in the same
 // order as in one pass, so the bits do not change. What nobody asked for is not computed.
 // Compiled once per instruction set.
 #include "attention_keys.h"
@@ -48,9 +48,9 @@ class Backward {
 
   void run() {
     const int64_t heads = p_.b * p_.h, rows = p_.sources * rows_;
-    // per row: the constant that dS adds to g dP, its share of the gate's gradient, whether it sees a single key, <dO, O>
+    // per row: what dS takes off dP, its share of the gate's gradient, whether it sees a single key, <dO, O>
     const Scratch row_memory((3 * heads * rows + heads * rows_) * static_cast<int64_t>(sizeof(A)));
-    constants_ = row_memory.at<A>(0);
+    shifts_ = row_memory.at<A>(0);
     gate_rows_ = row_memory.at<A>(heads * rows);
     single_ = row_memory.at<A>(2 * heads * rows);
     dots_ = row_memory.at<A>(3 * heads * rows);
@@ -297,25 +297,19 @@ class Backward {
         store(dots, load(dots) + step.gate * products);
         continue;
       }
-      A* constants = row_of(constants_, t, step.source) + step.query + q;
+      A* shifts = row_of(shifts_, t, step.source) + step.query + q;
+      const Vector<A> upstream = load(t.grad_lse + q);
       if (step.pass != Pass::keys) {
-        A* gate_rows = row_of(gate_rows_, t, step.source) + step.query + q;
-        const Vector<A> upstream = load(t.grad_lse + q);
-        if (p_.joint) {
-          const Vector<A> shift = pivot == -hidden ? zeros : upstream - load(dots);
-          store(constants, step.gate * shift);
-          store(gate_rows, products + shift * weights);
-        } else {
-          store(constants, upstream - step.gate * products);
-          store(gate_rows, products);
-        }
+        const Vector<A> shift = !p_.joint ? products : pivot == -hidden ? zeros : load(dots) - upstream;
+        store(shifts, shift);
+        store(row_of(gate_rows_, t, step.source) + step.query + q, p_.joint ? products - shift * weights : products);
       }
       const A scale = static_cast<A>(p_.softmax_scale), factor = scale * step.gate;
-      const Vector<A> constant = scale * load(constants);
+      const Vector<A> shift = load(shifts), rest = p_.joint ? zeros : scale * upstream;
       for (int64_t j = 0; j < count; ++j) {
         A *weight = scores + j * block_, *grad = grads + j * block_;
         const Vector<A> gated = step.gate * load(weight);
-        store(grad, load(weight) * (factor * load(grad) + constant));
+        store(grad, load(weight) * (factor * (load(grad) - shift) + rest));
         store(weight, drops ? gated * load(keep + j * block_) : gated);
       }
     }
@@ -354,7 +348,7 @@ class Backward {
   const bool direct_;           // gradients are summed in place
   bool two_passes_ = false;
   int64_t max_keys_ = 0, block_ = 0, blocks_ = 0;
-  A *constants_ = nullptr, *gate_rows_ = nullptr, *dots_ = nullptr, *single_ = nullptr;
+  A *shifts_ = nullptr, *gate_rows_ = nullptr, *dots_ = nullptr, *single_ = nullptr;
 };
 
 }  // namespace
