@@ -7,8 +7,7 @@
 // For each (b, h) and source, blocks of queries meet all visible keys at once. P and dS are kept transposed, (keys x
 // queries), as in the forward. Where there are more threads than (b, h), a first pass over blocks of queries gives dQ
 // and the shift of each row, a second pass over ranges of keys gives dK and dV; every sum is taken in the same
-// order as in one pass, so the bits do not change. What nobody asked for is not computed.
-// Compiled once per instruction set.
+// order as in one pass, so the bits do not change. Compiled once per instruction set.
 #include "attention_keys.h"
 
 namespace amuse {
@@ -36,14 +35,15 @@ class Backward {
     for (int64_t s = 0; s < p.sources; ++s) {
       max_keys_ = p.source[s].length > max_keys_ ? p.source[s].length : max_keys_;
     }
-    int64_t limit = max_keys_ == 0 ? max_block_queries : block_elements / max_keys_ / min_block_queries * min_block_queries;
+    int64_t limit = block_elements / (max_keys_ == 0 ? 1 : max_keys_) / min_block_queries * min_block_queries;
     limit = limit < min_block_queries ? min_block_queries : limit > max_block_queries ? max_block_queries : limit;
     blocks_ = (p.lq + limit - 1) / limit;
     block_ = blocks_ == 0 ? lanes<A> : round_up((p.lq + blocks_ - 1) / blocks_, lanes<A>);
     blocks_ = (p.lq + block_ - 1) / block_;
     // 5 products in one pass, 7 in two
     const int64_t heads = p.b * p.h, rounds = (heads + threads - 1) / threads;
-    two_passes_ = threads > 1 && heads > 0 && rounds * threads * 5 > heads * 7 && (blocks_ > 1 || max_keys_ > range_keys);
+    const bool divisible = blocks_ > 1 || max_keys_ > range_keys;
+    two_passes_ = threads > 1 && heads > 0 && rounds * threads * 5 > heads * 7 && divisible;
   }
 
   void run() {
@@ -141,7 +141,6 @@ class Backward {
       attend(t, pass, s, 0, count, first, end, !started);
       started = true;
     }
-    if (p_.grad_query.data == nullptr) return;
     T* out = slice_of<T>(p_.grad_query, t.b, t.h);
     for (int64_t i = first; i < end; ++i) {
       T* row = out + i * p_.grad_query.stride_l;
@@ -157,7 +156,6 @@ class Backward {
     const KeyList& list = lists_.list(t.b, s);
     const AttentionTensor grads[] = {p_.grad_key[s], p_.grad_value[s]};
     for (const AttentionTensor& grad : grads) {
-      if (grad.data == nullptr) continue;
       T* rows = slice_of<T>(grad, t.b, t.h);
       int64_t next = 0;
       for (int64_t i = 0; i <= list.count; ++i) {
@@ -176,7 +174,7 @@ class Backward {
   };
   Sums sums_of(const AttentionTensor& tensor, const Task& t, const KeyList& list, int64_t start, A* buffer) const {
     if constexpr (sizeof(T) == sizeof(A)) {
-      if (direct_ && list.index == nullptr && tensor.data != nullptr) {
+      if (direct_ && list.index == nullptr) {
         return {slice_of<T>(tensor, t.b, t.h) + (list.first + start) * tensor.stride_l, tensor.stride_l, true};
       }
     }
@@ -184,7 +182,7 @@ class Backward {
   }
   void finish_sums(const Sums& sums, const AttentionTensor& tensor, const Task& t, const KeyList& list, int64_t start,
                    int64_t count) const {
-    if (sums.in_place || tensor.data == nullptr) return;
+    if (sums.in_place) return;
     T* out = slice_of<T>(tensor, t.b, t.h);
     for (int64_t j = 0; j < count; ++j) {
       copy_row(sums.data + j * width_, out + list.position(start + j) * tensor.stride_l, p_.d);
@@ -199,9 +197,8 @@ class Backward {
     const Matrix<A> key = matrix_of(list.rows<T>(source.key, t.b, t.h).from(start), count, p_.d, width_, t.key);
     const Matrix<A> value = matrix_of(list.rows<T>(source.value, t.b, t.h).from(start), count, p_.d, p_.d, t.value);
     const PairMask<A> pairs{source.relation, source.causal, t.position, t.group};
-    const bool wants_query = pass != Pass::keys && pass != Pass::dots && p_.grad_query.data != nullptr;
-    const bool wants_key = pass != Pass::queries && pass != Pass::dots && p_.grad_key[s].data != nullptr;
-    const bool wants_value = pass != Pass::queries && pass != Pass::dots && p_.grad_value[s].data != nullptr;
+    const bool wants_query = pass == Pass::all || pass == Pass::queries;
+    const bool wants_keys = pass == Pass::all || pass == Pass::keys;
     const Sums grad_key = sums_of(p_.grad_key[s], t, list, start, t.grad_key);
     const Sums grad_value = sums_of(p_.grad_value[s], t, list, start, t.grad_value);
 
@@ -209,8 +206,9 @@ class Backward {
     for (int64_t i = first; i < last; i += block_) {
       const int64_t queries = i + block_ < last ? block_ : last - i, columns = round_up(queries, lanes<A>);
       const Step step{pass, s, start, end, i, queries, gate};
+      const A query_factor = static_cast<A>(p_.softmax_scale * log2_e);
       const RowList<T> query_rows = rows_of<T>(p_.query, t.b, t.h, i), grad_rows = rows_of<T>(p_.grad_out, t.b, t.h, i);
-      pack_transposed(query_rows, queries, p_.d, static_cast<A>(p_.softmax_scale * log2_e), t.packed_query, block_, t.rows);
+      pack_transposed(query_rows, queries, p_.d, query_factor, t.packed_query, block_, t.rows);
       pack_transposed(grad_rows, queries, p_.d, A(1), t.packed_grad, block_, t.rows);
       multiply<false>(key, Matrix<A>{t.packed_query, block_}, t.scores, block_, count, columns, p_.d);
       multiply<false>(value, Matrix<A>{t.packed_grad, block_}, t.grad_scores, block_, count, columns, p_.d);
@@ -228,19 +226,18 @@ class Backward {
         multiply<true>(Matrix<A>{t.grad_scores, block_}, key, out, stride, queries, width_, count,
                        Into<A>{nullptr, !first_source});
       }
-      if (wants_value) {
+      if (wants_keys) {
+        const Matrix<A> query = matrix_of(query_rows, queries, p_.d, width_, t.query);
         const Matrix<A> grad = matrix_of(grad_rows, queries, p_.d, width_, t.grad);
         multiply<false>(Matrix<A>{t.scores, block_}, grad, grad_value.data, grad_value.stride, count, width_, queries,
                         Into<A>{nullptr, i > first});
-      }
-      if (wants_key) {
-        const Matrix<A> query = matrix_of(query_rows, queries, p_.d, width_, t.query);
         multiply<false>(Matrix<A>{t.grad_scores, block_}, query, grad_key.data, grad_key.stride, count, width_, queries,
                         Into<A>{nullptr, i > first});
       }
     }
-    if (wants_key) finish_sums(grad_key, p_.grad_key[s], t, list, start, count);
-    if (wants_value) finish_sums(grad_value, p_.grad_value[s], t, list, start, count);
+    if (!wants_keys) return;
+    finish_sums(grad_key, p_.grad_key[s], t, list, start, count);
+    finish_sums(grad_value, p_.grad_value[s], t, list, start, count);
   }
 
   // lse (in powers of two) and its gradient for a block of queries. Rows that see no key, and those that pad the block,
@@ -265,6 +262,11 @@ class Backward {
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     const int64_t count = step.end - step.start;
     const bool drops = p_.dropout_p > 0;
+    // A weight is at most 1, without a joint gate applied at most 1 / gate, but scores so large that they are recomputed
+    // with another rounding error than lse would overflow. Unbounded is a source whose gate is 0: there the clamp keeps
+    // the gate's gradient finite.
+    const A unbounded = A(80 * log2_e);
+    const A most = !p_.joint ? A(0) : step.gate > 0 ? A(-__builtin_log2(double(step.gate))) : unbounded;
     for (int64_t q = 0; q < step.queries; q += lanes<A>) {
       A *scores = t.scores + q, *grads = t.grad_scores + q, *keep = t.keep + q;
       // Seen by each query; all keys are here unless it is the second pass.
@@ -272,16 +274,18 @@ class Backward {
       if (pairs.needed()) seen = pairs.apply(scores, block_, list, step.start, count, q);
       if (drops) {
         const Dropout dropout{p_.seed, p_.drop_threshold};
-        dropout.fill(keep, block_, list, step.start, count, step.query + q, t.head, step.source, A(1 / (1 - p_.dropout_p)));
-        for (int64_t j = 0; j < count; ++j) store(grads + j * block_, load(grads + j * block_) * load(keep + j * block_));
+        const A factor = A(1 / (1 - p_.dropout_p));
+        dropout.fill(keep, block_, list, step.start, count, step.query + q, t.head, step.source, factor);
+        for (int64_t j = 0; j < count; ++j) {
+          store(grads + j * block_, load(grads + j * block_) * load(keep + j * block_));
+        }
       }
 
       A* single_row = row_of(single_, t, step.source) + step.query + q;
       if (step.pass != Pass::keys) store(single_row, !p_.joint ? (seen == zeros + 1 ? zeros + 1 : zeros) : zeros);
       const Vector<A> single = load(single_row);
       const bool any_single = sum_lanes<A>(single) != 0;
-      // The clamp is reached only by a source whose gate is 0, and keeps the gate's gradient finite.
-      const Vector<A> pivot = load(t.lse + q), limit = broadcast<A>(A(80 * log2_e));
+      const Vector<A> pivot = load(t.lse + q), limit = broadcast<A>(most < unbounded ? most : unbounded);
       Vector<A> products = {}, weights = {};
       for (int64_t j = 0; j < count; ++j) {
         const Vector<A> score = load(scores + j * block_), x = score - pivot;
