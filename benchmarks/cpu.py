@@ -5,6 +5,8 @@
     python -m benchmarks.cpu --compiled                also torch.compile and FlexAttention, which compile for minutes
     python -m benchmarks.cpu --csv benchmarks/results/cpu.csv && python -m benchmarks.plot benchmarks/results/cpu.csv
 
+A CSV that is there keeps the rows of workloads that were not measured this time.
+
 Every contender is checked against the eager formula before anything is timed. floor_ms is the least time that the
 measured gemm peak and memory bandwidth of the same process allow for the visible keys; extra_mb is how far the
 resident memory rises during a call, results included.
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from amuse.config import Config
 from benchmarks import workloads
-from benchmarks.measure import alternate, machine, machine_peaks, peak_extra_bytes
+from benchmarks.measure import CLOCKS, alternate, machine, machine_peaks, peak_extra_bytes
 from benchmarks.workloads import Workload
 
 WORKLOADS = ("1", "2", "3", "4", "5", "long", "layer", "fusion", "step")
@@ -29,7 +31,7 @@ MELD_CONFIG = Path(__file__).parents[1] / "amuse" / "configs" / "meld.yaml"
 FIELDS = ("workload", "mode", "contender", "median_ms", "times_ours", "extra_mb", "floor_ms", "percent_of_gemm_peak")
 
 
-def measure(work: Workload, repeats: int, peaks: tuple[float, float]) -> list[dict[str, Any]]:
+def measure(work: Workload, repeats: int, peaks: tuple[float, float], clock: str = "wall") -> list[dict[str, Any]]:
     """A record for every contender and mode."""
     upstream = work.check()
 
@@ -50,24 +52,32 @@ def measure(work: Workload, repeats: int, peaks: tuple[float, float]) -> list[di
     ):
         runs = {name: wrap(name) for name in work.contenders if mode == "forward" or name not in work.forward_only}
         floor = max(flops / peaks[0], moved / peaks[1])
-        records += _records(work.name, mode, runs, repeats, floor, flops / peaks[0])
+        records += _records(work.name, mode, runs, repeats, clock, floor, flops / peaks[0])
     return records
 
 
-def measure_step(name: str, steps: dict[str, Callable[[], Tensor]], repeats: int) -> list[dict[str, Any]]:
+def measure_step(
+    name: str, steps: dict[str, Callable[[], Tensor]], repeats: int, clock: str = "wall"
+) -> list[dict[str, Any]]:
     """Fast against reference; the first step of both, from the same weights and random numbers, gives one loss."""
     losses = []
     for step in steps.values():
         torch.manual_seed(1)
         losses.append(step())
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
-    return _records(name, "training step", steps, repeats)
+    return _records(name, "training step", steps, repeats, clock)
 
 
 def _records(
-    name: str, mode: str, runs: dict[str, Callable[[], object]], repeats: int, floor: float = 0.0, gemm: float = 0.0
+    name: str,
+    mode: str,
+    runs: dict[str, Callable[[], object]],
+    repeats: int,
+    clock: str,
+    floor: float = 0.0,
+    gemm: float = 0.0,
 ) -> list[dict[str, Any]]:
-    medians = alternate(runs, repeats)
+    medians = alternate(runs, repeats, clock)
     records = []
     for contender, seconds in medians.items():
         extra = peak_extra_bytes(runs[contender])
@@ -92,41 +102,54 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--normalization", choices=("per_source", "joint"), default="per_source")
     parser.add_argument("--compiled", action="store_true", help="also torch.compile and FlexAttention")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds, for a machine that is busy")
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(WORKLOADS):
         parser.error(f"--only: expected some of {', '.join(WORKLOADS)}, got {unknown.pop()!r}")
 
+    repeats, clock = arguments.repeats, arguments.clock
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    peaks = machine_peaks()
-    conditions = machine() | {"gflops": f"{peaks[0] / 1e9:.1f}", "gbytes_per_s": f"{peaks[1] / 1e9:.1f}"}
+    peaks = machine_peaks(clock)
+    conditions = (
+        machine() | {"clock": clock} | {"gflops": f"{peaks[0] / 1e9:.1f}", "gbytes_per_s": f"{peaks[1] / 1e9:.1f}"}
+    )
     print("\n".join(f"{key}: {value}" for key, value in conditions.items()), flush=True)
-    repeats = arguments.repeats
     records = []
     for name in chosen:
         if name == "fusion":
-            records += measure(workloads.fusion(arguments.compiled), repeats, peaks)
+            records += measure(workloads.fusion(arguments.compiled), repeats, peaks, clock)
         elif name == "layer":
-            records += measure(workloads.layer(), repeats, peaks)
+            records += measure(workloads.layer(), repeats, peaks, clock)
         elif name == "step":
             text = workloads.training_steps(Config.load(MELD_CONFIG, ["data.path=."]), {"text": (1, 1536)})
-            records += measure_step("AMuSE, configs/meld.yaml", text, repeats)
+            records += measure_step("AMuSE, configs/meld.yaml", text, repeats, clock)
             tokens = {"text": (24, 384), "audio": (60, 64), "video": (16, 128)}
             trimodal = workloads.training_steps(workloads.trimodal_config(), tokens)
-            records += measure_step("AMuSE, three modalities", trimodal, max(repeats // 10, 2))
+            records += measure_step("AMuSE, three modalities", trimodal, max(repeats // 10, 2), clock)
         else:
             compiled = arguments.compiled and name != "long"
             work = workloads.attention(name, arguments.normalization, compiled)
             count = {"5": 10 * repeats, "long": 2}.get(name, repeats)
-            records += measure(work, count, peaks)
+            records += measure(work, count, peaks, clock)
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*FIELDS, *conditions])
-            writer.writeheader()
-            writer.writerows(record | conditions for record in records)
+        save([record | conditions for record in records], arguments.csv)
+
+
+def save(records: list[dict[str, Any]], target: Path) -> None:
+    """Into a CSV, in place of what it holds about the same workloads."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    measured = {record["workload"] for record in records}
+    kept = []
+    if target.exists():
+        with target.open(newline="") as file:
+            kept = [record for record in csv.DictReader(file) if record["workload"] not in measured]
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(sorted(kept + records, key=lambda record: record["workload"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws a CSV of `benchmarks.cpu`: how much longer each contender takes than ours.
 
-python -m benchmarks.plot benchmarks/results/cpu.csv      writes cpu.svg beside it
+python -m benchmarks.plot benchmarks/results/cpu.csv      writes cpu.svg beside it and a table into docs/performance.md
 """
 
 import csv
@@ -10,15 +10,46 @@ from pathlib import Path
 
 import matplotlib
 
+from benchmarks.pages import rewrite
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+COMMAND = "python -m benchmarks.plot benchmarks/results/cpu.csv"
 MODES = ("forward", "forward+backward", "training step")
 
 
-def draw(source: Path) -> Path:
+def read(source: Path) -> list[dict[str, str]]:
     with source.open(newline="") as file:
-        records = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def table(records: list[dict[str, str]]) -> str:
+    """In Markdown, a row for every workload and mode: our time beside the floor, each contender's time over ours."""
+    lines = [
+        "| workload | ms | floor, ms | % of gemm peak | times as long as ours | memory, MB: ours, others |",
+        "|---|---|---|---|---|---|",
+    ]
+    for ours in records:
+        if ours["contender"] != "ours":
+            continue
+        row = (ours["workload"], ours["mode"])
+        others = [r for r in records if (r["workload"], r["mode"]) == row and r is not ours]
+        others.sort(key=lambda record: float(record["times_ours"]))
+        name = f"{row[0]}, {row[1]}"
+        ratios = ", ".join(f"{r['contender']} {r['times_ours']}" for r in others)
+        memory = ", ".join(f"{float(r['extra_mb']):.0f}" for r in (ours, *others) if r["extra_mb"])
+        cells = (name, f"{float(ours['median_ms']):.3g}", ours["floor_ms"] and f"{float(ours['floor_ms']):.2g}")
+        lines.append(f"| {' | '.join((*cells, ours['percent_of_gemm_peak'], ratios, memory))} |")
+    first = records[0]
+    conditions = f"{first['processor']}, {first['isa']}, {first['threads']} threads, {first['clock']} time"
+    speed = f"gemm peak {first['gflops']} GFLOP/s, copies {first['gbytes_per_s']} GB/s"
+    return "\n".join((*lines, "", f"{conditions}, torch {first['torch']}; {speed}."))
+
+
+def draw(source: Path) -> Path:
+    records = read(source)
     ratios: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)  # contender -> (workload, mode) -> ratio
     for record in records:
         if record["contender"] != "ours":
@@ -51,3 +82,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     print(draw(Path(sys.argv[1])))
+    rewrite(PAGE, COMMAND, table(read(Path(sys.argv[1]))))

@@ -26,7 +26,7 @@ def small(monkeypatch):
 def test_all_attention_contenders_agree_and_are_measured(small, shape, normalization, capsys):
     records = cpu.measure(workloads.attention(shape, normalization), 1, PEAKS)
     assert len(records) == 6  # three contenders, forward and forward+backward
-    assert all(float(record["median_ms"]) > 0 and float(record["times_ours"]) > 0 for record in records)
+    assert all(float(record["median_ms"]) > 0 and float(record["times_ours"]) >= 0 for record in records)
     assert {record["times_ours"] for record in records if record["contender"] == "ours"} == {"1.00"}
     assert "as fast as the fastest contender" in capsys.readouterr().out
 
@@ -81,7 +81,7 @@ def test_csv_and_plot(small, tmp_path, monkeypatch):
     threads = str(torch.get_num_threads())
     arguments = ["--only", "fusion", "--repeats", "1", "--csv", str(target), "--threads", threads]
     monkeypatch.setattr("sys.argv", ["benchmarks.cpu", *arguments])
-    monkeypatch.setattr(cpu, "machine_peaks", lambda: PEAKS)
+    monkeypatch.setattr(cpu, "machine_peaks", lambda clock: PEAKS)
     cpu.main()
     with target.open(newline="") as file:
         records = list(csv.DictReader(file))
