@@ -44,9 +44,11 @@ def _replace(backend: str, adapted: Callable[[Any], Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this replaces another kernel
         for module_name, names in KERNELS.items():
-            module = importlib.import_module(f"amuse_kernels.{backend}.{module_name}")
+            package = f"amuse_kernels.{backend}"
+            module = importlib.import_module(f"{package}.{module_name}" if backend == "triton" else package)
             for name in names:
-                _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
+                if hasattr(module, name):  # not every backend has every op
+                    _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
 
     def unavailable_reason(name: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
         return None if name in (backend, "reference") else f"this process runs the {backend} kernels instead"
