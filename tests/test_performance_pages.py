@@ -2,10 +2,14 @@
 
 import pytest
 
-from benchmarks import regression
+from benchmarks import readme, regression
 from benchmarks.pages import rewrite, written
 from benchmarks.static import floors
 from benchmarks.static.occupancy import occupancy
+
+
+def test_the_readme_shows_the_committed_measurements():
+    assert written(readme.README, readme.COMMAND) == readme.render(), f"run: {readme.COMMAND}"
 
 
 def test_the_gpu_page_shows_the_floors():
