@@ -25,9 +25,9 @@ def cpu_tables(records: list[dict[str, str]]) -> str:
         own = [record for record in records if tuple(record[name] for name in CONDITIONS) == condition]
         processor, isa, threads, clock, torch = condition
         tables.append(
-            f"Measured on {processor} ({isa}), {threads} threads, {clock} time, torch {torch}: contenders in turn, ratios\n"
-            "of medians against the fastest other; above 1 we are faster ([docs/performance.md](docs/performance.md)).\n\n"
-            + _cpu_table(own)
+            f"Measured on {processor} ({isa}), {threads} threads, {clock} time, torch {torch}: contenders in turn,\n"
+            "ratios of medians against the fastest other; above 1 we are faster.\n"
+            f"[docs/performance.md](docs/performance.md) has more.\n\n{_cpu_table(own)}"
         )
     return "\n\n".join(tables)
 
