@@ -90,9 +90,11 @@ def p2c_attention(
         seed,
     )
     name = choose_backend("p2c_attention", inputs.query, backend)
-    run = reference.p2c_attention if name == "reference" else ops.p2c_attention
     with without_autocast:
-        out, lse = run(inputs)
+        if name == "reference":
+            out, lse = reference.p2c_attention(inputs)
+        else:
+            out, lse = ops.p2c_attention(inputs, cuda_cpp=name == "cuda")
     return (out, lse) if return_lse else out
 
 

@@ -1,14 +1,12 @@
 """Calls of the C++ CPU kernels; outputs are allocated here."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from amuse_kernels.buffers import attention_outputs, dense, fusion_outputs, grad_like, int64, rows_dense
-from amuse_kernels.dropout import drop_threshold
-from amuse_kernels.native import address, fusion_sizes, interpolation_sizes, module
+from amuse_kernels.buffers import attention_outputs, dense, fusion_outputs, grad_like, rows_dense
+from amuse_kernels.native import address, attention_inputs, fusion_sizes, interpolation_sizes, module
 
 
 def p2c_attention_forward(
@@ -28,9 +26,11 @@ def p2c_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """gates `(B, H, P)` in the accumulation dtype; relations 0 any, 1 same, 2 different; see `p2c_attention`."""
     out, lse = attention_outputs(query, len(keys), joint)
-    inputs = _attention_inputs(
+    inputs = attention_inputs(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
-        *(relations, causal, joint, softmax_scale, dropout_p, seed),
+        *(relations, causal, joint, softmax_scale, dropout_p),
+        seed=0 if seed is None else int(seed),
+        num_threads=torch.get_num_threads(),
     )
     module().p2c_attention_forward(inputs, out, lse)
     return out, lse
@@ -56,9 +56,11 @@ def p2c_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """Gradients of query, keys, values and gates (empty for None); `out` is needed for joint only."""
-    inputs = _attention_inputs(
+    inputs = attention_inputs(
         *(query, keys, values, gates, key_masks, query_groups, key_groups),
-        *(relations, causal, joint, softmax_scale, dropout_p, seed),
+        *(relations, causal, joint, softmax_scale, dropout_p),
+        seed=0 if seed is None else int(seed),
+        num_threads=torch.get_num_threads(),
     )
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
@@ -129,40 +131,3 @@ def interpolation_coefficients_backward(
         *map(address, (grad, a, b, grad_b, *grads)), *interpolation_sizes(a, epsilon), torch.get_num_threads()
     )
     return grads
-
-
-def _attention_inputs(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    values: Sequence[Tensor],
-    gates: Tensor | None,
-    key_masks: Sequence[Tensor | None],
-    query_groups: Tensor | None,
-    key_groups: Sequence[Tensor | None],
-    relations: Sequence[int],
-    causal: Sequence[bool],
-    joint: bool,
-    softmax_scale: float,
-    dropout_p: float,
-    seed: Tensor | None,
-) -> Any:
-    """What both directions share, in the form that the native module reads: see its `AttentionInputs`."""
-    if any(relations):
-        query_groups, key_groups = int64(query_groups), [*map(int64, key_groups)]
-    return module().AttentionInputs(
-        rows_dense(query),
-        [*map(rows_dense, keys)],
-        [*map(rows_dense, values)],
-        gates,
-        dense(*key_masks),
-        query_groups,
-        key_groups,
-        relations,
-        causal,
-        joint,
-        softmax_scale,
-        dropout_p,
-        drop_threshold(dropout_p),
-        0 if seed is None else int(seed),
-        torch.get_num_threads(),
-    )

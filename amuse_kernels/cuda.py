@@ -5,8 +5,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels.buffers import dense, fusion_outputs, rows_dense
-from amuse_kernels.native import address, fusion_sizes, interpolation_sizes, module
+from amuse_kernels.buffers import attention_outputs, dense, fusion_outputs, grad_like, rows_dense
+from amuse_kernels.native import address, attention_inputs, fusion_sizes, interpolation_sizes, module
+
+
+def p2c_attention_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """See `cpu.p2c_attention_forward`."""
+    query, keys, joint, seed = arguments[0], arguments[1], arguments[9], arguments[12]
+    out, lse = attention_outputs(query, len(keys), joint)
+    inputs = attention_inputs(*arguments[:12])
+    run(module().cuda_p2c_attention_forward(inputs, out, lse, address(seed), _allow_tf32()), query.device)
+    return out, lse
+
+
+def p2c_attention_backward(
+    grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, *arguments: Any
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """See `cpu.p2c_attention_backward`."""
+    query, keys, values, gates, seed = *arguments[:4], arguments[12]
+    grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
+    grad_gates = lse.new_empty(0 if gates is None else gates.shape)
+    grad_out, lse, grad_lse = rows_dense(grad_out), *dense(lse, grad_lse)  # kept until the kernels are queued
+    inputs = attention_inputs(*arguments[:12])
+    workspace = None
+
+    def allocate(size: int) -> int:
+        nonlocal workspace
+        workspace = query.new_empty(size, dtype=torch.uint8)
+        return address(workspace)
+
+    plan = module().cuda_p2c_attention_backward(
+        *(inputs, grad_out, out, lse, grad_lse),
+        *(grad_query, grad_keys, grad_values, None if gates is None else grad_gates),
+        *(address(seed), _allow_tf32(), allocate),
+    )
+    run(plan, query.device)
+    return grad_query, grad_keys, grad_values, grad_gates
 
 
 def adaptive_fusion_forward(
@@ -77,3 +111,7 @@ def interpolation_coefficients_backward(
 def run(plan: Any, device: torch.device) -> None:
     """Queue a plan on the current stream of `device`; RuntimeError with CUDA's name of the error."""
     plan.run(device.index, torch.cuda.current_stream(device).cuda_stream)
+
+
+def _allow_tf32() -> bool:
+    return torch.backends.cuda.matmul.allow_tf32

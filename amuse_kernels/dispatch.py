@@ -17,7 +17,7 @@ OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
 # Ops that a backend implements for tensors of a device type; "reference" is plain PyTorch and runs everywhere.
 _IMPLEMENTED = {
     "triton": ("cuda", OPS),
-    "cuda": ("cuda", ("adaptive_fusion", "interpolation_coefficients")),
+    "cuda": ("cuda", OPS),
     "cpu": ("cpu", OPS),
 }
 _has_cuda = _native is not None and _native.build_info()["cuda"]

@@ -22,7 +22,7 @@ _library = torch.library.Library("amuse_kernels", "DEF")
 _attention_inputs = (
     "Tensor query, Tensor[] keys, Tensor[] values, Tensor? gates, Tensor?[] key_masks, Tensor? query_groups, "
     "Tensor?[] key_groups, int[] relations, bool[] causal, bool joint, float softmax_scale, float dropout_p, "
-    "Tensor? seed"
+    "Tensor? seed, *, bool cuda_cpp=False"
 )
 _library.define(f"p2c_attention_forward({_attention_inputs}) -> (Tensor out, Tensor lse)")
 _library.define(
@@ -102,7 +102,9 @@ def _graph_gradients(outputs, grad_outputs, inputs):
 
 
 @torch.library.register_fake("amuse_kernels::p2c_attention_forward", lib=_library)
-def _attention_forward_fake(query: Tensor, keys: list[Tensor], *options) -> tuple[Tensor, Tensor]:
+def _attention_forward_fake(
+    query: Tensor, keys: list[Tensor], *options, cuda_cpp: bool = False
+) -> tuple[Tensor, Tensor]:
     return buffers.attention_outputs(query, len(keys), joint=options[7])
 
 
@@ -117,6 +119,7 @@ def _attention_backward_fake(
     values: list[Tensor],
     gates: Tensor | None,
     *options,
+    cuda_cpp: bool = False,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
     return (
@@ -135,12 +138,14 @@ class _P2CAttention(torch.autograd.Function):
     """Takes lists flat, P tensors each of keys, values, masks and groups: autograd does not look inside lists."""
 
     @staticmethod
-    def forward(ctx, query, gates, query_groups, seed, relations, causal, joint, softmax_scale, dropout_p, *lists):
+    def forward(
+        ctx, query, gates, query_groups, seed, cuda_cpp, relations, causal, joint, softmax_scale, dropout_p, *lists
+    ):
         keys, values, key_masks, key_groups = _split(lists)
-        ctx.options = (relations, causal, joint, softmax_scale, dropout_p)
+        ctx.options, ctx.cuda_cpp = (relations, causal, joint, softmax_scale, dropout_p), cuda_cpp
         ctx.set_materialize_grads(False)
         out, lse = _attention_forward(
-            query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed
+            *(query, keys, values, gates, key_masks, query_groups, key_groups, *ctx.options, seed), cuda_cpp=cuda_cpp
         )
         ctx.save_for_backward(query, gates, query_groups, seed, lse, out if joint else None, *lists)
         return out, lse
@@ -169,16 +174,16 @@ class _P2CAttention(torch.autograd.Function):
             )
             outputs = reference.p2c_attention(inputs)
             grads = _graph_gradients(outputs, (grad_out, grad_lse), (query, gates, *keys, *values))
-            return *grads[:2], *(None,) * 7, *grads[2:], *nothing
+            return *grads[:2], *(None,) * 8, *grads[2:], *nothing
         if grad_out is None:
             grad_out = torch.zeros_like(query)
         grad_query, grad_keys, grad_values, grad_gates = _attention_backward(
             *(grad_out, grad_lse, out, lse, query, keys, values, gates, key_masks, query_groups, key_groups),
-            *ctx.options,
-            seed,
+            *(*ctx.options, seed),
+            cuda_cpp=ctx.cuda_cpp,
         )
         return (
-            *(grad_query, None if gates is None else grad_gates, None, None, *(None,) * 5),
+            *(grad_query, None if gates is None else grad_gates, *(None,) * 8),
             *(*grad_keys, *grad_values, *nothing),
         )
 
@@ -189,7 +194,7 @@ def _split(lists):
     return lists[:count], lists[count : 2 * count], lists[2 * count : 3 * count], lists[3 * count :]
 
 
-def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
     query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
     assert values is not None
@@ -198,8 +203,10 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     masks, groups = inputs.key_masks, inputs.key_groups
     if _needs_grad(query, gates, *keys, *values):
         lists = (*keys, *values, *masks, *groups)
-        return _P2CAttention.apply(query, gates, inputs.query_groups, inputs.seed, *options, *lists)
-    return _attention_forward(query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed)
+        return _P2CAttention.apply(query, gates, inputs.query_groups, inputs.seed, cuda_cpp, *options, *lists)
+    return _attention_forward(
+        *(query, keys, values, gates, masks, inputs.query_groups, groups, *options, inputs.seed), cuda_cpp=cuda_cpp
+    )
 
 
 # --- Adaptive fusion ---

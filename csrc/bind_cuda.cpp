@@ -2,7 +2,9 @@
 #include <pybind11/stl.h>
 
 #include "bind.h"
+#include "bind_attention.h"
 #include "bind_fusion.h"
+#include "cuda/attention_launch.h"
 #include "cuda/device.h"
 #include "cuda/fusion_plan.h"
 
@@ -20,13 +22,16 @@ using Address = uintptr_t;
                            (entry == nullptr ? "" : std::string(" when launching ") + entry));
 }
 
+CudaPlan checked(CudaPlan plan) {
+  if (plan.error != cudaSuccess) fail(plan.error, nullptr);
+  return plan;
+}
+
 // What Python calls to get a plan: the parameters' arguments, then what else the plan takes, as integers.
 template <class Params, class... Arguments, class... Others>
 auto planned(Params (*read)(Arguments...), CudaPlan (*plan)(const Params&, Others*...)) {
   return [=](Arguments... arguments, Address<Others>... others) {
-    CudaPlan result = plan(read(arguments...), reinterpret_cast<Others*>(others)...);
-    if (result.error != cudaSuccess) fail(result.error, nullptr);
-    return result;
+    return checked(plan(read(arguments...), reinterpret_cast<Others*>(others)...));
   };
 }
 
@@ -34,6 +39,29 @@ int64_t fusion_workspace(int64_t n, int64_t m, int64_t d) {
   FusionBackwardParams p{};
   p.dtype = Dtype::float32, p.alpha_kind = AlphaKind::gate, p.n = n, p.m = m, p.d = d;
   return amuse_cuda_fusion_backward_workspace(&p);
+}
+
+// `seed`: the address of an int64 on the device, 0 without dropout.
+CudaPlan plan_attention_forward(const AttentionInputs& in, const py::object& out, const py::object& lse, uintptr_t seed,
+                           bool allow_tf32) {
+  CudaAttentionOptions options{};
+  options.seed = reinterpret_cast<const int64_t*>(seed), options.allow_tf32 = allow_tf32;
+  return checked(attention_forward_plan(attention_forward_params(in, Device::of_first_tensor, out, lse), options));
+}
+
+// `workspace`: a function that is told the number of bytes and gives the address of as much device memory.
+CudaPlan plan_attention_backward(const AttentionInputs& in, const py::object& grad_out, const py::object& out,
+                            const py::object& lse, const py::object& grad_lse, const py::object& grad_query,
+                            const std::vector<py::object>& grad_keys, const std::vector<py::object>& grad_values,
+                            const py::object& grad_gates, uintptr_t seed, bool allow_tf32,
+                            const py::object& workspace) {
+  const AttentionBackwardParams p = attention_backward_params(in, Device::of_first_tensor, grad_out, out, lse, grad_lse,
+                                                              grad_query, grad_keys, grad_values, grad_gates);
+  CudaAttentionOptions options{};
+  options.seed = reinterpret_cast<const int64_t*>(seed), options.allow_tf32 = allow_tf32;
+  const int64_t bytes = amuse_cuda_attention_workspace(&p);
+  options.workspace = reinterpret_cast<void*>(workspace(bytes).cast<uintptr_t>());
+  return checked(attention_backward_plan(p, options));
 }
 
 void run_plan(const CudaPlan& plan, int device, uintptr_t stream) {
@@ -101,6 +129,13 @@ RuntimeError with the name that CUDA gives its error, and the kernel, if there i
              planned(&interpolation_forward_params, &interpolation_forward_plan));
   module.def("cuda_interpolation_coefficients_backward",
              planned(&interpolation_backward_params, &interpolation_backward_plan));
+
+  module.def("cuda_p2c_attention_forward", &plan_attention_forward, arg("inputs"), arg("out"), arg("lse"), arg("seed"),
+             arg("allow_tf32"), "As p2c_attention_forward, tensors all on one device; the seed is an address there.");
+  module.def("cuda_p2c_attention_backward", &plan_attention_backward, arg("inputs"), arg("grad_out"), arg("out"),
+             arg("lse"), arg("grad_lse"), arg("grad_query"), arg("grad_keys"), arg("grad_values"), arg("grad_gates"),
+             arg("seed"), arg("allow_tf32"), arg("workspace"),
+             "As p2c_attention_backward; workspace(bytes) gives the address of device memory, aligned to 16 bytes.");
 }
 
 }  // namespace amuse

@@ -1,59 +1,44 @@
 """`make cuda-torch`: the package beside a CUDA build of torch, on a machine that may have no driver.
 
 Imports, runs the CPU backend, traces the CUDA backend on fake CUDA tensors, and shows what `backend="cuda"` says where
-nothing can run on it. Exits with an error if any of it is not as it should be.
+nothing can run on it. Fails if any of it is not as it should be.
 """
 
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import amuse_kernels
 from amuse_kernels.dispatch import missing_gpu, native_module
 
 
-def call(backend: str | None, device: str = "cpu", requires_grad: bool = True) -> list[torch.Tensor]:
-    """Every op forward and backward; the outputs and the gradients."""
-    results = []
-    for name, inputs in {
-        "adaptive_fusion": (torch.ones(4, 3, 8, device=device), torch.ones(4, 3, 3, device=device) / 2),
-        "interpolation_coefficients": tuple(torch.randn(3, 4, 8, device=device).unbind()),
-    }.items():
-        inputs = [tensor.requires_grad_(requires_grad) for tensor in inputs]
-        epsilon = () if name == "adaptive_fusion" else (0.3,)
-        outputs = getattr(amuse_kernels, name)(*inputs, *epsilon, backend=backend)
-        out = outputs[0] if isinstance(outputs, tuple) else outputs
-        out.sum().backward()
-        results += [out, *(tensor.grad for tensor in inputs)]
-    return results
+def fuse(backend: str, device: str) -> list[Tensor]:
+    """Fusion and interpolation, forward and backward: the outputs and the gradients."""
+    leaves = [
+        torch.linspace(0, 1, 24, device=device).reshape(2, 3, 4).requires_grad_(),
+        torch.ones(2, 3, 3, device=device),
+    ]
+    fused, alpha = amuse_kernels.adaptive_fusion(*leaves, backend=backend)
+    a = leaves[0].flatten(0, 1)
+    coefficients = amuse_kernels.interpolation_coefficients(a, a.flip(0), a * a, 0.3, backend=backend)
+    (fused.sum() + coefficients.sum()).backward()
+    return [fused, alpha, coefficients, leaves[0].grad]
 
 
-def main() -> None:
-    native = native_module()
-    assert native is not None, "the native library does not import"
-    assert native.build_info()["cuda"], "the native library was built without CUDA"
-    assert torch.version.cuda is not None, f"torch {torch.__version__} is no CUDA build"
-    print(f"torch {torch.__version__} with CUDA {torch.version.cuda}, kernels by nvcc {native.build_info()['nvcc']}")
-
-    for out, expected in zip(call("cpu"), call("reference"), strict=True):
-        if out.dim() == 3:  # of fusion; the others are drawn anew
-            torch.testing.assert_close(out, expected)
-    print("backend='cpu': as the reference")
-
+@torch.no_grad()  # torch's autograd itself needs a device
+def trace() -> list[Tensor]:
+    """The ops and their derivatives on fake CUDA tensors."""
+    ops = torch.ops.amuse_kernels
     with FakeTensorMode():
-        for tensor in call("cuda", device="cuda"):
-            assert tensor.device.type == "cuda"
-    print("backend='cuda' on fake tensors: outputs and gradients on", tensor.device)
-
-    if missing_gpu() is None:
-        for tensor in call("cuda", device="cuda"):
-            assert tensor.isfinite().all()
-        print("backend='cuda': ran")
-        return
-    plan = native.cuda_interpolation_coefficients_forward(*(torch.ones(8).data_ptr(),) * 4, 1, 8, 0.1, 0)
-    print(error_of(lambda: call("cuda"), amuse_kernels.BackendUnavailableError))
-    print(error_of(lambda: plan.run(0, 0), RuntimeError))
+        descriptors, alpha = torch.empty(2, 3, 4, device="cuda"), torch.empty(2, 3, 3, device="cuda")
+        fused, used = amuse_kernels.adaptive_fusion(descriptors, alpha, backend="cuda")
+        grads = ops.adaptive_fusion_backward(fused, None, descriptors, alpha, None, None, None, cuda_cpp=True)
+        a = descriptors[0]
+        coefficients = amuse_kernels.interpolation_coefficients(a, a, a, 0.3, backend="cuda")
+        more = ops.interpolation_coefficients_backward(coefficients, a, a, a, 0.3, cuda_cpp=True)
+    return [fused, used, coefficients, *grads[:2], *more]
 
 
 def error_of(run: Callable[[], object], expected: type[Exception]) -> str:
@@ -65,6 +50,29 @@ def error_of(run: Callable[[], object], expected: type[Exception]) -> str:
             return f"{type(error).__name__}: {error}"
         raise
     raise SystemExit(f"expected {expected.__name__}, got no error")
+
+
+def main() -> None:
+    native = native_module()
+    assert native is not None, "the native library does not import"
+    assert native.build_info()["cuda"], "the native library was built without CUDA"
+    assert torch.version.cuda is not None, f"torch {torch.__version__} is no CUDA build"
+    print(f"torch {torch.__version__} with CUDA {torch.version.cuda}, kernels by nvcc {native.build_info()['nvcc']}")
+
+    expected = fuse("reference", "cpu")
+    torch.testing.assert_close(fuse("cpu", "cpu"), expected)
+    print("backend='cpu': as the reference")
+
+    assert {tensor.device.type for tensor in trace()} == {"cuda"}
+    print("backend='cuda': traced on fake tensors, both directions")
+
+    if missing_gpu() is None:
+        torch.testing.assert_close([tensor.cpu() for tensor in fuse("cuda", "cuda")], expected)
+        print("backend='cuda': as the reference")
+        return
+    plan = native.cuda_interpolation_coefficients_forward(*(torch.ones(8).data_ptr(),) * 4, 1, 8, 0.1, 0)
+    print(error_of(lambda: fuse("cuda", "cpu"), amuse_kernels.BackendUnavailableError))
+    print(error_of(lambda: plan.run(0, 0), RuntimeError))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from amuse_kernels import BackendUnavailableError, adaptive_fusion, interpolation_coefficients
+from amuse_kernels import BackendUnavailableError, adaptive_fusion, interpolation_coefficients, p2c_attention
 from amuse_kernels.dispatch import choose_backend, missing_gpu, native_module, unavailable_reason
 
 ROWS, MODALITIES, WIDTH = 4, 3, 16
@@ -60,6 +60,39 @@ def test_it_traces_on_cuda_tensors_without_a_gpu():
     assert len(calls) == 2
     assert all(node.kwargs == {"cuda_cpp": True} for node in calls)
     assert [gradient.shape for gradient in gradients[:2]] == [descriptors.shape, alpha.shape]
+
+
+@needs_cuda_build
+@torch.no_grad()
+def test_attention_traces_on_cuda_tensors_without_a_gpu():
+    with FakeTensorMode():
+        query, key = (torch.empty(2, 4, length, WIDTH, device="cuda", dtype=torch.float16) for length in (5, 7))
+        out, lse = p2c_attention(query, [key], [key], dropout_p=0.1, seed=3, return_lse=True, backend="cuda")
+        gradients = torch.ops.amuse_kernels.p2c_attention_backward(
+            *(
+                out,
+                None,
+                None,
+                lse,
+                query,
+                [key],
+                [key],
+                None,
+                [None],
+                None,
+                [None],
+                [0],
+                [False],
+                False,
+                0.2,
+                0.0,
+                None,
+            ),
+            cuda_cpp=True,
+        )
+    assert out.device.type == lse.device.type == "cuda"
+    assert lse.shape == (2, 4, 5, 1)
+    assert [gradients[0].shape, gradients[1][0].shape] == [query.shape, key.shape]
 
 
 @needs_cuda_build

@@ -14,12 +14,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from amuse_kernels import cuda
+from amuse_kernels import cuda, native
 from amuse_kernels.dispatch import native_module
 
+from . import cuda_attention
 from .arguments import Structure, pointing_into
 from .launch import run
-from .nvcc_kernels import compile_nvcc, nvcc
+from .nvcc_kernels import compile_nvcc, nvcc, split_kernels
 from .report import Report
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
@@ -36,19 +37,35 @@ def missing() -> str | None:
 
 def kernel(entry: str, arch: str = "sm_80") -> str:
     """PTX of one kernel of the package."""
+    if attention := re.fullmatch(r"attention_\w+?_(fp32|fp16|bf16)_(\d+)(_options)?", entry):
+        dtype = next(dtype for dtype, name in cuda_attention.ELEMENTS.items() if name == attention[1])
+        return cuda_attention.kernels(dtype, int(attention[2]), arch)[entry]
     # amuse_fusion_weight_f16_m4 is in fusion_weight.cu
     return _kernels(next(name for name in FILES if entry.startswith(f"amuse_{name.removesuffix('.cu')}")), arch)[entry]
 
 
 @functools.cache
 def _kernels(name: str, arch: str) -> dict[str, str]:
-    """PTX of every kernel of a file: what stands before the first, and the kernel."""
+    """PTX of every kernel of a file."""
     headers = sorted([*SOURCES.glob("*.h"), *SOURCES.parent.glob("*.h")])
     digest = hashlib.sha256(b"".join(header.read_bytes() for header in headers)).hexdigest()[:20]
-    text = compile_nvcc(SOURCES / name, arch, (f"-DAMUSE_HEADERS={digest}",))
-    head, *rest = re.split(r"^(?=\.visible \.entry )", text, flags=re.MULTILINE)
-    bodies = [body[: body.index("\n}\n") + 3] for body in rest]  # behind the last one is debug information
-    return {re.findall(r"\w+", body)[2]: head + body for body in bodies}
+    return split_kernels(compile_nvcc(SOURCES / name, arch, (f"-DAMUSE_HEADERS={digest}",)))
+
+
+class _Recording:
+    """The native module, writing down the tensors that its functions are called with."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            for argument in arguments:
+                entries = argument if isinstance(argument, list | tuple) else [argument]
+                self._tensors.extend(entry for entry in entries if isinstance(entry, torch.Tensor))
+            return getattr(native_module(), name)(*arguments)
+
+        return call
 
 
 @contextlib.contextmanager
@@ -66,7 +83,11 @@ def _planned(handle: Callable[[Any, list[torch.Tensor]], None]) -> Iterator[None
         handle(plan, tensors)
         tensors.clear()
 
-    with mock.patch.object(cuda, "address", address), mock.patch.object(cuda, "run", take):
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(cuda, "address", address))
+        patches.enter_context(mock.patch.object(cuda, "run", take))
+        for glue in (cuda, native):
+            patches.enter_context(mock.patch.object(glue, "module", return_value=_Recording(tensors)))
         yield
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from amuse_kernels import cuda
 from tests.ptx import mutation
 from tests.ptx.attention_calls import ATTENTION, AttentionCall
 from tests.ptx.budget import assert_clean
 from tests.ptx.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
+from tests.ptx.cuda_launches import emulated, missing
 from tests.ptx.nvcc_kernels import nvcc
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
@@ -40,6 +42,19 @@ def test_attention(name, dtype, head_dim):
     assert_clean(reports)
     assert len(reports) == 3
     call.assert_within_budget(*results)
+
+
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@pytest.mark.parametrize(("name", "dtype"), [("plain", torch.float16), ("joint, all options", torch.float32)], ids=str)
+def test_the_glue_of_the_backend_launches_the_same(name, dtype):
+    call = AttentionCall.of(name, dtype)
+    with emulated() as reports:
+        out, lse = cuda.p2c_attention_forward(*call.arguments)
+        call.draw_upstream(lse)
+        grads = cuda.p2c_attention_backward(call.grad_out, call.grad_lse, out, lse, *call.arguments)
+    assert_clean(reports)
+    assert len(reports) == 3
+    call.assert_within_budget(out, lse, *grads)
 
 
 @needs_nvcc
