@@ -56,7 +56,9 @@ constexpr int padded_head_dim(int64_t head_dim) {
 // and 120). 32 rows a warp halve what a product reads from shared memory, where there are registers for them.
 constexpr AttentionTile forward_tile(int element_bytes, int padded) {
   if (element_bytes == 2) {
-    return padded <= 64 ? AttentionTile{2, 2, 1, 32} : padded == 128 ? AttentionTile{4, 1, 1, 32} : AttentionTile{2, 1, 1, 16};
+    return padded <= 64    ? AttentionTile{2, 2, 1, 32}
+           : padded == 128 ? AttentionTile{4, 1, 1, 32}
+                           : AttentionTile{2, 1, 1, 16};
   }
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 2 : 1, 1, 1, 16};
 }
@@ -78,7 +80,8 @@ constexpr bool query_in_registers(int element_bytes, int padded) { return elemen
 
 // The outputs of finished streams lie in shared memory, in float32, over the queries if those are in registers.
 constexpr int forward_query_bytes(int element_bytes, int padded) {
-  return query_in_registers(element_bytes, padded) ? 0 : tile_bytes(forward_tile(element_bytes, padded).rows(), element_bytes, padded);
+  if (query_in_registers(element_bytes, padded)) return 0;
+  return tile_bytes(forward_tile(element_bytes, padded).rows(), element_bytes, padded);
 }
 
 constexpr int forward_shared_bytes(int element_bytes, int padded) {

@@ -2,7 +2,8 @@
 
 #include "attention_plan.h"
 
-#define AMUSE_EACH_HEAD_DIM(apply, element) apply(element, 32) apply(element, 64) apply(element, 128) apply(element, 256)
+#define AMUSE_EACH_HEAD_DIM(apply, element) \
+  apply(element, 32) apply(element, 64) apply(element, 128) apply(element, 256)
 #define AMUSE_EACH_FILE(apply) \
   AMUSE_EACH_HEAD_DIM(apply, fp16) AMUSE_EACH_HEAD_DIM(apply, bf16) AMUSE_EACH_HEAD_DIM(apply, fp32)
 

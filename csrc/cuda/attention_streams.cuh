@@ -158,7 +158,8 @@ __device__ uint32_t visible_keys(const AttentionArguments& args, const Streams<k
   if (kOptions) {
     const auto& source = args.source[tile.p];
     if (source.causal) {
-      const int reach = queries.first + row - tile.start - 2 * t;  // the last key in sight, counted from this lane's first
+      // the last key in sight, counted from this lane's first
+      const int reach = queries.first + row - tile.start - 2 * t;
 #pragma unroll 1
       for (int i = 0; i < kColumns / 4; ++i) {
         if (8 * (i / 2) + i % 2 > reach) bits &= ~(1u << i);
@@ -184,7 +185,11 @@ struct Dropout {
   bool on;
 
   __device__ Dropout(const AttentionArguments& args, int64_t bh)
-      : key_low(0), key_high(0), bh(static_cast<uint32_t>(bh)), threshold(args.drop_threshold), on(args.seed != nullptr) {
+      : key_low(0),
+        key_high(0),
+        bh(static_cast<uint32_t>(bh)),
+        threshold(args.drop_threshold),
+        on(args.seed != nullptr) {
     if (!on) return;
     const uint64_t seed = static_cast<uint64_t>(*args.seed);
     key_low = static_cast<uint32_t>(seed);

@@ -11,7 +11,9 @@ namespace amuse {
 // One bit for each row of a tile, or for each key; tiles have up to 64.
 using Bits = uint64_t;
 
-__device__ inline Bits first_bits(int count) { return count >= 64 ? ~Bits{0} : count <= 0 ? 0 : (Bits{1} << count) - 1; }
+__device__ inline Bits first_bits(int count) {
+  return count >= 64 ? ~Bits{0} : count <= 0 ? 0 : (Bits{1} << count) - 1;
+}
 
 // Rows of kWidth elements in pieces of 16 bytes, permuted within each row so that the eight rows of a matrix that
 // ldmatrix reads lie in different banks.
@@ -226,7 +228,9 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
         const uint32_t b0 = load_word(tile + Layout::offset(8 * step + row, piece) + within);
         const uint32_t b1 = load_word(tile + Layout::offset(8 * step + row + 1, piece) + within);
 #pragma unroll
-        for (int group = 0; group < kGroups; ++group) Tensor<T>::template multiply<kExact>(acc[group][n], a[group], b0, b1);
+        for (int group = 0; group < kGroups; ++group) {
+          Tensor<T>::template multiply<kExact>(acc[group][n], a[group], b0, b1);
+        }
       }
     }
   }
