@@ -22,7 +22,7 @@ def p2c_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, *arguments: Any
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     """See `cpu.p2c_attention_backward`."""
-    query, keys, values, gates, seed = *arguments[:4], arguments[12]
+    (query, keys, values, gates), seed = arguments[:4], arguments[12]
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
     grad_out, lse, grad_lse = rows_dense(grad_out), *dense(lse, grad_lse)  # kept until the kernels are queued

@@ -26,7 +26,7 @@ def small(monkeypatch):
 def test_all_attention_contenders_agree_and_are_measured(small, shape, normalization, capsys):
     records = cpu.measure(workloads.attention(shape, normalization), 1, PEAKS)
     assert len(records) == 6  # three contenders, forward and forward+backward
-    assert all(float(record["median_ms"]) > 0 and float(record["times_ours"]) >= 0 for record in records)
+    assert all(float(record["median_ms"]) > 0 for record in records)
     assert {record["times_ours"] for record in records if record["contender"] == "ours"} == {"1.00"}
     assert "as fast as the fastest contender" in capsys.readouterr().out
 
