@@ -25,7 +25,8 @@ def p2c_attention_backward(
     (query, keys, values, gates), seed = arguments[:4], arguments[12]
     grad_query, grad_keys, grad_values = grad_like(query), [*map(grad_like, keys)], [*map(grad_like, values)]
     grad_gates = lse.new_empty(0 if gates is None else gates.shape)
-    grad_out, lse, grad_lse = rows_dense(grad_out), *dense(lse, grad_lse)  # kept until the kernels are queued
+    grad_out = rows_dense(grad_out)  # copies are kept until the kernels are queued
+    lse, grad_lse = dense(lse, grad_lse)
     inputs = attention_inputs(*arguments[:12])
     workspace = None
 
