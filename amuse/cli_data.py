@@ -19,8 +19,12 @@ def prepare(
     source: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
     out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
     dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap or folder.")] = "folder",
-    audio: Annotated[str, typer.Option(help="logmel, a transformers model (name or folder), or none.")] = "logmel",
-    vision: Annotated[str, typer.Option(help="hog, a transformers model (name or folder), or none.")] = "hog",
+    audio: Annotated[
+        str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
+    ] = "logmel",
+    vision: Annotated[
+        str, typer.Option(help="hog, a transformers model (name or folder), raw:MODEL, or none.")
+    ] = "hog",
     face: Annotated[str | None, typer.Option(help="Encoder of faces: hog, fer, or as --vision. Default: it.")] = None,
     faces: Annotated[
         bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")

@@ -1,6 +1,7 @@
 """Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +21,14 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 STRATEGIES = ("ddp", "fsdp")
 DATASETS = ("synthetic", "meld", "mosi", "prepared")
 ENCODERS = ("frozen", "finetune")
+
+
+@dataclass
+class RawStream:
+    """A stream of windows of sound or of key frames, flat, for an encoder that is trained with the model."""
+
+    encoder: str  # a transformers audio or vision model: local folder or hub name
+    shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
 
 
 @dataclass
@@ -50,7 +59,8 @@ class ModelConfig:
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
     modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
     text_encoder: str | None = None  # for token ids: "minilm" or a local transformers folder, trained with the model
-    encoder_layers: int | None = None  # only its last layers are trained; None = all, with the embeddings
+    raw: dict[str, RawStream] = field(default_factory=dict)  # streams that `data prepare` left for an encoder to read
+    encoder_layers: int | None = None  # only the last layers of encoders are trained; None = all, with the embeddings
     backend: str | None = None  # of the kernels; None = best available
 
     def __post_init__(self) -> None:
@@ -91,6 +101,12 @@ class ModelConfig:
             raise ValueError(f"streams: expected every stream once and none of them empty, got {self.streams}")
         if not self.modalities:
             return
+        for name, stream in self.raw.items():
+            if self.modalities.get(name) != math.prod(stream.shape):
+                raise ValueError(
+                    f"raw: {name!r} has inputs of shape {stream.shape}, expected {math.prod(stream.shape)} numbers a "
+                    f"token, got {self.modalities.get(name, 'no such stream')}"
+                )
         unknown = set(members) - set(self.modalities)
         if unknown:
             raise ValueError(f"streams: expected names out of {list(self.modalities)}, got {sorted(unknown)[0]!r}")
@@ -177,7 +193,7 @@ class TrainConfig:
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other; memory, not result
     max_utterances: int | None = None  # bound on the utterances of a batch
     learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned text encoder
+    encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned encoder
     encoder_decay: float = 1.0  # factor of that rate from each layer to the one below
     weight_decay: float = 1e-2
     warmup: float = 0.1  # share of all steps with a rising learning rate; then it falls along a cosine to 0
@@ -261,14 +277,13 @@ def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:
     values: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{place}.{key}"
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = from_dict(typing.cast(type, hints[key]), value, where)
-        else:
-            values[key] = _typed(value, hints[key], where)
+        values[key] = _typed(value, hints[key], where)
     return kind(**values)
 
 
 def _typed(value: Any, hint: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, place)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

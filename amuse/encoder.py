@@ -1,5 +1,7 @@
-"""A pretrained transformers text encoder that is trained with the model."""
+"""Pretrained transformers encoders that are trained with the model: of words, of sound and of pictures."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -9,48 +11,56 @@ from amuse.data.text import encoder_folder
 
 # utterances of similar length share a forward pass of about this many tokens: enough to fill the device, no more
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}
+# options of wav2vec 2.0 and its kin that `SignalEncoder` turns off
+UNSUITED = {"apply_spec_augment": False, "layerdrop": 0.0}
 
 
-class TextEncoder(nn.Module):
-    """Token ids to token embeddings, utterances grouped by length so that little padding is computed.
+class PretrainedEncoder(nn.Module):
+    """A transformers model, of which all layers or only the upper ones are trained.
 
     Args:
         config: Of the transformers model, as its `to_dict()` gives it.
         trained_layers: Only this many layers at the top are trained; None = everything.
 
     Raises:
-        ValueError: more trained layers than there are, or an architecture without `encoder.layer`.
+        ValueError: more trained layers than there are, or an architecture without a list of layers.
     """
+
+    width: int  # of its tokens
 
     def __init__(self, config: dict[str, Any], trained_layers: int | None = None) -> None:
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
         self.config = config
-        self.model = AutoModel.from_config(AutoConfig.for_model(**config))
-        self.width: int = self.model.config.hidden_size
-        layers = getattr(getattr(self.model, "encoder", None), "layer", None)
+        self.model = tower(AutoModel.from_config(AutoConfig.for_model(**config))).float()
+        layers = self.blocks()
         if trained_layers is not None:
-            if layers is None or not 0 <= trained_layers <= len(layers):
-                depth = "an encoder without a list of layers" if layers is None else f"{len(layers)} layers"
+            if not layers or not 0 <= trained_layers <= len(layers):
+                depth = f"{len(layers)} layers" if layers else "an encoder without a list of layers"
                 raise ValueError(f"encoder_layers: {trained_layers} are to be trained of {depth}")
             self.model.requires_grad_(False)
             for layer in layers[len(layers) - trained_layers :]:
                 layer.requires_grad_(True)
 
     @classmethod
-    def from_pretrained(cls, encoder: str, trained_layers: int | None = None) -> Self:
-        """With the weights of `encoder`, see `amuse.data.text.encoder_folder`."""
-        from transformers import AutoConfig, AutoModel
+    def from_pretrained(cls, encoder: str, *arguments: Any) -> Self:
+        """With the weights of `encoder`, see `amuse.data.text.encoder_folder`; `arguments`: those after `config`."""
+        model, folder = pretrained_model(encoder)
+        from transformers import AutoConfig
 
-        folder = encoder_folder(encoder)
-        self = cls(AutoConfig.from_pretrained(folder).to_dict(), trained_layers)
-        self.model.load_state_dict(AutoModel.from_pretrained(folder).state_dict())
+        self = cls(AutoConfig.from_pretrained(folder, local_files_only=True).to_dict(), *arguments)
+        self.model.load_state_dict(model.state_dict())
         return self
 
     def blocks(self) -> list[nn.Module]:
-        """Its layers, from the lowest; none for an architecture that lists them elsewhere than in `encoder.layer`."""
-        return list(getattr(getattr(self.model, "encoder", None), "layer", []))
+        """Its layers, from the lowest; none for an architecture that has no single list of them."""
+        for holder in (getattr(self.model, "encoder", None), self.model):
+            for name in ("layer", "layers"):
+                layers = getattr(holder, name, None)
+                if isinstance(layers, nn.ModuleList):
+                    return list(layers)
+        return []
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Trained parameters from the top layer down to the embeddings, for learning rates that fall with depth."""
@@ -58,6 +68,14 @@ class TextEncoder(nn.Module):
         taken = {id(p) for group in groups for p in group}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         return [group for group in [*groups, rest] if group]
+
+
+class TextEncoder(PretrainedEncoder):
+    """Token ids to token embeddings, utterances grouped by length so that little padding is computed."""
+
+    def __init__(self, config: dict[str, Any], trained_layers: int | None = None) -> None:
+        super().__init__(config, trained_layers)
+        self.width = self.model.config.hidden_size
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """int64 `(U, L)` ids and their bool mask, a prefix of True, to `(U, L, width)`, 0 behind the mask."""
@@ -78,6 +96,67 @@ class TextEncoder(nn.Module):
         if out is None:
             return next(self.parameters()).new_zeros(*ids.shape, self.width)
         return out.masked_fill(~mask[..., None], 0.0)
+
+
+class SignalEncoder(PretrainedEncoder):
+    """Windows of sound or key frames to tokens, each on its own: the mean over its time or its patches.
+
+    Args:
+        config, trained_layers: See `PretrainedEncoder`. wav2vec 2.0's masking in time and its skipping of layers are
+            off: a window is shorter than its masks, and processes that skip different layers cannot share weights.
+        shape: Of the model's input for one token, such as `(samples,)` or `(3, height, width)`.
+    """
+
+    def __init__(self, config: dict[str, Any], trained_layers: int | None, shape: Sequence[int]) -> None:
+        super().__init__(config | {key: off for key, off in UNSUITED.items() if key in config}, trained_layers)
+        self.shape = tuple(shape)
+        training = self.training
+        with torch.no_grad():
+            self.width = self.eval()._encode(torch.zeros(1, *self.shape)).shape[-1]
+        self.train(training)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """float32 `(U, L, raw)`, inputs of `shape` made flat, and their bool mask to `(U, L, width)`, else 0."""
+        out = tokens.new_zeros(*mask.shape, self.width)
+        if not mask.any():
+            return out
+        encoded = self._encode(tokens[mask].unflatten(-1, self.shape))
+        return out.to(encoded.dtype).masked_scatter(mask[..., None], encoded)
+
+    def _encode(self, inputs: Tensor) -> Tensor:
+        return average_hidden(self.model(**{self.model.main_input_name: inputs}).last_hidden_state)
+
+
+def average_hidden(hidden: Tensor) -> Tensor:
+    """`(N, T, d)` of transformers or `(N, d, H, W)` of convolutional networks to `(N, d)`."""
+    return hidden.mean(dim=1) if hidden.dim() == 3 else hidden.mean(dim=(2, 3))
+
+
+def pretrained_model(encoder: str) -> tuple[Any, Path]:
+    """The transformers model of that name and its folder; pickled weights are never read.
+
+    Raises:
+        ImportError, FileNotFoundError: see `encoder_folder`.
+        ValueError: incomplete weights.
+    """
+    from transformers import AutoModel
+
+    folder = encoder_folder(encoder)
+    model, info = AutoModel.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    # weights that a checkpoint lacks would be random; a pooler is not used, and often missing
+    absent = sorted(key for key in info["missing_keys"] if "pooler" not in key and "mask" not in key)
+    if absent:
+        raise ValueError(f"encoder: {encoder} lacks {len(absent)} weights of its architecture, e.g. {absent[0]}")
+    return tower(model.float()), folder
+
+
+def tower(model: Any) -> Any:
+    """The part that encodes: of Whisper and its kin the encoder, of CLIP and its kin the one of pictures."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return model.get_encoder()
+    return getattr(model, "vision_model", model)
 
 
 def _chunks(order: Tensor, lengths: list[int], limit: int) -> list[Tensor]:

@@ -19,7 +19,7 @@ from amuse.augmentation import Mix
 from amuse.config import ModelConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.conversation import TOKEN_IDS
-from amuse.encoder import TextEncoder
+from amuse.encoder import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.losses import focal_logit_gradient
 from amuse.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
@@ -61,14 +61,15 @@ class Amuse(nn.Module):
 
     Args:
         config: With `modalities` and `label_names` filled in.
-        text_encoder_config: Architecture of a fine-tuned text encoder; None reads it and its pretrained weights from
-            `config.text_encoder`. Only for models with token ids.
+        encoder_configs: Stream -> architecture of its encoder, which then gets random weights; a stream that is not
+            named gets the pretrained weights of `config.text_encoder` or `config.raw`. Only for streams of token ids
+            or raw windows and frames.
 
     Raises:
         ValueError: No modality, or token ids without a text encoder.
     """
 
-    def __init__(self, config: ModelConfig, text_encoder_config: dict[str, Any] | None = None) -> None:
+    def __init__(self, config: ModelConfig, encoder_configs: dict[str, dict[str, Any]] | None = None) -> None:
         super().__init__()
         if not config.modalities:
             raise ValueError("config.modalities: expected at least one modality, got none")
@@ -81,16 +82,15 @@ class Amuse(nn.Module):
 
         self.encoders = nn.ModuleDict()
         for name, width in config.modalities.items():
+            given = (encoder_configs or {}).get(name)
             if width == TOKEN_IDS:
                 if config.text_encoder is None:
                     raise ValueError(f"config.text_encoder: modality {name!r} has token ids and needs an encoder")
-                encoder = (
-                    TextEncoder.from_pretrained(config.text_encoder, config.encoder_layers)
-                    if text_encoder_config is None
-                    else TextEncoder(text_encoder_config, config.encoder_layers)
-                )
-                self.encoders[name] = encoder
-                widths[name] = encoder.width
+                self.encoders[name] = _encoder(TextEncoder, config.text_encoder, given, config.encoder_layers)
+            elif name in config.raw:
+                raw = config.raw[name]
+                self.encoders[name] = _encoder(SignalEncoder, raw.encoder, given, config.encoder_layers, raw.shape)
+        widths |= {name: cast(PretrainedEncoder, encoder).width for name, encoder in self.encoders.items()}
         self.unimodal = nn.ModuleList(
             UnimodalStage(widths[streams[0]], config)
             if len(streams) == 1
@@ -157,11 +157,11 @@ class Amuse(nn.Module):
         """Training keeps the inputs of the stages and computes the rest again in the backward pass: less memory."""
         self.recompute = True
         for encoder in self.encoders.values():
-            cast(TextEncoder, encoder).model.gradient_checkpointing_enable()
+            cast(PretrainedEncoder, encoder).model.gradient_checkpointing_enable()
 
     def blocks(self) -> list[nn.Module]:
         """The parts that hold nearly all weights and run one after the other, for sharding."""
-        layers = [layer for encoder in self.encoders.values() for layer in cast(TextEncoder, encoder).blocks()]
+        layers = [layer for encoder in self.encoders.values() for layer in cast(PretrainedEncoder, encoder).blocks()]
         networks = [] if self.central is None else [cast(CentralNetwork, network) for network in self.central]
         central = [layer for network in networks for layer in network.layers]
         return [*layers, *self.unimodal, *central, self.temporal]
@@ -228,12 +228,16 @@ class Amuse(nn.Module):
         gradient = focal_logit_gradient(logits, chosen) @ head.weight.float()
         return gradient.detach().to(descriptor.dtype)
 
+    @property
+    def encoder_configs(self) -> dict[str, dict[str, Any]]:
+        """Stream -> architecture of the encoder that is trained with the model."""
+        return {name: cast(PretrainedEncoder, encoder).config for name, encoder in self.encoders.items()}
+
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors, each at once or not at all; `weights`: in place of its own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        encoders = [encoder.config for encoder in self.encoders.values()]
-        tree = {"model": asdict(self.config), "text_encoder_config": encoders[0] if encoders else None}
+        tree = {"model": asdict(self.config), "encoder_configs": self.encoder_configs}
         save_tensors(self.state_dict() if weights is None else weights, folder / WEIGHTS_FILE)
         write_text(json.dumps(tree, indent=2), folder / MODEL_CONFIG_FILE)
 
@@ -253,7 +257,7 @@ class Amuse(nn.Module):
         weights = load_tensors(folder / WEIGHTS_FILE)
         try:
             config = from_dict(ModelConfig, tree["model"], "model")
-            model = cls(config, tree.get("text_encoder_config"))
+            model = cls(config, tree.get("encoder_configs"))
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:
@@ -261,3 +265,9 @@ class Amuse(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS_FILE}: weights do not fit {MODEL_CONFIG_FILE}: {error}") from None
         return model.eval()
+
+
+def _encoder(
+    kind: type[PretrainedEncoder], name: str, config: dict[str, Any] | None, *arguments: Any
+) -> PretrainedEncoder:
+    return kind.from_pretrained(name, *arguments) if config is None else kind(config, *arguments)

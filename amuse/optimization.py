@@ -8,7 +8,7 @@ from torch import Tensor
 
 from amuse.config import LossConfig, TrainConfig
 from amuse.data.conversation import Conversations
-from amuse.encoder import TextEncoder
+from amuse.encoder import PretrainedEncoder
 from amuse.model import Amuse
 
 
@@ -17,7 +17,7 @@ def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
     own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
     rated = [(own, config.learning_rate)]
     for encoder in model.encoders.values():
-        for depth, members in enumerate(cast(TextEncoder, encoder).layer_groups()):
+        for depth, members in enumerate(cast(PretrainedEncoder, encoder).layer_groups()):
             rated.append((members, config.encoder_learning_rate * config.encoder_decay**depth))
     groups = []
     for parameters, rate in rated:

@@ -109,6 +109,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     config.model.label_names = splits.train.label_names
     if 0 in config.model.modalities.values():
         config.model.text_encoder = config.data.encoder
+    config.model.raw = dict(splits.raw)
     config.model.__post_init__()
     with join_world(choose_device(config.train.device)) as world:
         model = Amuse(config.model).to(world.device)

@@ -211,7 +211,7 @@ def test_low_precision_weights_take_features_as_they_are(conversations, tmp_path
 def test_a_text_encoder_is_saved_with_the_model(tmp_path):
     size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     encoder = transformers.BertConfig(vocab_size=40, **size).to_dict()
-    plain = Amuse(ModelConfig({"text": 0}, ["a", "b"], text_encoder="bert", **SMALL), encoder).eval()
+    plain = Amuse(ModelConfig({"text": 0}, ["a", "b"], text_encoder="bert", **SMALL), {"text": encoder}).eval()
     AmuseForUtteranceClassification.from_amuse(plain).save_pretrained(tmp_path / "out")
     loaded = AmuseForUtteranceClassification.from_pretrained(tmp_path / "out")
     utterances = [Utterance(f"{i}", "Ann", {"text": torch.randint(0, 40, (4 + i,))}) for i in range(3)]

@@ -1,12 +1,12 @@
 """The splits that a configuration asks for, with text features attached and features standardised."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amuse.config import DataConfig
-from amuse.data.conversation import Conversations
+from amuse.config import DataConfig, RawStream, from_dict
+from amuse.data.conversation import TOKEN_IDS, Conversations
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
@@ -19,18 +19,22 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass
 class Splits:
-    """The splits, and, where there is one, the standardizer fitted on `train` and the manifest of prepared data."""
+    """The splits, and, where there is one, the standardizer fitted on `train` and the manifest of prepared data.
+
+    `raw`: the streams that an encoder of the model has to read, see `amuse.config.ModelConfig`.
+    """
 
     train: Conversations
     valid: Conversations
     test: Conversations
     standardizer: Standardizer | None
     media: dict[str, Any] | None = None
+    raw: dict[str, RawStream] = field(default_factory=dict)
 
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same dialogues with these modalities only; what knows all modalities stays behind."""
         train, valid, test = (part.select(modalities) for part in (self.train, self.valid, self.test))
-        return Splits(train, valid, test, None)
+        return Splits(train, valid, test, None, raw={m: self.raw[m] for m in modalities if m in self.raw})
 
 
 def load_splits(config: DataConfig, progress: bool = True) -> Splits:
@@ -41,11 +45,16 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
     """
     train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
     media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
+    encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
+    raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
     if not config.standardize:
-        return Splits(train, valid, test, None, media)
-    standardizer = Standardizer.fit(train)
+        return Splits(train, valid, test, None, media, raw)
+    # what an encoder reads was brought to its own scale already
+    standardizer = Standardizer.fit(
+        train, modalities=[m for m, width in train.modalities.items() if width != TOKEN_IDS and m not in raw]
+    )
     train, valid, test = (standardizer.apply(part) for part in (train, valid, test))
-    return Splits(train, valid, test, standardizer, media)
+    return Splits(train, valid, test, standardizer, media, raw)
 
 
 def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:

@@ -76,7 +76,9 @@ class Standardizer:
         return conversations
 
     def transform(self, modality: str, tokens: Tensor) -> Tensor:
-        """One stream, float32 `(..., d)`, standardised."""
+        """One stream, float32 `(..., d)`, standardised; one that it was not fitted on stays as it is."""
+        if modality not in self.mean:
+            return tokens
         scaled = (tokens - self.mean[modality]) / self.std[modality]
         return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
 

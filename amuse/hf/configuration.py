@@ -17,7 +17,7 @@ class AmuseConfig(PreTrainedConfig):
     Attributes:
         network: Of `ModelConfig`; `modalities` has to be there to build a model.
         loss: Of `LossConfig`.
-        text_encoder_config: Architecture of a text encoder that is trained with the model.
+        encoder_configs: Stream -> architecture of the encoder that is trained with the model.
         modality_order: Of the modalities, since transformers sorts the keys of dicts; when left out, that of `network`.
         class_weights: One a class, for `loss["class_weights"]`, see `amuse.optimization.class_weights`.
     """
@@ -27,7 +27,7 @@ class AmuseConfig(PreTrainedConfig):
 
     network: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
-    text_encoder_config: dict[str, Any] | None = None
+    encoder_configs: dict[str, Any] | None = None
     modality_order: list[str] | None = None
     class_weights: list[float] | None = None
 
@@ -50,11 +50,10 @@ class AmuseConfig(PreTrainedConfig):
     @classmethod
     def of(cls, model: Amuse, loss: LossConfig | None = None, **kwargs: Any) -> Self:
         """Of a model that is there."""
-        encoders: list[Any] = list(model.encoders.values())
         return cls(
             network=asdict(model.config),
             loss=asdict(loss or LossConfig()),
-            text_encoder_config=encoders[0].config if encoders else None,
+            encoder_configs=model.encoder_configs,
             **kwargs,
         )
 

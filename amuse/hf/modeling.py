@@ -69,7 +69,7 @@ class AmusePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: AmuseConfig) -> None:
         super().__init__(config)
-        self.amuse = Amuse(config.network_config(), config.text_encoder_config)
+        self.amuse = Amuse(config.network_config(), config.encoder_configs)
         self.gradient_checkpointing = False
         if not any(parameter.is_meta for parameter in self.amuse.parameters()):
             for module in self.amuse.modules():  # it has drawn its weights

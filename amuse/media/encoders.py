@@ -120,29 +120,39 @@ class Fer:
 
 AUDIO: dict[str, Callable[[float], Encoder]] = {"logmel": LogMel}
 VISION: dict[str, Callable[[], Encoder]] = {"hog": Hog, "fer": Fer}
+RAW = "raw:"
+"""Before the name of a transformers encoder: store what it reads, and train it with the model."""
 
 
 def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
-    """One of `AUDIO`, or a transformers audio encoder by name or folder; `rate` is in tokens a second.
+    """One of `AUDIO`, or a transformers audio encoder by name or folder, or `RAW` and one; `rate`: tokens a second.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
     """
     if name in AUDIO:
         return AUDIO[name](rate)
+    if name.startswith(RAW):
+        from amuse.media.raw import RawAudio
+
+        return RawAudio(name.removeprefix(RAW), rate)
     from amuse.media.pretrained import PretrainedAudio
 
     return PretrainedAudio(name, rate, device)
 
 
 def vision_encoder(name: str, device: str = "cpu") -> Encoder:
-    """One of `VISION`, or a transformers vision encoder by name or folder.
+    """One of `VISION`, or a transformers vision encoder by name or folder, or `RAW` and one.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
     """
     if name in VISION:
         return VISION[name]()
+    if name.startswith(RAW):
+        from amuse.media.raw import RawVision
+
+        return RawVision(name.removeprefix(RAW))
     from amuse.media.pretrained import PretrainedVision
 
     return PretrainedVision(name, device)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
+from amuse.config import RawStream
 from amuse.data.problems import Problem, Report
 from amuse.media.decode import SAMPLE_RATE, MediaError, Note, read_audio, read_frames
 from amuse.media.encoders import Encoder, audio_encoder, vision_encoder
@@ -84,9 +85,14 @@ class Extractor:
     def describe(self) -> dict[str, Any]:
         """Options and encoders, for the manifest; `from_manifest` is the inverse."""
         keys = ("name", "width", "description", "fingerprint")
+        encoders = {m: {key: getattr(e, key) for key in keys} for m, e in self.encoders.items()}
+        for modality, encoder in self.encoders.items():
+            raw: RawStream | None = getattr(encoder, "raw", None)
+            if raw is not None:
+                encoders[modality]["raw"] = asdict(raw)
         return {
             "options": asdict(self.options),
-            "encoders": {m: {key: getattr(e, key) for key in keys} for m, e in self.encoders.items()},
+            "encoders": encoders,
             "faces": None if self.detector is None else self.detector.description,
         }
 

@@ -82,10 +82,7 @@ class Recognizer:
                 features |= self.extractor.encode(seen, utterance.id, report)
             features = {m: features[m] for m in self.model.config.modalities if m in features}
             if self.standardizer is not None:
-                features = {
-                    m: self.standardizer.transform(m, x) if m in self.standardizer.mean else x
-                    for m, x in features.items()
-                }
+                features = {m: self.standardizer.transform(m, x) for m, x in features.items()}
             empty = empty and not features
             yield replace(utterance, features=features), seen
         if empty:
