@@ -13,6 +13,7 @@ app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)
 app.command()(cli_explain.plot)
+app.command()(cli_explain.demo)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
 Overrides = Annotated[

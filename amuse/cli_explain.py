@@ -1,4 +1,4 @@
-"""`amuse explain` and `amuse plot`."""
+"""`amuse explain`, `amuse plot` and `amuse demo`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,3 +57,13 @@ def plot(
 
     for path in plot_run(run, run / "plots" if out is None else out, split, file_format):
         typer.echo(path)
+
+
+def demo(
+    run: Run,
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+) -> None:
+    """A page to drop a video on: its emotions as they are found, the reasons at a click. For this machine alone."""
+    from amuse.demo import demo as serve
+
+    serve(run, port)

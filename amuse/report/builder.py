@@ -18,8 +18,12 @@ def write_report(content: Content, path: Path) -> None:
     write_text(render(content), path)
 
 
-def render(content: Content) -> str:
+def render(content: Content, only: int | None = None) -> str:
     """The report as HTML. All texts of the conversation are escaped: they are untrusted.
+
+    Args:
+        content: What it shows.
+        only: Position of a turn, to show its explanation and nothing else.
 
     Raises:
         ValueError: No utterance.
@@ -45,8 +49,9 @@ def render(content: Content) -> str:
         outcome=outcome,
         emotions=[{"name": name, "fill": COLOURS[i % len(COLOURS)]} for i, name in enumerate(names)],
         timeline=figures.timeline(content.turns, outcome),
-        turns=[_turn(content, index, outcome) for index in range(len(content.turns))],
-        quality=_quality(content.quality),
+        whole=only is None,
+        turns=[_turn(content, i, outcome) for i in (range(len(content.turns)) if only is None else [only])],
+        quality=_quality(content.quality) if only is None else None,
         unit=" points" if names else "",
         percent=lambda share: f"{100 * share:.0f} %",
     )
