@@ -153,6 +153,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
                     interactive=False,
                     wrap=True,
                     label="Utterances",
+                    elem_classes="utterances",
                     column_widths=["7%", "14%", "14%", "15%", "10%", "40%"],
                     buttons=[],
                 )
