@@ -56,7 +56,8 @@ def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iter
     """
     problems: list[Problem] = []
     plain, utterances = recognizer.listen(media, transcript, problems.append)
-    dialogue, seen = Dialogue(plain.id, []), []
+    dialogue = Dialogue(plain.id, [])
+    seen: list[Perception] = []
     for utterance, perception in utterances:
         dialogue = Dialogue(plain.id, [*dialogue.utterances, utterance])
         seen = [*seen, perception]
@@ -121,7 +122,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         except (ValueError, OSError, ImportError) as error:
             yield None, table, f"{Path(video).name}: {error}", *rest
 
-    def on_click(talk: Talk | None, event: gr.SelectData) -> str:
+    def on_click(talk: Talk | None, event: gr.SelectData) -> str:  # type: ignore[name-defined]  # gradio reads it
         return "" if talk is None else explanation(recognizer, talk, int(event.row_value[0]) - 1)
 
     def on_report(talk: Talk | None) -> Iterator[tuple[str, Any]]:
@@ -141,7 +142,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         talk = gr.State(None)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                video = gr.Video(label="Video", sources=["upload", "webcam"], height=260)
+                video = gr.Video(label="Video", sources=["upload", "webcam"], height=300)
                 transcript = gr.File(label="Transcript, CSV or SRT (optional)", file_types=[".csv", ".srt"], height=110)
                 with gr.Row():
                     example = gr.Button("Cartoon talk", min_width=100)
