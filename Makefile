@@ -74,7 +74,7 @@ ctest: install
 	$(call CTEST,build/ctest,)
 
 sanitize: install
-	$(call CTEST,build/sanitize,-DAMUSE_SANITIZE=ON)
+	$(call CTEST,build/sanitize,-DAMUSE_SANITIZE=ON -DAMUSE_CUDA=OFF)
 
 CUDA_TORCH := build/cuda-torch
 

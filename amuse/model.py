@@ -257,7 +257,10 @@ class Amuse(nn.Module):
         weights = load_tensors(folder / WEIGHTS_FILE)
         try:
             config = from_dict(ModelConfig, tree["model"], "model")
-            model = cls(config, tree.get("encoder_configs"))
+            encoders = tree.get("encoder_configs") or {}
+            if not isinstance(encoders, dict) or not all(isinstance(entry, dict) for entry in encoders.values()):
+                raise TypeError(f"encoder_configs: expected stream -> architecture, got {encoders!r}")
+            model = cls(config, encoders)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:

@@ -166,10 +166,10 @@ def test_planted_bugs_are_caught(kernel):
             by_kind.setdefault(mutant.kind, []).append(mutant)
     verdicts = []
     for kind, found in by_kind.items():
-        mutant = found[len(found) // 2]
-        kinds = verdict(call, results, {report.kernel: mutant.text})
-        verdicts.append((kind, mutant.line, kinds))
-        assert not kinds or kinds & BUGS_BY_NAME.get(kind, kinds), verdicts[-1]
+        for mutant in found[:: max(1, len(found) // 2)][:2]:
+            kinds = verdict(call, results, {report.kernel: mutant.text})
+            verdicts.append((kind, mutant.line, kinds))
+            assert not kinds or kinds & BUGS_BY_NAME.get(kind, kinds), verdicts[-1]
     assert len(verdicts) >= 9
     missed = [verdict for verdict in verdicts if not verdict[2]]
     assert len(missed) <= len(verdicts) / 4, missed
