@@ -1,4 +1,4 @@
-"""Which backends exist, which can run an op here, and why the others cannot."""
+"""Which backends exist, which can run here, and why the others cannot. Every backend has every op."""
 
 import importlib
 import importlib.util
@@ -12,14 +12,9 @@ except ImportError:
     _native = None
 
 BACKENDS = ("triton", "cuda", "cpu", "reference")
-OPS = ("p2c_attention", "adaptive_fusion", "interpolation_coefficients")
+# The tensors that a backend's kernels are for; "reference" is plain PyTorch and runs on any device.
+DEVICE_TYPES = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu"}
 
-# Ops that a backend implements for tensors of a device type; "reference" is plain PyTorch and runs everywhere.
-_IMPLEMENTED = {
-    "triton": ("cuda", OPS),
-    "cuda": ("cuda", OPS),
-    "cpu": ("cpu", OPS),
-}
 _has_cuda = _native is not None and _native.build_info()["cuda"]
 _has_triton = importlib.util.find_spec("triton") is not None
 
@@ -33,16 +28,13 @@ def native_module() -> ModuleType | None:
     return _native
 
 
-def unavailable_reason(backend: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
-    """Why `backend` cannot run `op` on tensors of `device_type` and `dtype`; None if it can."""
+def unavailable_reason(backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
+    """Why `backend` cannot run on tensors of `device_type` and `dtype`; None if it can."""
     if backend == "reference":
         return None
-    backend_device, ops = _IMPLEMENTED[backend]
-    if op not in ops:
-        return f"this version has no {backend} kernel for {op}"
-    if device_type != backend_device:
-        return f"it runs on {backend_device} tensors, these are on {device_type}"
-    if backend_device == "cuda" and dtype == torch.float64:
+    if device_type != DEVICE_TYPES[backend]:
+        return f"it runs on {DEVICE_TYPES[backend]} tensors, these are on {device_type}"
+    if device_type == "cuda" and dtype == torch.float64:
         return "it has no fp64"
     if backend == "triton":
         return None if _has_triton else "triton is not installed"
@@ -68,10 +60,10 @@ def choose_backend(op: str, tensor: torch.Tensor, requested: str | None) -> str:
     """
     device, dtype = tensor.device.type, tensor.dtype
     if requested is None:
-        return next(name for name in BACKENDS if unavailable_reason(name, op, device, dtype) is None)
+        return next(name for name in BACKENDS if unavailable_reason(name, device, dtype) is None)
     if requested not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)} or None, got {requested!r}")
-    reason = unavailable_reason(requested, op, device, dtype)
+    reason = unavailable_reason(requested, device, dtype)
     if reason is not None:
         gpu_error = missing_gpu() if requested == "cuda" and device != "cuda" else None
         if gpu_error is not None:

@@ -10,21 +10,18 @@ from typing import Any
 
 import torch
 
-from amuse_kernels.dispatch import BACKENDS, OPS, unavailable_reason
-
-# The tensors that a backend is for; "reference" runs on any device.
-_DEVICE_TYPES = {"triton": "cuda", "cuda": "cuda", "cpu": "cpu", "reference": "cpu"}
+from amuse_kernels.dispatch import BACKENDS, DEVICE_TYPES, unavailable_reason
 
 
 def info() -> dict[str, Any]:
-    """Versions, what was built, and which backend can run which op.
+    """Versions, what was built, and which backends can run.
 
     Returns:
         A dict of JSON types with the keys `version`, `python`, `platform`, `torch`, `native` (`built`, `reason`,
         `compiler`, `openmp`, `isa`, `isas_compiled`, `threads`), `cuda` (`built`, `reason`, `nvcc`, `architectures`,
         `runtime_version`, `driver_version`, `devices`, `error`), `triton` (`importable`, `version`, `reason`) and
-        `backends` (`backends[backend][op]` is None where the op can run, else the reason why not). A `reason` is None
-        where there is nothing to explain.
+        `backends` (`backends[backend]` is None where it can run, else the reason why not). A `reason` is None where
+        there is nothing to explain.
     """
     native, native_error = _import_native()
     record = _build_record()
@@ -36,13 +33,14 @@ def info() -> dict[str, Any]:
         "native": _native(native, native_error, record),
         "cuda": _cuda(native, record),
         "triton": _triton(),
-        "backends": {backend: {op: _reason(backend, op) for op in OPS} for backend in BACKENDS},
+        "backends": {backend: _reason(backend) for backend in BACKENDS},
     }
 
 
-def _reason(backend: str, op: str) -> str | None:
-    reason = unavailable_reason(backend, op, _DEVICE_TYPES[backend])
-    if reason is None and _DEVICE_TYPES[backend] == "cuda" and not torch.cuda.is_available():
+def _reason(backend: str) -> str | None:
+    device_type = DEVICE_TYPES.get(backend, "cpu")
+    reason = unavailable_reason(backend, device_type)
+    if reason is None and device_type == "cuda" and not torch.cuda.is_available():
         return "torch sees no GPU"
     return reason
 
@@ -146,9 +144,8 @@ def _print(facts: dict[str, Any]) -> None:
         print(f"CUDA:           not built: {cuda['reason']}")
     print(f"triton:         {triton['version'] if triton['importable'] else 'not importable: ' + triton['reason']}")
     print()
-    for backend, ops in facts["backends"].items():
-        for op, reason in ops.items():
-            print(f"{backend:10} {op:27} {'yes' if reason is None else 'no: ' + reason}")
+    for backend, reason in facts["backends"].items():
+        print(f"backend {backend:10} {'can run' if reason is None else 'cannot run: ' + reason}")
 
 
 if __name__ == "__main__":

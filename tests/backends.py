@@ -19,13 +19,13 @@ GPU_KERNELS = INTERPRETED or on_gpu.requested() is not None
 _library = torch.library.Library("amuse_kernels", "IMPL")
 
 
-def runnable(op: str) -> list[str]:
-    """The backends that can run an op on CPU tensors here."""
+def runnable() -> list[str]:
+    """The backends that can run on CPU tensors here."""
     from amuse_kernels.dispatch import BACKENDS, unavailable_reason
 
     if GPU_KERNELS:
         return ["triton" if INTERPRETED else str(on_gpu.requested())]
-    return [name for name in BACKENDS if unavailable_reason(name, op, "cpu") is None]
+    return [name for name in BACKENDS if unavailable_reason(name, "cpu") is None]
 
 
 def install() -> None:
@@ -47,10 +47,9 @@ def _replace(backend: str, adapted: Callable[[Any], Any]) -> None:
             package = f"amuse_kernels.{backend}"
             module = importlib.import_module(f"{package}.{module_name}" if backend == "triton" else package)
             for name in names:
-                if hasattr(module, name):  # not every backend has every op
-                    _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
+                _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
 
-    def unavailable_reason(name: str, op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
+    def unavailable_reason(name: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
         return None if name in (backend, "reference") else f"this process runs the {backend} kernels instead"
 
     dispatch.unavailable_reason = unavailable_reason

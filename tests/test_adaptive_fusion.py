@@ -13,7 +13,7 @@ from tests.attention_cases import assert_within_budget
 from tests.backends import GPU_KERNELS, runnable
 from tests.fusion_cases import fusion_oracle
 
-RUNNABLE = runnable("adaptive_fusion")
+RUNNABLE = runnable()
 KINDS = ("scalar", "elementwise", "gate")
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
 DTYPES = LOW_PRECISION if GPU_KERNELS else [torch.float64]

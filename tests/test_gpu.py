@@ -11,13 +11,8 @@ from tests import on_gpu
 from tests.attention_cases import make_case
 from tests.processes import run_module
 
-
-def gpu_backends(op: str) -> list[str]:
-    return [name for name in BACKENDS if name != "reference" and not unavailable_reason(name, op, "cuda")]
-
-
-ON_GPU = gpu_backends("p2c_attention")
-PROMISES = {"p2c_attention": "tests/test_p2c_attention.py", "adaptive_fusion": "tests/test_adaptive_fusion.py"}
+ON_GPU = [name for name in BACKENDS if name != "reference" and not unavailable_reason(name, "cuda")]
+PROMISES = ["tests/test_adaptive_fusion.py", "tests/test_p2c_attention.py"]
 
 needs_gpu = [
     pytest.mark.gpu,
@@ -31,13 +26,12 @@ def on_every_gpu_backend(test):
     return test
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
-@pytest.mark.parametrize(("backend", "op"), [(name, op) for op in PROMISES for name in gpu_backends(op)])
-def test_promises(backend, op, monkeypatch):
+@pytest.mark.parametrize("promises", PROMISES)
+@on_every_gpu_backend
+def test_promises(backend, promises, monkeypatch):
     monkeypatch.setenv("AMUSE_TEST_GPU", backend)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    print(run_module("pytest", "-q", PROMISES[op], timeout=1800))
+    print(run_module("pytest", "-q", promises, timeout=1800))
 
 
 @pytest.mark.parametrize("normalization", ["per_source", "joint"])
@@ -82,7 +76,7 @@ def test_calls_can_be_captured_in_a_cuda_graph(backend):
 def test_gpu_runs_cover_every_promise_that_the_interpreter_covers():
     with open("Makefile", encoding="utf-8") as file:
         [interpreted] = [line for line in file if line.startswith("INTERPRETED")]
-    assert sorted(interpreted.split("=")[1].split()) == sorted(PROMISES.values())
+    assert sorted(interpreted.split("=")[1].split()) == PROMISES
     assert "triton" in ON_GPU or not os.environ.get("CI")
 
 

@@ -14,7 +14,7 @@ from amuse_kernels.dropout import philox
 from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle
 from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
-RUNNABLE = runnable("p2c_attention")
+RUNNABLE = runnable()
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
 DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # of cases where the dtype does not matter
 needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")

@@ -167,4 +167,4 @@ def test_fp64_on_a_gpu_is_for_the_reference():
     with FakeTensorMode():
         assert choose_backend("p2c_attention", torch.empty(1, device="cuda"), None) == "triton"
         assert choose_backend("p2c_attention", torch.empty(1, device="cuda", dtype=torch.float64), None) == "reference"
-    assert "fp64" in unavailable_reason("triton", "p2c_attention", "cuda", torch.float64)
+    assert "fp64" in unavailable_reason("triton", "cuda", torch.float64)

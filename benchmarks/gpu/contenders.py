@@ -28,7 +28,7 @@ def attention_contenders(case: Attention, compiled: bool) -> tuple[dict[str, Cal
     device = case.query.device.type
     contenders: dict[str, Callable[[], Tensor]] = {"eager": case.eager}
     for backend in ("triton", "cuda") if device == "cuda" else ("cpu", "reference"):
-        if unavailable_reason(backend, "p2c_attention", device, case.query.dtype) is None:
+        if unavailable_reason(backend, device, case.query.dtype) is None:
             contenders[f"ours, {backend}"] = lambda backend=backend: case.ours(backend)
     sdpa = case.sdpa_concatenated if case.normalization == "joint" else case.sdpa_per_stream
     how = "concatenated" if case.normalization == "joint" else "per stream"
