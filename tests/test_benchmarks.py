@@ -64,6 +64,19 @@ def test_alternate_runs_in_turn():
     assert set(medians) == {"a", "b"}
 
 
+def test_host_times_launches_of_every_kind():
+    pytest.importorskip("triton")
+    from benchmarks import host
+
+    with host.without_a_driver():
+        runs = host.runs()
+        results = {name: run() for name, run in runs.items()}
+    assert {"Triton, forward", "Triton, backward, layout not seen before"} <= set(results)
+    assert all(
+        len(result) == (4 if "backward" in name else 2) for name, result in results.items() if "seen" not in name
+    )
+
+
 def test_memory_of_a_call_is_seen():
     megabytes = 64
     extra = peak_extra_bytes(lambda: torch.ones(megabytes * 2**18))

@@ -63,7 +63,7 @@ class _ChipWithoutDriver:
 
 
 @contextlib.contextmanager
-def _chip(arch: int) -> Iterator[None]:
+def chip(arch: int) -> Iterator[None]:
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -100,7 +100,7 @@ def compile_triton(kernel: Any, *args: Any, arch: int = 80, **options: Any) -> t
             "TRITON_INTERPRET=1 replaces compilation: run emulator and interpreter tests in separate processes"
         )
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.10 changes the default
-    with _chip(arch):
+    with chip(arch):
         compiled = kernel.warmup(*args, grid=(1,), **options)
     named = dict(zip(kernel.arg_names, args, strict=False)) | {
         name: value for name, value in options.items() if name in kernel.arg_names
