@@ -11,21 +11,23 @@ if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
 from amuse_kernels.triton import attention, fusion, interpolation
-from benchmarks.static import bound, table
-from benchmarks.static.binaries import SHARED_LIMIT, source_hash, usage
+from benchmarks.static import bound, compiled_cuda, table
+from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import ARCHITECTURES, Case
+from benchmarks.static.compiled_triton import source_hash, usage
+from benchmarks.static.sass import count_pipes, parse
 from tests.ptx.package_launches import recorded
 from tests.ptx.triton_kernels import compile_triton
 
 SAMPLE = [
-    Case("attention forward, long", "fp16", 64, "per_source", "plain", 80),
-    Case("attention forward", "bf16", 128, "joint", "masks", 90),
-    Case("attention forward", "fp16", 64, "per_source", "all options", 80),
-    Case("attention backward, one tile", "fp16", 64, "joint", "masks", 120),
-    Case("attention backward", "bf16", 64, "per_source", "masks", 86),
-    Case("fusion forward", "fp32", 256, "", "gate", 100),
-    Case("fusion backward", "fp16", 256, "", "gate", 89),
-    Case("interpolation backward", "bf16", 256, "", "", 90),
+    Case("triton", "attention forward, long", "fp16", 64, "per_source", "plain", 80),
+    Case("triton", "attention forward", "bf16", 128, "joint", "masks", 90),
+    Case("triton", "attention forward", "fp16", 64, "per_source", "all options", 80),
+    Case("triton", "attention backward, one tile", "fp16", 64, "joint", "masks", 120),
+    Case("triton", "attention backward", "bf16", 64, "per_source", "masks", 86),
+    Case("triton", "fusion forward", "fp32", 256, "", "gate", 100),
+    Case("triton", "fusion backward", "fp16", 256, "", "gate", 89),
+    Case("triton", "interpolation backward", "bf16", 256, "", "", 90),
 ]
 
 
@@ -67,14 +69,16 @@ def test_few_compilations_serve_any_lengths_of_attention():
 
 def test_every_row_of_the_table_fits_its_chip():
     rows = table.read()
-    assert {row["arch"] for row in rows} == {str(arch) for arch in ARCHITECTURES}
+    for backend in ("triton", "plain"):
+        assert {row["arch"] for row in rows if row["backend"] == backend} == {str(arch) for arch in ARCHITECTURES}
     assert not table.over_limits(rows)
 
 
 def test_a_check_notices_other_results(monkeypatch, tmp_path, capsys):
-    case = Case("interpolation forward", "fp16", 256, "", "", 80)
+    case = Case("triton", "interpolation forward", "fp16", 256, "", "", 80)
     monkeypatch.setattr(table, "CSV", tmp_path / "kernels.csv")
-    monkeypatch.setattr(table, "cases", lambda: iter([case]))
+    monkeypatch.setattr(table, "triton_cases", lambda: iter([case]))
+    monkeypatch.setattr(table, "cuda_cases", lambda: iter([]))
     assert table.check() == []
     assert "of 1 launches, 1 are not in the table" in capsys.readouterr().out
     [row] = table.update(lambda: 1.0)
@@ -85,11 +89,15 @@ def test_a_check_notices_other_results(monkeypatch, tmp_path, capsys):
     table.write([row | {"source": "another", "registers": str(int(row["registers"]) + 1)}])
     assert "the table says" in table.check()[0]
     assert table.over_limits([row | {"shared_bytes": "999999"}])
+    table.write([row | dict.fromkeys(table.PIPE_COLUMNS, "")])
+    assert table.check() == []
+    assert "of 1 launches, 1 are not in the table" in capsys.readouterr().out
+    assert table.update(lambda: 1.0) == [row]
 
 
 def test_the_hash_is_of_the_family_of_a_kernel():
-    [launch] = Case("fusion forward", "fp16", 256, "", "gate", 80).launches()
-    [other] = Case("interpolation forward", "fp16", 256, "", "", 80).launches()
+    [launch] = Case("triton", "fusion forward", "fp16", 256, "", "gate", 80).launches()
+    [other] = Case("triton", "interpolation forward", "fp16", 256, "", "", 80).launches()
     assert source_hash(launch) != source_hash(other)
 
 
@@ -105,10 +113,37 @@ LOOP = """
 """
 
 
+def test_pipes_of_known_instructions():
+    counts = count_pipes(parse(LOOP))
+    assert counts == {
+        **{"tensor": 2, "shared": 1, "global": 0, "local": 0, "special": 1, "fma": 1},
+        **{"alu": 1, "other": 2},  # MOV; BRA and EXIT
+    }
+
+
 def test_bound_of_a_known_loop():
-    loop = bound.main_loop(bound.parse(LOOP))
+    loop = bound.main_loop(parse(LOOP))
     assert [i.name for i in loop] == ["LDSM", "HMMA", "HMMA", "MUFU", "FFMA", "BRA"]
-    found = bound.bound(loop, 80)
-    assert found.cycles == {"issue": 6, "shared": 16, "tensor": 16, "mufu": 8, "fma": 2}
+    found = bound.of_main_loop(parse(LOOP), 80)
+    assert found.cycles == {"issue": 6, "shared": 16, "tensor": 16, "special": 8, "fma": 2}
     assert found.percent == 100
     assert bound.bound(loop, 90) == bound.Bound(50.0, "shared", {**found.cycles, "tensor": 8, "fma": 1})
+
+
+def test_what_has_no_tensor_loop_or_no_listed_rates_has_no_bound():
+    assert bound.of_main_loop(parse(LOOP), 100) is None
+    assert bound.of_main_loop(parse(LOOP.replace("HMMA.16816", "FFMA")), 80) is None
+
+
+@pytest.mark.skipif(80 not in compiled_cuda.architectures(), reason="the installed library has no CUDA code for sm_80")
+def test_cuda_rows_are_what_the_library_holds():
+    case = Case("cuda", "attention backward", "fp16", 64, "any", "masks", 80)
+    known = {(row["kernel"], row["options"]): row for row in table.read() if row["backend"] == "cuda"}
+    queries, keys = case.launches()
+    for launch in (queries, keys):
+        facts = compiled_cuda.facts(launch)
+        used = compiled_cuda.usage(launch, 80)
+        assert "HMMA" in used.sass
+        assert used.shared_bytes >= launch.shared_bytes > 0
+        assert (facts["kernel"], "masks") in known
+    assert compiled_cuda.usage(queries, 86) == compiled_cuda.usage(queries, 80)  # whose code runs there

@@ -1,51 +1,47 @@
-"""`python -m benchmarks.static`: what the compiler makes of every GPU kernel, without a GPU.
+"""`python -m benchmarks.static`: what the compilers make of every GPU kernel, without a GPU.
 
-Compiles each kernel ahead of time for every dtype, head dim, normalization and architecture, and writes registers,
-local memory (spills) and shared memory to kernels.csv and their summary to docs/gpu.md. Rows whose source has not
-changed are kept, so a run that was cut short goes on where it stopped.
+Compiles each Triton kernel ahead of time for every dtype, head dim, normalization and architecture, looks the CUDA C++
+kernels up in the installed library, and writes registers, local memory (spills), shared memory, instructions by pipe
+and the bound of the main loop to kernels.csv and their summary to docs/gpu.md. Rows whose source has not changed are
+kept, so a run that was cut short goes on where it stopped; so are rows of CUDA that the library has no code for:
+
+    AMUSE_CUDA=1 AMUSE_CUDA_ARCHITECTURES="80 90a 100a 120" python setup.py build_ext --inplace
 """
 
 import argparse
 import os
-import re
 import time
 from pathlib import Path
 
-from benchmarks.static import bound, table
+from benchmarks.pages import rewrite, written
+from benchmarks.static import summary, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+COMMAND = "python -m benchmarks.static"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compile a sample again; fail where results differ")
-    parser.add_argument("--bound", action="store_true", help="bound of the forward's main loop, in %% of tensor peak")
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="make a sample again; fail where results differ")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no compilation after this long")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compilations at a time")
     options = parser.parse_args()
-    if options.bound:
-        print(bound.report())
-        return
     if options.check:
         problems = table.check()
         rows = table.read()
-        if table.summary(rows) not in DOCS.read_text(encoding="utf-8"):
+        if written(DOCS, COMMAND) != summary.render(rows):
             problems.append(f"{DOCS.name}: its table is not the summary of {table.CSV.name}")
     else:
         deadline = time.monotonic() + options.seconds
         rows = table.update(lambda: deadline - time.monotonic(), options.processes)
         problems = []
-        _write_docs(table.summary(rows))
+        rewrite(DOCS, COMMAND, summary.render(rows))
     problems += table.over_limits(rows)
     print(f"{len(rows)} rows in {table.CSV.name}, {len(problems)} problems")
     if problems:
         raise SystemExit("\n".join(problems))
-
-
-def _write_docs(summary: str) -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    block = r"(<!-- python -m benchmarks\.static writes this table -->\n).*?(<!-- end -->)"
-    DOCS.write_text(re.sub(block, lambda m: f"{m[1]}\n{summary}\n\n{m[2]}", text, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

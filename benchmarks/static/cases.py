@@ -2,14 +2,17 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 
+from amuse_kernels import cuda
 from amuse_kernels.triton import attention, fusion, interpolation
 from amuse_kernels.triton.attention_config import Need, choose_tile
-from amuse_kernels.triton.launch import Launch
-from tests.ptx.package_launches import recorded
+from benchmarks.static.compiled_cuda import CudaLaunch
+from benchmarks.static.flash import flash_launch
+from tests.ptx import cuda_launches, package_launches
 
 ARCHITECTURES = (80, 90, 86, 89, 120, 100)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -19,30 +22,42 @@ FEW, LONG = 64, 512  # queries
 
 
 class Case(NamedTuple):
-    """One call, which is one or two launches."""
+    """One call, which is one to three launches.
 
+    Attributes:
+        backend: triton, cuda, or plain: the plain flash-attention kernel with the tile of Triton's call.
+        width: Head dim, or width of a descriptor.
+        normalization: Of attention; CUDA's kernels serve any.
+    """
+
+    backend: str
     call: str
     dtype: str
-    width: int  # head dim, or width of a descriptor
-    normalization: str  # of attention
+    width: int
+    normalization: str
     options: str
     arch: int
 
-    def launches(self) -> list[Launch]:
+    def launches(self) -> list[Any]:
         """What the call launches on its architecture; shapes that do not change the code are small."""
-        with recorded(self.arch) as launches:
+        if self.backend == "plain":
+            return [flash_launch(launch) for launch in self._replace(backend="triton").launches()]
+        if self.backend == "cuda":
+            with cuda_launches.recorded() as planned:
+                _CALLS[self.call](self)
+            return [CudaLaunch(*launch) for launch in planned]
+        with package_launches.recorded(self.arch) as launches:
             _CALLS[self.call](self)
         return launches
 
+    def glue(self, triton: ModuleType) -> ModuleType:
+        """The module with the backend's calls, of which Triton has one a family."""
+        return cuda if self.backend == "cuda" else triton
 
-def cases() -> Iterator[Case]:
-    """All cases: in the order in which a run that is cut short makes them."""
-    for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, ("fusion forward", "fusion backward")):
-        for kind in ("scalar", "elementwise", "gate"):
-            yield Case(call, dtype, 256, "", kind, arch)
-    for dtype, arch in itertools.product(DTYPES, ARCHITECTURES):
-        for call in ("interpolation forward", "interpolation backward"):
-            yield Case(call, dtype, 256, "", "", arch)
+
+def triton_cases() -> Iterator[Case]:
+    """In the order in which a run that is cut short makes them, the plain kernel's beside those of the same tile."""
+    yield from _row_cases("triton")
     for options, normalization, width in (
         *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),
         ("all options", "per_source", 64),
@@ -53,9 +68,30 @@ def cases() -> Iterator[Case]:
         if options == "plain":  # fewer instructions than with masks; of interest where its tile is another
             calls = calls[:1]
         for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, calls):
-            case = Case(call, dtype, width, normalization, options, arch)
+            case = Case("triton", call, dtype, width, normalization, options, arch)
             if call != "attention forward, long" or _has_own_tile(case):
                 yield case
+                if "forward" in call and (dtype, width, normalization) == ("fp16", 64, "per_source"):
+                    yield from [case._replace(backend="plain")] if options != "all options" else []
+
+
+def cuda_cases() -> Iterator[Case]:
+    """One kernel serves any number of queries and both normalizations, with or without gates and masks."""
+    yield from _row_cases("cuda")
+    calls = ("attention forward", "attention backward")
+    for options, width in itertools.product(("masks", "all options"), HEAD_DIMS):
+        for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, calls):
+            yield Case("cuda", call, dtype, width, "any", options, arch)
+
+
+def _row_cases(backend: str) -> Iterator[Case]:
+    """Of fusion and interpolation."""
+    for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, ("fusion forward", "fusion backward")):
+        for kind in ("scalar", "elementwise", "gate"):
+            yield Case(backend, call, dtype, 256, "", kind, arch)
+    for dtype, arch in itertools.product(DTYPES, ARCHITECTURES):
+        for call in ("interpolation forward", "interpolation backward"):
+            yield Case(backend, call, dtype, 256, "", "", arch)
 
 
 def _has_own_tile(long: Case) -> bool:
@@ -88,7 +124,7 @@ def _attention_arguments(case: Case, queries: int) -> attention.Attention:
 
 
 def _attention_forward(case: Case, queries: int = FEW) -> None:
-    attention.p2c_attention_forward(*_attention_arguments(case, queries))
+    case.glue(attention).p2c_attention_forward(*_attention_arguments(case, queries))
 
 
 def _attention_forward_long(case: Case) -> None:
@@ -99,7 +135,7 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
     arguments = _attention_arguments(case, queries)
     lse = torch.zeros(1, 2, queries) if arguments.joint else torch.zeros(1, 2, queries, len(arguments.keys))
     grad_lse = lse if case.options == "all options" else None
-    attention.p2c_attention_backward(arguments.query, grad_lse, None, lse, *arguments)
+    case.glue(attention).p2c_attention_backward(arguments.query, grad_lse, None, lse, *arguments)
 
 
 def _attention_backward_one_tile(case: Case) -> None:
@@ -123,22 +159,22 @@ def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
 
 
 def _fusion_forward(case: Case) -> None:
-    fusion.adaptive_fusion_forward(*_fusion_inputs(case))
+    case.glue(fusion).adaptive_fusion_forward(*_fusion_inputs(case))
 
 
 def _fusion_backward(case: Case) -> None:
     descriptors, alpha, *gate = _fusion_inputs(case)
-    fusion.adaptive_fusion_backward(descriptors, alpha, descriptors, alpha, *gate)
+    case.glue(fusion).adaptive_fusion_backward(descriptors, alpha, descriptors, alpha, *gate)
 
 
 def _interpolation_forward(case: Case) -> None:
     rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
-    interpolation.interpolation_coefficients_forward(rows, rows, rows, 0.1)
+    case.glue(interpolation).interpolation_coefficients_forward(rows, rows, rows, 0.1)
 
 
 def _interpolation_backward(case: Case) -> None:
     rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
-    interpolation.interpolation_coefficients_backward(rows, rows, rows, rows, 0.1)
+    case.glue(interpolation).interpolation_coefficients_backward(rows, rows, rows, rows, 0.1)
 
 
 _CALLS = {

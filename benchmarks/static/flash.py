@@ -1,8 +1,11 @@
 # mypy: ignore-errors
-"""A plain flash-attention forward, one stream without options: what the bound of the package's stands beside."""
+"""A plain flash-attention forward, one stream without options: what the package's stands beside."""
 
+import torch
 import triton
 import triton.language as tl
+
+from amuse_kernels.triton.launch import Launch
 
 
 @triton.jit
@@ -33,3 +36,16 @@ def flash_forward(
         b_o = tl.dot(b_p.to(v.dtype.element_ty), b_v, b_o * decay[:, None])
         b_max = b_new
     tl.store(o + p_q, (b_o / b_sum[:, None]).to(o.dtype.element_ty), mask=o_q[:, None] < seqlen)
+
+
+def flash_launch(ours: Launch) -> Launch:
+    """The plain kernel with the tile of a launch of the package's forward."""
+    tokens = torch.zeros(2, 512, ours.constexprs["D"], dtype=torch.float16)
+    return Launch(
+        kernel=flash_forward,
+        grid=1,
+        args=(tokens, tokens, tokens, tokens, 512, 0.18),
+        constexprs={name: ours.constexprs[name] for name in ("D", "BLOCK_Q", "BLOCK_K")},
+        num_warps=ours.num_warps,
+        num_stages=ours.num_stages,
+    )

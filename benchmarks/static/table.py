@@ -1,23 +1,23 @@
-"""The table of compiled kernels: made, kept as CSV, checked against a new compilation, summed up for the docs."""
+"""The table of compiled kernels: made, kept as CSV, and checked against a new compilation."""
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import triton
-
-from benchmarks.static.binaries import SHARED_LIMIT, Usage, source_hash, usage
-from benchmarks.static.cases import Case, cases
-from benchmarks.static.occupancy import occupancy
+from benchmarks.static import bound, compiled_cuda, compiled_triton
+from benchmarks.static.binaries import SHARED_LIMIT, Usage
+from benchmarks.static.cases import Case, cuda_cases, triton_cases
+from benchmarks.static.sass import PIPES, count_pipes, parse
 
 CSV = Path(__file__).with_name("kernels.csv")
-IDENTITY = ("kernel", *Case._fields)
-RESULTS = ("tile", "warps", "stages", *Usage._fields)
-COLUMNS = (*IDENTITY, *RESULTS, "shared_limit", "triton", "source")
+IDENTITY = ("backend", "kernel", *Case._fields[1:])
+PIPE_COLUMNS = tuple(f"sass_{pipe}" for pipe in PIPES)
+RESULTS = ("registers", "local_bytes", "shared_bytes", *PIPE_COLUMNS, "bound", "bound_pipe")
+COLUMNS = (*IDENTITY, "tile", "warps", "stages", "shared_limit", *RESULTS, "compiler", "source")
 Row = dict[str, str]
-SAMPLE = 20  # rows that a check compiles again, and as many of those whose source has changed
+SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, and as many of those whose source has changed
 
 
 def read() -> list[Row]:
@@ -35,63 +35,63 @@ def write(rows: Iterable[Row]) -> None:
 
 
 def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
-    """Compiles what the table lacks or has from other sources, writes it as it goes, and returns its rows.
+    """Makes what the table lacks or has from other sources, writes it as it goes, and returns its rows.
 
-    A run that is cut short, or that `seconds_left` ends, is continued by the next one.
+    A run that is cut short, or that `seconds_left` ends, is continued by the next one. Rows of CUDA that the installed
+    library has no code for are kept as they are.
     """
     known = {_identity(row): row for row in read()}
-    identities, pending = [], []
-    for case in cases():
-        expected = [_expected(case, launch) for launch in case.launches()]
-        identities += map(_identity, expected)
-        if not all(row.items() <= known.get(_identity(row), {}).items() for row in expected):
-            pending.append(case)
+    entries = list(_triton_entries())
+    cases = {case: None for case, _, row in entries if not _made(row, known)}
     with ProcessPoolExecutor(processes) as pool:
-        for future in as_completed([pool.submit(_compiled, case) for case in pending]):
-            if not future.cancelled():
-                for row in future.result():
-                    print(describe(row), flush=True)
-                    known[_identity(row)] = row
-                write(known.values())
+        for future in as_completed([pool.submit(_rows, case) for case in cases]):
+            for row in future.result():
+                print(describe(row), flush=True)
+                known[_identity(row)] = row
+            write(known.values())
             if seconds_left() < 0:
-                pool.shutdown(wait=False, cancel_futures=True)
-    rows = [known[identity] for identity in identities if identity in known]
+                pool.shutdown(cancel_futures=True)
+                break  # futures that were cancelled never complete
+    for case, launch, row in _cuda_entries():
+        if compiled_cuda.code_for(case.arch) and not _made(row, known):
+            known[_identity(row)] = _complete(case, launch, row)
+            write(known.values())
+    identities = [_identity(row) for _, _, row in entries]
+    identities += [_identity(row) for _, _, row in _cuda_entries()] or [i for i in known if i[0] == "cuda"]
+    rows = [known[identity] for identity in dict.fromkeys(identities) if identity in known]
     write(rows)
     return rows
 
 
-def _compiled(case: Case) -> list[Row]:
-    results = [(_expected(case, launch), usage(launch, case.arch)) for launch in case.launches()]
-    return [row | {name: str(value) for name, value in used._asdict().items()} for row, used in results]
-
-
 def check() -> list[str]:
-    """Compiles a sample of the table again, and a sample of its rows whose source has changed: what differs."""
+    """What differs in a sample of the rows, and in a sample of those whose source has changed: Triton's are compiled
+    again, CUDA's compared with the installed library where it has code for the chip by the same nvcc."""
     known = {_identity(row): row for row in read()}
-    expected = [(case, launch, _expected(case, launch)) for case in cases() for launch in case.launches()]
-    present = [entry for entry in expected if _identity(entry[2]) in known]
+    entries = [*_triton_entries(), *_cuda_entries()]
+    present = [entry for entry in entries if _complete_in(entry[2], known)]
     changed = [entry for entry in present if known[_identity(entry[2])]["source"] != entry[2]["source"]]
-    missing = len(expected) - len(present)
-    print(f"of {len(expected)} launches, {missing} are not in the table and {len(changed)} have a new source")
+    missing = len(entries) - len(present)
+    print(f"of {len(entries)} launches, {missing} are not in the table and {len(changed)} have a new source")
+    print(f"CUDA code in the installed library: {', '.join(compiled_cuda.architectures().values()) or 'none'}")
+    again = []
+    for group in (present, changed):
+        for of_cuda in (False, True):
+            own = [entry for entry in group if (entry[0].backend == "cuda") == of_cuda]
+            again += _spread([entry for entry in own if _checkable(entry[0], known[_identity(entry[2])])])
     problems = []
-    for case, launch, row in _spread(present) + _spread(changed):
-        old = known[_identity(row)]
-        new = row | {name: str(value) for name, value in usage(launch, case.arch)._asdict().items()}
-        if any(old[name] != new[name] for name in RESULTS):
+    for case, launch, row in again:
+        old, new = known[_identity(row)], _complete(case, launch, row)
+        if any(old[name] != new[name] for name in ("tile", "warps", "stages", *RESULTS)):
             problems.append(f"{describe(new)}; the table says {describe(old)}: run python -m benchmarks.static")
     return problems
 
 
-def _spread(entries: list) -> list:
-    """SAMPLE of them, evenly."""
-    return entries[:: max(1, -(-len(entries) // SAMPLE))]
-
-
 def over_limits(rows: Iterable[Row]) -> list[str]:
-    """Rows that no such chip could launch, or that spill registers at a head dim of up to 128."""
+    """Of the package's kernels those that no such chip could launch, or that spill at a head dim of up to 128."""
+    ours = [row for row in rows if row["backend"] != "plain"]
     return [
         describe(row)
-        for row in rows
+        for row in ours
         if int(row["shared_bytes"]) > int(row["shared_limit"]) or (int(row["local_bytes"]) and int(row["width"]) <= 128)
     ]
 
@@ -104,37 +104,58 @@ def describe(row: Row) -> str:
     )
 
 
-def summary(rows: list[Row]) -> str:
-    """A Markdown table: the most that any dtype, option and chip needs, and occupancies, by kernel and width."""
-    lines = [
-        "| kernel | width | compiled | registers | local memory: rows (bytes) | shared memory, of limit | occupancy |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kernel, width in sorted({(row["kernel"], int(row["width"])) for row in rows}):
-        group = [row for row in rows if (row["kernel"], int(row["width"])) == (kernel, width)]
-        spilled = [int(row["local_bytes"]) for row in group if int(row["local_bytes"])]
-        share = max(int(row["shared_bytes"]) / int(row["shared_limit"]) for row in group)
-        resident = [occupancy(*(int(row[n]) for n in ("arch", "registers", "warps", "shared_bytes"))) for row in group]
-        lines.append(
-            f"| {kernel} | {width} | {len(group)} | {max(int(row['registers']) for row in group)} | "
-            f"{f'{len(spilled)} ({max(spilled)})' if spilled else 'none'} | {share:.0%} | "
-            f"{min(resident):.0%} to {max(resident):.0%} |"
-        )
-    return "\n".join(lines)
+def _triton_entries() -> Iterator[tuple[Case, Any, Row]]:
+    """The launches of Triton's cases, with what is known of their rows before they are compiled."""
+    for case in triton_cases():
+        for launch in case.launches():
+            yield case, launch, _expected(case, compiled_triton.facts(launch))
 
 
-def _expected(case: Case, launch: Any) -> Row:
-    """What is known of a row before it is compiled."""
-    blocks = [f"{name.removeprefix('BLOCK_')}={n}" for name, n in launch.constexprs.items() if "BLOCK" in name]
-    row = {"kernel": launch.kernel.fn.__name__, **{k: str(v) for k, v in case._asdict().items()}}
-    return row | {
-        "tile": " ".join(blocks),
-        "warps": str(launch.num_warps),
-        "stages": str(launch.num_stages),
-        "shared_limit": str(SHARED_LIMIT[case.arch]),
-        "triton": triton.__version__,
-        "source": source_hash(launch),
-    }
+def _cuda_entries() -> Iterator[tuple[Case, Any, Row]]:
+    """As above; none where the library has no CUDA, whose plans say what is launched."""
+    for case in cuda_cases() if compiled_cuda.architectures() else ():
+        for launch in case.launches():
+            yield case, launch, _expected(case, compiled_cuda.facts(launch))
+
+
+def _expected(case: Case, facts: Row) -> Row:
+    return {**{k: str(v) for k, v in case._asdict().items()}, **facts, "shared_limit": str(SHARED_LIMIT[case.arch])}
+
+
+def _rows(case: Case) -> list[Row]:
+    return [_complete(case, launch, _expected(case, compiled_triton.facts(launch))) for launch in case.launches()]
+
+
+def _complete(case: Case, launch: Any, expected: Row) -> Row:
+    """A row with its results: compiled by Triton, looked up in the library for CUDA."""
+    module = compiled_cuda if case.backend == "cuda" else compiled_triton
+    used: Usage = module.usage(launch, case.arch)
+    instructions = parse(used.sass)
+    row = expected | {name: str(getattr(used, name)) for name in ("registers", "local_bytes", "shared_bytes")}
+    row |= {f"sass_{pipe}": str(count) for pipe, count in count_pipes(instructions).items()}
+    found = bound.of_main_loop(instructions, case.arch)
+    return row | {"bound": f"{found.percent:.0f}" if found else "", "bound_pipe": found.limiter if found else ""}
+
+
+def _made(expected: Row, known: dict[tuple[str, ...], Row]) -> bool:
+    """Whether a row is there, whole, and of these sources."""
+    return _complete_in(expected, known) and expected.items() <= known[_identity(expected)].items()
+
+
+def _complete_in(expected: Row, known: dict[tuple[str, ...], Row]) -> bool:
+    row = known.get(_identity(expected))
+    return row is not None and all(row.get(name) for name in PIPE_COLUMNS)
+
+
+def _checkable(case: Case, old: Row) -> bool:
+    return case.backend != "cuda" or (
+        compiled_cuda.code_for(case.arch) is not None and old["compiler"] == compiled_cuda.compiler()
+    )
+
+
+def _spread(entries: list) -> list:
+    """SAMPLE of them, evenly."""
+    return entries[:: max(1, -(-len(entries) // SAMPLE))]
 
 
 def _identity(row: Row) -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""CUDA C++ kernels, as nvcc compiled them into the installed library."""
+
+import functools
+import hashlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from amuse_kernels.dispatch import native_module
+from benchmarks.static.binaries import RESERVED_SHARED, Usage, read_usage
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+FAMILIES = ("attention", "fusion", "interpolation")
+
+
+class CudaLaunch(NamedTuple):
+    """What the library's own plan says of a launch."""
+
+    entry: str
+    grid: int
+    block: int
+    shared_bytes: int
+    parameters: bytes
+
+
+def architectures() -> dict[int, str]:
+    """The machine code in the library, such as {90: "sm_90a"}; empty if it was built without CUDA."""
+    native = native_module()
+    built = native.build_info().get("cuda_architectures", "") if native else ""
+    return {int(number): f"sm_{number}{suffix}" for number, suffix in re.findall(r"(\d+)([af]?)(?!\S*virtual)", built)}
+
+
+def code_for(arch: int) -> str | None:
+    """What runs on a chip: sm_86 and 89 run the code of sm_80, for which alone the library is built by default."""
+    built = architectures()
+    return built.get(arch) or (built.get(80) if arch in (86, 89) else None)
+
+
+def compiler() -> str:
+    return f"nvcc {native_module().build_info()['nvcc']}"
+
+
+def facts(launch: CudaLaunch) -> dict[str, str]:
+    """What is known of a launch without its code."""
+    kernel = re.sub(r"^amuse_|_(fp|bf|f)(16|32).*|_(scalar|elementwise|gate)_.*", "", launch.entry)
+    return {
+        "kernel": kernel,
+        "tile": launch.entry,
+        "warps": str(launch.block // 32),
+        "stages": "",
+        "compiler": compiler(),
+        "source": source_hash(next(family for family in FAMILIES if kernel.startswith(family))),
+    }
+
+
+def usage(launch: CudaLaunch, arch: int) -> Usage:
+    """Looks it up; shared memory is the kernel's own and that of the launch."""
+    code = code_for(arch)
+    if code is None:
+        raise LookupError(f"the library has code for {architectures()}, none that runs on sm_{arch}")
+    used = read_usage(Path(native_module().__file__), launch.entry, "-arch", code)
+    own = max(0, used.shared_bytes - (RESERVED_SHARED if arch >= 90 else 0))
+    return used._replace(shared_bytes=own + launch.shared_bytes)
+
+
+@functools.cache
+def source_hash(family: str) -> str:
+    """Of the sources of a family and what it shares with others, without comments and layout."""
+    others = tuple(other for other in FAMILIES if other != family)
+    digest = hashlib.sha256()
+    for file in sorted([*SOURCES.glob("cuda/*"), *SOURCES.glob("*.h")]):
+        if not file.name.startswith((*others, "bind", "device", "launch")) and file.suffix in {".cu", ".cuh", ".h"}:
+            digest.update(re.sub(r"//[^\n]*|\s+", "", file.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,56 @@
+"""Triton kernels, compiled ahead of time for a chip that need not be there."""
+
+import ast
+import functools
+import hashlib
+import tempfile
+from pathlib import Path
+
+import triton
+
+from amuse_kernels.triton.launch import Launch
+from benchmarks.static.binaries import Usage, read_usage
+from tests.ptx.triton_kernels import compile_triton
+
+
+def facts(launch: Launch) -> dict[str, str]:
+    """What is known of a launch before its kernel is compiled."""
+    blocks = [f"{name.removeprefix('BLOCK_')}={n}" for name, n in launch.constexprs.items() if "BLOCK" in name]
+    return {
+        "kernel": launch.kernel.fn.__name__,
+        "tile": " ".join(blocks),
+        "warps": str(launch.num_warps),
+        "stages": str(launch.num_stages),
+        "compiler": f"triton {triton.__version__}",
+        "source": source_hash(launch),
+    }
+
+
+def usage(launch: Launch, arch: int) -> Usage:
+    """Compiles; shared memory is what Triton asks for at the launch."""
+    compiled, _, _ = compile_triton(launch.kernel, *launch.args, arch=arch, **launch.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        return read_usage(Path(file.name), compiled.metadata.name)._replace(shared_bytes=compiled.metadata.shared)
+
+
+def source_hash(launch: Launch) -> str:
+    """Of what a launch's results depend on: the code of its family, without comments and layout, and its constants.
+
+    The glue in attention.py and the choice of tiles are left out: what they choose are constants and columns.
+    """
+    folder = Path(launch.kernel.fn.__code__.co_filename).parent
+    family = launch.kernel.fn.__module__.rpartition(".")[2].partition("_")[0]
+    glue = {folder / "attention.py", folder / "attention_config.py"}
+    files = {*folder.glob(f"{family}*.py"), folder / "launch.py"} - glue
+    hashed = _hash_files(tuple(sorted(file for file in files if file.is_file())))
+    return hashlib.sha256(f"{hashed} {sorted(launch.constexprs.items())}".encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _hash_files(paths: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:12]
