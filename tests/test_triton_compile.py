@@ -11,7 +11,9 @@ if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
 from amuse_kernels.triton import attention, fusion, interpolation
-from benchmarks.static import bound, compiled_cuda, table
+from benchmarks.pages import written
+from benchmarks.static import __main__ as static
+from benchmarks.static import bound, compiled_cuda, counters, summary, table
 from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import ARCHITECTURES, Case
 from benchmarks.static.compiled_triton import source_hash, usage
@@ -72,6 +74,24 @@ def test_every_row_of_the_table_fits_its_chip():
     for backend in ("triton", "plain"):
         assert {row["arch"] for row in rows if row["backend"] == backend} == {str(arch) for arch in ARCHITECTURES}
     assert not table.over_limits(rows)
+
+
+def test_the_gpu_page_shows_the_tables():
+    assert written(static.DOCS, static.COMMAND) == summary.render(table.read()), f"run: {static.COMMAND}"
+    assert written(counters.DOCS, counters.COMMAND) == counters.render(counters.read()), f"run: {counters.COMMAND}"
+
+
+def test_counts_are_those_of_the_table_and_a_check_notices_others(monkeypatch):
+    [triton, *_] = counters.backends()
+    counted = list(counters.count_fusion(triton, "scalar"))
+    known = [row for row in counters.read() if row["backend"] == "triton" and row["op"].endswith("scalar")]
+    assert counted == known
+    monkeypatch.setattr(counters, "count", lambda: iter(counted))
+    assert counters.check() == []
+    counted[0] |= {"launches": "3"}
+    assert counters.check() == [
+        f"fusion forward, scalar, triton: launches is 3, counters.csv says 1: run {counters.COMMAND}"
+    ]
 
 
 def test_a_check_notices_other_results(monkeypatch, tmp_path, capsys):

@@ -10,8 +10,8 @@ import torch
 from amuse_kernels import cuda
 from amuse_kernels.triton import attention, fusion, interpolation
 from amuse_kernels.triton.attention_config import Need, choose_tile
+from benchmarks.static import flash
 from benchmarks.static.compiled_cuda import CudaLaunch
-from benchmarks.static.flash import flash_launch
 from tests.ptx import cuda_launches, package_launches
 
 ARCHITECTURES = (80, 90, 86, 89, 120, 100)
@@ -25,7 +25,7 @@ class Case(NamedTuple):
     """One call, which is one to three launches.
 
     Attributes:
-        backend: triton, cuda, or plain: the plain flash-attention kernel with the tile of Triton's call.
+        backend: triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
         width: Head dim, or width of a descriptor.
         normalization: Of attention; CUDA's kernels serve any.
     """
@@ -41,7 +41,7 @@ class Case(NamedTuple):
     def launches(self) -> list[Any]:
         """What the call launches on its architecture; shapes that do not change the code are small."""
         if self.backend == "plain":
-            return [flash_launch(launch) for launch in self._replace(backend="triton").launches()]
+            return flash.like(self._replace(backend="triton").launches())
         if self.backend == "cuda":
             with cuda_launches.recorded() as planned:
                 _CALLS[self.call](self)
@@ -71,8 +71,9 @@ def triton_cases() -> Iterator[Case]:
             case = Case("triton", call, dtype, width, normalization, options, arch)
             if call != "attention forward, long" or _has_own_tile(case):
                 yield case
-                if "forward" in call and (dtype, width, normalization) == ("fp16", 64, "per_source"):
-                    yield from [case._replace(backend="plain")] if options != "all options" else []
+                compared = options != "all options" and "one tile" not in call
+                if compared and (dtype, width, normalization) == ("fp16", 64, "per_source"):
+                    yield case._replace(backend="plain")
 
 
 def cuda_cases() -> Iterator[Case]:

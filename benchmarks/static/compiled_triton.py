@@ -13,6 +13,10 @@ from benchmarks.static.binaries import Usage, read_usage
 from tests.ptx.triton_kernels import compile_triton
 
 
+def compiler() -> str:
+    return f"triton {triton.__version__}"
+
+
 def facts(launch: Launch) -> dict[str, str]:
     """What is known of a launch before its kernel is compiled."""
     blocks = [f"{name.removeprefix('BLOCK_')}={n}" for name, n in launch.constexprs.items() if "BLOCK" in name]
@@ -21,7 +25,7 @@ def facts(launch: Launch) -> dict[str, str]:
         "tile": " ".join(blocks),
         "warps": str(launch.num_warps),
         "stages": str(launch.num_stages),
-        "compiler": f"triton {triton.__version__}",
+        "compiler": compiler(),
         "source": source_hash(launch),
     }
 

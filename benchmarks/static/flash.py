@@ -1,51 +1,58 @@
-# mypy: ignore-errors
-"""A plain flash-attention forward, one stream without options: what the package's stands beside."""
+"""Plain flash attention for one source without options: what the package's kernels stand beside."""
+
+import math
+from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+from torch import Tensor
 
 from amuse_kernels.triton.launch import Launch
+from tests.ptx.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
 
 
-@triton.jit
-def flash_forward(
-    q, k, v, o, seqlen, scale_log2, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr
-):  # fmt: skip
-    """(slices, seqlen, D) contiguous; masks the keys past `seqlen` in every tile, as plain kernels do."""
-    pid_q, pid_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_q = pid_q * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    o_d = tl.arange(0, D)
-    start = pid_bh * seqlen * D
-    p_q = start + o_q[:, None] * D + o_d[None, :]
-    b_q = tl.load(q + p_q, mask=o_q[:, None] < seqlen, other=0.0)  # [BLOCK_Q, D]
-    b_max = tl.full((BLOCK_Q,), -1e30, tl.float32)
-    b_sum = tl.zeros((BLOCK_Q,), tl.float32)
-    b_o = tl.zeros((BLOCK_Q, D), tl.float32)
-    for start_k in range(0, seqlen, BLOCK_K):
-        o_k = start_k + tl.arange(0, BLOCK_K)
-        p_k = start + o_k[:, None] * D + o_d[None, :]
-        b_k = tl.load(k + p_k, mask=o_k[:, None] < seqlen, other=0.0)  # [BLOCK_K, D]
-        b_v = tl.load(v + p_k, mask=o_k[:, None] < seqlen, other=0.0)
-        b_s = tl.dot(b_q, tl.trans(b_k)) * scale_log2  # [BLOCK_Q, BLOCK_K]
-        b_s = tl.where(o_k[None, :] < seqlen, b_s, float("-inf"))
-        b_new = tl.maximum(b_max, tl.max(b_s, 1))
-        b_p = tl.exp2(b_s - b_new[:, None])
-        decay = tl.exp2(b_max - b_new)
-        b_sum = b_sum * decay + tl.sum(b_p, 1)
-        b_o = tl.dot(b_p.to(v.dtype.element_ty), b_v, b_o * decay[:, None])
-        b_max = b_new
-    tl.store(o + p_q, (b_o / b_sum[:, None]).to(o.dtype.element_ty), mask=o_q[:, None] < seqlen)
+def forward(tile: Launch, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> Launch:
+    """With the tile of a launch of the package's: tensors `(slices, seqlen, D)`, lse `(slices, seqlen)`.
+
+    The grid is that of axis 0; axis 1 has as many programs as there are slices.
+    """
+    scale_log2 = query.shape[2] ** -0.5 * math.log2(math.e)
+    args = (query, key, value, out, lse, query.shape[1], key.shape[1], scale_log2)
+    return _launch(attention_forward, tile, "BLOCK_Q", query.shape[1], args, BLOCK_N=_keys(tile), CAUSAL=False)
 
 
-def flash_launch(ours: Launch) -> Launch:
-    """The plain kernel with the tile of a launch of the package's forward."""
-    tokens = torch.zeros(2, 512, ours.constexprs["D"], dtype=torch.float16)
-    return Launch(
-        kernel=flash_forward,
-        grid=1,
-        args=(tokens, tokens, tokens, tokens, 512, 0.18),
-        constexprs={name: ours.constexprs[name] for name in ("D", "BLOCK_Q", "BLOCK_K")},
-        num_warps=ours.num_warps,
-        num_stages=ours.num_stages,
-    )
+def backward(
+    tile: Launch,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+) -> list[Launch]:
+    """Of query, key and value; the gradient of the queries is added up in fp32 and starts as zeros."""
+    query, key = tensors[:2]
+    lengths, delta = (query.shape[1], key.shape[1]), torch.empty_like(lse)
+    args = (*tensors, grad_out, lse, delta, *grads, *lengths, query.shape[2] ** -0.5)
+    return [
+        _launch(attention_delta, tile, "BLOCK_Q", lengths[0], (out, grad_out, delta, lengths[0])),
+        _launch(attention_backward, tile, "BLOCK_K", lengths[1], args, BLOCK_N=_keys(tile), CAUSAL=False),
+    ]
+
+
+def like(ours: list[Launch]) -> list[Launch]:
+    """What a call with the tile of the package's forward or backward would launch for one source."""
+    tile = ours[-1]
+    tokens, lse = torch.zeros(2, 512, tile.constexprs["D"], dtype=torch.float16), torch.zeros(2, 512)
+    if tile.kernel.fn.__name__ == "attention_forward":
+        return [forward(tile, tokens, tokens, tokens, tokens, lse)]
+    grads = (tokens.float(), tokens, tokens)
+    return backward(tile, (tokens, tokens, tokens), tokens, tokens, lse, grads)
+
+
+def _keys(tile: Launch) -> int:
+    return tile.constexprs["BLOCK_K"]
+
+
+def _launch(kernel: Any, tile: Launch, block: str, length: int, args: tuple[Any, ...], **constexprs: Any) -> Launch:
+    """A program for each `block` of `length`."""
+    constexprs = {"BLOCK_M": tile.constexprs["BLOCK_Q"], **constexprs, "D": tile.constexprs["D"]}
+    return Launch(kernel, -(-length // tile.constexprs[block]), args, constexprs, tile.num_warps, tile.num_stages)

@@ -57,7 +57,7 @@ def bounds(rows: list[Row]) -> str:
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         if row["bound"] and (row["dtype"], row["width"]) == ("fp16", "64") and row["normalization"] != "joint":
-            name = (row["kernel"].replace("flash", "attention"), f"{row['call']}, {row['options']}", row["backend"])
+            name = (row["kernel"], f"{row['call']}, {row['options']}", row["backend"])
             found.setdefault(name, {})[row["arch"]] = f"{_bound(row)} ({_tile(row)})"
     for (kernel, call, backend), by_chip in sorted(found.items()):
         cells = " | ".join(by_chip.get(chip, "") for chip in CHIPS)
