@@ -48,7 +48,7 @@ struct AttentionForward {
                                         args.vectors);
     commit_copies();
     bool more = tiles.next();
-    if (more) copy(tiles, 0);
+    if (more) copy(tiles, 0, args.vectors);
     commit_copies();
 
     const int warp_row = threadIdx.x / 32 * 16 * groups;
@@ -70,11 +70,11 @@ struct AttentionForward {
     return shared_address(shared) + buffers + 2 * stage * column_bytes;
   }
 
-  __device__ void copy(const KeyTile& at, int stage) const {
+  __device__ void copy(const KeyTile& at, int stage, bool vectors) const {
     const auto& source = args.source[at.p];
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
       copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start,
-                                             args.head_dim, at.seen, args.vectors);
+                                             args.head_dim, at.seen, vectors);
     };
     rows_of(source.key, buffer(stage));
     rows_of(source.value, buffer(stage) + column_bytes);
@@ -82,30 +82,44 @@ struct AttentionForward {
 
   template <class Query>
   __device__ void walk(Tiles& tiles, bool more, const Query& query) {
-    for (int stage = 0; more; stage ^= 1) {
-      const KeyTile at = tiles;
-      wait_copies<0>();
-      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+    for (int stage = 0; more;) {
+      KeyTile at = tiles;
+      const float bias = args.joint ? log2f(streams.gate[at.p]) : 0.f;
+      int whole = args.vectors ? tiles.skip_whole() : 0;
       more = tiles.next();
-      if (more) copy(tiles, stage ^ 1);
-      commit_copies();
-      if (at.whole) {
-        attend<false>(at, query, stage);
-      } else {
-        attend<true>(at, query, stage);
+      if (whole == 0) {
+        arrive();
+        if (more) copy(tiles, stage ^ 1, args.vectors);
+        commit_copies();
+        attend<true>(at, query, stage, bias);
+        stage ^= 1;
+      }
+      // A loop of its own without any work on masks and on tiles that are not whole.
+      for (KeyTile ahead = at; whole > 0; --whole, stage ^= 1, at.start += columns) {
+        arrive();
+        ahead.start += columns;
+        if (whole == 1) ahead = tiles;
+        if (whole > 1 || more) copy(ahead, stage ^ 1, true);
+        commit_copies();
+        attend<false>(at, query, stage, bias);
       }
       if (!more || !(args.joint || tiles.same_range(at))) finish(at.p, !more);
     }
   }
 
+  // Of the tile that was copied last; nobody reads the one before it any more.
+  __device__ void arrive() const {
+    wait_copies<0>();
+    __syncthreads();
+  }
+
   // One step of the online softmax: maximum, sum and weighted values with one more tile of keys.
   template <bool kMasked, class Query>
-  __device__ void attend(const KeyTile& at, const Query& query, int stage) {
+  __device__ void attend(const KeyTile& at, const Query& query, int stage, float bias) {
     Accumulator s[groups][columns / 8];
     by_precision<T>(args.allow_tf32, [&](auto exact) {
       multiply_rows<T, kWidth, columns, exact>(s, query, buffer(stage));
     });
-    const float bias = args.joint ? log2f(streams.gate[at.p]) : 0.f;
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
       const int row = row_of(group);

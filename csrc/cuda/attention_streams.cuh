@@ -86,6 +86,14 @@ struct KeyTiles : KeyTile {
   __device__ KeyTiles(const AttentionArguments& args, const Streams<kRows>& streams, const QueryTile& queries)
       : args(args), streams(streams), queries(queries) {}
 
+  // Goes to the last of the whole tiles from this one on, and counts them.
+  __device__ int skip_whole() {
+    if (!whole) return 0;
+    const int count = (streams.whole[p] - start) / kColumns;
+    start += (count - 1) * kColumns;
+    return count;
+  }
+
   // Goes to the next tile; false after the last one.
   __device__ bool next() {
     start += kColumns;

@@ -30,34 +30,45 @@ __device__ T* slice(const AttentionTensor& tensor, int64_t b, int64_t h) {
   return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h;
 }
 
+// 16 bytes, or 0 in their place.
+template <class T>
+__device__ void copy_piece(uint32_t to, const T* from, bool present, bool vectors) {
+  if (vectors) {
+    copy_async(to, from, present);
+    return;
+  }
+  union {
+    uint4 words;
+    T elements[16 / sizeof(T)];
+  } held;
+  held.words = uint4{};
+  if (present) {
+#pragma unroll
+    for (int e = 0; e < 16 / sizeof(T); ++e) held.elements[e] = from[e];
+  }
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(held.words.x), "r"(held.words.y),
+               "r"(held.words.z), "r"(held.words.w)
+               : "memory");
+}
+
 // Copies rows `first` and following of a (batch, head) slice into a tile, asynchronously where 16 bytes at a time are
 // possible. Rows without their bit in `present`, and what lies beyond the head dim, become 0.
 template <class T, int kWidth, int kRows, int kThreads>
 __device__ void copy_rows(uint32_t tile, const T* from, int64_t stride, int first, int head_dim, Bits present,
                           bool vectors) {
   using Layout = TileLayout<T, kWidth>;
-  static_assert(kRows * Layout::pieces % kThreads == 0);
+  constexpr int across = kThreads < Layout::pieces ? kThreads : Layout::pieces, down = kThreads / across;
+  static_assert(kThreads % across == 0 && Layout::pieces % across == 0 && kRows % down == 0);
+  const int first_row = threadIdx.x / across;
 #pragma unroll
-  for (int i = 0; i < kRows * Layout::pieces / kThreads; ++i) {
-    const int index = threadIdx.x + i * kThreads, row = index / Layout::pieces, piece = index % Layout::pieces;
-    const bool inside = (present >> row & 1) && piece * Layout::piece_elements < head_dim;
-    const T* source = from + (first + row) * stride + piece * Layout::piece_elements;
-    const uint32_t to = tile + Layout::offset(row, piece);
-    if (vectors) {
-      copy_async(to, source, inside);
-    } else {
-      union {
-        uint4 words;
-        T elements[Layout::piece_elements];
-      } held;
-      held.words = uint4{};
-      if (inside) {
+  for (int pass = 0; pass < Layout::pieces / across; ++pass) {
+    const int piece = pass * across + threadIdx.x % across;
+    const T* source = from + (first + first_row) * stride + piece * Layout::piece_elements;
+    const Bits left = piece * Layout::piece_elements < head_dim ? present >> first_row : 0;
 #pragma unroll
-        for (int e = 0; e < Layout::piece_elements; ++e) held.elements[e] = source[e];
-      }
-      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(held.words.x), "r"(held.words.y),
-                   "r"(held.words.z), "r"(held.words.w)
-                   : "memory");
+    for (int row = 0; row < kRows; row += down) {
+      copy_piece(tile + Layout::offset(first_row + row, piece), source, left >> row & 1, vectors);
+      source += down * stride;
     }
   }
 }
