@@ -1,7 +1,8 @@
 // The attention kernels of one element type and head dim: compiled once for each, with -DAMUSE_ELEMENT=fp16, bf16 or
 // fp32 and -DAMUSE_HEAD_DIM=32, 64, 128 or 256. Their names are those that attention_plan.cpp writes, such as
 // attention_forward_fp16_64; those that end in _options have groups, causal streams and dropout.
-#include "attention_backward.cuh"
+#include "attention_backward_keys.cuh"
+#include "attention_backward_queries.cuh"
 #include "attention_forward.cuh"
 #include "attention_plan.h"
 

@@ -23,6 +23,8 @@ struct TileLayout {
 
   static __device__ int swizzle(int row) { return pieces % 8 == 0 ? row & 7 : row >> 1 & 3; }
   static __device__ int offset(int row, int piece) { return row * row_bytes + 16 * (piece ^ swizzle(row)); }
+  // Of a piece known when compiling, combined with bits below 8: pieces 8 apart share an address but for a constant.
+  static __device__ int offset_in_row(int piece, int bits) { return 16 * (piece / 8 * 8 + (piece % 8 ^ bits)); }
 };
 
 template <class T>
@@ -116,16 +118,18 @@ __device__ void put_rows(unsigned char* tile, int row, int column, const Accumul
 // Fragments of A from rows of a tile in shared memory.
 template <class T, int kWidth>
 struct SharedRows {
+  using Layout = TileLayout<T, kWidth>;
+
   uint32_t row_address;  // of the row that this lane reads
   int swizzled;          // piece within pair 0
 
   __device__ SharedRows(uint32_t tile, int row) {
     const int lane = threadIdx.x % 32;
-    row_address = tile + (row + lane % 16) * TileLayout<T, kWidth>::row_bytes;
-    swizzled = lane / 16 ^ TileLayout<T, kWidth>::swizzle(lane % 16);
+    row_address = tile + (row + lane % 16) * Layout::row_bytes;
+    swizzled = lane / 16 ^ Layout::swizzle(lane % 16);
   }
   __device__ void get(Fragment& a, int group, int step) const {
-    load_matrices(a, row_address + group * 16 * TileLayout<T, kWidth>::row_bytes + 16 * (2 * step ^ swizzled));
+    load_matrices(a, row_address + group * 16 * Layout::row_bytes + Layout::offset_in_row(2 * step, swizzled));
   }
 };
 
@@ -170,20 +174,24 @@ __device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& 
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) c[group][n][0] = c[group][n][1] = c[group][n][2] = c[group][n][3] = 0.f;
   }
+  constexpr int steps = Layout::pieces / 2, unrolled = steps > 16 ? 4 : steps;  // a rolled loop where compiling takes long
+#pragma unroll 1
+  for (int start = 0; start < steps; start += unrolled) {
 #pragma unroll
-  for (int step = 0; step < Layout::pieces / 2; ++step) {
-    Fragment a[kGroups];
+    for (int i = 0; i < unrolled; ++i) {
+      Fragment a[kGroups];
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) a_rows.get(a[group], group, step);
-    const uint32_t address = tile + row * Layout::row_bytes + 16 * (2 * step ^ swizzled);
+      for (int group = 0; group < kGroups; ++group) a_rows.get(a[group], group, start + i);
+      const uint32_t address = tile + row * Layout::row_bytes + start * 32 + Layout::offset_in_row(2 * i, swizzled);
 #pragma unroll
-    for (int n = 0; n < kRows / 16; ++n) {
-      Fragment b;
-      load_matrices(b, address + n * 16 * Layout::row_bytes);
+      for (int n = 0; n < kRows / 16; ++n) {
+        Fragment b;
+        load_matrices(b, address + n * 16 * Layout::row_bytes);
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n], a[group], b[0], b[1]);
-        Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n + 1], a[group], b[2], b[3]);
+        for (int group = 0; group < kGroups; ++group) {
+          Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n], a[group], b[0], b[1]);
+          Tensor<T>::template multiply<kExact, kSwapped>(c[group][2 * n + 1], a[group], b[2], b[3]);
+        }
       }
     }
   }
@@ -198,7 +206,7 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
   const int lane = threadIdx.x % 32;
   if constexpr (sizeof(T) == 2) {
     const int row = lane % 16, swizzled = lane / 16 ^ Layout::swizzle(row);
-    const uint32_t address = tile + row * Layout::row_bytes;
+    const uint32_t address = tile + row * Layout::row_bytes + column * sizeof(T);
 #pragma unroll
     for (int step = 0; step < kRows / 16; ++step) {
       Fragment a[kGroups];
@@ -213,8 +221,7 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
 #pragma unroll
       for (int n = 0; n < kCount / 2; ++n) {
         Fragment b;
-        const int pair = column / 16 + n;
-        load_matrices_transposed(b, address + step * 16 * Layout::row_bytes + 16 * (2 * pair ^ swizzled));
+        load_matrices_transposed(b, address + step * 16 * Layout::row_bytes + Layout::offset_in_row(2 * n, swizzled));
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           Tensor<T>::template multiply<kExact>(acc[group][2 * n], a[group], b[0], b[1]);
@@ -224,7 +231,9 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
     }
   } else {
     // the rows that this lane reads are 2 t and 2 t + 1 of eight
-    const int row = 2 * (lane % 4), within = lane / 4 % 4 * sizeof(T);
+    const int row = 2 * (lane % 4);
+    const int swizzled0 = lane / 16 ^ Layout::swizzle(row), swizzled1 = lane / 16 ^ Layout::swizzle(row + 1);
+    const uint32_t address = tile + row * Layout::row_bytes + (column + lane / 4 % 4) * sizeof(T);
 #pragma unroll
     for (int step = 0; step < kRows / 8; ++step) {
       Fragment a[kGroups];
@@ -235,9 +244,9 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
       }
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
-        const int piece = column / 4 + 2 * n + lane / 16;
-        const uint32_t b0 = load_word(tile + Layout::offset(8 * step + row, piece) + within);
-        const uint32_t b1 = load_word(tile + Layout::offset(8 * step + row + 1, piece) + within);
+        const uint32_t eight = address + 8 * step * Layout::row_bytes;
+        const uint32_t b0 = load_word(eight + Layout::offset_in_row(2 * n, swizzled0));
+        const uint32_t b1 = load_word(eight + Layout::row_bytes + Layout::offset_in_row(2 * n, swizzled1));
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           Tensor<T>::template multiply<kExact>(acc[group][n], a[group], b0, b1);

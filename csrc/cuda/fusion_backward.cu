@@ -68,8 +68,9 @@ __device__ void store_descriptor_gradients(const FusionBackwardParams& p, const 
 }
 
 // One coefficient for a pair: given, or the gate's.
-template <class T, int V, int M, bool gate>
-__device__ void backward_by_pair(const Arguments& a) {
+template <class T, int V, int M, AlphaKind kind>
+__device__ void backward(const Arguments& a, Alpha<kind>) {
+  constexpr bool gate = kind == AlphaKind::gate;
   const FusionBackwardParams& p = a.p;
   extern __shared__ unsigned shared[];
   const Rows rows(a.shift);
@@ -134,7 +135,7 @@ __device__ void backward_by_pair(const Arguments& a) {
 
 // A coefficient for every element of a pair.
 template <class T, int V, int M>
-__device__ void backward_elementwise(const Arguments& a) {
+__device__ void backward(const Arguments& a, Alpha<AlphaKind::elementwise>) {
   const FusionBackwardParams& p = a.p;
   extern __shared__ unsigned shared[];
   const Rows rows(a.shift);
@@ -180,20 +181,11 @@ __device__ void backward_elementwise(const Arguments& a) {
   }
 }
 
-template <class T, int V, int M, AlphaKind kind>
-__device__ void backward(const Arguments& a) {
-  if constexpr (kind == AlphaKind::elementwise) {
-    backward_elementwise<T, V, M>(a);
-  } else {
-    backward_by_pair<T, V, M, kind == AlphaKind::gate>(a);
-  }
-}
-
 }  // namespace
 
-#define AMUSE_KERNEL(name, T, V, M, kind)                                                                      \
+#define AMUSE_KERNEL(name, T, V, M, kind)                                                                     \
   extern "C" __global__ void __launch_bounds__(rows_block_max, 1) name(const __grid_constant__ Arguments a) { \
-    backward<T, V, M, AlphaKind::kind>(a);                                                                     \
+    backward<T, V, M>(a, Alpha<AlphaKind::kind>{});                                                           \
   }
 AMUSE_FUSION_KINDS(AMUSE_KERNEL, amuse_fusion_backward)
 #undef AMUSE_KERNEL

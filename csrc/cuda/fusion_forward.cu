@@ -40,8 +40,9 @@ __device__ void mix(const FusionForwardParams& p, const Rows& rows, unsigned pre
 }
 
 // One coefficient for a pair: given, or the gate's.
-template <class T, int V, int M, bool gate>
-__device__ void forward_by_pair(const Arguments& a) {
+template <class T, int V, int M, AlphaKind kind>
+__device__ void forward(const Arguments& a, Alpha<kind>) {
+  constexpr bool gate = kind == AlphaKind::gate;
   const FusionForwardParams& p = a.p;
   extern __shared__ unsigned shared[];
   const Rows rows(a.shift);
@@ -89,7 +90,7 @@ __device__ void forward_by_pair(const Arguments& a) {
 
 // A coefficient for every element of a pair.
 template <class T, int V, int M>
-__device__ void forward_elementwise(const Arguments& a) {
+__device__ void forward(const Arguments& a, Alpha<AlphaKind::elementwise>) {
   const FusionForwardParams& p = a.p;
   extern __shared__ unsigned shared[];
   const Rows rows(a.shift);
@@ -124,20 +125,11 @@ __device__ void forward_elementwise(const Arguments& a) {
   }
 }
 
-template <class T, int V, int M, AlphaKind kind>
-__device__ void forward(const Arguments& a) {
-  if constexpr (kind == AlphaKind::elementwise) {
-    forward_elementwise<T, V, M>(a);
-  } else {
-    forward_by_pair<T, V, M, kind == AlphaKind::gate>(a);
-  }
-}
-
 }  // namespace
 
-#define AMUSE_KERNEL(name, T, V, M, kind)                                                                      \
+#define AMUSE_KERNEL(name, T, V, M, kind)                                                                     \
   extern "C" __global__ void __launch_bounds__(rows_block_max, 1) name(const __grid_constant__ Arguments a) { \
-    forward<T, V, M, AlphaKind::kind>(a);                                                                      \
+    forward<T, V, M>(a, Alpha<AlphaKind::kind>{});                                                            \
   }
 AMUSE_FUSION_KINDS(AMUSE_KERNEL, amuse_fusion_forward)
 #undef AMUSE_KERNEL

@@ -3,6 +3,11 @@
 // more.
 #pragma once
 
+#include <type_traits>
+
+#include "element.h"
+#include "fusion_plan.h"
+
 #define AMUSE_FUSION_SHAPES(KERNEL, base, T, V, kind) \
   KERNEL(base##_m4, T, V, 4, kind)                    \
   KERNEL(base##_m8, T, V, 8, kind)                    \
@@ -22,6 +27,10 @@
 #define AMUSE_KERNEL_ENTRY(name, T, V, M, kind) {#name, name},
 
 namespace amuse {
+
+// Tells a kernel's overloads apart.
+template <AlphaKind kind>
+using Alpha = std::integral_constant<AlphaKind, kind>;
 
 // Position among the nine variants of a kind.
 inline int fusion_variant(const FusionParams& p, bool aligned) {

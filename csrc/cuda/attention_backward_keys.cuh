@@ -1,0 +1,192 @@
+// Backward of p2c_attention, second kernel: dK, dV and dg.
+#pragma once
+
+#include "attention_backward.cuh"
+
+namespace amuse {
+
+template <class T, int kWidth, bool kOptions>
+struct BackwardKeys : BackwardTiles<T, kWidth, true> {
+  using Base = BackwardTiles<T, kWidth, true>;
+  using Base::rows, Base::columns, Base::threads, Base::row, Base::streamed, Base::resident, Base::shared;
+
+  const AttentionArguments& args;
+  float2 (&pairs)[2][columns];  // shift and offset of the queries in the buffers
+  const int64_t b, h;
+  const int p, first;
+  const Bits seen;  // keys that the mask lets through
+  const float gate;
+
+  typename Base::Sums grad_key = {}, grad_value = {};
+
+  __device__ void run() {
+    const auto& source = args.source[p];
+    copy_side(source.key, resident(0));
+    copy_side(source.value, resident(1));
+    const int end = seen ? args.queries : 0;
+    int query = kOptions && source.causal ? first / columns * columns : 0;
+    if (query < end) copy(query, 0);
+    commit_copies();
+    for (int stage = 0; query < end; stage ^= 1, query += columns) {
+      wait_copies<0>();
+      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      if (query + columns < end) copy(query + columns, stage ^ 1);
+      commit_copies();
+      step(query, stage);
+    }
+    store();
+  }
+
+ private:
+  __device__ void copy_side(const AttentionTensor& tensor, uint32_t to) const {
+    copy_rows<T, kWidth, rows, threads>(to, slice<T>(tensor, b, h), tensor.stride_l, first, args.head_dim, seen,
+                                        args.vectors);
+  }
+
+  __device__ void copy(int query, int stage) const {
+    const Bits present = first_bits(args.queries - query);
+    const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
+      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, b, h), tensor.stride_l, query, args.head_dim, present,
+                                             args.vectors);
+    };
+    rows_of(args.query, streamed(stage, 0));
+    rows_of(args.grad_out, streamed(stage, 1));
+    // rows of 0 beyond the last query weigh 1 and add nothing
+    const int64_t bh = b * args.heads + h, stream = args.joint ? bh : bh * args.sources + p;
+    const float2* from = reinterpret_cast<const float2*>(args.rows) + stream * args.queries + query;
+    for (int i = threadIdx.x; i < columns; i += threads) {
+      copy_async_8(shared_address(&pairs[stage][i]), from + i, query + i < args.queries);
+    }
+  }
+
+  __device__ void step(int query, int stage) {
+    typename Base::Scores s, dw;
+    this->multiply(args, stage, s, dw);
+    const auto& source = args.source[p];
+    const bool causal = kOptions && source.causal && query < first + rows - 1;
+    const bool whole = seen == first_bits(rows) && !causal && !(kOptions && source.related);
+    const bool dropping = kOptions && args.seed != nullptr;
+    const float offset_scale = args.joint ? gate : 1.f;
+    const int t = threadIdx.x % 4;
+    uint32_t visible = ~0u, kept = ~0u;  // bit 4 n + i for c[i] of piece n
+    if (!whole) visible = visible_pairs(query, causal);
+    if (dropping) kept = kept_pairs(query);
+#pragma unroll
+    for (int n = 0; n < columns / 8; ++n) {
+      const float4 pair = *reinterpret_cast<const float4*>(&pairs[stage][8 * n + 2 * t]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool second = i % 2, stays = !dropping || (kept >> (4 * n + i) & 1);
+        float &x = s[0][n][i], &y = dw[0][n][i];
+        float weight = weight_of(x, args.scale_log2, second ? pair.z : pair.x, args.joint);
+        float dropped = dropping ? (stays ? y * args.keep_scale : 0.f) : y;
+        if (!whole && !(visible >> (4 * n + i) & 1)) weight = dropped = 0.f;
+        // the gate comes after the product; joint before, as a closed stream's W is huge
+        y = !stays ? 0.f : args.joint ? weight * gate : weight;
+        x = weight * __fsub_rn(__fmul_rn(gate, dropped), __fmul_rn(offset_scale, second ? pair.w : pair.y));
+      }
+    }
+    this->add(args, grad_key, s, stage, 0);
+    this->add(args, grad_value, dw, stage, 1);
+  }
+
+  __device__ uint32_t visible_pairs(int query, bool causal) const {
+    const int thread = made_anew(threadIdx.x), row = Base::row(thread), t = thread % 4;
+    const auto& source = args.source[p];
+    int64_t group[2] = {};
+    if (kOptions && source.related) {
+      for (int half = 0; half < 2; ++half) {
+        const int key = first + row + 8 * half;
+        if (key < source.length) group[half] = source.groups[b * source.length + key];
+      }
+    }
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int n = 0; n < columns / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = query + 8 * n + 2 * t + i % 2;
+        bool visible = seen >> (row + 8 * (i / 2)) & 1;
+        if (causal) visible = visible && first + row + 8 * (i / 2) <= at;
+        if (kOptions && source.related && visible && at < args.queries) {
+          visible = (args.query_groups[b * args.queries + at] == group[i / 2]) != source.different;
+        }
+        bits |= (visible ? 1u : 0u) << (4 * n + i);
+      }
+    }
+    return bits;
+  }
+
+  // Four lanes hold the same four keys: each draws for one of the queries and one of the rows g and g + 8.
+  __device__ uint32_t kept_pairs(int query) const {
+    const int thread = made_anew(threadIdx.x), row = Base::row(thread), t = thread % 4, mine = row % 4;
+    const int quad = (first + row - mine + 8 * (mine / 2)) / 4;
+    const Dropout dropout(args, b * args.heads + h);  // here, for want of registers
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int n = 0; n < columns / 8; ++n) {
+      const uint32_t draw = dropout.kept(quad, query + 8 * n + 2 * t + mine % 2, p);
+      uint32_t four = (draw >> mine & 1) << mine;
+#pragma unroll
+      for (int other = 1; other < 4; ++other) {
+        four |= (__shfl_xor_sync(~0u, draw, 4 * other) >> mine & 1) << (mine ^ other);
+      }
+      bits |= four << (4 * n);
+    }
+    return bits;
+  }
+
+  __device__ void store() {
+    wait_copies<0>();  // of the keys, where no query sees them
+    __syncthreads();
+    this->put(0, grad_key, args.softmax_scale);
+    this->put(1, grad_value, args.keep_scale * (args.joint ? 1.f : gate));
+    __syncthreads();
+    const auto& source = args.source[p];
+    const int count = min(rows, source.length - first);
+    store_rows<T, kWidth, rows, threads>(shared, slice<T>(source.grad_key, b, h), source.grad_key.stride_l, first,
+                                         args.head_dim, count, args.vectors);
+    store_rows<T, kWidth, rows, threads>(shared + Base::row_bytes, slice<T>(source.grad_value, b, h),
+                                         source.grad_value.stride_l, first, args.head_dim, count, args.vectors);
+  }
+};
+
+// One warp adds up what the tiles of queries left, always in the same order.
+__device__ inline void sum_gate(const AttentionArguments& args, int64_t stream) {
+  if (args.grad_gates == nullptr || threadIdx.x >= 32) return;
+  const float* partials = args.gate_partials + stream * args.query_tiles;
+  float sum = 0.f;
+  for (int tile = threadIdx.x; tile < args.query_tiles; tile += 32) sum += partials[tile];
+  for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+  if (threadIdx.x == 0) args.grad_gates[stream] = sum;
+}
+
+template <class T, int kWidth, bool kOptions>
+__device__ void attention_backward_keys(const AttentionArguments& args) {
+  using Kernel = BackwardKeys<T, kWidth, kOptions>;
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ __align__(16) float2 pairs[2][Kernel::columns];
+  const int64_t bh = blockIdx.x / args.key_tiles, b = bh / args.heads, h = bh % args.heads;
+  int tile = blockIdx.x % args.key_tiles, p = 0;
+  for (; p < args.sources - 1; ++p) {
+    const int tiles = max(1, (args.source[p].length + Kernel::rows - 1) / Kernel::rows);
+    if (tile < tiles) break;
+    tile -= tiles;
+  }
+  const auto& source = args.source[p];
+  const int first = tile * Kernel::rows;
+  if (tile == 0) sum_gate(args, bh * args.sources + p);
+
+  const uint8_t* mask = source.mask == nullptr ? nullptr : source.mask + b * source.length;
+  const int lane = threadIdx.x % 32;
+  Bits seen = 0;
+#pragma unroll
+  for (int word = 0; word < (Kernel::rows + 31) / 32; ++word) {
+    const int key = first + 32 * word + lane;
+    const bool visible = 32 * word + lane < Kernel::rows && key < source.length && (mask == nullptr || mask[key] != 0);
+    seen |= Bits{__ballot_sync(~0u, visible)} << (32 * word);
+  }
+  Kernel{{shared}, args, pairs, b, h, p, first, seen, gate_of(args, b, h, p)}.run();
+}
+
+}  // namespace amuse
