@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from amuse.allocation import AllocationLimit
 from amuse.augmentation import Mix
 from amuse.config import ModelConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch
@@ -247,7 +248,8 @@ class Amuse(nn.Module):
 
         Raises:
             FileNotFoundError: No such folder or file.
-            ValueError: A truncated or foreign file, or weights that do not fit. Pickled weights are never read.
+            ValueError: A truncated or foreign file, weights that do not fit, or a configuration of a model far larger
+                than the weights, before memory is taken for it. Pickled weights are never read.
         """
         folder = Path(folder)
         for name in (MODEL_CONFIG_FILE, WEIGHTS_FILE):
@@ -260,8 +262,10 @@ class Amuse(nn.Module):
             encoders = tree.get("encoder_configs") or {}
             if not isinstance(encoders, dict) or not all(isinstance(entry, dict) for entry in encoders.values()):
                 raise TypeError(f"encoder_configs: expected stream -> architecture, got {encoders!r}")
-            model = cls(config, encoders)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            with AllocationLimit(weights) as limit:
+                limit.check_integers(tree)
+                model = cls(config, encoders)
+        except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:
             model.load_state_dict(weights)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import resource
 
 import pytest
 import torch
@@ -218,6 +219,39 @@ def test_a_damaged_checkpoint_is_refused_and_never_run(name, tmp_path):
     damage(tmp_path)
     with pytest.raises(error, match=message):
         Amuse.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 16 * 10**11}, "expected integers up to"),
+        ({"d_model": 16 * 10**4}, "expected at most"),
+        ({"man_layers": 10**7}, "expected at most"),
+        ({"temporal_layers": 10**7}, "expected at most"),
+    ],
+)
+def test_a_configuration_far_larger_than_its_weights_is_refused_before_memory_is_taken(changes, message, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    _edit_config(tmp_path, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"{MODEL_CONFIG_FILE}: not a model configuration.*{message}"):
+        Amuse.from_pretrained(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_an_encoder_far_larger_than_its_weights_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    bert = {"model_type": "bert", "vocab_size": 50, **sizes}
+    config = ModelConfig(modalities={"text": 0}, label_names=["a", "b"], d_model=16, num_heads=2, text_encoder="minilm")
+    Amuse(config, {"text": bert}).save_pretrained(tmp_path)
+    Amuse.from_pretrained(tmp_path)
+    file = tmp_path / MODEL_CONFIG_FILE
+    sound = json.loads(file.read_text())
+    for changes in ({"vocab_size": 10**7}, {"num_hidden_layers": 10**7}, {"num_labels": 10**9}):
+        file.write_text(json.dumps(sound | {"encoder_configs": {"text": bert | changes}}))
+        with pytest.raises(ValueError, match=r"not a model configuration.*for such weights"):
+            Amuse.from_pretrained(tmp_path)
 
 
 def test_regression():

@@ -69,8 +69,9 @@ def corrupted_json(draw, content: bytes) -> bytes:
     return json.dumps(tree).encode()
 
 
+_HUGE = [10**3, 10**5, 2**31, 10**12, 2**63, 10**40]
 _JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-9, 40), st.floats(), st.text(max_size=5)),
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 40), st.sampled_from(_HUGE), st.floats(), st.text(max_size=5)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=4,
 )
