@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
+from typer.testing import CliRunner
 
 from amuse.cli import app
+from amuse.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,6 +58,39 @@ def test_shell_blocks_name_commands_options_modules_and_targets_that_exist(block
                 assert importlib.util.find_spec(rest[0]), f"no module {rest[0]}"
             elif word == "make" and position == 0:
                 assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), rest[0]
+
+
+SMALL = ["data.num_dialogues=20", "train.epochs=1"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "quickstart.md"], ids=lambda page: page.name)
+def test_commands_on_the_demos_run_work_in_the_order_of_the_page(page, tmp_path, monkeypatch):
+    """All that need neither recordings nor a server; training is smaller than it says."""
+    monkeypatch.chdir(tmp_path)
+    Path("amuse").symlink_to(ROOT / "amuse")
+    lines = [line for block in SHELL.findall(page.read_text()) for line in block.splitlines() if "runs/demo" in line]
+    done = []
+    for line in lines:
+        _, *words = shlex.split(line, comments=True)
+        small = [word for setting in SMALL for word in ("--set", setting)] if words[0] == "train" else []
+        result = CliRunner().invoke(app, [*words, *small], catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}: {result.output}"
+        done.append(words[0])
+    assert done[:3] == ["train", "eval", "explain"]
+    assert Path("report.html").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_blocks_are_configurations(page, tmp_path):
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        (tmp_path / "config.yaml").write_text(block)
+        read = Config.load(tmp_path / "config.yaml").data
+        assert {name: getattr(read, name) for name in yaml.safe_load(block)["data"]} == yaml.safe_load(block)["data"]
+
+
+def test_no_block_of_code_is_left_out():
+    kinds = {kind for page in PAGES for kind in re.findall(r"^```(.+)$", page.read_text(), re.MULTILINE)}
+    assert kinds == {"python", "bash", "yaml", "text"}
 
 
 def check_command(command, words):
