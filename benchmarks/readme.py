@@ -1,7 +1,7 @@
 """Writes the performance section of the README from the committed measurements: `python -m benchmarks.readme`.
 
 The CPU figures come from benchmarks/results/cpu.csv (`python -m benchmarks.cpu --csv`), the GPU figures, none of them
-measured, from benchmarks/static/floors.py.
+measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and floors.py.
 """
 
 import csv
@@ -14,6 +14,15 @@ from benchmarks.workloads import SHAPES
 ROOT = Path(__file__).parents[1]
 README, CPU = ROOT / "README.md", ROOT / "benchmarks" / "results" / "cpu.csv"
 COMMAND = "python -m benchmarks.readme"
+STATIC = ROOT / "benchmarks" / "static"
+BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attention, once a source"}
+# the call in counters.csv -> what is compiled for it: calls in kernels.csv, their width and options
+CALLS = {
+    "attention forward": (("attention forward",), "64", "masks"),
+    "attention backward": (("attention backward", "attention backward, one tile"), "64", "masks"),
+    "fusion forward, gate": (("fusion forward",), "256", "gate"),
+    "fusion backward, gate": (("fusion backward",), "256", "gate"),
+}
 CONDITIONS = ("processor", "isa", "threads", "clock", "torch")
 
 
@@ -65,11 +74,57 @@ def _memory(records: list[dict[str, str]]) -> str:
 
 def gpu_part() -> str:
     """What is known of the GPU kernels without a GPU."""
+    kernels, counters = _read(STATIC / "kernels.csv"), _read(STATIC / "counters.csv")
+    ours = [row for row in kernels if row["backend"] != "plain"]
+    spilling = [row for row in ours if int(row["local_bytes"])]
+    narrow = [row for row in spilling if int(row["width"]) <= 128]
+    return "\n".join(
+        [
+            "**No hardware has confirmed anything about the GPU kernels yet.** What follows is read from their machine",
+            "code, counted by an emulator, and computed from shapes and published peaks: [docs/gpu.md](docs/gpu.md).",
+            "",
+            f"Of {len(ours)} kernels, compiled for six architectures, three dtypes and head dims of 32 to 256,",
+            f"{len(spilling)} spill registers, {len(narrow)} of them at head dims up to 128.",
+            "",
+            "In fp16 on sm_80, head dim 64, 64 queries, three sources of 64 keys (fusion: width 256, learned gate).",
+            "The bound is what the main loop leaves of the tensor peak:",
+            "",
+            *_compiled(kernels, counters),
+            "",
+            *_floors(),
+        ]
+    )
+
+
+def _compiled(kernels: list[dict[str, str]], counters: list[dict[str, str]]) -> list[str]:
+    """Of a call's kernels the most registers, all local memory and the least bound, beside what the call moves."""
+    lines = [
+        "| call | | registers | spilled bytes | bound | launches | bytes moved, of least | warp instructions |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in counters:
+        if row["op"] not in CALLS:
+            continue
+        calls, width, options = CALLS[row["op"]]
+        typical = {"backend": row["backend"], "dtype": "fp16", "arch": "80", "width": width, "options": options}
+        own = [
+            k for k in kernels if typical.items() <= k.items() and k["call"] in calls and k["normalization"] != "joint"
+        ]
+        if len({k["call"] for k in own}) > 1:  # 64 queries are one tile
+            own = [k for k in own if "one tile" in k["call"]]
+        bounds = [int(k["bound"]) for k in own if k["bound"]]
+        moved = (int(row["global_bytes_read"]) + int(row["global_bytes_written"])) / int(row["least_bytes"])
+        lines.append(
+            f"| {row['op']} | {BACKENDS[row['backend']]} | {max([int(k['registers']) for k in own], default='')} | "
+            f"{sum(int(k['local_bytes']) for k in own)} | {f'{min(bounds)} %' if bounds else ''} | {row['launches']} | "
+            f"{moved:.2f} | {int(row['instructions']):,} |"
+        )
+    return lines
+
+
+def _floors() -> list[str]:
     chip = "H100 SXM"
     lines = [
-        "**No hardware has confirmed anything about the GPU kernels yet.** What follows is counted from shapes and",
-        "published peaks; what the compiler makes of the kernels stands in [docs/gpu.md](docs/gpu.md).",
-        "",
         f"| attention, forward, 16 bits | launches, SDPA per stream | bytes moved, SDPA per stream | floor on {chip} |",
         "|---|---|---|---|",
     ]
@@ -78,13 +133,16 @@ def gpu_part() -> str:
         moved = f"{ours.bytes / 1e6:.1f} MB, {theirs.bytes / 1e6:.1f} MB"
         floor = f"{1e6 * ours.floor(CHIPS[chip]):.1f} µs, {1e6 * theirs.floor(CHIPS[chip]):.1f} µs"
         lines.append(f"| {describe(shape)} | {ours.launches}, {theirs.launches} | {moved} | {floor} |")
-    return "\n".join(lines)
+    return lines
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def render() -> str:
-    with CPU.open(newline="", encoding="utf-8") as file:
-        records = list(csv.DictReader(file))
-    return f"{cpu_tables(records)}\n\n{gpu_part()}"
+    return f"{cpu_tables(_read(CPU))}\n\n{gpu_part()}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the kernels execute and move, counted by the PTX emulator on sm_80, beside plain flash attention once a source.
 
-python -m benchmarks.static.counters      writes counters.csv and the table of docs/gpu.md
+python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu.md and README.md
 
 Nothing is counted before results are found within the error budget.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from amuse_kernels import cuda, reference
 from amuse_kernels.triton import attention, fusion
 from amuse_kernels.triton.launch import Launch
+from benchmarks import readme
 from benchmarks.pages import rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
 from tests.ptx import cuda_launches, package_launches
@@ -215,3 +216,4 @@ def _ratio(row: Row, name: str) -> str:
 
 if __name__ == "__main__":
     rewrite(DOCS, COMMAND, render(update()))
+    rewrite(readme.README, readme.COMMAND, readme.render())
