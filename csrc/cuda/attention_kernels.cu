@@ -8,8 +8,8 @@
 
 namespace amuse {
 
-using fp16 = __half;
-using bf16 = __nv_bfloat16;
+using fp16 = Half;
+using bf16 = BFloat16;
 using fp32 = float;
 constexpr int bytes = sizeof(AMUSE_ELEMENT);
 constexpr int attention_forward_threads = forward_tile(bytes, AMUSE_HEAD_DIM).threads();

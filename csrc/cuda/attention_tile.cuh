@@ -32,25 +32,26 @@ __device__ T* slice(const AttentionTensor& tensor, int64_t b, int64_t h) {
   return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h;
 }
 
-// 16 bytes, or 0 in their place.
-template <class T>
-__device__ void copy_piece(uint32_t to, const T* from, bool present, bool vectors) {
-  if (vectors) {
-    copy_async(to, from, present);
-    return;
-  }
-  union {
-    uint4 words;
-    T elements[16 / sizeof(T)];
-  } held;
-  held.words = uint4{};
-  if (present) {
+// `copy_rows` for rows at any address; not unrolled, since it is rare and would be most of the kernels' code.
+template <class T, int kWidth, int kRows, int kThreads>
+__device__ void copy_elements(uint32_t tile, const T* from, int64_t stride, int first, int head_dim, Bits present) {
+  using Layout = TileLayout<T, kWidth>;
+#pragma unroll 1
+  for (int index = threadIdx.x; index < kRows * Layout::pieces; index += kThreads) {
+    const int row = index / Layout::pieces, column = index % Layout::pieces * Layout::piece_elements;
+    union {
+      uint4 words;
+      T elements[Layout::piece_elements];
+    } held;
+    held.words = uint4{};
+    if ((present >> row & 1) && column < head_dim) {
 #pragma unroll
-    for (int e = 0; e < 16 / sizeof(T); ++e) held.elements[e] = from[e];
+      for (int e = 0; e < Layout::piece_elements; ++e) held.elements[e] = from[(first + row) * stride + column + e];
+    }
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(tile + Layout::offset(row, index % Layout::pieces)),
+                 "r"(held.words.x), "r"(held.words.y), "r"(held.words.z), "r"(held.words.w)
+                 : "memory");
   }
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(held.words.x), "r"(held.words.y),
-               "r"(held.words.z), "r"(held.words.w)
-               : "memory");
 }
 
 // Copies rows `first` and following of a (batch, head) slice into a tile, asynchronously where 16 bytes at a time are
@@ -59,6 +60,10 @@ template <class T, int kWidth, int kRows, int kThreads>
 __device__ void copy_rows(uint32_t tile, const T* from, int64_t stride, int first, int head_dim, Bits present,
                           bool vectors) {
   using Layout = TileLayout<T, kWidth>;
+  if (!vectors) {
+    copy_elements<T, kWidth, kRows, kThreads>(tile, from, stride, first, head_dim, present);
+    return;
+  }
   constexpr int across = kThreads < Layout::pieces ? kThreads : Layout::pieces, down = kThreads / across;
   static_assert(kThreads % across == 0 && Layout::pieces % across == 0 && kRows % down == 0);
   const int first_row = threadIdx.x / across;
@@ -69,7 +74,7 @@ __device__ void copy_rows(uint32_t tile, const T* from, int64_t stride, int firs
     const Bits left = piece * Layout::piece_elements < head_dim ? present >> first_row : 0;
 #pragma unroll
     for (int row = 0; row < kRows; row += down) {
-      copy_piece(tile + Layout::offset(first_row + row, piece), source, left >> row & 1, vectors);
+      copy_async(tile + Layout::offset(first_row + row, piece), source, left >> row & 1);
       source += down * stride;
     }
   }
@@ -80,6 +85,7 @@ template <class T, int kWidth, int kRows, int kThreads>
 __device__ void store_rows(const unsigned char* tile, T* to, int64_t stride, int first, int head_dim, int count,
                            bool vectors) {
   using Layout = TileLayout<T, kWidth>;
+#pragma unroll 4
   for (int index = threadIdx.x; index < kRows * Layout::pieces; index += kThreads) {
     const int row = index / Layout::pieces, piece = index % Layout::pieces;
     if (row >= count || piece * Layout::piece_elements >= head_dim) continue;
@@ -88,6 +94,7 @@ __device__ void store_rows(const unsigned char* tile, T* to, int64_t stride, int
     if (vectors) {
       *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
     } else {
+#pragma unroll 1
       for (int e = 0; e < Layout::piece_elements; ++e) target[e] = reinterpret_cast<const T*>(source)[e];
     }
   }
@@ -109,7 +116,7 @@ __device__ void put_rows(unsigned char* tile, int row, int column, const Accumul
       if constexpr (sizeof(T) == 4) {
         *reinterpret_cast<float2*>(to) = float2{low, high};
       } else {
-        *reinterpret_cast<uint32_t*>(to) = Tensor<T>::pack(low, high);
+        *reinterpret_cast<uint32_t*>(to) = pack(low, high, T{});
       }
     }
   }
@@ -213,10 +220,10 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
         const Accumulator &left = p[group][2 * step], &right = p[group][2 * step + 1];
-        a[group][0] = Tensor<T>::pack(left[0], left[1]);
-        a[group][1] = Tensor<T>::pack(left[2], left[3]);
-        a[group][2] = Tensor<T>::pack(right[0], right[1]);
-        a[group][3] = Tensor<T>::pack(right[2], right[3]);
+        a[group][0] = pack(left[0], left[1], T{});
+        a[group][1] = pack(left[2], left[3], T{});
+        a[group][2] = pack(right[0], right[1], T{});
+        a[group][3] = pack(right[2], right[3], T{});
       }
 #pragma unroll
       for (int n = 0; n < kCount / 2; ++n) {

@@ -4,10 +4,9 @@
 // lane 4 g + t holds rows g and g + 8, columns 2 t and 2 t + 1, as c[0], c[1] and c[2], c[3].
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
+
+#include "element.h"
 
 namespace amuse {
 
@@ -53,11 +52,7 @@ template <class T>
 struct Tensor;
 
 template <>
-struct Tensor<__half> {
-  static __device__ uint32_t pack(float low, float high) {
-    const __half2 both = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(both);
-  }
+struct Tensor<Half> {
   template <bool kExact, bool kSwapped = false>
   static __device__ void multiply(Accumulator& c, const Fragment& a, uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -67,11 +62,7 @@ struct Tensor<__half> {
 };
 
 template <>
-struct Tensor<__nv_bfloat16> {
-  static __device__ uint32_t pack(float low, float high) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(both);
-  }
+struct Tensor<BFloat16> {
   template <bool kExact, bool kSwapped = false>
   static __device__ void multiply(Accumulator& c, const Fragment& a, uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
