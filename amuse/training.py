@@ -14,6 +14,7 @@ import json
 import math
 import random
 import time
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -352,6 +353,9 @@ class Run:
     def load_state(self) -> None:
         path = self.folder / STATE_FILE
         try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
             state = torch.load(path, map_location=self.world.device, weights_only=True)
         except Exception as error:  # unpickling fails in many ways
             raise ValueError(f"{path}: not a complete training state: {error}") from None

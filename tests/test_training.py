@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -79,9 +80,17 @@ def test_a_run_is_never_overwritten_or_resumed_differently(tmp_path):
 def test_a_damaged_state_is_refused(tmp_path):
     train(tiny(), tmp_path, progress=False)
     state = tmp_path / STATE_FILE
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="not a complete training state"):
-        train(tiny(), tmp_path, resume=True, progress=False)
+    whole = state.read_bytes()
+    with zipfile.ZipFile(state) as archive:
+        numbers = max((archive.read(name) for name in archive.namelist()), key=len)
+    place = whole.index(numbers) + len(numbers) // 2
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for damaged in (whole[:1000], flipped):
+        state.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not a complete training state"):
+            train(tiny(), tmp_path, resume=True, progress=False)
+    state.write_bytes(whole)
+    train(tiny(), tmp_path, resume=True, progress=False)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
