@@ -71,7 +71,7 @@ def test_few_compilations_serve_any_lengths_of_attention():
 
 def test_every_row_of_the_table_fits_its_chip():
     rows = table.read()
-    for backend in ("triton", "plain"):
+    for backend in ("triton", "cuda", "plain"):
         assert {row["arch"] for row in rows if row["backend"] == backend} == {str(arch) for arch in ARCHITECTURES}
     assert not table.over_limits(rows)
 
@@ -113,6 +113,15 @@ def test_a_check_notices_other_results(monkeypatch, tmp_path, capsys):
     assert table.check() == []
     assert "of 1 launches, 1 are not in the table" in capsys.readouterr().out
     assert table.update(lambda: 1.0) == [row]
+
+
+def test_a_run_that_is_cut_short_ends_and_is_continued(monkeypatch, tmp_path):
+    forward = Case("triton", "interpolation forward", "fp16", 256, "", "", 80)
+    monkeypatch.setattr(table, "CSV", tmp_path / "kernels.csv")
+    monkeypatch.setattr(table, "triton_cases", lambda: iter([forward._replace(arch=arch) for arch in ARCHITECTURES]))
+    monkeypatch.setattr(table, "cuda_cases", lambda: iter([]))
+    assert 1 <= len(table.update(lambda: -1.0)) < len(ARCHITECTURES)
+    assert len(table.update(lambda: 1.0)) == len(ARCHITECTURES)
 
 
 def test_the_hash_is_of_the_family_of_a_kernel():

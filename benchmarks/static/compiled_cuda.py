@@ -65,10 +65,11 @@ def usage(launch: CudaLaunch, arch: int) -> Usage:
 
 @functools.cache
 def source_hash(family: str) -> str:
-    """Of the sources of a family and what it shares with others, without comments and layout."""
-    others = tuple(other for other in FAMILIES if other != family)
-    digest = hashlib.sha256()
-    for file in sorted([*SOURCES.glob("cuda/*"), *SOURCES.glob("*.h")]):
-        if not file.name.startswith((*others, "bind", "device", "launch")) and file.suffix in {".cu", ".cuh", ".h"}:
-            digest.update(re.sub(r"//[^\n]*|\s+", "", file.read_text(encoding="utf-8")).encode())
+    """Of the sources of a family and all that they include, without comments and layout."""
+    files, digest = sorted((SOURCES / "cuda").resolve().glob(f"{family}*.cu")), hashlib.sha256()
+    for file in files:  # which grows
+        text = file.read_text(encoding="utf-8")
+        digest.update(re.sub(r"//[^\n]*|\s+", "", text).encode())
+        included = [(file.parent / name).resolve() for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)]
+        files += [header for header in included if header not in files]
     return digest.hexdigest()[:12]
