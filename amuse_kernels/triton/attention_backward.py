@@ -44,6 +44,9 @@ JOINT_LIMIT = tl.constexpr(80 * 1.4426950408889634)
 def weights(b_q, b_do, b_k, b_v, shift, visible, kept, scale_log2, keep_scale,
             JOINT: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """W and dW of a tile, [BLOCK_Q, BLOCK_K] or transposed."""
+    if b_q.dtype == tl.float32:
+        # products of fp32 take whole rows in registers: none before the barrier that the tiles just loaded wait for
+        tl.debug_barrier()
     if TRANSPOSED:
         b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)
         b_dw = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)

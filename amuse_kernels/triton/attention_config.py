@@ -29,7 +29,7 @@ class Tile(NamedTuple):
 class Need(NamedTuple):
     """What the choice of a tile depends on."""
 
-    kernel: str  # "forward" or "backward"
+    kernel: str  # "forward", "backward" (all of it, or of the queries) or "backward keys"
     arch: int
     bytes: int  # of an element
     options: str
