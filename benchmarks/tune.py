@@ -6,6 +6,7 @@ number of queries; all of them together take hours, so --bytes, --head-dims and 
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from amuse_kernels.triton import attention, attention_config
 from amuse_kernels.triton.attention_config import Need, Row, Tile
 from amuse_kernels.triton.launch import architecture
 
-KERNELS = ("forward", "backward")
+KERNELS = ("forward", "backward", "backward keys")
 DTYPES = {2: torch.float16, 4: torch.float32}
 OPTIONS = ("masks", "all options")  # "masks" serves plain calls too
 HEAD_DIMS = (32, 64, 128, 256)
@@ -59,11 +60,24 @@ def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
     ) + [row for row in kept if row.chosen_by == "registers"]
 
 
+@contextlib.contextmanager
+def tried(need: Need, tile: Tile) -> Iterator[None]:
+    """Inside, launches of the need's kernel have this tile."""
+
+    def choose(other: Need) -> Tile:
+        return tile if other.kernel == need.kernel else attention_config.choose_tile(other)
+
+    attention.forget_plans()
+    with mock.patch.object(attention, "choose_tile", choose):
+        yield
+    attention.forget_plans()
+
+
 def time_on_gpu(need: Need, tile: Tile) -> float:
     """Median milliseconds of a call with random tokens."""
     arguments = _arguments(need)
     out, lse = attention.p2c_attention_forward(*arguments)
-    with mock.patch.object(attention, "choose_tile", return_value=tile):
+    with tried(need, tile):
         try:
             if need.kernel == "forward":
                 return triton.testing.do_bench(

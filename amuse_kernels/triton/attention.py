@@ -4,6 +4,7 @@
 `p2c_attention_backward` run it.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from amuse_kernels.buffers import attention_outputs, grad_like, int64, rows_dens
 from amuse_kernels.checks import RELATIONS
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.triton.attention_backward import attention_backward_keys, attention_backward_queries
-from amuse_kernels.triton.attention_config import Need, choose_tile
+from amuse_kernels.triton.attention_config import Need, Tile, choose_tile
 from amuse_kernels.triton.attention_forward import attention_forward
 from amuse_kernels.triton.launch import Launch, architecture, pack
 
@@ -79,143 +80,224 @@ class Gradients(NamedTuple):
 
 def forward_launch(attention: Attention, out: Tensor, lse: Tensor, arch: int) -> Launch:
     """The one launch of the forward pass; tensors have a contiguous last dim, lse is contiguous."""
-    query = attention.query
-    tile = choose_tile(_need("forward", attention, arch))
-    unit = _unit([query, out, *attention.keys, *attention.values])
-    shared = _shared(attention, unit)
-    scale = attention.softmax_scale
-    args = (
-        *(out, lse, *shared.tensors, _strides(out, unit), *shared.strides, *shared.sizes),
-        *(abs(scale) * _LOG2_E if scale else 1.0, *shared.dropout),
-    )
-    constexprs = shared.constexprs | {
-        "SIGN": (scale > 0) - (scale < 0),
-        "BLOCK_P": triton.next_power_of_2(len(attention.keys)),
-        "BLOCK_Q": tile.queries,
-        "BLOCK_K": tile.keys,
-    }
-    grid = query.shape[0] * query.shape[1] * triton.cdiv(query.shape[2], tile.queries)
-    return Launch(attention_forward, grid, args, constexprs, tile.num_warps, tile.num_stages)
+    plan = _forward_plan(_layout(attention, [out], arch))
+    return plan.launch(attention_forward, (out, lse, *_tensors(attention)))
 
 
 def backward_launches(
     attention: Attention, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int
 ) -> list[Launch]:
     """One launch where one tile holds all queries, else one for queries and one for keys and gates."""
-    query, keys = attention.query, attention.keys
-    batch, heads, queries, _ = query.shape
-    tile = choose_tile(_need("backward", attention, arch))
-    key_tile = choose_tile(_need("backward keys", attention, arch))
+    plans = _backward_plans(_layout(attention, [grad_out, grads.query, *grads.keys, *grads.values], arch))
+    tensors, grad_keys, grad_values = _tensors(attention), tuple(grads.keys), tuple(grads.values)
+    if len(plans) == 1:
+        outputs = (grads.query, grad_keys, grad_values, grads.gates, None, None, None)
+        return [plans[0].launch(attention_backward_queries, (*outputs, grad_out, lse, grad_lse, *tensors))]
+    batch, heads, queries, _ = attention.query.shape
+    sources = len(grad_keys)
+    rows = (batch, heads, 1 if attention.joint else sources, queries)
+    shifts, deltas = lse.new_empty(rows), lse.new_empty(rows)  # both aligned, unlike halves of one
+    gate_rows = lse.new_empty((batch, heads, sources, queries)) if attention.joint else deltas
+    between = (shifts, deltas, gate_rows, grad_out)
+    return [
+        plans[0].launch(attention_backward_queries, (grads.query, None, None, None, *between, lse, grad_lse, *tensors)),
+        plans[1].launch(attention_backward_keys, (grad_keys, grad_values, grads.gates, *between, grad_lse, *tensors)),
+    ]
+
+
+def _tensors(attention: Attention) -> tuple[Any, ...]:
+    """The inputs, in the order of every kernel's signature."""
+    masks, groups, relations = attention.key_masks, attention.key_groups, attention.relations
+    # stand in for those that are not there
+    a_mask = next((mask for mask in masks if mask is not None), None)
+    a_group = next((group for group, relation in zip(groups, relations, strict=True) if relation), None)
+    return (
+        attention.query,
+        tuple(attention.keys),
+        tuple(attention.values),
+        attention.gates,
+        None if a_mask is None else tuple([(a_mask if m is None else m).view(torch.uint8) for m in masks]),
+        None if a_group is None else attention.query_groups,
+        None if a_group is None else tuple([a_group if group is None else group for group in groups]),
+        attention.seed if attention.dropout_p > 0 else None,
+    )
+
+
+# --- What a launch needs beside its tensors: worked out once a layout ---
+
+
+class Layout(NamedTuple):
+    """What tile, grid, numbers and constants of a call depend on: no address and no element."""
+
+    arch: int
+    bytes: int  # of an element
+    aligned: bool  # every tensor of tokens starts at a multiple of 16 bytes
+    tokens: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # shapes and strides: query, keys, values, the others
+    gates: tuple[int, ...] | None  # strides
+    masks: tuple[int | None, ...]  # strides of the batch
+    relations: tuple[int, ...]
+    causal: tuple[bool, ...]
+    joint: bool
+    softmax_scale: float
+    dropout_p: float
+    precision: str
+
+
+class Plan(NamedTuple):
+    grid: int
+    numbers: tuple[Any, ...]  # the arguments that follow the tensors
+    constexprs: dict[str, Any]
+    tile: Tile
+
+    def launch(self, kernel: Any, tensors: tuple[Any, ...]) -> Launch:
+        tile = self.tile
+        return Launch(
+            kernel=kernel,
+            grid=self.grid,
+            args=(*tensors, *self.numbers),
+            constexprs=self.constexprs | {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys},
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            max_registers=tile.max_registers,
+        )
+
+
+def _layout(attention: Attention, others: list[Tensor], arch: int) -> Layout:
+    tokens = [attention.query, *attention.keys, *attention.values, *others]
+    return Layout(
+        arch,
+        attention.query.element_size(),
+        all(t.data_ptr() % 16 == 0 for t in tokens),
+        tuple([(t.shape, t.stride()) for t in tokens]),
+        None if attention.gates is None else attention.gates.stride(),
+        tuple([None if mask is None else mask.stride(0) for mask in attention.key_masks]),
+        tuple(attention.relations),
+        tuple(attention.causal),
+        attention.joint,
+        attention.softmax_scale,
+        attention.dropout_p,
+        # what PyTorch's own products of fp32 matrices have; its older switches set this one too
+        "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward_plan(layout: Layout) -> Plan:
+    shared = _Shared.of(layout)
+    (batch, heads, queries, _), _ = layout.tokens[0]
+    tile = choose_tile(_need("forward", layout))
+    scale = layout.softmax_scale
+    [out] = shared.others
+    numbers = (out, *shared.strides, *shared.sizes, abs(scale) * _LOG2_E if scale else 1.0, *shared.dropout)
+    constexprs = shared.constexprs | {
+        "SIGN": (scale > 0) - (scale < 0),
+        "BLOCK_P": triton.next_power_of_2(len(layout.causal)),
+    }
+    return Plan(batch * heads * triton.cdiv(queries, tile.queries), numbers, constexprs, tile)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_plans(layout: Layout) -> list[Plan]:
+    shared = _Shared.of(layout)
+    (batch, heads, queries, _), _ = layout.tokens[0]
+    sources = len(layout.causal)
+    tile = choose_tile(_need("backward", layout))
     single = queries <= tile.queries
-    unit = _unit([query, grad_out, grads.query, *keys, *attention.values, *grads.keys, *grads.values])
-    shared = _shared(attention, unit)
-    scale = attention.softmax_scale
-    scalars = (scale, scale * _LOG2_E, *shared.dropout)
-    shifts = deltas = gate_rows = None
-    if not single:
-        sources = len(keys)
-        rows = (batch, heads, 1 if attention.joint else sources, queries)
-        shifts, deltas = lse.new_empty(rows), lse.new_empty(rows)  # both aligned, unlike halves of one
-        gate_rows = lse.new_empty((batch, heads, sources, queries)) if attention.joint else deltas
-    grad_keys, grad_values = tuple(grads.keys), tuple(grads.values)
-    key_strides = tuple(_strides(k, unit) for k in grad_keys), tuple(_strides(v, unit) for v in grad_values)
-    whole = (grad_keys, grad_values, grads.gates) if single else (None, None, None)
-    by_queries = Launch(
-        attention_backward_queries,
+    grad_out, grad_query, *grads = shared.others
+    key_strides = tuple(grads[:sources]), tuple(grads[sources:])
+    scale = layout.softmax_scale
+    inputs = (grad_out, *shared.strides, *shared.sizes, scale, scale * _LOG2_E, *shared.dropout)
+    by_queries = Plan(
         batch * heads * (1 if single else triton.cdiv(queries, tile.queries)),
-        (
-            *(grads.query, *whole, shifts, deltas, gate_rows, grad_out, lse, grad_lse, *shared.tensors),
-            *(_strides(grads.query, unit), *(key_strides if single else (None, None)), _strides(grad_out, unit)),
-            *(*shared.strides, *shared.sizes, *scalars),
-        ),
-        shared.constexprs
-        | {"ALL": single, "BLOCK_P": triton.next_power_of_2(len(keys))}
-        | {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys},
-        tile.num_warps,
-        tile.num_stages,
+        (grad_query, *(key_strides if single else (None, None)), *inputs),
+        shared.constexprs | {"ALL": single, "BLOCK_P": triton.next_power_of_2(sources)},
+        tile,
     )
     if single:
         return [by_queries]
-    tiles = sum(max(1, triton.cdiv(key.shape[2], key_tile.keys)) for key in keys)
-    by_keys = Launch(
-        attention_backward_keys,
-        batch * heads * tiles,
-        (
-            *(grad_keys, grad_values, grads.gates, shifts, deltas, gate_rows, grad_out, grad_lse, *shared.tensors),
-            *(*key_strides, _strides(grad_out, unit), *shared.strides, *shared.sizes, *scalars, tiles),
-        ),
-        shared.constexprs | {"BLOCK_Q": key_tile.queries, "BLOCK_K": key_tile.keys},
-        key_tile.num_warps,
-        key_tile.num_stages,
-    )
-    return [by_queries, by_keys]
+    tile = choose_tile(_need("backward keys", layout))
+    tiles = sum(max(1, triton.cdiv(length, tile.keys)) for length in shared.lengths)
+    return [by_queries, Plan(batch * heads * tiles, (*key_strides, *inputs, tiles), shared.constexprs, tile)]
 
 
-def _need(kernel: str, attention: Attention, arch: int) -> Need:
+def forget_plans() -> None:
+    """Plans are kept with the tiles that they were made with: to be called where the choice of tiles changes."""
+    _forward_plan.cache_clear()
+    _backward_plans.cache_clear()
+
+
+def _need(kernel: str, layout: Layout) -> Need:
     options = "plain"
-    if attention.gates is not None or any(mask is not None for mask in attention.key_masks):
+    if layout.gates is not None or any(stride is not None for stride in layout.masks):
         options = "masks"
-    if any(attention.relations) or any(attention.causal) or attention.dropout_p > 0:
+    if any(layout.relations) or any(layout.causal) or layout.dropout_p > 0:
         options = "all options"
-    query = attention.query
-    return Need(kernel, arch, query.element_size(), options, query.shape[3], query.shape[2])
+    (_, _, queries, width), _ = layout.tokens[0]
+    return Need(kernel, layout.arch, layout.bytes, options, width, queries)
 
 
 class _Shared(NamedTuple):
-    """Arguments of every kernel, in the order of their signatures."""
+    """Arguments of every kernel."""
 
-    tensors: tuple[Any, ...]
-    strides: tuple[Any, ...]
+    others: list[tuple[int, ...]]  # strides of those tensors that a kernel has beside the inputs
+    strides: tuple[Any, ...]  # of the inputs
+    lengths: list[int]
     sizes: tuple[Any, ...]
     dropout: tuple[float, int]
     constexprs: dict[str, Any]
 
+    @classmethod
+    def of(cls, layout: Layout) -> "_Shared":
+        (_, heads, queries, width), _ = layout.tokens[0]
+        sources, masks, relations = len(layout.causal), layout.masks, layout.relations
+        unit = 16 // layout.bytes  # elements in 16 bytes, if every row of every tensor starts at a multiple of those
+        if not layout.aligned or any(s % unit for _, strides in layout.tokens for s in strides[:3]):
+            unit = 1
+        query, *tokens = [_strides(shape, strides, unit) for shape, strides in layout.tokens]
+        lengths = [shape[2] for shape, _ in layout.tokens[1 : 1 + sources]]
+        masked = any(stride is not None for stride in masks)
+        return cls(
+            others=tokens[2 * sources :],
+            strides=(
+                query,
+                tuple(tokens[:sources]),
+                tuple(tokens[sources : 2 * sources]),
+                None if layout.gates is None else pack(layout.gates),
+                pack([stride or 0 for stride in masks]) if masked else None,
+            ),
+            lengths=lengths,
+            sizes=(
+                pack(lengths),
+                heads,
+                queries,
+                _bits(stride is not None for stride in masks),
+                _bits(relations) if any(relations) else None,
+                _bits(RELATIONS[relation] == "different" for relation in relations),
+                _bits(layout.causal) if any(layout.causal) else None,
+            ),
+            dropout=(1 / (1 - layout.dropout_p), drop_threshold(layout.dropout_p)),
+            constexprs={
+                "JOINT": layout.joint,
+                "PRECISION": layout.precision,
+                "UNIT": unit,
+                "D": width,
+                "BLOCK_D": max(16, triton.next_power_of_2(width)),
+            },
+        )
 
-def _shared(attention: Attention, unit: int) -> _Shared:
-    query, keys, values, gates, relations = attention[0], *attention[1:4], attention.relations
-    masks = attention.key_masks
-    a_mask = next((mask for mask in masks if mask is not None), None)  # stands in for those that are not there
-    grouped = any(relations)
-    groups = attention.key_groups if grouped else ()
-    a_group = next((group for group, relation in zip(groups, relations, strict=False) if relation), None)
-    tensors = (
-        query,
-        tuple(keys),
-        tuple(values),
-        gates,
-        None if a_mask is None else tuple((a_mask if m is None else m).view(torch.uint8) for m in masks),
-        attention.query_groups if grouped else None,
-        tuple(a_group if g is None else g for g in groups) if grouped else None,
-        attention.seed if attention.dropout_p > 0 else None,
-    )
-    strides = (
-        _strides(query, unit),
-        tuple(_strides(key, unit) for key in keys),
-        tuple(_strides(value, unit) for value in values),
-        None if gates is None else pack(gates.stride()),
-        None if a_mask is None else pack([0 if mask is None else mask.stride(0) for mask in masks]),
-    )
-    sizes = (
-        pack([key.shape[2] for key in keys]),
-        query.shape[1],
-        query.shape[2],
-        _bits(mask is not None for mask in masks),
-        _bits(relations) if grouped else None,
-        _bits(RELATIONS[relation] == "different" for relation in relations),
-        _bits(attention.causal) if any(attention.causal) else None,
-    )
-    width = query.shape[3]
-    constexprs = {
-        "JOINT": attention.joint,
-        # what PyTorch's own products of fp32 matrices have; its older switches set this one too
-        "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
-        "UNIT": unit,
-        "D": width,
-        "BLOCK_D": max(16, triton.next_power_of_2(width)),
-    }
-    return _Shared(
-        tensors, strides, sizes, (1 / (1 - attention.dropout_p), drop_threshold(attention.dropout_p)), constexprs
-    )
+
+def _strides(shape: tuple[int, ...], strides: tuple[int, ...], unit: int) -> tuple[int, ...]:
+    # inside of one (batch, head) slice the kernels count in 32 bits
+    if shape[2] * strides[2] >= 2**31:
+        raise ValueError(
+            f"backend='triton': expected the rows of one (batch, head) slice within 2^31 elements, got shape "
+            f"{tuple(shape)} with strides {strides}"
+        )
+    return pack([stride // unit for stride in strides[:3]])
+
+
+def _bits(flags: Iterable[Any]) -> int:
+    return sum(1 << i for i, flag in enumerate(flags) if flag)
 
 
 def _in_place(attention: Attention) -> Attention:
@@ -231,28 +313,3 @@ def _in_place(attention: Attention) -> Attention:
         query_groups=groups[0],
         key_groups=groups[1],
     )
-
-
-def _unit(tensors: list[Tensor]) -> int:
-    """Elements in 16 bytes if every row of every tensor starts at a multiple of 16 bytes, else 1."""
-    unit = 16 // tensors[0].element_size()
-    for tensor in tensors:
-        s_b, s_h, s_l, _ = tensor.stride()
-        if (s_b | s_h | s_l) % unit or tensor.data_ptr() % 16:
-            return 1
-    return unit
-
-
-def _strides(tensor: Tensor, unit: int) -> tuple[int, ...]:
-    s_b, s_h, s_l, _ = tensor.stride()
-    # inside of one (batch, head) slice the kernels count in 32 bits
-    if tensor.shape[2] * s_l >= 2**31:
-        raise ValueError(
-            f"backend='triton': expected the rows of one (batch, head) slice within 2^31 elements, got shape "
-            f"{tuple(tensor.shape)} with strides {tensor.stride()}"
-        )
-    return pack((s_b // unit, s_h // unit, s_l // unit))
-
-
-def _bits(flags: Iterable[Any]) -> int:
-    return sum(1 << i for i, flag in enumerate(flags) if flag)

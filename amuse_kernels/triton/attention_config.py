@@ -24,6 +24,7 @@ class Tile(NamedTuple):
     keys: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None  # of a thread; None: ptxas may spill a few to hold more warps
 
 
 class Need(NamedTuple):
@@ -62,15 +63,19 @@ class Row(NamedTuple):
 def read() -> list[Row]:
     with TILES.open(newline="", encoding="utf-8") as file:
         return [
-            Row(kernel, arch, int(size), options, int(head_dim), queries, Tile(*map(int, tile)), chosen_by)
+            Row(kernel, arch, int(size), options, int(head_dim), queries, _tile(*tile), chosen_by)
             for kernel, arch, size, options, head_dim, queries, *tile, chosen_by in list(csv.reader(file))[1:]
         ]
+
+
+def _tile(queries: str, keys: str, warps: str, stages: str, max_registers: str) -> Tile:
+    return Tile(int(queries), int(keys), int(warps), int(stages), int(max_registers) if max_registers else None)
 
 
 def write(rows: Iterable[Row]) -> None:
     with TILES.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        tile = ("tile_queries", "tile_keys", "warps", "stages")
+        tile = ("tile_queries", "tile_keys", "warps", "stages", "max_registers")
         writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
         writer.writerows([*row[: Row._fields.index("tile")], *row.tile, row.chosen_by] for row in rows)
 

@@ -15,6 +15,7 @@ class Launch(NamedTuple):
         args: Positional arguments: tensors, numbers, None, and tuples of tensors or numbers.
         constexprs: Compile-time arguments by name.
         num_warps, num_stages: Triton's launch options.
+        max_registers: The most that a thread may have. None leaves it to ptxas, which may spill a few for more warps.
     """
 
     kernel: Any
@@ -23,11 +24,13 @@ class Launch(NamedTuple):
     constexprs: dict[str, Any]
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the launch."""
-        return {**self.constexprs, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        limit = {} if self.max_registers is None else {"maxnreg": self.max_registers}
+        return {**self.constexprs, "num_warps": self.num_warps, "num_stages": self.num_stages, **limit}
 
     def run(self, device: torch.device) -> None:
         """Launch on the current stream of `device`; an empty grid launches nothing."""

@@ -49,7 +49,7 @@ def source_hash(launch: Launch) -> str:
     glue = {folder / "attention.py", folder / "attention_config.py"}
     files = {*folder.glob(f"{family}*.py"), folder / "launch.py"} - glue
     hashed = _hash_files(tuple(sorted(file for file in files if file.is_file())))
-    return hashlib.sha256(f"{hashed} {sorted(launch.constexprs.items())}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{hashed} {sorted(launch.options.items())}".encode()).hexdigest()[:12]
 
 
 @functools.cache
