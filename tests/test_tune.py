@@ -71,7 +71,7 @@ def test_the_table_survives_writing(table):
     assert table.read_text() == text
 
 
-@pytest.mark.parametrize("kernel", ["forward", "backward"])
+@pytest.mark.parametrize("kernel", tune.KERNELS)
 @pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120, 130])
 def test_every_call_has_a_tile_of_no_more_rows_than_it_needs(kernel, arch):
     for size in (2, 4):

@@ -68,6 +68,16 @@ def weights(b_q, b_do, b_k, b_v, shift, visible, kept, scale_log2, keep_scale,
 
 
 @triton.jit
+def product(b_x, b_y, dtype: tl.constexpr):
+    """x y for a sum over lanes.
+
+    The tiles of fp32 may give a thread one element of a row; the compiler would contract a plain product with the first
+    addition, and lanes that hold copies of the sum would round it differently. It cannot contract a sum.
+    """
+    return tl.fma(b_x, b_y, 0.0) if dtype == tl.float32 else b_x * b_y
+
+
+@triton.jit
 def load_shift(lse, grad_lse, offsets, m):
     """lse in base 2, +inf where nothing is visible, so that weights come out as 0; and the gradient of lse."""
     b_lse = tl.load(lse + offsets, mask=m, other=float("-inf"))
@@ -98,7 +108,7 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
         b_w, b_dw = weights(
             b_q, b_do, b_k, b_v, shift[:, None], None, kept, scale_log2, keep_scale, JOINT, False, PRECISION
         )
-        b_sum += tl.sum(b_w * b_dw, 1)
+        b_sum += tl.sum(product(b_w, b_dw, b_q.dtype), 1)
     for start in range(whole, end, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
         m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
@@ -109,7 +119,7 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
             b_w, b_dw = weights(
                 b_q, b_do, b_k, b_v, shift[:, None], visible, kept, scale_log2, keep_scale, JOINT, False, PRECISION
             )
-            b_sum += tl.sum(b_w * b_dw, 1)
+            b_sum += tl.sum(product(b_w, b_dw, b_q.dtype), 1)
             b_only += tl.sum(b_dw, 1)
             count += tl.sum(visible.to(tl.int32), 1)
     if not JOINT:
@@ -119,10 +129,10 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
 
 
 @triton.jit
-def grad_scores(b_w, b_dw, gate, delta, dlse, JOINT: tl.constexpr):
+def grad_scores(b_w, b_dw, gate, delta, dlse, JOINT: tl.constexpr, dtype: tl.constexpr):
     """dS, and the rows that add up to the gate's gradient."""
     if JOINT:
-        b_t = b_w * (b_dw - (delta - dlse))
+        b_t = product(b_w, b_dw - (delta - dlse), dtype)
         return b_t * gate, b_t
     else:
         return b_w * (gate * (b_dw - delta) + dlse), b_w * b_dw
@@ -279,8 +289,8 @@ def attention_backward_queries(
                     )  # fmt: skip
                     if not JOINT:
                         if single_tile:
-                            delta = tl.sum(b_w * b_dw, 1)
-                    b_ds, b_t = grad_scores(b_w, b_dw, gate, delta[:, None], dlse[:, None], JOINT)
+                            delta = tl.sum(product(b_w, b_dw, b_q.dtype), 1)
+                    b_ds, b_t = grad_scores(b_w, b_dw, gate, delta[:, None], dlse[:, None], JOINT, b_q.dtype)
                     if JOINT:
                         b_gate += tl.sum(b_t, 1)
                     b_ds = b_ds.to(b_k.dtype)
@@ -423,7 +433,7 @@ def attention_backward_keys(
             b_w, b_dw = weights(
                 b_q, b_do, b_k, b_v, shift[None, :], visible, kept, scale_log2, keep_scale, JOINT, True, PRECISION
             )
-            b_ds, _ = grad_scores(b_w, b_dw, gate, delta[None, :], dlse[None, :], JOINT)
+            b_ds, _ = grad_scores(b_w, b_dw, gate, delta[None, :], dlse[None, :], JOINT, b_q.dtype)
             b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
             b_w = value_weights(b_w, kept, gate, JOINT).to(b_do.dtype)
             b_dv = tl.dot(b_w, b_do, b_dv, input_precision=PRECISION)

@@ -204,6 +204,7 @@ def package_forward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dic
 
     inputs = _two_streams(problem)
     out, lse = poisoned(inputs.query.shape, inputs.query.dtype), poisoned(inputs.query.shape[:3])
+    attention.forget_plans()
     with mock.patch.object(attention, "choose_tile", return_value=Tile(64, 32, 4, 2)):
         launch = attention.forward_launch(inputs, out, lse, arch)
     return [_of_package(launch, arch)], {"o": out[0], "lse": lse[0]}
@@ -219,6 +220,7 @@ def package_backward(problem: Problem, arch: int = 80) -> tuple[list[Launch], di
     n = problem.k.shape[1] // 2
     grads = attention.Gradients(dq, [dk[:, :, :n], dk[:, :, n:]], [dv[:, :, :n], dv[:, :, n:]], None)
     lse = problem.reference()["lse"].float()[None]
+    attention.forget_plans()
     with mock.patch.object(attention, "choose_tile", return_value=Tile(128, 32, 8, 2)):
         [launch] = attention.backward_launches(inputs, grads, problem.do[None], lse, None, arch)
     return [_of_package(launch, arch)], {"dq": dq[0], "dk": dk[0], "dv": dv[0]}
