@@ -16,7 +16,7 @@ from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table
 from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import ARCHITECTURES, Case
-from benchmarks.static.compiled_triton import source_hash, usage
+from benchmarks.static.compiled_triton import compiler, source_hash, usage
 from benchmarks.static.sass import count_pipes, parse
 from tests.ptx.package_launches import recorded
 from tests.ptx.triton_kernels import compile_triton
@@ -33,11 +33,17 @@ SAMPLE = [
 ]
 
 
+def of_the_table() -> bool:
+    """Whether this Triton made the table: what another version does with registers is not promised."""
+    return compiler() in {row["compiler"] for row in table.read()}
+
+
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.call}-{case.dtype}-{case.arch}")
 def test_kernels_fit_their_chip_without_spilling(case):
     for launch in case.launches():
         used = usage(launch, case.arch)
-        assert used.local_bytes == 0
+        if of_the_table():
+            assert used.local_bytes == 0
         assert used.shared_bytes <= SHARED_LIMIT[case.arch]
 
 
@@ -81,6 +87,7 @@ def test_the_gpu_page_shows_the_tables():
     assert written(counters.DOCS, counters.COMMAND) == counters.render(counters.read()), f"run: {counters.COMMAND}"
 
 
+@pytest.mark.skipif(not of_the_table(), reason="the counts are of another version of Triton")
 def test_counts_are_those_of_the_table_and_a_check_notices_others(monkeypatch):
     [triton, *_] = counters.backends()
     counted = list(counters.count_fusion(triton, "scalar"))

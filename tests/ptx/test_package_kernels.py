@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -20,6 +21,11 @@ from amuse_kernels.triton import attention, fusion, interpolation
 from tests.ptx.package_launches import emulated
 
 TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
+# of make_case
+HEAD_DIM_OPTIONS = {
+    "masks": {},
+    "joint, all options": {"normalization": "joint", "groups": True, "dropout_p": 0.3, "seed": 5},
+}
 on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=str)
 
 
@@ -35,7 +41,30 @@ on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=
     ids=str,
 )
 def test_attention(name, arch, dtype):
-    call = AttentionCall.of(name, dtype)
+    emulate(AttentionCall.of(name, dtype), arch)
+
+
+HEAD_DIMS = [
+    (head_dim, name, arch, dtype)
+    for head_dim in (32, 128, 256)
+    for name in HEAD_DIM_OPTIONS
+    for arch, dtype in [*TARGETS, (80, torch.float32), (90, torch.float32), (120, torch.float16)]
+]
+
+
+# all of them: AMUSE_PTX=every pytest tests/ptx/test_package_kernels.py -k head_dims
+@pytest.mark.parametrize(
+    ("head_dim", "name", "arch", "dtype"),
+    HEAD_DIMS if os.environ.get("AMUSE_PTX") == "every" else HEAD_DIMS[::7],
+    ids=str,
+)
+def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
+    emulate(AttentionCall.make(70, (45, 3), head_dim, dtype, batch=1, **HEAD_DIM_OPTIONS[name]), arch)
+    emulate(AttentionCall.make(13, (45, 3), head_dim, dtype, batch=1, **HEAD_DIM_OPTIONS[name]), arch)
+
+
+def emulate(call, arch):
+    """Forward and backward: clean, and within the error budget."""
     with emulated(arch, seed=1) as reports:
         out, lse = attention.p2c_attention_forward(*call.arguments)
         call.draw_upstream(lse)
