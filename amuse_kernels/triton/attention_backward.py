@@ -233,11 +233,11 @@ def attention_backward_queries(
             whole, end = key_range(stream[5], stream[4], first, last)
             end = tl.where(gate > 0, end, 0)
             whole = tl.minimum(whole, end) // BLOCK_K * BLOCK_K
-            product, _ = sum_products(
+            b_products, _ = sum_products(
                 rows, stream, whole, end, shift, dropout, b, h, p,
                 scale_log2, keep_scale, JOINT, PRECISION, D, BLOCK_D, BLOCK_K
             )  # fmt: skip
-            delta += gate * product
+            delta += gate * b_products
         if not ALL:
             tl.store(deltas + bh64 * queries + o_q, delta - dlse, mask=m_q)
             tl.store(shifts + bh64 * queries + o_q, shift, mask=m_q)
