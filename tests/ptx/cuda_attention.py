@@ -17,7 +17,7 @@ import torch
 from amuse_kernels.dropout import drop_threshold
 
 from .arguments import Structure
-from .launch import run
+from .cases import Launch
 from .native import cache_folder, compiler
 from .nvcc_kernels import compile_nvcc, split_kernels
 from .poison import poisoned
@@ -167,26 +167,22 @@ class Call:
         start = library().plan_layout(6)
         return list(launches), plan.raw[start : start + library().plan_layout(7)]
 
-    def run(self, function: str, dtype: torch.dtype, mutants: Mapping[str, str], **options: Any) -> list[Report]:
-        """Runs what the plan says in the emulator; a report a launch. `mutants` replace PTX, by kernel."""
-        launches, argument = self.plan(function)
-        reports = []
-        for launch in launches:
-            if not launch.grid:
-                continue
-            entry = launch.entry.decode()
-            text = mutants.get(entry) or kernels(dtype, int(re.findall(r"_(\d+)", entry)[0]))[entry]
-            structure = Structure(argument, self.read, self.outputs[launch.kernel])
-            reports.append(
-                run(text, entry, launch.grid, launch.block, [structure], dynamic_shared=launch.shared_bytes, **options)
-            )
-        return reports
+    def launches(self, function: str, dtype: torch.dtype) -> list[Launch]:
+        """What the plan says, but for empty grids."""
+        planned, argument = self.plan(function)
+        found = []
+        for launch in planned:
+            if launch.grid:
+                entry = launch.entry.decode()
+                text = kernels(dtype, int(re.findall(r"_(\d+)", entry)[0]))[entry]
+                structure = Structure(argument, self.read, self.outputs[launch.kernel])
+                grid, shared = (launch.grid,), launch.shared_bytes
+                found.append(Launch(entry, text, entry, grid, launch.block, [structure], [], shared))
+        return found
 
 
-def p2c_attention_forward(
-    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
-) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
-    """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch."""
+def forward_launches(*arguments: Any, allow_tf32: bool = False) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
+    """What `cuda.p2c_attention_forward` launches, and where out and lse will be."""
     query, keys, joint = arguments[0], arguments[1], arguments[9]
     batch, heads, queries, head_dim = query.shape
     out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
@@ -195,20 +191,28 @@ def p2c_attention_forward(
     strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
     call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
     call.params.lse = call.pointer(lse, [FORWARD])
-    reports = call.run("amuse_cuda_attention_plan_forward", query.dtype, mutants, seed=seed)
-    return out.transpose(1, 2), lse, reports
+    return call.launches("amuse_cuda_attention_plan_forward", query.dtype), out.transpose(1, 2), lse
 
 
-def p2c_attention_backward(
+def p2c_attention_forward(
+    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
+    """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch. `mutants` replace PTX."""
+    launches, out, lse = forward_launches(*arguments, allow_tf32=allow_tf32)
+    return out, lse, [launch.run(mutants.get(launch.entry), seed=seed) for launch in launches]
+
+
+Gradients = tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]
+
+
+def backward_launches(
     grad_out: torch.Tensor,
     grad_lse: torch.Tensor | None,
     lse: torch.Tensor,
     *arguments: Any,
     allow_tf32: bool = False,
-    mutants: Mapping[str, str] = NO_MUTANTS,
-    seed: int = 1,
-) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None, list[Report]]:
-    """`cpu.p2c_attention_backward` in the emulator; gradients of query, keys, values, gates; the reports."""
+) -> tuple[list[Launch], Gradients]:
+    """What `cuda.p2c_attention_backward` launches, and where the gradients of query, keys, values, gates will be."""
     query, keys, values, gates = arguments[:4]
     call = Call(BackwardParams(), arguments, allow_tf32)
     params = call.params
@@ -222,5 +226,13 @@ def p2c_attention_backward(
     params.grad_gates = call.pointer(grad_gates, [KEYS])
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
-    reports = call.run("amuse_cuda_attention_plan_backward", query.dtype, mutants, seed=seed)
-    return grad_query, grad_keys, grad_values, grad_gates, reports
+    launches = call.launches("amuse_cuda_attention_plan_backward", query.dtype)
+    return launches, (grad_query, grad_keys, grad_values, grad_gates)
+
+
+def p2c_attention_backward(
+    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None, list[Report]]:
+    """`backward_launches` in the emulator; the gradients and the reports."""
+    launches, gradients = backward_launches(*arguments, allow_tf32=allow_tf32)
+    return *gradients, [launch.run(mutants.get(launch.entry), seed=seed) for launch in launches]

@@ -19,7 +19,7 @@ from amuse_kernels.dispatch import native_module
 
 from . import cuda_attention
 from .arguments import Structure, pointing_into
-from .launch import run
+from .cases import Launch
 from .nvcc_kernels import compile_nvcc, nvcc, split_kernels
 from .report import Report
 
@@ -100,6 +100,19 @@ def recorded() -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
+def prepared(readonly: Sequence[torch.Tensor] = (), arch: str = "sm_80") -> Iterator[list[Launch]]:
+    """Inside, the launches of calls on CPU tensors are not run but listed, ready to be run in the emulator.
+
+    Args:
+        readonly: Tensors that no kernel may write.
+        arch: What nvcc compiles for.
+    """
+    launches: list[Launch] = []
+    with _planned(_launches_to(launches.append, readonly, arch)):
+        yield launches
+
+
+@contextlib.contextmanager
 def emulated(
     arch: str = "sm_80", seed: int = 1, readonly: Sequence[torch.Tensor] = (), mutant: dict[str, str] | None = None
 ) -> Iterator[list[Report]]:
@@ -112,9 +125,20 @@ def emulated(
         mutant: PTX by entry, in place of what nvcc makes.
     """
     reports: list[Report] = []
+
+    def run(launch: Launch) -> None:
+        reports.append(launch.run((mutant or {}).get(launch.entry), seed=seed))
+
+    with _planned(_launches_to(run, readonly, arch)):
+        yield reports
+
+
+def _launches_to(
+    take: Callable[[Launch], None], readonly: Sequence[torch.Tensor], arch: str
+) -> Callable[[Any, list[torch.Tensor]], None]:
     protected = {tensor.data_ptr() for tensor in readonly if tensor.numel()}
 
-    def emulate(plan: Any, tensors: list[torch.Tensor]) -> None:
+    def handle(plan: Any, tensors: list[torch.Tensor]) -> None:
         for entry, grid, block, shared_bytes, parameters in plan.launches:
             if grid == 0:
                 continue
@@ -125,8 +149,6 @@ def emulated(
                 [tensor for tensor in used if tensor.data_ptr() in protected],
                 [tensor for tensor in used if tensor.data_ptr() not in protected],
             )
-            text = (mutant or {}).get(entry) or kernel(entry, arch)
-            reports.append(run(text, entry, grid, block, [structure], dynamic_shared=shared_bytes, seed=seed))
+            take(Launch(entry, kernel(entry, arch), entry, (grid,), block, [structure], [], shared_bytes))
 
-    with _planned(emulate):
-        yield reports
+    return handle

@@ -12,53 +12,12 @@ from amuse_kernels import cuda, reference
 from tests.ptx import mutation
 from tests.ptx.budget import assert_clean, within_budget
 from tests.ptx.cuda_launches import emulated, kernel, missing, recorded
-from tests.test_adaptive_fusion import make_inputs
+from tests.ptx.fusion_calls import FusionCall
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
 KINDS = ("scalar", "elementwise", "gate")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-class Fusion:
-    """One problem: what the op takes, and a call of both directions."""
-
-    def __init__(self, kind, rows, modalities, width, dtype, absent=True, strided=False):
-        inputs = make_inputs(kind, rows, modalities, width, dtype, absent)
-        self.present = inputs.pop("present", None)
-        if strided:  # rows of another, wider tensor
-            wide = torch.zeros(rows, modalities + 1, width + 8 if width % 8 == 0 else width + 1, dtype=dtype)
-            inputs["descriptors"] = wide[:, 1:, :width].copy_(inputs["descriptors"])
-        if self.present is not None:
-            inputs["descriptors"][~self.present] = torch.nan
-        self.inputs = inputs
-        given = {name: t.float() if "pair" in name else t for name, t in inputs.items()}
-        self.arguments = [given.get(name) for name in ("descriptors", "alpha", "pair_weight", "pair_bias")]
-        alpha = self.arguments[1]
-        shapes = (rows, modalities, width), (rows, modalities, modalities) if alpha is None else alpha.shape
-        self.upstream = [torch.randn(shape).to(dtype) for shape in shapes]
-
-    def run(self, grad_alpha=True, **options):
-        """Outputs and gradients, and the reports."""
-        arguments = (*self.arguments, self.present)
-        readonly = [t for t in (*arguments, *self.upstream) if t is not None]
-        with emulated(readonly=readonly, **options) as reports:
-            outputs = cuda.adaptive_fusion_forward(*arguments)
-            grads = cuda.adaptive_fusion_backward(
-                self.upstream[0], self.upstream[1] if grad_alpha else None, *arguments
-            )
-        used = [grad for grad, argument in zip(grads, self.arguments, strict=True) if argument is not None]
-        return [*outputs, *used], reports
-
-    def check(self, found):
-        names = list(self.inputs)
-
-        def function(leaves):
-            given = dict(zip(names, leaves, strict=True))
-            rest = (given.get("alpha"), given.get("pair_weight"), given.get("pair_bias"), self.present)
-            return reference.adaptive_fusion(given["descriptors"], *rest)
-
-        within_budget(found, list(self.inputs.values()), function, self.upstream)
 
 
 # modalities, width, rows: one, four and eight modalities; widths that 16 bytes divide and others; one lane to several
@@ -70,7 +29,7 @@ SHAPES = [(1, 8, 3), (3, 17, 70), (4, 64, 37), (8, 40, 9), (3, 600, 5), (2, 1100
 @pytest.mark.parametrize(("modalities", "width", "rows"), SHAPES)
 def test_adaptive_fusion(kind, modalities, width, rows):
     dtype = DTYPES[(KINDS.index(kind) + modalities) % 3]
-    problem = Fusion(kind, rows, modalities, width, dtype)
+    problem = FusionCall(kind, rows, modalities, width, dtype)
     found, reports = problem.run()
     assert_clean(reports)
     problem.check(found)
@@ -80,7 +39,7 @@ def test_adaptive_fusion(kind, modalities, width, rows):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_strided_descriptors_are_read_in_place(kind, dtype):
-    problem = Fusion(kind, 20, 3, 32, dtype, strided=True)
+    problem = FusionCall(kind, 20, 3, 32, dtype, strided=True)
     found, reports = problem.run()
     assert_clean(reports)
     problem.check(found)
@@ -89,7 +48,7 @@ def test_strided_descriptors_are_read_in_place(kind, dtype):
 def test_rows_of_whole_16_bytes_take_wide_accesses_and_others_do_not():
     def entries(width, **options):
         with recorded() as launches:
-            problem = Fusion("elementwise", 4, 3, width, torch.float16, **options)
+            problem = FusionCall("elementwise", 4, 3, width, torch.float16, **options)
             cuda.adaptive_fusion_forward(*problem.arguments, problem.present)
         return [entry for entry, *_ in launches]
 
@@ -99,7 +58,7 @@ def test_rows_of_whole_16_bytes_take_wide_accesses_and_others_do_not():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rows_launch_nothing_but_leave_zero_weight_gradients(kind):
-    found, reports = Fusion(kind, 0, 3, 16, torch.float32, absent=False).run()
+    found, reports = FusionCall(kind, 0, 3, 16, torch.float32, absent=False).run()
     assert len(reports) == (kind == "gate")
     if kind == "gate":
         assert all((grad == 0).all() for grad in found[-2:])
@@ -107,7 +66,7 @@ def test_no_rows_launch_nothing_but_leave_zero_weight_gradients(kind):
 
 @pytest.mark.parametrize("kind", ["scalar", "elementwise"])
 def test_every_byte_is_moved_once_by_whole_sectors(kind):
-    problem = Fusion(kind, 64, 3, 256, torch.float16, absent=False)
+    problem = FusionCall(kind, 64, 3, 256, torch.float16, absent=False)
     _, reports = problem.run()
     assert_clean(reports)
     for counters in (report.counters for report in reports):
@@ -119,7 +78,7 @@ def test_every_byte_is_moved_once_by_whole_sectors(kind):
 
 def test_the_gate_reads_descriptors_once_and_its_parameters_once_a_row():
     rows, width, pairs = 64, 256, 6
-    problem = Fusion("gate", rows, 3, width, torch.float16, absent=False)
+    problem = FusionCall("gate", rows, 3, width, torch.float16, absent=False)
     _, (forward, backward, *weights) = problem.run(grad_alpha=False)
     descriptors, parameters = rows * 3 * width * 2, rows * pairs * 4 * (2 * width + 1)
     assert forward.counters["global_bytes_read"] == descriptors + parameters
@@ -132,7 +91,7 @@ def test_the_gate_reads_descriptors_once_and_its_parameters_once_a_row():
 
 @pytest.mark.parametrize("entry", ["amuse_fusion_backward_scalar_f16_m4", "amuse_fusion_backward_elementwise_f16_m4"])
 def test_planted_bugs_are_caught(entry):
-    problem = Fusion("scalar" if "scalar" in entry else "elementwise", 5, 3, 248, torch.float16)
+    problem = FusionCall("scalar" if "scalar" in entry else "elementwise", 5, 3, 248, torch.float16)
     text = kernel(entry)
     _, reports = problem.run()
     executed = next(report.executions for report in reports if report.kernel == entry)
@@ -146,7 +105,7 @@ def test_planted_bugs_are_caught(entry):
     assert not missed
 
 
-def is_caught(problem: Fusion, entry: str, mutant: mutation.Mutant) -> bool:
+def is_caught(problem: FusionCall, entry: str, mutant: mutation.Mutant) -> bool:
     found, reports = problem.run(mutant={entry: mutant.text})
     if any(report.findings for report in reports):
         return True
@@ -158,7 +117,7 @@ def is_caught(problem: Fusion, entry: str, mutant: mutation.Mutant) -> bool:
 
 
 def test_weight_gradients_do_not_depend_on_the_order_of_blocks():
-    problem = Fusion("gate", 70, 3, 24, torch.bfloat16)
+    problem = FusionCall("gate", 70, 3, 24, torch.bfloat16)
     first, second = (problem.run(seed=seed)[0] for seed in (1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

@@ -20,7 +20,7 @@ BY_NAME = {
 @pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 def test_planted_bugs_in_the_nvcc_kernel_are_caught_by_name():
     subject = next(subject for subject in mutation.subjects_by_name("nvcc"))
-    launches, _, _ = subject.build((100, 77))
+    launches, _ = subject.build((100, 77))
     executions = launches[0].run(subject.ptx).executions
     mutants = [mutant for mutant in mutation.mutants(subject.ptx, subject.entry) if executions.get(mutant.line)]
     by_kind: dict[str, list[mutation.Mutant]] = {}
