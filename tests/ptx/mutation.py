@@ -197,7 +197,7 @@ def _fixture(make: Callable[[cases.Problem], tuple[list[cases.Launch], Outputs]]
 
 
 def _attention_call(pair: tuple[int, int]) -> tuple[AttentionCall, torch.Tensor, torch.Tensor]:
-    """A call and its out and lse. Two streams; joint with gates and masks for odd numbers of queries, else per_source and all visible."""
+    """A call and its out and lse: two streams; joint with gates and masks for an odd number of queries, else plain."""
     torch.manual_seed(0)
     queries, keys = pair
     odd = bool(queries % 2)
