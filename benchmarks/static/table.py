@@ -81,8 +81,10 @@ def check() -> list[str]:
     problems = []
     for case, launch, row in again:
         old, new = known[_identity(row)], _complete(case, launch, row)
-        if any(old[name] != new[name] for name in ("tile", "warps", "stages", *RESULTS)):
-            problems.append(f"{describe(new)}; the table says {describe(old)}: run python -m benchmarks.static")
+        differing = [name for name in ("tile", "warps", "stages", *RESULTS) if old[name] != new[name]]
+        if differing:
+            found = ", ".join(f"{name} {new[name]} (the table says {old[name]})" for name in differing)
+            problems.append(f"{describe(new)}; {found}: run python -m benchmarks.static")
     return problems
 
 
