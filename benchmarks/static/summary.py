@@ -77,7 +77,7 @@ def _typical(rows: Iterable[Row], arch: str) -> list[Row]:
 
 
 def _tile(row: Row) -> str:
-    sizes = [size.partition("=")[2] for size in row["tile"].split() if not size.startswith("D=")]
+    sizes = [size.partition("=")[2] for size in row["tile"].split() if not size.startswith(("D=", "P="))]
     return f"{' x '.join(sizes)}, {row['warps']}" if all(sizes) and sizes else row["warps"]
 
 
