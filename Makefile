@@ -42,7 +42,7 @@ OLDEST := build/triton-oldest
 # Triton 3.6's interpreter makes scalars of one-element arrays, which numpy 2.4 refuses
 triton-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 'numpy<2.4' pytest pytest-xdist hypothesis
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 'numpy<2.4' pyyaml safetensors tqdm pytest pytest-xdist hypothesis
 	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(INTERPRETED)
 	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_triton_compile.py
 
