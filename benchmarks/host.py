@@ -22,7 +22,6 @@ from benchmarks.measure import alternate, machine
 from tests.ptx.triton_kernels import chip
 
 CALLS, REPEATS = 100, 40
-PLANS = (attention._forward_plan, attention._backward_plans)
 
 
 def inputs() -> tuple:
@@ -45,8 +44,7 @@ def runs() -> dict[str, Callable[[], object]]:
 
     def new_layout(run: Callable[[], object]) -> Callable[[], object]:
         def call() -> None:
-            for plans in PLANS:
-                plans.cache_clear()
+            attention.forget_plans()
             run()
 
         return call
