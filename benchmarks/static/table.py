@@ -17,7 +17,7 @@ PIPE_COLUMNS = tuple(f"sass_{pipe}" for pipe in PIPES)
 RESULTS = ("registers", "local_bytes", "shared_bytes", *PIPE_COLUMNS, "bound", "bound_pipe")
 COLUMNS = (*IDENTITY, "tile", "warps", "stages", "shared_limit", *RESULTS, "compiler", "source")
 Row = dict[str, str]
-SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, and as many of those whose source has changed
+SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, beside those whose source has changed
 
 
 def read() -> list[Row]:
@@ -64,22 +64,20 @@ def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
 
 
 def check() -> list[str]:
-    """What differs in a sample of the rows, and in a sample of those whose source has changed: Triton's are compiled
-    again, CUDA's compared with the installed library where it has code for the chip by the same nvcc."""
+    """What differs in a sample of the rows, and in all whose source has changed: Triton's are compiled again, CUDA's
+    compared with the installed library where it has code for the chip by the same nvcc."""
     known = {_identity(row): row for row in read()}
     entries = [*_triton_entries(), *_cuda_entries()]
     present = [entry for entry in entries if _complete_in(entry[2], known)]
-    changed = [entry for entry in present if known[_identity(entry[2])]["source"] != entry[2]["source"]]
+    checkable = [entry for entry in present if _checkable(entry[0], known[_identity(entry[2])])]
+    changed = [entry for entry in checkable if known[_identity(entry[2])]["source"] != entry[2]["source"]]
     missing = len(entries) - len(present)
     print(f"of {len(entries)} launches, {missing} are not in the table and {len(changed)} have a new source")
     print(f"CUDA code in the installed library: {', '.join(compiled_cuda.architectures().values()) or 'none'}")
-    again = []
-    for group in (present, changed):
-        for of_cuda in (False, True):
-            own = [entry for entry in group if (entry[0].backend == "cuda") == of_cuda]
-            again += _spread([entry for entry in own if _checkable(entry[0], known[_identity(entry[2])])])
+    sample = _spread([entry for entry in checkable if entry[0].backend != "cuda"])
+    sample += _spread([entry for entry in checkable if entry[0].backend == "cuda"])
     problems = []
-    for case, launch, row in again:
+    for case, launch, row in sample + changed:
         old, new = known[_identity(row)], _complete(case, launch, row)
         differing = [name for name in ("tile", "warps", "stages", *RESULTS) if old[name] != new[name]]
         if differing:
