@@ -1,8 +1,9 @@
 # Sets CMAKE_CUDA_ARCHITECTURES, which has to happen before enable_language(CUDA) and before any target exists:
 # the environment variable AMUSE_CUDA_ARCHITECTURES, else what the local GPUs are, else everything from Ampere on.
+# The kernels use nothing that sm_86 and 89 have over sm_80, whose machine code runs there.
 # Needs CMAKE_CUDA_COMPILER. Entries are CMake's: 90a-real is machine code, 120-virtual PTX, 120 both.
 
-set(default_architectures 80-real 86-real 89-real 90a-real 100a-real 120)
+set(default_architectures 80-real 90a-real 100a-real 120)
 
 # What this nvcc knows, as numbers with a trailing a where the architecture-specific variant exists.
 execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch
