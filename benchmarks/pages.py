@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+# Backends of compiled kernels, as pages name them.
+BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attention"}
+
 
 def rewrite(page: Path, command: str, content: str) -> None:
     """Puts `content` between the marks that name `command`."""

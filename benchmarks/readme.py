@@ -7,7 +7,7 @@ measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and floors.
 import csv
 from pathlib import Path
 
-from benchmarks.pages import rewrite
+from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static.floors import CHIPS, describe, fused, sdpa_per_stream
 from benchmarks.workloads import SHAPES
 
@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 README, CPU = ROOT / "README.md", ROOT / "benchmarks" / "results" / "cpu.csv"
 COMMAND = "python -m benchmarks.readme"
 STATIC = ROOT / "benchmarks" / "static"
-BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attention, once a source"}
 # the call in counters.csv -> what is compiled for it: calls in kernels.csv, their width and options
 CALLS = {
     "attention forward": (("attention forward",), "64", "masks"),
@@ -86,8 +85,8 @@ def gpu_part() -> str:
             f"Of {len(ours)} kernels, compiled for six architectures, three dtypes and head dims of 32 to 256,",
             f"{len(spilling)} spill registers, {len(narrow)} of them at head dims up to 128.",
             "",
-            "In fp16 on sm_80, head dim 64, 64 queries, three sources of 64 keys (fusion: width 256, learned gate).",
-            "The bound is what the main loop leaves of the tensor peak:",
+            "In fp16 on sm_80, head dim 64, 64 queries, three sources of 64 keys (fusion: width 256, learned gate);",
+            "plain flash attention runs once a source. The bound is what the main loop leaves of the tensor peak:",
             "",
             *_compiled(kernels, counters),
             "",

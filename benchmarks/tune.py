@@ -68,9 +68,11 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
         return tile if other.kernel == need.kernel else attention_config.choose_tile(other)
 
     attention.forget_plans()
-    with mock.patch.object(attention, "choose_tile", choose):
-        yield
-    attention.forget_plans()
+    try:
+        with mock.patch.object(attention, "choose_tile", choose):
+            yield
+    finally:
+        attention.forget_plans()
 
 
 def time_on_gpu(need: Need, tile: Tile) -> float:

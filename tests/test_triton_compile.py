@@ -122,6 +122,20 @@ def test_a_check_notices_other_results(monkeypatch, tmp_path, capsys):
     assert table.update(lambda: 1.0) == [row]
 
 
+def test_a_check_makes_every_row_again_whose_source_has_changed(monkeypatch, tmp_path):
+    forward = Case("triton", "interpolation forward", "fp16", 256, "", "", 80)
+    monkeypatch.setattr(table, "CSV", tmp_path / "kernels.csv")
+    monkeypatch.setattr(table, "SAMPLE", 1)
+    monkeypatch.setattr(table, "triton_cases", lambda: iter([forward._replace(arch=arch) for arch in ARCHITECTURES]))
+    monkeypatch.setattr(table, "cuda_cases", lambda: iter([]))
+    rows = table.update(lambda: 1.0)
+    wrong = [row | {"registers": "999"} for row in rows]
+    table.write(wrong)
+    assert len(table.check()) == 1  # the sample
+    table.write([row | {"source": "another"} for row in wrong])
+    assert len(table.check()) == len(ARCHITECTURES)
+
+
 def test_a_run_that_is_cut_short_ends_and_is_continued(monkeypatch, tmp_path):
     forward = Case("triton", "interpolation forward", "fp16", 256, "", "", 80)
     monkeypatch.setattr(table, "CSV", tmp_path / "kernels.csv")
@@ -183,3 +197,5 @@ def test_cuda_rows_are_what_the_library_holds():
         assert used.shared_bytes >= launch.shared_bytes > 0
         assert (facts["kernel"], "masks") in known
     assert compiled_cuda.usage(queries, 86) == compiled_cuda.usage(queries, 80)  # whose code runs there
+    for arch in compiled_cuda.architectures():  # the build has code for all that it says
+        assert compiled_cuda.usage(keys, arch).registers

@@ -149,16 +149,20 @@ class Plan(NamedTuple):
     constexprs: dict[str, Any]
     tile: Tile
 
+    @classmethod
+    def of(cls, grid: int, numbers: tuple[Any, ...], constexprs: dict[str, Any], tile: Tile) -> "Plan":
+        """With the tile's sizes among the constants."""
+        return cls(grid, numbers, constexprs | {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys}, tile)
+
     def launch(self, kernel: Any, tensors: tuple[Any, ...]) -> Launch:
-        tile = self.tile
         return Launch(
             kernel=kernel,
             grid=self.grid,
             args=(*tensors, *self.numbers),
-            constexprs=self.constexprs | {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys},
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            max_registers=tile.max_registers,
+            constexprs=self.constexprs,
+            num_warps=self.tile.num_warps,
+            num_stages=self.tile.num_stages,
+            max_registers=self.tile.max_registers,
         )
 
 
@@ -193,7 +197,7 @@ def _forward_plan(layout: Layout) -> Plan:
         "SIGN": (scale > 0) - (scale < 0),
         "BLOCK_P": triton.next_power_of_2(len(layout.causal)),
     }
-    return Plan(batch * heads * triton.cdiv(queries, tile.queries), numbers, constexprs, tile)
+    return Plan.of(batch * heads * triton.cdiv(queries, tile.queries), numbers, constexprs, tile)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -207,7 +211,7 @@ def _backward_plans(layout: Layout) -> list[Plan]:
     key_strides = tuple(grads[:sources]), tuple(grads[sources:])
     scale = layout.softmax_scale
     inputs = (grad_out, *shared.strides, *shared.sizes, scale, scale * _LOG2_E, *shared.dropout)
-    by_queries = Plan(
+    by_queries = Plan.of(
         batch * heads * (1 if single else triton.cdiv(queries, tile.queries)),
         (grad_query, *(key_strides if single else (None, None)), *inputs),
         shared.constexprs | {"ALL": single, "BLOCK_P": triton.next_power_of_2(sources)},
@@ -217,7 +221,7 @@ def _backward_plans(layout: Layout) -> list[Plan]:
         return [by_queries]
     tile = choose_tile(_need("backward keys", layout))
     tiles = sum(max(1, triton.cdiv(length, tile.keys)) for length in shared.lengths)
-    return [by_queries, Plan(batch * heads * tiles, (*key_strides, *inputs, tiles), shared.constexprs, tile)]
+    return [by_queries, Plan.of(batch * heads * tiles, (*key_strides, *inputs, tiles), shared.constexprs, tile)]
 
 
 def forget_plans() -> None:

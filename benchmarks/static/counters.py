@@ -19,7 +19,7 @@ from amuse_kernels import cuda, reference
 from amuse_kernels.triton import attention, fusion
 from amuse_kernels.triton.launch import Launch
 from benchmarks import readme
-from benchmarks.pages import rewrite
+from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
 from tests.ptx import cuda_launches, package_launches
 from tests.ptx.attention_calls import AttentionCall
@@ -40,7 +40,6 @@ COUNTED = (
     *("shared_wavefronts", "shared_wavefronts_ideal", "instructions", *(f"instructions_{pipe}" for pipe in PIPES)),
 )
 COLUMNS = ("op", "backend", "launches", "least_bytes", *COUNTED, "compiler")
-BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain, once a source"}
 Row = dict[str, str]
 
 

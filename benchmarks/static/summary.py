@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from benchmarks.pages import BACKENDS
 from benchmarks.static.occupancy import occupancy
 from benchmarks.static.table import PIPE_COLUMNS, Row
 
-BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attention"}
 CHIPS = {"80": "sm_80", "86": "sm_86", "89": "sm_89", "90": "sm_90a"}
 
 

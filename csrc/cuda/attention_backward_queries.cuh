@@ -194,12 +194,10 @@ __device__ void attention_backward_queries(const AttentionArguments& args) {
   using Kernel = BackwardQueries<T, kWidth, kOptions>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ BackwardRows<Kernel::rows> table;
-  const int64_t bh = blockIdx.x / args.query_tiles;
-  const int first = blockIdx.x % args.query_tiles * Kernel::rows;
-  const QueryTile queries{bh / args.heads, bh % args.heads, bh, first, min(Kernel::rows, args.queries - first)};
+  const QueryTile queries = QueryTile::of_block(args, Kernel::rows);
   open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
   const int per_row = args.joint ? 1 : args.sources;
-  const int64_t start = (bh * args.queries + first) * per_row;
+  const int64_t start = (queries.bh * args.queries + queries.first) * per_row;
   for (int i = threadIdx.x; i < Kernel::rows * per_row; i += Kernel::threads) {
     const bool inside = i < queries.count * per_row;
     table.lse[i] = inside ? args.lse[start + i] : -INFINITY;

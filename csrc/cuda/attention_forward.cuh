@@ -224,9 +224,7 @@ __device__ void attention_forward(const AttentionArguments& args) {
   using Kernel = AttentionForward<T, kWidth, kOptions>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ ForwardRows<Kernel::rows> table;
-  const int64_t bh = blockIdx.x / args.query_tiles;
-  const int first = blockIdx.x % args.query_tiles * Kernel::rows;
-  const QueryTile queries{bh / args.heads, bh % args.heads, bh, first, min(Kernel::rows, args.queries - first)};
+  const QueryTile queries = QueryTile::of_block(args, Kernel::rows);
   open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
   for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) table.lse[i] = -INFINITY;
   __syncthreads();

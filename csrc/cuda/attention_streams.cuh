@@ -20,6 +20,13 @@ struct Streams {
 struct QueryTile {
   int64_t b, h, bh;
   int first, count;
+
+  // Of this block, with at most `rows` queries.
+  static __device__ QueryTile of_block(const AttentionArguments& args, int rows) {
+    const int64_t bh = blockIdx.x / args.query_tiles;
+    const int first = blockIdx.x % args.query_tiles * rows;
+    return {bh / args.heads, bh % args.heads, bh, first, min(rows, args.queries - first)};
+  }
 };
 
 __device__ inline float gate_of(const AttentionArguments& args, int64_t b, int64_t h, int p) {
