@@ -11,10 +11,10 @@ from typing import Any
 
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Problem, problem_table
+from amuse.inference.prediction import Row, rows
+from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
 from amuse.media.extract import Perception
-from amuse.media.predict import Row, rows
-from amuse.media.recognizer import Recognizer
 from amuse.report import Content, Turn, render, write_report
 from amuse.report.figures import clock
 from amuse.report.from_recording import explain_turn, recording_content

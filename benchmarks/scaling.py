@@ -1,4 +1,4 @@
-"""The cost model of `amuse.scaling` beside measured training steps of one and of two processes on this machine.
+"""The cost model of `benchmarks.cost_model` beside measured training steps of one and of two processes on this machine.
 
     python -m benchmarks.scaling --steps 12 --d-model 32 64 128
 
@@ -23,10 +23,10 @@ import torch.distributed as dist
 from amuse.config import Config, ModelConfig
 from amuse.data.load import Splits
 from amuse.data.synthetic import synthetic_conversations
-from amuse.distributed import join_world
-from amuse.model import Amuse
-from amuse.scaling import Device, activation_bytes, cost, forward_flops, parameters
-from amuse.training import Run, seed_everything
+from amuse.model.amuse import Amuse
+from amuse.training.parallel import join_world
+from amuse.training.run import Run, seed_everything
+from benchmarks.cost_model import Device, activation_bytes, cost, forward_flops, parameters
 
 LOOPBACK = Path("/sys/class/net/lo/statistics/tx_bytes")
 DIALOGUES = 16

@@ -15,8 +15,8 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, Utterance, collate
-from amuse.model import Amuse
-from amuse.streaming import StreamingSession
+from amuse.inference.streaming import StreamingSession
+from amuse.model.amuse import Amuse
 
 WIDTHS = {"text": 384, "audio": 128, "video": 512}
 TOKENS = {"text": 20, "audio": 50, "video": 16}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from amuse.config import Config, LossConfig, ModelConfig
 from amuse.data.batch import Batch
-from amuse.losses import amuse_loss
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
+from amuse.training.losses import amuse_loss
 from amuse_kernels import adaptive_fusion, p2c_attention
 from amuse_kernels.nn import PeripheralCentralAttention
 

@@ -25,10 +25,10 @@ PUBLIC = {
     "amuse.data.iemocap": ["read_iemocap"],
     "amuse.data.folder": ["read_folder"],
     "amuse.data.prepared": ["read_prepared"],
-    "amuse.model": ["Amuse", "Output"],
-    "amuse.training": ["train", "train_on"],
-    "amuse.evaluation": ["load_run", "load_best", "predict", "evaluate", "Predictions"],
-    "amuse.streaming": ["StreamingSession"],
+    "amuse.model.amuse": ["Amuse", "Output"],
+    "amuse.training.run": ["train", "train_on"],
+    "amuse.evaluation.predict": ["load_run", "load_best", "predict", "evaluate", "Predictions"],
+    "amuse.inference.streaming": ["StreamingSession"],
     "amuse.explain": ["explain"],
 }
 SECTION = re.compile(r"^(Args|Returns|Raises|Attributes):$", re.MULTILINE)

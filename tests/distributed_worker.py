@@ -10,9 +10,9 @@ import torch
 from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.data.synthetic import synthetic_conversations
-from amuse.distributed import join_world, whole
-from amuse.model import Amuse
-from amuse.training import Run, seed_everything, train
+from amuse.model.amuse import Amuse
+from amuse.training.parallel import join_world, whole
+from amuse.training.run import Run, seed_everything, train
 
 TINY = [
     "data.num_dialogues=7",

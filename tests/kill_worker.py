@@ -20,8 +20,8 @@ import torch
 from amuse.config import Config
 from amuse.data.load import load_splits
 from amuse.files import BEST
-from amuse.model import Amuse
-from amuse.training import STATE_FILE, train_on
+from amuse.model.amuse import Amuse
+from amuse.training.run import STATE_FILE, train_on
 
 CONFIG = Config.load(
     None,

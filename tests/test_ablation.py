@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from amuse import repetition
-from amuse.ablation import Row, ablate, changed, rows_of, to_markdown
 from amuse.config import Config
-from amuse.repetition import Scores
+from amuse.experiments import repetition
+from amuse.experiments.ablation import Row, ablate, changed, rows_of, to_markdown
+from amuse.experiments.repetition import Scores
 
 TINY = [
     "data.num_dialogues=4",

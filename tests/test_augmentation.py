@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from amuse.augmentation import Mix, augment, draw_mix
 from amuse.config import Config, LossConfig, ModelConfig, TrainConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.batch import DialogueBatches
-from amuse.losses import amuse_loss, focal_loss
-from amuse.model import Amuse
-from amuse.optimization import class_weights, dialogue_weights
-from amuse.training import train
+from amuse.model.amuse import Amuse
+from amuse.training.augmentation import Mix, augment, draw_mix
+from amuse.training.losses import amuse_loss, focal_loss
+from amuse.training.optimization import class_weights, dialogue_weights
+from amuse.training.run import train
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=40, imbalance=8.0)
 

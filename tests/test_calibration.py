@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amuse.calibration import Calibration, expected_calibration_error, fit_temperature, load_temperature
 from amuse.config import Config
-from amuse.evaluation import load_run, predict
-from amuse.training import train
+from amuse.evaluation.calibration import Calibration, expected_calibration_error, fit_temperature, load_temperature
+from amuse.evaluation.predict import load_run, predict
+from amuse.training.run import train
 
 
 def drawn_predictions(count=4000, sharpened=3.0):

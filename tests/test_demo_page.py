@@ -11,8 +11,8 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 pytest.importorskip("jinja2", reason="needs the extra: pip install amuse-kernels[explain]")
 
 from amuse import demo
-from amuse.media.predict import predict_recording
-from amuse.media.recognizer import Recognizer
+from amuse.inference.prediction import predict_recording
+from amuse.inference.recording import Recognizer
 from tests.test_prepare_predict import amuse
 from tests.test_prepare_predict import run as run  # a fixture
 from tests.test_prepare_predict import talks as talks

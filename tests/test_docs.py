@@ -14,7 +14,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from amuse.cli import app
+from amuse.cli.main import app
 from amuse.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_shell_blocks_name_commands_options_modules_and_targets_that_exist(block
             rest = words[position + 1 :]
             if word == "amuse":
                 check_command(typer.main.get_command(app), rest)
-            elif word == "-m" and rest[0] == "amuse.cli":
+            elif word == "-m" and rest[0] == "amuse.cli.main":
                 check_command(typer.main.get_command(app), rest[1:])
             elif word == "-m":
                 assert importlib.util.find_spec(rest[0]), f"no module {rest[0]}"

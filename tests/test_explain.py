@@ -14,7 +14,7 @@ from amuse.explain.attribution import METHODS, lime, neighbourhood, occlusion, s
 from amuse.explain.fidelity import measure
 from amuse.explain.influence import attention_flow, fusion_weights
 from amuse.explain.perturbation import Perturbation
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 from tests.planted import WIDTHS, planted_conversations, train_planted
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.3)

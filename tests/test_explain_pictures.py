@@ -11,8 +11,8 @@ from amuse.explain import Pictures, explain, feature_groups
 from amuse.explain.attribution import METHODS, neighbourhood
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import cell_box
-from amuse.model import Amuse
-from amuse.training import train_on
+from amuse.model.amuse import Amuse
+from amuse.training.run import train_on
 
 EMOTIONS = ["neutral", "joy", "anger"]
 SIDE, GRID = 32, 4

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from amuse.config import Config, LossConfig, ModelConfig
 from amuse.data import Conversations, Dialogue, Standardizer, Utterance, collate, synthetic_conversations
 from amuse.data.load import load_split
-from amuse.evaluation import load_best, predict
+from amuse.evaluation.predict import load_best, predict
 from amuse.hf import (
     AmuseConfig,
     AmuseForUtteranceClassification,
@@ -27,9 +27,9 @@ from amuse.hf import (
     utterance_scores,
 )
 from amuse.hf.processing import standardizer_dict
-from amuse.losses import amuse_loss
-from amuse.model import Amuse
-from amuse.training import train
+from amuse.model.amuse import Amuse
+from amuse.training.losses import amuse_loss
+from amuse.training.run import train
 from tests.test_training import TINY
 
 SMALL = {"d_model": 16, "num_heads": 2, "man_layers": 1, "dropout": 0.0}
@@ -221,7 +221,7 @@ def test_a_text_encoder_is_saved_with_the_model(tmp_path):
 
 
 def test_the_package_does_not_wait_for_transformers():
-    code = "import sys, amuse.model, amuse.cli; assert 'transformers' not in sys.modules"
+    code = "import sys, amuse.model.amuse, amuse.cli.main; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

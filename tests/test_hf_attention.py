@@ -108,7 +108,7 @@ def test_heads_of_unsupported_width_are_refused():
 
 
 def test_amuses_text_encoder_runs_on_it():
-    from amuse.encoder import TextEncoder
+    from amuse.encoders.trainable import TextEncoder
 
     config = BERT.to_dict()
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 from tests.processes import run_module
 
 

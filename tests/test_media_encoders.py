@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
 from amuse.data.text import encoder_folder
-from amuse.media.encoders import Fer, Hog, LogMel, audio_encoder, pool, vision_encoder
+from amuse.encoders.choose import Fer, Hog, LogMel, audio_encoder, pool, vision_encoder
 from amuse.media.extract import Extractor, Options
 from amuse.media.sources import Clip, Span
 from tests.media_files import tone, write_video

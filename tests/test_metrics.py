@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from amuse.metrics import evaluate_predictions, evaluate_regression
+from amuse.evaluation.metrics import evaluate_predictions, evaluate_regression
 
 NAMES = ["calm", "angry", "sad"]
 GENERATOR = np.random.default_rng(0)

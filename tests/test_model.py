@@ -8,10 +8,10 @@ import resource
 import pytest
 import torch
 
-from amuse.augmentation import augment
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
-from amuse.model import MODEL_CONFIG_FILE, WEIGHTS_FILE, Amuse
+from amuse.model.amuse import MODEL_CONFIG_FILE, WEIGHTS_FILE, Amuse
+from amuse.training.augmentation import augment
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.2)
 

@@ -7,8 +7,8 @@ import torch
 
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
-from amuse.losses import Totals, amuse_loss, gate_loss, speaker_loss
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
+from amuse.training.losses import Totals, amuse_loss, gate_loss, speaker_loss
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=6, absent_rate=0.1)
 GROUPED = {"av": ["audio", "video"]}

@@ -44,7 +44,7 @@ def run(source, out, **changes):
 
 def command(source, out, *more):
     options = ["--dataset", "folder", "--no-faces", "--shard-size", "3", "--out", str(out), *more]
-    return [sys.executable, "-m", "amuse.cli", "data", "prepare", str(source), *options]
+    return [sys.executable, "-m", "amuse.cli.main", "data", "prepare", str(source), *options]
 
 
 def assert_same(one, other):
@@ -261,7 +261,7 @@ def test_clip_much_longer_than_its_utterance_is_reported(tmp_path):
 def test_exit_code_tells_whether_anything_was_usable(tmp_path):
     from typer.testing import CliRunner
 
-    from amuse.cli import app
+    from amuse.cli.main import app
 
     raw = write_talks(tmp_path / "raw", count=3, utterances=1)
 

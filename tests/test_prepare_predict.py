@@ -11,14 +11,14 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 
 from typer.testing import CliRunner
 
-from amuse.calibration import load_temperature
-from amuse.cli import app
+from amuse.cli.main import app
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Utterance
 from amuse.data.load import Splits, load_split
-from amuse.evaluation import load_run, predict
-from amuse.media.predict import predict_recording
-from amuse.training import train_on
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_run, predict
+from amuse.inference.prediction import predict_recording
+from amuse.training.run import train_on
 from tests.media_files import tone, write_iemocap, write_meld, write_talks, write_video, write_wav
 
 SMALL = [

@@ -12,18 +12,18 @@ pytest.importorskip("transformers", reason="needs the extra: pip install amuse-k
 import transformers
 from typer.testing import CliRunner
 
-from amuse.cli import app
+from amuse.cli.main import app
 from amuse.config import Config, ModelConfig, RawStream, TrainConfig
 from amuse.data.batch import collate
 from amuse.data.load import load_split, load_splits
-from amuse.encoder import SignalEncoder
-from amuse.evaluation import load_best, predict
-from amuse.media.encoders import audio_encoder, vision_encoder
-from amuse.media.predict import predict_recording
-from amuse.model import Amuse
-from amuse.optimization import parameter_groups
-from amuse.streaming import StreamingSession
-from amuse.training import train
+from amuse.encoders.choose import audio_encoder, vision_encoder
+from amuse.encoders.trainable import SignalEncoder
+from amuse.evaluation.predict import load_best, predict
+from amuse.inference.prediction import predict_recording
+from amuse.inference.streaming import StreamingSession
+from amuse.model.amuse import Amuse
+from amuse.training.optimization import parameter_groups
+from amuse.training.run import train
 from tests.media_files import tone, write_talks
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -174,7 +174,7 @@ def test_a_run_trains_its_encoders_and_loads_without_their_folders(run, data, pr
         after = model.encoders[stream].model.state_dict()
         moved = [key for key in after if not torch.equal(before[key], after[key])]
         assert any("layers.0." in key for key in moved), stream
-    monkeypatch.setattr("amuse.encoder.pretrained_model", None)
+    monkeypatch.setattr("amuse.encoders.trainable.pretrained_model", None)
     loaded, standardizer, _ = load_best(folder)
     assert torch.equal(predict(loaded, test).logits, predict(model, test).logits)
     session = StreamingSession(loaded, standardizer)

@@ -10,7 +10,7 @@ import torch
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, synthetic_conversations
 from amuse.explain import explain
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 
 pytest.importorskip("jinja2")
 pytest.importorskip("PIL")

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
-from amuse.model import Amuse
-from amuse.scaling import Device, activation_bytes, cost, forward_flops, parameters
+from amuse.model.amuse import Amuse
+from benchmarks.cost_model import Device, activation_bytes, cost, forward_flops, parameters
 
 WIDTHS = {"text": 48, "audio": 24, "video": 40}
 TOKENS = {"text": 12, "audio": 30, "video": 20}

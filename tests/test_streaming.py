@@ -5,10 +5,10 @@ import torch
 
 from amuse.config import Config, ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
-from amuse.evaluation import load_run, predict
-from amuse.model import Amuse
-from amuse.streaming import StreamingSession
-from amuse.training import train
+from amuse.evaluation.predict import load_run, predict
+from amuse.inference.streaming import StreamingSession
+from amuse.model.amuse import Amuse
+from amuse.training.run import train
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=2, absent_rate=0.2, turns=(12, 14))
 

@@ -10,15 +10,15 @@ import zipfile
 import pytest
 import torch
 
-from amuse.comparison import compare
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, synthetic_conversations
 from amuse.data.load import Splits, load_split, load_splits
-from amuse.evaluation import evaluate, load_run, predict
+from amuse.evaluation.predict import evaluate, load_run, predict
+from amuse.experiments.comparison import compare
 from amuse.files import save_tensors
-from amuse.model import Amuse
-from amuse.optimization import learning_rate_factor
-from amuse.training import LOG_FILE, STATE_FILE, train, train_on
+from amuse.model.amuse import Amuse
+from amuse.training.optimization import learning_rate_factor
+from amuse.training.run import LOG_FILE, STATE_FILE, train, train_on
 
 TINY = [
     "data.num_dialogues=6",
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
 def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch, options):
     whole = train(tiny(*options), tmp_path / "whole", progress=False)
     calls = []
-    from amuse import training
+    from amuse.training import run as training
 
     def interrupted(*arguments):
         if len(calls) == 2:
@@ -237,7 +237,7 @@ def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_pa
 
 
 def amuse(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "amuse.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "amuse.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

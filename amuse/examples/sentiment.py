@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from amuse.comparison import CONFIGS
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, read_meld
 from amuse.data.load import Splits, add_text, load_splits
 from amuse.data.transcript import csv_of, read_utf8
-from amuse.evaluation import evaluate
-from amuse.training import train_on
+from amuse.evaluation.predict import evaluate
+from amuse.experiments.comparison import CONFIGS
+from amuse.training.run import train_on
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Folder = Annotated[Path, typer.Argument(help="Folder of the data set.")]

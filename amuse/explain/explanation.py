@@ -14,7 +14,7 @@ from amuse.explain.groups import Group, feature_groups
 from amuse.explain.influence import attention_flow, context_effects, fusion_weights, modality_effects, speaker_effects
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import Pictures
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 
 
 @dataclass

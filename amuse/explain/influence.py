@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from amuse.data.batch import Batch
 from amuse.data.conversation import Dialogue
 from amuse.explain.perturbation import Perturbation
-from amuse.model import Amuse
-from amuse.stages import AttentionLayer
+from amuse.model.amuse import Amuse
+from amuse.model.stages import AttentionLayer
 
 
 def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:

@@ -21,7 +21,7 @@ from amuse.data.batch import Batch, collate
 from amuse.data.conversation import Dialogue
 from amuse.explain.groups import Group
 from amuse.explain.pictures import Pictures
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 
 
 class Perturbation:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 from transformers import PreTrainedConfig
 
 from amuse.config import LossConfig, ModelConfig, from_dict
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 
 
 class AmuseConfig(PreTrainedConfig):
@@ -19,7 +19,7 @@ class AmuseConfig(PreTrainedConfig):
         loss: Of `LossConfig`.
         encoder_configs: Stream -> architecture of the encoder that is trained with the model.
         modality_order: Of the modalities, since transformers sorts the keys of dicts; when left out, that of `network`.
-        class_weights: One a class, for `loss["class_weights"]`, see `amuse.optimization.class_weights`.
+        class_weights: One a class, for `loss["class_weights"]`, see `amuse.training.optimization.class_weights`.
     """
 
     model_type = "amuse"

@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from amuse.calibration import load_temperature
 from amuse.config import DataConfig
 from amuse.data.load import words_modality
-from amuse.evaluation import load_best
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_best
 from amuse.hf.modeling import AmuseForUtteranceClassification
 from amuse.hf.processing import AmuseProcessor, standardizer_dict
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from amuse.augmentation import augment
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.hf.configuration import AmuseConfig
-from amuse.losses import amuse_loss
-from amuse.model import Amuse, Output
+from amuse.model.amuse import Amuse, Output
+from amuse.training.augmentation import augment
+from amuse.training.losses import amuse_loss
 
 
 @dataclass
@@ -54,7 +54,7 @@ class AmuseUtteranceOutput(ModelOutput):
 
 
 class AmusePreTrainedModel(PreTrainedModel):
-    """`amuse.model.Amuse` with transformers' ways to save, load and train it.
+    """`amuse.model.amuse.Amuse` with transformers' ways to save, load and train it.
 
     `dtype` of `from_pretrained` may be a low precision: features are converted.
     """
@@ -179,7 +179,7 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
         if config.class_weights and self.config.problem_type != "regression" and weights is None:
             raise ValueError(
                 "class_weights: expected one a class in the configuration, since its loss has class_weights = "
-                f"{config.class_weights}; amuse.optimization.class_weights counts them"
+                f"{config.class_weights}; amuse.training.optimization.class_weights counts them"
             )
         given = None if weights is None else torch.tensor(weights, device=output.logits.device)
         return amuse_loss(output, batch.labels, config, given, batch=batch)["loss"]

@@ -30,7 +30,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         text_modality: Its name.
         standardizer: Mean, deviation and clip of features, see `standardizer_dict`; None = features are given as the
             model reads them.
-        temperature: By which `predictions` divides logits, see `amuse.calibration`.
+        temperature: By which `predictions` divides logits, see `amuse.evaluation.calibration`.
     """
 
     model_input_names = ("features", "masks", "utterances", "speakers")

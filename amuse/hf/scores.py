@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from amuse.data.batch import UNLABELLED
+from amuse.evaluation.metrics import evaluate_predictions, evaluate_regression
 from amuse.hf.configuration import AmuseConfig
-from amuse.metrics import evaluate_predictions, evaluate_regression
 
 
 def utterance_scores(config: AmuseConfig) -> Callable[[Any], dict[str, float]]:

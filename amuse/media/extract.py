@@ -9,8 +9,8 @@ from torch import Tensor
 
 from amuse.config import RawStream
 from amuse.data.problems import Problem, Report
+from amuse.encoders.choose import Encoder, audio_encoder, vision_encoder
 from amuse.media.decode import SAMPLE_RATE, MediaError, Note, read_audio, read_frames
-from amuse.media.encoders import Encoder, audio_encoder, vision_encoder
 from amuse.media.faces import FaceDetector, Picture, split_faces, whole
 from amuse.media.sources import Clip, Span
 
@@ -20,7 +20,7 @@ class Options:
     """Everything that decides the features of a clip.
 
     Attributes:
-        audio, vision: Encoders, see `amuse.media.encoders`; None leaves the modality out.
+        audio, vision: Encoders, see `amuse.encoders.choose`; None leaves the modality out.
         face: Encoder of the modality face; None = that of `vision`.
         faces: Whether faces and background are modalities of their own, "face" and "background", instead of "video".
         audio_rate: Audio tokens a second.

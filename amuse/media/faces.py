@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from amuse.media.encoders import scaled
-from amuse.media.tflite import TfliteModel, packaged_file
+from amuse.encoders.choose import scaled
+from amuse.encoders.tflite import TfliteModel, packaged_file
 
 SIDE = 192  # of the detector's square input
 STRIDE = 4  # one anchor a cell of 4 x 4 pixels, in its middle

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Utterance
+from amuse.evaluation.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 from amuse.explain import Explanation
-from amuse.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 
 
 @dataclass(frozen=True)

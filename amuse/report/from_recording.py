@@ -12,11 +12,11 @@ from tqdm import tqdm
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.problems import Report
+from amuse.encoders.choose import LogMel
 from amuse.explain import Explanation, Pictures, explain
 from amuse.explain.pictures import cell_box
-from amuse.media.encoders import LogMel
+from amuse.inference.recording import Recognizer
 from amuse.media.extract import Perception
-from amuse.media.recognizer import Recognizer
 from amuse.report.content import Content, KeyFrame, Media, Quality, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
 

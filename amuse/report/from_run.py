@@ -4,14 +4,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from amuse.calibration import load_temperature
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
 from amuse.data.text import encoder_folder
-from amuse.evaluation import load_run, predict
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_run, predict
 from amuse.explain.explanation import explain
 from amuse.explain.groups import WORD_STREAMS
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Quality, RegressionQuality, Turn
 
 

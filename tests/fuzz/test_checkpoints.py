@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amuse.calibration import load_temperature
-from amuse.evaluation import load_best
-from amuse.training import STATE_FILE, train
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_best
+from amuse.training.run import STATE_FILE, train
 from tests.fuzz.corruption import corrupted, corrupted_json
 from tests.test_training import tiny
 

@@ -16,11 +16,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from amuse.comparison import only_modalities
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
+from amuse.experiments.comparison import only_modalities
+from amuse.experiments.repetition import Scores, mean, run_once
 from amuse.files import read_json, write_text
-from amuse.repetition import Scores, mean, run_once
 
 TABLES = {
     "I": "modalities and stages (the paper on MELD)",

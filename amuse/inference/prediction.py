@@ -8,7 +8,7 @@ from torch import Tensor
 
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Report
-from amuse.media.recognizer import Recognizer
+from amuse.inference.recording import Recognizer
 
 
 @dataclass

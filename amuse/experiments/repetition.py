@@ -8,9 +8,9 @@ from pathlib import Path
 
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
-from amuse.evaluation import evaluate
-from amuse.metrics import Metrics
-from amuse.training import LOG_FILE, train_on
+from amuse.evaluation.metrics import Metrics
+from amuse.evaluation.predict import evaluate
+from amuse.training.run import LOG_FILE, train_on
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Sizes: U utterances of all dialogues of a batch, M modalities, L tokens of a stream, d = d_model, C classes. Data flow
 through the unimodal stage (III-A), the Multimodal Attention Network (III-B), adaptive fusion (III-C), the temporal
-stage (III-D) and the classifier; `amuse.stages` has the parts.
+stage (III-D) and the classifier; `amuse.model.stages` has the parts.
 """
 
 import json
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from amuse.allocation import AllocationLimit
-from amuse.augmentation import Mix
 from amuse.config import ModelConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.conversation import TOKEN_IDS
-from amuse.encoder import PretrainedEncoder, SignalEncoder, TextEncoder
+from amuse.encoders.trainable import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
-from amuse.losses import focal_logit_gradient
-from amuse.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
+from amuse.model.allocation import AllocationLimit
+from amuse.model.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
+from amuse.training.augmentation import Mix
+from amuse.training.losses import focal_logit_gradient
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
 from amuse_kernels.nn import AdaptiveFusion
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amuse.augmentation import Mix
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
+from amuse.training.augmentation import Mix
 
 if TYPE_CHECKING:
-    from amuse.model import Output
+    from amuse.model.amuse import Output
 
 
 def focal_loss(

@@ -10,13 +10,13 @@ import torch
 
 from amuse.config import Config
 from amuse.data.load import Splits, guess_dataset, load_splits
-from amuse.evaluation import evaluate
-from amuse.metrics import Metrics
+from amuse.evaluation.metrics import Metrics
+from amuse.evaluation.predict import evaluate
 from amuse.report import write_report
 from amuse.report.from_run import explain_run
-from amuse.training import STATE_FILE, train_on
+from amuse.training.run import STATE_FILE, train_on
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def compare(

@@ -10,13 +10,13 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from amuse.calibration import load_temperature
 from amuse.data.batch import collate
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.standardize import Standardizer
-from amuse.evaluation import load_best
-from amuse.model import Amuse
-from amuse.stages import ContextLayer, sinusoids
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_best
+from amuse.model.amuse import Amuse
+from amuse.model.stages import ContextLayer, sinusoids
 from amuse_kernels import p2c_attention
 
 
@@ -48,7 +48,7 @@ class StreamingSession:
     Args:
         model: with a temporal stage that is causal.
         standardizer: of the features, as in training; None = features are given as the model saw them.
-        temperature: of the probabilities, see `amuse.calibration`.
+        temperature: of the probabilities, see `amuse.evaluation.calibration`.
 
     Raises:
         ValueError: a model that needs the future, or one with random coefficients.

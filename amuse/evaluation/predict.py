@@ -12,10 +12,10 @@ from amuse.data.batch import UNLABELLED, ConversationLoader, collate
 from amuse.data.conversation import Conversations
 from amuse.data.load import load_split
 from amuse.data.standardize import Standardizer
-from amuse.distributed import World
+from amuse.evaluation.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
 from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
-from amuse.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
+from amuse.training.parallel import World
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from amuse.config import LossConfig, TrainConfig
 from amuse.data.conversation import Conversations
-from amuse.encoder import PretrainedEncoder
-from amuse.model import Amuse
+from amuse.encoders.trainable import PretrainedEncoder
+from amuse.model.amuse import Amuse
 
 
 def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def plot(
     file_format: Annotated[str, typer.Option("--format", help="png or svg")] = "png",
 ) -> None:
     """Draw losses and scores, F1 by class, confusion, modality weights by emotion and calibration."""
-    from amuse.plots import plot_run
+    from amuse.report.plots import plot_run
 
     for path in plot_run(run, run / "plots" if out is None else out, split, file_format):
         typer.echo(path)

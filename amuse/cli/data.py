@@ -122,7 +122,7 @@ def predict(
     """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
     from amuse.data.problems import Problem, problem_table
     from amuse.files import write_text
-    from amuse.media.predict import predict_recording, table, to_json
+    from amuse.inference.prediction import predict_recording, table, to_json
 
     problems: list[Problem] = []
     rows = predict_recording(run, video, transcript, problems.append)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, interpolate, normalize, pad
 
+from amuse.encoders.tflite import TfliteModel, packaged_file
 from amuse.media.decode import SAMPLE_RATE
-from amuse.media.tflite import TfliteModel, packaged_file
 
 
 class Encoder(Protocol):
@@ -133,10 +133,10 @@ def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
     if name in AUDIO:
         return AUDIO[name](rate)
     if name.startswith(RAW):
-        from amuse.media.raw import RawAudio
+        from amuse.encoders.raw import RawAudio
 
         return RawAudio(name.removeprefix(RAW), rate)
-    from amuse.media.pretrained import PretrainedAudio
+    from amuse.encoders.pretrained import PretrainedAudio
 
     return PretrainedAudio(name, rate, device)
 
@@ -150,10 +150,10 @@ def vision_encoder(name: str, device: str = "cpu") -> Encoder:
     if name in VISION:
         return VISION[name]()
     if name.startswith(RAW):
-        from amuse.media.raw import RawVision
+        from amuse.encoders.raw import RawVision
 
         return RawVision(name.removeprefix(RAW))
-    from amuse.media.pretrained import PretrainedVision
+    from amuse.encoders.pretrained import PretrainedVision
 
     return PretrainedVision(name, device)
 

@@ -1,5 +1,5 @@
 """The stages of AMuSE in the order in which data flow: unimodal (III-A), Multimodal Attention Network (III-B), temporal
-(III-D). Sizes as in `amuse.model`: U utterances, L tokens of a stream, d = d_model.
+(III-D). Sizes as in `amuse.model.amuse`: U utterances, L tokens of a stream, d = d_model.
 """
 
 import torch

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from amuse.config import RawStream
 from amuse.data.text import encoder_folder
+from amuse.encoders.choose import RAW, sha256
+from amuse.encoders.pretrained import feature_extractor, image_processor
 from amuse.media.decode import SAMPLE_RATE
-from amuse.media.encoders import RAW, sha256
-from amuse.media.pretrained import feature_extractor, image_processor
 
 SHORTEST = 800
 """Samples of a window; a convolution needs more than a click."""

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse.calibration import load_temperature
 from amuse.data.batch import make_loader
 from amuse.data.conversation import Conversations
-from amuse.evaluation import load_run, predict
+from amuse.evaluation.calibration import load_temperature
+from amuse.evaluation.predict import load_run, predict
 from amuse.explain.influence import fusion_weights
-from amuse.model import Amuse
+from amuse.model.amuse import Amuse
 from amuse.report.content import Quality
-from amuse.training import LOG_FILE
+from amuse.training.run import LOG_FILE
 
 FORMATS = ("png", "svg")
 

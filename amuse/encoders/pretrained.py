@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from amuse.data.text import encoder_folder
-from amuse.encoder import average_hidden, pretrained_model
+from amuse.encoders.choose import pool, sha256, token_count
+from amuse.encoders.trainable import average_hidden, pretrained_model
 from amuse.media.decode import SAMPLE_RATE
-from amuse.media.encoders import pool, sha256, token_count
 
 
 class _Pretrained:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from amuse import cli_data, cli_explain
+from amuse.cli import data as cli_data
+from amuse.cli import explain as cli_explain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_data.app, name="data")
@@ -32,7 +33,7 @@ def train(
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
     from amuse.data.load import guess_dataset
-    from amuse.training import train as run
+    from amuse.training.run import train as run
 
     source = [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
     model = run(Config.load(config, [*source, *(overrides or ())]), out, resume)
@@ -51,8 +52,8 @@ def evaluate(
     import json
     from dataclasses import asdict
 
-    from amuse.calibration import Calibration, load_temperature
-    from amuse.evaluation import load_run, predict, score_predictions
+    from amuse.evaluation.calibration import Calibration, load_temperature
+    from amuse.evaluation.predict import load_run, predict, score_predictions
     from amuse.files import write_text
 
     model, conversations, config = load_run(run, split)
@@ -88,7 +89,7 @@ def compare(
     overrides: Overrides = None,
 ) -> None:
     """Train AMuSE, each modality alone, and plain concatenation; print a table of test scores."""
-    from amuse.comparison import compare as run
+    from amuse.experiments.comparison import compare as run
 
     typer.echo(run(data, out, config, overrides or ()))
 
@@ -102,7 +103,7 @@ def repeat(
 ) -> None:
     """Train and test with several seeds; print every run, mean and deviation, every class, time and memory."""
     from amuse.config import Config
-    from amuse.repetition import repeat as run
+    from amuse.experiments.repetition import repeat as run
 
     typer.echo(run(Config.load(config, overrides or ()), out, seeds))
 
@@ -116,8 +117,8 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
 ) -> None:
     """The paper's ablations on your data: train and test every row, print each table beside the paper's numbers."""
-    from amuse.ablation import ablate as run
     from amuse.config import Config
+    from amuse.experiments.ablation import ablate as run
 
     typer.echo(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from amuse.config import ModelConfig
 from amuse.data.batch import UNLABELLED, Batch
-from amuse.stages import present_modalities
+from amuse.model.stages import present_modalities
 
 
 @dataclass

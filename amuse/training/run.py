@@ -25,23 +25,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from amuse.augmentation import Mix, augment, draw_mix
-from amuse.calibration import Calibration
 from amuse.config import Config
 from amuse.data.batch import Batch, DialogueBatches
 from amuse.data.load import Splits, load_splits
-from amuse.distributed import (
-    Shares,
-    World,
-    accumulating,
-    join_world,
-    local,
-    parallel,
-    shard_like,
-    share_loader,
-    whole,
-)
-from amuse.evaluation import Predictions, choose_device, predict, score, score_predictions
+from amuse.evaluation.calibration import Calibration
+from amuse.evaluation.metrics import Metrics, RegressionMetrics
+from amuse.evaluation.predict import Predictions, choose_device, predict, score, score_predictions
 from amuse.files import (
     BEST,
     CONFIG_FILE,
@@ -52,12 +41,23 @@ from amuse.files import (
     save_tensors,
     write_text,
 )
-from amuse.losses import Totals, amuse_loss, contrastive_loss, contrasts
-from amuse.metrics import Metrics, RegressionMetrics
-from amuse.model import Amuse, Output
-from amuse.monitoring import describe, headline, peak_memory_mib, tensorboard
-from amuse.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
-from amuse.stages import present_modalities
+from amuse.model.amuse import Amuse, Output
+from amuse.model.stages import present_modalities
+from amuse.training.augmentation import Mix, augment, draw_mix
+from amuse.training.losses import Totals, amuse_loss, contrastive_loss, contrasts
+from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard
+from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
+from amuse.training.parallel import (
+    Shares,
+    World,
+    accumulating,
+    join_world,
+    local,
+    parallel,
+    shard_like,
+    share_loader,
+    whole,
+)
 
 STATE_FILE = "state.pt"
 STATE_VERSION = 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from amuse.metrics import Metrics, RegressionMetrics
+from amuse.evaluation.metrics import Metrics, RegressionMetrics
 
 
 def headline(metrics: Metrics | RegressionMetrics) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Encoders of text, sound and pictures: the tokens that the model reads."""

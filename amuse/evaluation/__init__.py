@@ -1,0 +1,1 @@
+"""Predictions, scores and calibration of a trained model."""

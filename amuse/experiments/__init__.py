@@ -1,0 +1,1 @@
+"""Comparisons, repetitions and ablations: many runs, one table."""

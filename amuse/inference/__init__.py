@@ -1,0 +1,1 @@
+"""From a recording or a stream of utterances to labels."""
