@@ -75,10 +75,12 @@ class TensorReader {
     DLTensor t;
     if (api_->read(tensor.ptr(), &t) != 0) throw pybind11::error_already_set();
     if (t.device_type != device_type_ || t.device_id != device_id_) {
-      invalid(name, "a tensor on DLPack device " + device(device_type_, device_id_), device(t.device_type, t.device_id));
+      invalid(
+          name, "a tensor on DLPack device " + device(device_type_, device_id_), device(t.device_type, t.device_id));
     }
     t.data = static_cast<char*>(t.data) + t.byte_offset;
-    if (reinterpret_cast<uintptr_t>(t.data) % (t.dtype.bits / 8u) != 0) invalid(name, "aligned memory", "a stray pointer");
+    if (reinterpret_cast<uintptr_t>(t.data) % (t.dtype.bits / 8u) != 0)
+      invalid(name, "aligned memory", "a stray pointer");
     return t;
   }
 

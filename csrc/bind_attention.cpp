@@ -15,8 +15,8 @@ void forward(const AttentionInputs& in, const py::object& out, const py::object&
 void backward(const AttentionInputs& in, const py::object& grad_out, const py::object& out, const py::object& lse,
               const py::object& grad_lse, const py::object& grad_query, const std::vector<py::object>& grad_keys,
               const std::vector<py::object>& grad_values, const py::object& grad_gates) {
-  const AttentionBackwardParams p = attention_backward_params(in, Device::cpu, grad_out, out, lse, grad_lse, grad_query,
-                                                              grad_keys, grad_values, grad_gates);
+  const AttentionBackwardParams p = attention_backward_params(
+      in, Device::cpu, grad_out, out, lse, grad_lse, grad_query, grad_keys, grad_values, grad_gates);
   const py::gil_scoped_release released;
   attention_backward(p, in.num_threads);
 }
@@ -34,8 +34,9 @@ different. num_threads 0 is OpenMP's default.)")
                        std::vector<py::object> key_masks, py::object query_groups, std::vector<py::object> key_groups,
                        std::vector<int> relations, std::vector<bool> causal, bool joint, double softmax_scale,
                        double dropout_p, uint32_t drop_threshold, uint64_t seed, int num_threads) {
-        return AttentionInputs{query, keys, values, gates, key_masks, query_groups, key_groups, relations, causal,
-                               joint, softmax_scale, dropout_p, drop_threshold, seed, num_threads};
+        return AttentionInputs{query,         keys,       values,         gates,  key_masks,
+                               query_groups,  key_groups, relations,      causal, joint,
+                               softmax_scale, dropout_p,  drop_threshold, seed,   num_threads};
       }));
   module.def("p2c_attention_forward", &forward, py::arg("inputs"), py::arg("out"), py::arg("lse"),
              R"(Peripheral-to-Central attention (paper Eq. 1) on the CPU.

@@ -131,11 +131,13 @@ inline AttentionForwardParams attention_forward_params(const AttentionInputs& in
   return p;
 }
 
-inline AttentionBackwardParams attention_backward_params(
-    const AttentionInputs& in, Device device, const pybind11::object& grad_out, const pybind11::object& out,
-    const pybind11::object& lse, const pybind11::object& grad_lse, const pybind11::object& grad_query,
-    const std::vector<pybind11::object>& grad_keys, const std::vector<pybind11::object>& grad_values,
-    const pybind11::object& grad_gates) {
+inline AttentionBackwardParams attention_backward_params(const AttentionInputs& in, Device device,
+                                                         const pybind11::object& grad_out, const pybind11::object& out,
+                                                         const pybind11::object& lse, const pybind11::object& grad_lse,
+                                                         const pybind11::object& grad_query,
+                                                         const std::vector<pybind11::object>& grad_keys,
+                                                         const std::vector<pybind11::object>& grad_values,
+                                                         const pybind11::object& grad_gates) {
   AttentionBackwardParams p{};
   const AttentionReader reader(in, p, device);
   p.grad_out = reader.rows("grad_out", grad_out, p.lq);

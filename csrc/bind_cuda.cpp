@@ -43,7 +43,7 @@ int64_t fusion_workspace(int64_t n, int64_t m, int64_t d) {
 
 // `seed`: the address of an int64 on the device, 0 without dropout.
 CudaPlan plan_attention_forward(const AttentionInputs& in, const py::object& out, const py::object& lse, uintptr_t seed,
-                           bool allow_tf32) {
+                                bool allow_tf32) {
   CudaAttentionOptions options{};
   options.seed = reinterpret_cast<const int64_t*>(seed), options.allow_tf32 = allow_tf32;
   return checked(attention_forward_plan(attention_forward_params(in, Device::of_first_tensor, out, lse), options));
@@ -51,12 +51,12 @@ CudaPlan plan_attention_forward(const AttentionInputs& in, const py::object& out
 
 // `workspace`: a function that is told the number of bytes and gives the address of as much device memory.
 CudaPlan plan_attention_backward(const AttentionInputs& in, const py::object& grad_out, const py::object& out,
-                            const py::object& lse, const py::object& grad_lse, const py::object& grad_query,
-                            const std::vector<py::object>& grad_keys, const std::vector<py::object>& grad_values,
-                            const py::object& grad_gates, uintptr_t seed, bool allow_tf32,
-                            const py::object& workspace) {
-  const AttentionBackwardParams p = attention_backward_params(in, Device::of_first_tensor, grad_out, out, lse, grad_lse,
-                                                              grad_query, grad_keys, grad_values, grad_gates);
+                                 const py::object& lse, const py::object& grad_lse, const py::object& grad_query,
+                                 const std::vector<py::object>& grad_keys, const std::vector<py::object>& grad_values,
+                                 const py::object& grad_gates, uintptr_t seed, bool allow_tf32,
+                                 const py::object& workspace) {
+  const AttentionBackwardParams p = attention_backward_params(
+      in, Device::of_first_tensor, grad_out, out, lse, grad_lse, grad_query, grad_keys, grad_values, grad_gates);
   CudaAttentionOptions options{};
   options.seed = reinterpret_cast<const int64_t*>(seed), options.allow_tf32 = allow_tf32;
   const int64_t bytes = amuse_cuda_attention_workspace(&p);
@@ -78,8 +78,8 @@ py::list launches(const CudaPlan& plan) {
   py::list result;
   for (const CudaLaunch& launch : plan.launches) {
     const char* bytes = reinterpret_cast<const char*>(launch.parameters.data());
-    result.append(py::make_tuple(launch.entry, launch.grid, launch.block, launch.shared_bytes,
-                                 py::bytes(bytes, launch.parameters.size())));
+    result.append(py::make_tuple(
+        launch.entry, launch.grid, launch.block, launch.shared_bytes, py::bytes(bytes, launch.parameters.size())));
   }
   return result;
 }
@@ -119,14 +119,15 @@ RuntimeError with the name that CUDA gives its error, and the kernel, if there i
       .def_property_readonly("launches", &launches,
                              "(kernel, blocks, threads, bytes of dynamic shared memory, parameters as bytes) each.");
 
-  // Arguments as those of the functions for the CPU, without num_threads; pointers to device memory, in fp32, fp16 or bf16.
+  // Arguments as those of the functions for the CPU, without num_threads; pointers to device memory, in fp32, fp16 or
+  // bf16.
   module.def("cuda_adaptive_fusion_forward", planned(&fusion_forward_params, &fusion_forward_plan));
   module.def("cuda_adaptive_fusion_workspace", &fusion_workspace, arg("n"), arg("m"), arg("d"),
              "Bytes of device memory, aligned to 16, that the backward pass with a gate works in.");
   module.def("cuda_adaptive_fusion_backward", planned(&fusion_backward_params, &fusion_backward_plan),
              "The last argument is the workspace; 0 without a gate.");
-  module.def("cuda_interpolation_coefficients_forward",
-             planned(&interpolation_forward_params, &interpolation_forward_plan));
+  module.def(
+      "cuda_interpolation_coefficients_forward", planned(&interpolation_forward_params, &interpolation_forward_plan));
   module.def("cuda_interpolation_coefficients_backward",
              planned(&interpolation_backward_params, &interpolation_backward_plan));
 

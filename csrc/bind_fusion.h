@@ -1,5 +1,5 @@
-// Parameters of fusion.h out of what Python passes: pointers as integers (tensor.data_ptr(), 0 for none), sizes, codes. Shared by
-// the bindings of the CPU and the CUDA kernels.
+// Parameters of fusion.h out of what Python passes: pointers as integers (tensor.data_ptr(), 0 for none), sizes, codes.
+// Shared by the bindings of the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
@@ -71,8 +71,8 @@ inline FusionSizes fill_fusion(FusionParams& p, uintptr_t descriptors, uintptr_t
   p.present = static_cast<const uint8_t*>(pointer("present", present, 0, 1));
   const bool gate = p.alpha_kind == AlphaKind::gate;
   p.alpha = gate ? nullptr : pointer("alpha", alpha, sizes.alpha, sizes.item);
-  p.pair_weight = gate ? pointer("pair_weight", pair_weight, checked_product({sizes.pairs, 2, d}), sizes.accumulator)
-                       : nullptr;
+  p.pair_weight =
+      gate ? pointer("pair_weight", pair_weight, checked_product({sizes.pairs, 2, d}), sizes.accumulator) : nullptr;
   p.pair_bias = gate ? pointer("pair_bias", pair_bias, sizes.pairs, sizes.accumulator) : nullptr;
   return sizes;
 }
@@ -82,8 +82,8 @@ inline FusionForwardParams fusion_forward_params(uintptr_t descriptors, uintptr_
                                                  uintptr_t alpha_out, int64_t n, int64_t m, int64_t d, int64_t stride_n,
                                                  int64_t stride_m, int dtype, int alpha_kind) {
   FusionForwardParams p{};
-  const FusionSizes sizes = fill_fusion(p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n,
-                                        stride_m, dtype, alpha_kind);
+  const FusionSizes sizes = fill_fusion(
+      p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n, stride_m, dtype, alpha_kind);
   p.fused = pointer("fused", fused, sizes.descriptors, sizes.item);
   p.alpha_out = pointer("alpha_out", alpha_out, sizes.alpha, sizes.item);
   return p;
@@ -96,8 +96,8 @@ inline FusionBackwardParams fusion_backward_params(uintptr_t grad_fused, uintptr
                                                    uintptr_t grad_pair_bias, int64_t n, int64_t m, int64_t d,
                                                    int64_t stride_n, int64_t stride_m, int dtype, int alpha_kind) {
   FusionBackwardParams p{};
-  const FusionSizes sizes = fill_fusion(p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n,
-                                        stride_m, dtype, alpha_kind);
+  const FusionSizes sizes = fill_fusion(
+      p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n, stride_m, dtype, alpha_kind);
   p.grad_fused = pointer("grad_fused", grad_fused, sizes.descriptors, sizes.item);
   p.grad_alpha = pointer("grad_alpha", grad_alpha, 0, sizes.item);
   p.grad_descriptors = pointer("grad_descriptors", grad_descriptors, sizes.descriptors, sizes.item);

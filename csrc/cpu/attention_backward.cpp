@@ -15,9 +15,9 @@ namespace AMUSE_ISA {
 namespace {
 
 constexpr int64_t max_block_queries = 48;
-constexpr int64_t min_block_queries = 16;          // both multiples of every vector length
-constexpr int64_t block_elements = 48 * 1024;      // of the scores of a block of queries
-constexpr int64_t range_keys = 192;                // of the second pass
+constexpr int64_t min_block_queries = 16;      // both multiples of every vector length
+constexpr int64_t block_elements = 48 * 1024;  // of the scores of a block of queries
+constexpr int64_t range_keys = 192;            // of the second pass
 
 template <class T>
 class Backward {
@@ -88,13 +88,13 @@ class Backward {
  private:
   struct Task {
     int64_t b, h, head;
-    A *key, *value, *query, *grad, *rows;       // copies, where they are needed
-    A *packed_query, *packed_grad;              // of a block, (d x block)
-    A *scores, *grad_scores, *keep;             // (keys x block)
+    A *key, *value, *query, *grad, *rows;  // copies, where they are needed
+    A *packed_query, *packed_grad;         // of a block, (d x block)
+    A *scores, *grad_scores, *keep;        // (keys x block)
     A *grad_query, *grad_key, *grad_value;
-    A *position, *group;                        // of the queries of a block
-    A *lse, *grad_lse;                          // of the queries of a block, lse in powers of two
-    int64_t query_first;                        // the row of grad_query[0]
+    A *position, *group;  // of the queries of a block
+    A *lse, *grad_lse;    // of the queries of a block, lse in powers of two
+    int64_t query_first;  // the row of grad_query[0]
   };
   // Keys start .. end of a list against queries first .. end.
   struct Step {
@@ -245,8 +245,8 @@ class Backward {
   void load_rows(const Task& t, const Step& step) const {
     const int64_t stride = p_.joint ? 1 : p_.sources;
     const int64_t row = (t.head * p_.lq + step.query) * stride + (p_.joint ? 0 : step.source);
-    const A *lse = static_cast<const A*>(p_.lse) + row;
-    const A *grad = p_.grad_lse == nullptr ? nullptr : static_cast<const A*>(p_.grad_lse) + row;
+    const A* lse = static_cast<const A*>(p_.lse) + row;
+    const A* grad = p_.grad_lse == nullptr ? nullptr : static_cast<const A*>(p_.grad_lse) + row;
     for (int64_t r = 0; r < block_; ++r) {
       const bool empty = r >= step.queries || lse[r * stride] == A(-__builtin_inff());
       t.lse[r] = empty ? A(__builtin_inff()) : lse[r * stride] * A(log2_e);
@@ -262,9 +262,9 @@ class Backward {
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     const int64_t count = step.end - step.start;
     const bool drops = p_.dropout_p > 0;
-    // A weight is at most 1, without a joint gate applied at most 1 / gate, but scores so large that they are recomputed
-    // with another rounding error than lse would overflow. Unbounded is a source whose gate is 0: there the clamp keeps
-    // the gate's gradient finite.
+    // A weight is at most 1, without a joint gate applied at most 1 / gate, but scores so large that they are
+    // recomputed with another rounding error than lse would overflow. Unbounded is a source whose gate is 0: there the
+    // clamp keeps the gate's gradient finite.
     const A unbounded = A(80 * log2_e);
     const A most = !p_.joint ? A(0) : step.gate > 0 ? A(-__builtin_log2(double(step.gate))) : unbounded;
     for (int64_t q = 0; q < step.queries; q += lanes<A>) {

@@ -8,7 +8,7 @@ namespace amuse {
 namespace AMUSE_ISA {
 namespace {
 
-constexpr int64_t max_tile_keys = 128;  // their scores against a block of queries stay in the first-level cache
+constexpr int64_t max_tile_keys = 128;     // their scores against a block of queries stay in the first-level cache
 constexpr int64_t max_block_queries = 48;  // a multiple of every vector length
 
 inline float log_of(float x) { return __builtin_logf(x); }
@@ -108,13 +108,13 @@ class Forward {
  private:
   struct Block {
     int64_t b, h, head, first, queries;
-    A *query;                  // packed, (d x block)
-    A *scores, *keep;          // (tile x block)
-    A *key, *value, *rows;     // copies, where they are needed
-    A *sums, *part;            // of this block's output: all sources and this source
-    A *pivot, *total;          // running maximum and sum of a row
-    A *alpha, *beta;           // what new and old sums are multiplied by
-    A *position, *group;       // of the queries
+    A* query;               // packed, (d x block)
+    A *scores, *keep;       // (tile x block)
+    A *key, *value, *rows;  // copies, where they are needed
+    A *sums, *part;         // of this block's output: all sources and this source
+    A *pivot, *total;       // running maximum and sum of a row
+    A *alpha, *beta;        // what new and old sums are multiplied by
+    A *position, *group;    // of the queries
     A* out;
     int64_t out_stride;
     bool out_started, part_started;  // whether the sums hold something
@@ -223,8 +223,8 @@ class Forward {
     if (started && (step.split || p_.joint)) {
       for (int64_t i = 0; i < t.queries; ++i) scale_row(sums + i * stride, t.beta[i]);
     }
-    multiply<true>(Matrix<A>{t.scores, block_}, value, sums, stride, t.queries, width_, step.count,
-                   Into<A>{t.alpha, started});
+    multiply<true>(
+        Matrix<A>{t.scores, block_}, value, sums, stride, t.queries, width_, step.count, Into<A>{t.alpha, started});
     started = true;
   }
 

@@ -40,8 +40,7 @@ struct Into {
 
 // Element (r, k) of A is a[r * lda + k], or transposed a[k * lda + r].
 template <class A, int R, int N, bool transposed>
-void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int64_t ldc, int64_t depth,
-                    Into<A> into) {
+void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int64_t ldc, int64_t depth, Into<A> into) {
   Vector<A> sum[R][N] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vector<A> row[N];
@@ -116,8 +115,8 @@ void multiply(Matrix<A> a, Matrix<A> b, A* c, int64_t ldc, int64_t rows, int64_t
     int64_t r = 0;
     for (int64_t i = 0; i < blocks; ++i) {
       const Into<A> own{into.alpha == nullptr ? nullptr : into.alpha + r, into.add};
-      (i < larger_blocks ? larger : smaller)(a.data + (transposed ? r : r * a.stride), a.stride, b.data + j, b.stride,
-                                             c + r * ldc + j, ldc, depth, own);
+      (i < larger_blocks ? larger : smaller)(
+          a.data + (transposed ? r : r * a.stride), a.stride, b.data + j, b.stride, c + r * ldc + j, ldc, depth, own);
       r += i < larger_blocks ? few + 1 : few;
     }
   };

@@ -28,9 +28,9 @@ RowList<T> rows_of(const AttentionTensor& tensor, int64_t b, int64_t h, int64_t 
 // The keys of one source of one sample that some query sees, in ascending order.
 struct KeyList {
   int64_t count = 0;
-  int64_t first = 0;                // used when index is null: the keys are first, first + 1, ...
+  int64_t first = 0;  // used when index is null: the keys are first, first + 1, ...
   const int32_t* index = nullptr;
-  const int32_t* group = nullptr;   // per listed key, numbered as the queries' groups are; null without a relation
+  const int32_t* group = nullptr;  // per listed key, numbered as the queries' groups are; null without a relation
 
   template <class T>
   RowList<T> rows(const AttentionTensor& tensor, int64_t b, int64_t h) const {

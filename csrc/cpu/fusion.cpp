@@ -12,9 +12,7 @@ constexpr Copies<FusionBackwardParams> backward_copies = AMUSE_COPIES(fusion_bac
 constexpr Copies<InterpolationForwardParams> interpolation_forward_copies = AMUSE_COPIES(interpolation_forward);
 constexpr Copies<InterpolationBackwardParams> interpolation_backward_copies = AMUSE_COPIES(interpolation_backward);
 
-int64_t elements(const FusionParams& p) {
-  return p.n * p.m * p.d * (p.alpha_kind == AlphaKind::elementwise ? p.m : 1);
-}
+int64_t elements(const FusionParams& p) { return p.n * p.m * p.d * (p.alpha_kind == AlphaKind::elementwise ? p.m : 1); }
 
 }  // namespace
 

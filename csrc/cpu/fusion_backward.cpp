@@ -59,8 +59,8 @@ void alpha_gradient(const FusionBackwardParams& p, int64_t i, const Sample<A>& s
 template <class T, class A>
 void descriptor_gradient(const FusionBackwardParams& p, int64_t i, const Sample<A>& sample,
                          const A* const (&gradients)[max_modalities],
-                         const A (&coefficient)[max_modalities][max_modalities],
-                         const A (*grad_logit)[max_modalities], A* out_buffer) {
+                         const A (&coefficient)[max_modalities][max_modalities], const A (*grad_logit)[max_modalities],
+                         A* out_buffer) {
   const A* weight = static_cast<const A*>(p.pair_weight);
   for (int64_t a = 0; a < sample.count; ++a) {
     const int64_t m = sample.index[a];

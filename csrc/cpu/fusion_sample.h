@@ -12,9 +12,9 @@ namespace AMUSE_ISA {
 
 template <class A>
 struct Sample {
-  int64_t count;                   // present modalities
-  int64_t index[max_modalities];   // which ones, ascending
-  const A* rows[max_modalities];   // descriptors by modality; null where absent
+  int64_t count;                  // present modalities
+  int64_t index[max_modalities];  // which ones, ascending
+  const A* rows[max_modalities];  // descriptors by modality; null where absent
 };
 
 // `buffer` holds (m, d) elements for descriptors that have to be widened. Absent descriptors are not read.
@@ -30,7 +30,9 @@ inline void load_sample(const FusionParams& p, int64_t i, A* buffer, Sample<A>& 
   }
 }
 
-inline int64_t pair_index(int64_t modalities, int64_t m, int64_t n) { return m * (modalities - 1) + (n < m ? n : n - 1); }
+inline int64_t pair_index(int64_t modalities, int64_t m, int64_t n) {
+  return m * (modalities - 1) + (n < m ? n : n - 1);
+}
 
 // w_mn[side] of SPEC's gate: side 0 meets f_m, side 1 meets f_n.
 template <class A>

@@ -65,8 +65,7 @@ bool isa_available(Isa isa) {
 #if defined(AMUSE_HAS_AVX512)
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-             isa_available(Isa::avx2);
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && isa_available(Isa::avx2);
 #endif
 #if defined(AMUSE_HAS_AVX2)
     case Isa::avx2:

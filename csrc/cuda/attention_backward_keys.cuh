@@ -39,15 +39,15 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
 
  private:
   __device__ void copy_side(const AttentionTensor& tensor, uint32_t to) const {
-    copy_rows<T, kWidth, rows, threads>(to, slice<T>(tensor, b, h), tensor.stride_l, first, args.head_dim, seen,
-                                        args.vectors);
+    copy_rows<T, kWidth, rows, threads>(
+        to, slice<T>(tensor, b, h), tensor.stride_l, first, args.head_dim, seen, args.vectors);
   }
 
   __device__ void copy(int query, int stage) const {
     const Bits present = first_bits(args.queries - query);
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, b, h), tensor.stride_l, query, args.head_dim, present,
-                                             args.vectors);
+      copy_rows<T, kWidth, columns, threads>(
+          to, slice<T>(tensor, b, h), tensor.stride_l, query, args.head_dim, present, args.vectors);
     };
     rows_of(args.query, streamed(stage, 0));
     rows_of(args.grad_out, streamed(stage, 1));
@@ -144,8 +144,8 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     __syncthreads();
     const auto& source = args.source[p];
     const int count = min(rows, source.length - first);
-    store_rows<T, kWidth, rows, threads>(shared, slice<T>(source.grad_key, b, h), source.grad_key.stride_l, first,
-                                         args.head_dim, count, args.vectors);
+    store_rows<T, kWidth, rows, threads>(
+        shared, slice<T>(source.grad_key, b, h), source.grad_key.stride_l, first, args.head_dim, count, args.vectors);
     store_rows<T, kWidth, rows, threads>(shared + Base::row_bytes, slice<T>(source.grad_value, b, h),
                                          source.grad_value.stride_l, first, args.head_dim, count, args.vectors);
   }

@@ -9,8 +9,8 @@ template <int kRows>
 struct BackwardRows {
   Streams<kRows> streams;
   float lse[kRows * max_sources], grad_lse[kRows * max_sources];  // as in global memory
-  float2 pairs[max_sources][kRows];                             // shift and offset
-  float gates[max_sources][8];                                   // by warp
+  float2 pairs[max_sources][kRows];                               // shift and offset
+  float gates[max_sources][8];                                    // by warp
 };
 
 template <class T, int kWidth, bool kOptions>
@@ -66,8 +66,8 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
   __device__ void copy(const KeyTile& at, int stage) const {
     const auto& source = args.source[at.p];
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start,
-                                             args.head_dim, at.seen, args.vectors);
+      copy_rows<T, kWidth, columns, threads>(
+          to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start, args.head_dim, at.seen, args.vectors);
     };
     rows_of(source.key, streamed(stage, 0));
     rows_of(source.value, streamed(stage, 1));

@@ -31,7 +31,7 @@ struct AttentionForward {
   const Dropout dropout;
   unsigned char* const shared;
 
-  Accumulator acc[groups][pieces] = {};       // weighted values of the stream so far
+  Accumulator acc[groups][pieces] = {};      // weighted values of the stream so far
   float maximum[groups][2], sum[groups][2];  // online softmax, base 2; the sum is this lane's part
   bool stashed = false;                      // whether there are outputs of finished streams
 
@@ -66,15 +66,13 @@ struct AttentionForward {
   }
 
  private:
-  __device__ uint32_t buffer(int stage) const {
-    return shared_address(shared) + buffers + 2 * stage * column_bytes;
-  }
+  __device__ uint32_t buffer(int stage) const { return shared_address(shared) + buffers + 2 * stage * column_bytes; }
 
   __device__ void copy(const KeyTile& at, int stage, bool vectors) const {
     const auto& source = args.source[at.p];
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start,
-                                             args.head_dim, at.seen, vectors);
+      copy_rows<T, kWidth, columns, threads>(
+          to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start, args.head_dim, at.seen, vectors);
     };
     rows_of(source.key, buffer(stage));
     rows_of(source.value, buffer(stage) + column_bytes);
@@ -117,9 +115,8 @@ struct AttentionForward {
   template <bool kMasked, class Query>
   __device__ void attend(const KeyTile& at, const Query& query, int stage, float bias) {
     Accumulator s[groups][columns / 8];
-    by_precision<T>(args.allow_tf32, [&](auto exact) {
-      multiply_rows<T, kWidth, columns, exact>(s, query, buffer(stage));
-    });
+    by_precision<T>(
+        args.allow_tf32, [&](auto exact) { multiply_rows<T, kWidth, columns, exact>(s, query, buffer(stage)); });
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
       const int row = row_of(group);

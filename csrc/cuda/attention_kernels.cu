@@ -18,9 +18,11 @@ constexpr int attention_backward_keys_threads = backward_tile(bytes, AMUSE_HEAD_
 
 constexpr int smallest_shared_memory = 99 * 1024;  // that a block may have, of all chips from sm_80 on
 static_assert(forward_shared_bytes(bytes, AMUSE_HEAD_DIM) +
-                  sizeof(ForwardRows<forward_tile(bytes, AMUSE_HEAD_DIM).rows()>) <= smallest_shared_memory);
+                  sizeof(ForwardRows<forward_tile(bytes, AMUSE_HEAD_DIM).rows()>) <=
+              smallest_shared_memory);
 static_assert(backward_shared_bytes(bytes, AMUSE_HEAD_DIM, false) +
-                  sizeof(BackwardRows<backward_tile(bytes, AMUSE_HEAD_DIM, false).rows()>) <= smallest_shared_memory);
+                  sizeof(BackwardRows<backward_tile(bytes, AMUSE_HEAD_DIM, false).rows()>) <=
+              smallest_shared_memory);
 static_assert(backward_shared_bytes(bytes, AMUSE_HEAD_DIM, true) + 1024 <= smallest_shared_memory);
 
 }  // namespace amuse
@@ -28,10 +30,10 @@ static_assert(backward_shared_bytes(bytes, AMUSE_HEAD_DIM, true) + 1024 <= small
 #define AMUSE_JOIN_(name, element, head_dim, suffix) name##_##element##_##head_dim##suffix
 #define AMUSE_JOIN(name, element, head_dim, suffix) AMUSE_JOIN_(name, element, head_dim, suffix)
 #define AMUSE_NAME(name, suffix) AMUSE_JOIN(name, AMUSE_ELEMENT, AMUSE_HEAD_DIM, suffix)
-#define AMUSE_KERNEL(name, suffix, options)                                                                    \
-  extern "C" __global__ void __launch_bounds__(amuse::name##_threads, 1)                                          \
-      AMUSE_NAME(name, suffix)(const __grid_constant__ amuse::AttentionArguments args) {                       \
-    amuse::name<amuse::AMUSE_ELEMENT, AMUSE_HEAD_DIM, options>(args);                                          \
+#define AMUSE_KERNEL(name, suffix, options)                                              \
+  extern "C" __global__ void __launch_bounds__(amuse::name##_threads, 1)                 \
+      AMUSE_NAME(name, suffix)(const __grid_constant__ amuse::AttentionArguments args) { \
+    amuse::name<amuse::AMUSE_ELEMENT, AMUSE_HEAD_DIM, options>(args);                    \
   }
 
 AMUSE_KERNEL(attention_forward, , false)

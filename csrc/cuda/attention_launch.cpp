@@ -19,8 +19,8 @@ namespace {
 
 AttentionEntry entry_of(const AttentionPlan& plan, const AttentionLaunch& launch) {
   constexpr Dtype fp16 = Dtype::float16, bf16 = Dtype::bfloat16, fp32 = Dtype::float32;
-#define AMUSE_CHOOSE(element, head_dim)                                         \
-  if (plan.dtype == element && plan.padded_head_dim == head_dim) {              \
+#define AMUSE_CHOOSE(element, head_dim)                                           \
+  if (plan.dtype == element && plan.padded_head_dim == head_dim) {                \
     return attention_entry_##element##_##head_dim(launch.kernel, launch.options); \
   }
   AMUSE_EACH_FILE(AMUSE_CHOOSE)
@@ -38,8 +38,12 @@ CudaPlan with_entries(const AttentionPlan& plan, bool within_contract) {
   for (int i = 0; i < plan.launches; ++i) {
     const AttentionLaunch& launch = plan.launch[i];
     const AttentionEntry entry = entry_of(plan, launch);
-    result.launches.push_back({entry.name, entry.kernel, launch.grid, static_cast<int>(launch.block),
-                               static_cast<int>(launch.shared_bytes), {bytes, bytes + sizeof plan.arguments}});
+    result.launches.push_back({entry.name,
+                               entry.kernel,
+                               launch.grid,
+                               static_cast<int>(launch.block),
+                               static_cast<int>(launch.shared_bytes),
+                               {bytes, bytes + sizeof plan.arguments}});
   }
   return result;
 }
@@ -62,12 +66,12 @@ CudaPlan attention_backward_plan(const AttentionBackwardParams& params, const Cu
 
 int amuse_cuda_attention_forward(const amuse::AttentionForwardParams* params,
                                  const amuse::CudaAttentionOptions* options) {
-  return amuse::run(amuse::attention_forward_plan(*params, *options), options->device,
-                    static_cast<cudaStream_t>(options->stream));
+  return amuse::run(
+      amuse::attention_forward_plan(*params, *options), options->device, static_cast<cudaStream_t>(options->stream));
 }
 
 int amuse_cuda_attention_backward(const amuse::AttentionBackwardParams* params,
                                   const amuse::CudaAttentionOptions* options) {
-  return amuse::run(amuse::attention_backward_plan(*params, *options), options->device,
-                    static_cast<cudaStream_t>(options->stream));
+  return amuse::run(
+      amuse::attention_backward_plan(*params, *options), options->device, static_cast<cudaStream_t>(options->stream));
 }

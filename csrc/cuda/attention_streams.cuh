@@ -9,8 +9,8 @@ namespace amuse {
 // In shared memory, filled once by the whole block.
 template <int kRows>
 struct Streams {
-  int whole[max_sources];  // keys [0, whole) are seen by all queries of the tile
-  int end[max_sources];    // none from here on by any
+  int whole[max_sources];   // keys [0, whole) are seen by all queries of the tile
+  int end[max_sources];     // none from here on by any
   bool holes[max_sources];  // whether keys in between are hidden by the mask
   float gate[max_sources];
   int64_t query_groups[kRows];  // only with groups

@@ -181,7 +181,8 @@ __device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& 
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) c[group][n][0] = c[group][n][1] = c[group][n][2] = c[group][n][3] = 0.f;
   }
-  constexpr int steps = Layout::pieces / 2, unrolled = steps > 16 ? 4 : steps;  // a rolled loop where compiling takes long
+  constexpr int steps = Layout::pieces / 2,
+                unrolled = steps > 16 ? 4 : steps;  // a rolled loop where compiling takes long
 #pragma unroll 1
   for (int start = 0; start < steps; start += unrolled) {
 #pragma unroll

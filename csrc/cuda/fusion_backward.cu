@@ -2,8 +2,8 @@
 //   d alpha_mn = <g_m, f_n - f_m> / s + grad_alpha_mn
 //   d f_m      = sum over n of ((1 - alpha_mn) g_m + alpha_nm g_n) / s, and with a gate, z_mn its logit,
 //   d z_mn     = d alpha_mn alpha_mn (1 - alpha_mn), which adds w_mn[0] d z_mn to d f_m and w_mn[1] d z_mn to d f_n.
-// Descriptors, coefficients and upstream gradients are read once. The gate's parameters get their gradients from the d z,
-// in fusion_weight.cu.
+// Descriptors, coefficients and upstream gradients are read once. The gate's parameters get their gradients from the d
+// z, in fusion_weight.cu.
 #include "fusion_rows.h"
 #include "fusion_variants.h"
 #include "fusion_weight.h"
@@ -128,8 +128,8 @@ __device__ void backward(const Arguments& a, Alpha<kind>) {
 
   for (int k = rows.thread * V; k < p.d; k += pass) {
     if (p.d > pass) load_gradients<T>(p, rows, present, k, g);
-    store_descriptor_gradients<T, V, M, gate>(p, rows, present, &alpha.at(rows.row, 0, 0),
-                                              &product.at(rows.row, 0, 0), k, g);
+    store_descriptor_gradients<T, V, M, gate>(
+        p, rows, present, &alpha.at(rows.row, 0, 0), &product.at(rows.row, 0, 0), k, g);
   }
 }
 
@@ -215,7 +215,6 @@ int64_t amuse_cuda_fusion_backward_workspace(const amuse::FusionBackwardParams* 
   return static_cast<int64_t>(sizeof(float)) * (fusion_logits(*params) + fusion_weight_partials(*params));
 }
 
-int amuse_cuda_fusion_backward(const amuse::FusionBackwardParams* params, void* workspace, int device,
-                                       void* stream) {
+int amuse_cuda_fusion_backward(const amuse::FusionBackwardParams* params, void* workspace, int device, void* stream) {
   return amuse::run(amuse::fusion_backward_plan(*params, workspace), device, static_cast<cudaStream_t>(stream));
 }

@@ -144,8 +144,7 @@ CudaPlan fusion_forward_plan(const FusionForwardParams& p) {
   const RowsShape shape = rows_shape(p.n, p.d, fusion_columns(p, aligned));
   const auto& entry = entries[9 * static_cast<int>(p.alpha_kind) + fusion_variant(p, aligned)];
   const int tables = p.alpha_kind == AlphaKind::elementwise ? 0 : 1;
-  plan.add(entry, shape.grid, shape.block, fusion_shared_bytes(p, shape, tables),
-           Arguments{p, shape.shift});
+  plan.add(entry, shape.grid, shape.block, fusion_shared_bytes(p, shape, tables), Arguments{p, shape.shift});
   return plan;
 }
 

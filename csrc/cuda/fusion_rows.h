@@ -1,5 +1,5 @@
-// What the kernels of adaptive fusion share. A block holds whole rows of all modalities in registers, and what there is once
-// for each pair (m, n) of a row in shared memory. Absent descriptors are not loaded.
+// What the kernels of adaptive fusion share. A block holds whole rows of all modalities in registers, and what there is
+// once for each pair (m, n) of a row in shared memory. Absent descriptors are not loaded.
 #pragma once
 
 #include <initializer_list>
@@ -10,7 +10,8 @@
 
 namespace amuse {
 
-// A block's shared memory: the rows' presence bits, then `tables` tables with a float for each row, warp of it, and pair.
+// A block's shared memory: the rows' presence bits, then `tables` tables with a float for each row, warp of it, and
+// pair.
 inline int fusion_shared_bytes(const FusionParams& p, const RowsShape& shape, int tables) {
   const int pitch = static_cast<int>(p.m * p.m) | 1;
   return 4 * shape.rows() * (1 + tables * shape.parts() * pitch);
@@ -23,8 +24,8 @@ inline bool fusion_aligned(const FusionParams& p, std::initializer_list<const vo
 }
 
 inline cudaError_t fusion_check(const FusionParams& p) {
-  const bool taken = dtype_index(p.dtype) >= 0 && p.n >= 0 && p.m >= 1 && p.m <= max_modalities && p.d >= 1 &&
-                     p.d <= rows_width_max;
+  const bool taken =
+      dtype_index(p.dtype) >= 0 && p.n >= 0 && p.m >= 1 && p.m <= max_modalities && p.d >= 1 && p.d <= rows_width_max;
   return taken ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -50,8 +51,8 @@ struct PairTable {
 
 __device__ inline int64_t pair_index(int64_t modalities, int m, int n) { return m * (modalities - 1) + n - (n > m); }
 
-// Bit m: the row has modality m; 0 for a row that does not exist. Fills `present` for all rows of the block, all of whose
-// threads call it, and returns that of the caller's row.
+// Bit m: the row has modality m; 0 for a row that does not exist. Fills `present` for all rows of the block, all of
+// whose threads call it, and returns that of the caller's row.
 __device__ inline unsigned load_presence(const FusionParams& p, const Rows& rows, unsigned* present) {
   if (rows.thread == 0) {
     unsigned bits = rows.index < p.n ? (1u << p.m) - 1 : 0;

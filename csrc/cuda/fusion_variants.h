@@ -1,6 +1,6 @@
-// The instantiations of a fusion kernel, each with a name of its own: KERNEL(name, T, V, M, kind) for every kind of alpha, dtype
-// and shape. Shapes: 16-byte accesses for up to 4 or up to 8 modalities, and one element at a time where alignment allows no
-// more.
+// The instantiations of a fusion kernel, each with a name of its own: KERNEL(name, T, V, M, kind) for every kind of
+// alpha, dtype and shape. Shapes: 16-byte accesses for up to 4 or up to 8 modalities, and one element at a time where
+// alignment allows no more.
 #pragma once
 
 #include <type_traits>
@@ -13,15 +13,15 @@
   KERNEL(base##_m8, T, V, 8, kind)                    \
   KERNEL(base##_plain, T, 1, 8, kind)
 
-#define AMUSE_FUSION_DTYPES(KERNEL, base, kind)             \
-  AMUSE_FUSION_SHAPES(KERNEL, base##_f32, float, 4, kind)  \
-  AMUSE_FUSION_SHAPES(KERNEL, base##_f16, Half, 8, kind)   \
+#define AMUSE_FUSION_DTYPES(KERNEL, base, kind)           \
+  AMUSE_FUSION_SHAPES(KERNEL, base##_f32, float, 4, kind) \
+  AMUSE_FUSION_SHAPES(KERNEL, base##_f16, Half, 8, kind)  \
   AMUSE_FUSION_SHAPES(KERNEL, base##_bf16, BFloat16, 8, kind)
 
 // In the order of AlphaKind and of fusion_variant.
-#define AMUSE_FUSION_KINDS(KERNEL, base)                         \
-  AMUSE_FUSION_DTYPES(KERNEL, base##_scalar, scalar)             \
-  AMUSE_FUSION_DTYPES(KERNEL, base##_elementwise, elementwise)   \
+#define AMUSE_FUSION_KINDS(KERNEL, base)                       \
+  AMUSE_FUSION_DTYPES(KERNEL, base##_scalar, scalar)           \
+  AMUSE_FUSION_DTYPES(KERNEL, base##_elementwise, elementwise) \
   AMUSE_FUSION_DTYPES(KERNEL, base##_gate, gate)
 
 #define AMUSE_KERNEL_ENTRY(name, T, V, M, kind) {#name, name},

@@ -1,5 +1,5 @@
-// Gradients of the gate's parameters: w_mn[0] gets the sum over rows of d z_mn f_m, w_mn[1] that of d z_mn f_n, and the bias that of
-// d z_mn. The descriptors are read once more, each by one warp.
+// Gradients of the gate's parameters: w_mn[0] gets the sum over rows of d z_mn f_m, w_mn[1] that of d z_mn f_n, and the
+// bias that of d z_mn. The descriptors are read once more, each by one warp.
 #include "fusion_weight.h"
 
 #include "fusion_rows.h"
@@ -85,9 +85,9 @@ __device__ void partial_sums(const FusionWeightArguments& a) {
 
 }  // namespace
 
-#define AMUSE_KERNEL(name, T, V, M, kind)                                                                  \
+#define AMUSE_KERNEL(name, T, V, M, kind)                                                                          \
   extern "C" __global__ void __launch_bounds__(32 * warps) name(const __grid_constant__ FusionWeightArguments a) { \
-    partial_sums<T, V, M>(a);                                                                              \
+    partial_sums<T, V, M>(a);                                                                                      \
   }
 AMUSE_FUSION_DTYPES(AMUSE_KERNEL, amuse_fusion_weight, gate)
 #undef AMUSE_KERNEL
@@ -123,7 +123,8 @@ void fusion_weight_plan(const FusionBackwardParams& p, const float* grad_logits,
   plan.add(entry, (blocks.count * p.m * tiles + warps - 1) / warps, 32 * warps, 0,
            FusionWeightArguments{p, grad_logits, partials, blocks.count, blocks.rows, blocks.size});
   const int64_t weights = p.m * (p.m - 1) * 2 * p.d, size = weights + p.m * (p.m - 1);
-  plan.add(KernelEntry<FusionWeightSumArguments>{"amuse_fusion_weight_sum", amuse_fusion_weight_sum}, (size + 255) / 256, 256, 0,
+  plan.add(KernelEntry<FusionWeightSumArguments>{"amuse_fusion_weight_sum", amuse_fusion_weight_sum},
+           (size + 255) / 256, 256, 0,
            FusionWeightSumArguments{partials, static_cast<float*>(p.grad_pair_weight),
                                     static_cast<float*>(p.grad_pair_bias), blocks.count, blocks.size, size, weights});
 }

@@ -1,5 +1,5 @@
-// The gradient of the gate's parameters in two stages: partial sums over blocks of rows, then their sum in a fixed order, so
-// that it is bitwise reproducible. All in fp32.
+// The gradient of the gate's parameters in two stages: partial sums over blocks of rows, then their sum in a fixed
+// order, so that it is bitwise reproducible. All in fp32.
 #pragma once
 
 #include "fusion_plan.h"

@@ -160,23 +160,23 @@ __device__ void backward(const InterpolationBackwardArguments& arguments) {
 
 }  // namespace
 
-#define AMUSE_VARIANTS(KERNEL, base)            \
-  KERNEL(base##_f32, float, 4)                  \
-  KERNEL(base##_f32_plain, float, 1)            \
-  KERNEL(base##_f16, Half, 8)                   \
-  KERNEL(base##_f16_plain, Half, 1)             \
-  KERNEL(base##_bf16, BFloat16, 8)              \
+#define AMUSE_VARIANTS(KERNEL, base) \
+  KERNEL(base##_f32, float, 4)       \
+  KERNEL(base##_f32_plain, float, 1) \
+  KERNEL(base##_f16, Half, 8)        \
+  KERNEL(base##_f16_plain, Half, 1)  \
+  KERNEL(base##_bf16, BFloat16, 8)   \
   KERNEL(base##_bf16_plain, BFloat16, 1)
 
-#define AMUSE_FORWARD(name, T, V)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(rows_block_max) name(                                                 \
-      const __grid_constant__ InterpolationForwardArguments arguments) {                                             \
-    forward<T, V>(arguments);                                                                                        \
+#define AMUSE_FORWARD(name, T, V)                                             \
+  extern "C" __global__ void __launch_bounds__(rows_block_max)                \
+      name(const __grid_constant__ InterpolationForwardArguments arguments) { \
+    forward<T, V>(arguments);                                                 \
   }
-#define AMUSE_BACKWARD(name, T, V)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(rows_block_max) name(                                                 \
-      const __grid_constant__ InterpolationBackwardArguments arguments) {                                            \
-    backward<T, V>(arguments);                                                                                       \
+#define AMUSE_BACKWARD(name, T, V)                                             \
+  extern "C" __global__ void __launch_bounds__(rows_block_max)                 \
+      name(const __grid_constant__ InterpolationBackwardArguments arguments) { \
+    backward<T, V>(arguments);                                                 \
   }
 AMUSE_VARIANTS(AMUSE_FORWARD, amuse_interpolation_forward)
 AMUSE_VARIANTS(AMUSE_BACKWARD, amuse_interpolation_backward)
@@ -186,7 +186,8 @@ AMUSE_VARIANTS(AMUSE_BACKWARD, amuse_interpolation_backward)
 namespace {
 
 template <class Arguments, class Params>
-CudaPlan plan_of(const KernelEntry<Arguments> (&entries)[6], const Params& p, std::initializer_list<const void*> tensors) {
+CudaPlan plan_of(const KernelEntry<Arguments> (&entries)[6], const Params& p,
+                 std::initializer_list<const void*> tensors) {
   CudaPlan plan;
   if (dtype_index(p.dtype) < 0 || p.n < 0 || p.d < 1 || p.d > rows_width_max) {
     plan.error = cudaErrorInvalidValue;

@@ -21,11 +21,11 @@ struct KernelEntry {
 };
 
 struct CudaLaunch {
-  std::string entry;   // the kernel's name, in PTX too
-  const void* kernel;  // the host's handle of it
-  int64_t grid;        // blocks along x; 0: nothing to do
-  int block;           // threads along x
-  int shared_bytes;    // dynamic shared memory
+  std::string entry;                      // the kernel's name, in PTX too
+  const void* kernel;                     // the host's handle of it
+  int64_t grid;                           // blocks along x; 0: nothing to do
+  int block;                              // threads along x
+  int shared_bytes;                       // dynamic shared memory
   std::vector<unsigned char> parameters;  // the bytes of the struct
 };
 

@@ -1,5 +1,5 @@
-// How the memory-bound kernels lay threads over rows: 2^shift neighbouring threads share a row, each with V neighbouring
-// columns at a time; a row longer than that takes several passes.
+// How the memory-bound kernels lay threads over rows: 2^shift neighbouring threads share a row, each with V
+// neighbouring columns at a time; a row longer than that takes several passes.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ constexpr int64_t rows_width_max = (1 << 27) - 1;  // columns are counted in 32 
 struct RowsShape {
   int shift, block;
   int64_t grid;
-  int rows() const { return block >> shift; }             // of a block
+  int rows() const { return block >> shift; }                     // of a block
   int parts() const { return shift > 5 ? 1 << (shift - 5) : 1; }  // warps of a row
 };
 
@@ -44,8 +44,8 @@ struct Rows {
   // The one thread that writes what lanes_sum gave.
   __device__ bool leads() const { return (thread & 31) == 0; }
 
-  // Sum over the threads of a row inside of one warp, all of whose lanes call it; each gets the same bits. The additions
-  // stay additions: contracted with a product before them, they would round differently in each lane.
+  // Sum over the threads of a row inside of one warp, all of whose lanes call it; each gets the same bits. The
+  // additions stay additions: contracted with a product before them, they would round differently in each lane.
   __device__ float lanes_sum(float x) const {
 #pragma unroll
     for (int bit = 4; bit >= 0; --bit) {

@@ -147,9 +147,13 @@ void fill(AttentionParams& a, Problem& p) {
   a.query = p.q.tensor(p.query);
   a.query_groups = c.related ? p.query_groups.data() : nullptr;
   for (size_t s = 0; s < c.lengths.size(); ++s) {
-    a.source[s] = {p.k[s].tensor(p.keys[s]), p.k[s].tensor(p.values[s]), c.lengths[s],
-                   c.masked ? p.masks[s].data() : nullptr, c.related ? p.key_groups[s].data() : nullptr,
-                   p.relation(s), p.causal(s)};
+    a.source[s] = {p.k[s].tensor(p.keys[s]),
+                   p.k[s].tensor(p.values[s]),
+                   c.lengths[s],
+                   c.masked ? p.masks[s].data() : nullptr,
+                   c.related ? p.key_groups[s].data() : nullptr,
+                   p.relation(s),
+                   p.causal(s)};
   }
   if (!c.gated) return;
   a.gates = p.gates.data();
@@ -182,8 +186,12 @@ struct Expected {
 Expected naive(const Problem& p) {
   const Case& c = p.c;
   const size_t sources = c.lengths.size();
-  Expected e{std::vector<double>(p.query.size()), std::vector<double>(p.lse_size()),
-             std::vector<double>(p.query.size()), std::vector<double>(p.gates.size()), {}, {}};
+  Expected e{std::vector<double>(p.query.size()),
+             std::vector<double>(p.lse_size()),
+             std::vector<double>(p.query.size()),
+             std::vector<double>(p.gates.size()),
+             {},
+             {}};
   for (const Data& key : p.keys) e.grad_keys.emplace_back(key.size()), e.grad_values.emplace_back(key.size());
   for (int64_t row = 0; row < c.b * c.h * c.lq; ++row) {
     const int64_t b = row / c.lq / c.h, h = row / c.lq % c.h, i = row % c.lq, q = p.q.at(b, h, i);
@@ -221,7 +229,8 @@ Expected naive(const Problem& p) {
         if (w[s][j] == 0) continue;
         const int64_t k = p.k[s].at(b, h, j);
         if (c.joint) gate += w[s][j] * (dp[s][j] + dlse - all);
-        const double ds = scale * w[s][j] * (c.joint ? g[s] * (dp[s][j] + dlse - all) : g[s] * (dp[s][j] - dot[s]) + dlse);
+        const double ds =
+            scale * w[s][j] * (c.joint ? g[s] * (dp[s][j] + dlse - all) : g[s] * (dp[s][j] - dot[s]) + dlse);
         const double kept = g[s] * w[s][j] * p.keep[s][row * c.lengths[s] + j];
         for (int64_t x = 0; x < c.d; ++x) {
           e.out[q + x] += kept * p.values[s].get(k + x);
@@ -236,7 +245,8 @@ Expected naive(const Problem& p) {
 }
 
 // Rows of a strided tensor as one dense array; the gaps must be as they were.
-void check_rows(const char* what, const Case& c, const Strided& layout, const Data& got, const std::vector<double>& expected) {
+void check_rows(const char* what, const Case& c, const Strided& layout, const Data& got,
+                const std::vector<double>& expected) {
   Data dense(c.dtype, static_cast<size_t>(c.b * c.h * layout.length * c.d));
   std::vector<double> wanted;
   for (int64_t row = 0; row < c.b * c.h * layout.length; ++row) {
@@ -274,8 +284,8 @@ void check_case(const Case& c) {
 int main(int count, char** arguments) {
   choose_isa(count, arguments);
   const Case sizes[] = {
-      {{}, 0, 2, 3, 8, {4}, {}, {}, {}, {}, {}, {}},      {{}, 2, 1, 0, 8, {4}, {}, {}, {}, {}, {}, {}},
-      {{}, 2, 2, 1, 8, {1, 0}, {}, {}, {}, {}, {}, {}},   {{}, 2, 2, 17, 24, {17, 33}, {}, {}, {}, {}, {}, {}},
+      {{}, 0, 2, 3, 8, {4}, {}, {}, {}, {}, {}, {}},         {{}, 2, 1, 0, 8, {4}, {}, {}, {}, {}, {}, {}},
+      {{}, 2, 2, 1, 8, {1, 0}, {}, {}, {}, {}, {}, {}},      {{}, 2, 2, 17, 24, {17, 33}, {}, {}, {}, {}, {}, {}},
       {{}, 1, 1, 63, 64, {63, 300}, {}, {}, {}, {}, {}, {}}, {{}, 1, 2, 50, 40, {50, 7, 20}, {}, {}, {}, {}, {}, {}},
   };
   for (Dtype dtype : dtypes) {

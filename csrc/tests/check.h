@@ -13,12 +13,12 @@
 #include "../cpu/runtime.h"
 #include "../dtype.h"
 
-#define CHECK(condition)                                                      \
-  do {                                                                        \
-    if (!(condition)) {                                                       \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                           \
-    }                                                                         \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (false)
 
 namespace amuse::tests {
@@ -37,9 +37,7 @@ inline void choose_isa(int count, char** arguments) {
   std::exit(1);
 }
 
-inline size_t item_size(Dtype dtype) {
-  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
-}
+inline size_t item_size(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 inline Dtype accumulator(Dtype dtype) { return dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
 // Conversions written the slow and obvious way, independent of csrc/cpu/half.h.

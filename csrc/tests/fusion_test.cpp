@@ -97,9 +97,9 @@ struct Expected {
 
 Expected naive(const Problem& p) {
   const Case& c = p.c;
-  Expected e{std::vector<double>(c.n * c.m * c.d),      std::vector<double>(p.alpha.size()),
-             std::vector<double>(c.n * c.m * c.d),      std::vector<double>(p.alpha.size()),
-             std::vector<double>(p.weight.size()),      std::vector<double>(p.bias.size())};
+  Expected e{std::vector<double>(c.n * c.m * c.d), std::vector<double>(p.alpha.size()),
+             std::vector<double>(c.n * c.m * c.d), std::vector<double>(p.alpha.size()),
+             std::vector<double>(p.weight.size()), std::vector<double>(p.bias.size())};
   const auto f = [&](int64_t i, int64_t m, int64_t k) { return p.f.get(i * p.stride_n + m * p.stride_m + k); };
   for (int64_t i = 0; i < c.n; ++i) {
     int64_t size = 0;

@@ -29,7 +29,8 @@ std::vector<double> unclipped(const Row& r) {
 
 Row row_of(const Data& a, const Data& b, const Data& g, int64_t i, int64_t d) {
   Row r;
-  for (int64_t k = i * d; k < (i + 1) * d; ++k) r.a.push_back(a.get(k)), r.b.push_back(b.get(k)), r.g.push_back(g.get(k));
+  for (int64_t k = i * d; k < (i + 1) * d; ++k)
+    r.a.push_back(a.get(k)), r.b.push_back(b.get(k)), r.g.push_back(g.get(k));
   return r;
 }
 
@@ -39,16 +40,17 @@ void check_case(Dtype dtype, int64_t n, int64_t d) {
   Data a = uniform_data(dtype, n * d, random, 1, 2), b = uniform_data(dtype, n * d, random, -1, 0.5);
   Data g = uniform_data(dtype, n * d, random), grad_out = uniform_data(dtype, n * d, random);
   for (int64_t k = 0; k < d && n > 2; ++k) {
-    g.set(k, 0);                                  // row 0: no gradient at all
-    b.set(d + k, a.get(d + k));                   // row 1: a equals b
+    g.set(k, 0);                                         // row 0: no gradient at all
+    b.set(d + k, a.get(d + k));                          // row 1: a equals b
     if (k % 2 == 0) b.set(2 * d + k, a.get(2 * d + k));  // row 2: in places
   }
   const auto run = [&](int threads) {
     std::vector<Data> out(4, Data(dtype, n * d));
     InterpolationForwardParams f{dtype, n, d, epsilon, a.data(), b.data(), g.data(), out[0].data()};
     interpolation_forward(f, threads);
-    InterpolationBackwardParams q{dtype,    n,        d,          epsilon,       grad_out.data(), a.data(),
-                                  b.data(), g.data(), out[1].data(), out[2].data(), out[3].data()};
+    InterpolationBackwardParams q{dtype,        n,        d,        epsilon,       grad_out.data(),
+                                  a.data(),     b.data(), g.data(), out[1].data(), out[2].data(),
+                                  out[3].data()};
     interpolation_backward(q, threads);
     return out;
   };
@@ -101,8 +103,8 @@ void test_gradient_flows_at_the_bounds() {
   CHECK(out == 1);
   const double wide_a[] = {1, 2}, wide_b[] = {0, 0}, wide_g[] = {0, 1}, wide_up[] = {1, 0};
   double wide_grad[3][2];
-  InterpolationBackwardParams q{Dtype::float64, 1,      2,      0.1,          wide_up,      wide_a,
-                                wide_b,         wide_g, wide_grad[0], wide_grad[1], wide_grad[2]};
+  InterpolationBackwardParams q{
+      Dtype::float64, 1, 2, 0.1, wide_up, wide_a, wide_b, wide_g, wide_grad[0], wide_grad[1], wide_grad[2]};
   interpolation_backward(q, 1);
   CHECK(std::fabs(wide_grad[2][0] - 0.1 * std::sqrt(5.0)) < 1e-12);  // x = 0 exactly
   InterpolationBackwardParams one{Dtype::float64, 1, 1, 1.0, upstream, a, b, at_one, &grad_a, &grad_b, &grad_g};

@@ -65,8 +65,11 @@ void load(Warp& warp, const Instruction& i, u32 mask) {
           if (!warp.local_defined[bytes - warp.local.data() + k]) defined &= ~(1u << lane);
     } else if (space == Space::param) {
       auto& parameters = warp.cta->machine->parameters;
-      if (address + size <= parameters.size()) bytes = &parameters[address];
-      else warp.cta->machine->report(Finding::out_of_bounds, warp, lane, i.line, [] { return std::string("read past the kernel's parameters"); });
+      if (address + size <= parameters.size())
+        bytes = &parameters[address];
+      else
+        warp.cta->machine->report(Finding::out_of_bounds, warp, lane, i.line,
+                                  [] { return std::string("read past the kernel's parameters"); });
     } else {
       bytes = global_bytes(warp, lane, address, size, use);
       if (bytes && warp.cta->machine->races) {
@@ -76,7 +79,8 @@ void load(Warp& warp, const Instruction& i, u32 mask) {
       }
     }
     if (bytes)
-      for (u32 k = 0; k < count; k++) values[lane][k] = read_number(bytes + k * element, element, is_signed, register_bytes);
+      for (u32 k = 0; k < count; k++)
+        values[lane][k] = read_number(bytes + k * element, element, is_signed, register_bytes);
   }
   count_access(warp, space, addresses, mask, size, false);
   for (u32 k = 0; k < count; k++) {
@@ -132,7 +136,8 @@ void store(Warp& warp, const Instruction& i, u32 mask) {
 
 enum Operation { ADD, MIN, MAX, INC, DEC, AND, OR, XOR, EXCH, CAS };
 
-template <class T> static T combine_numbers(T old, T b, T c, Operation operation) {
+template <class T>
+static T combine_numbers(T old, T b, T c, Operation operation) {
   if constexpr (std::is_floating_point_v<T>) {
     switch (operation) {
       case ADD: return old + b;
@@ -156,7 +161,8 @@ template <class T> static T combine_numbers(T old, T b, T c, Operation operation
   }
 }
 
-template <class Format> static u64 combine(u64 old, u64 b, u64 c, Operation operation, bool flush = false) {
+template <class Format>
+static u64 combine(u64 old, u64 b, u64 c, Operation operation, bool flush = false) {
   u64 result = 0;
   for (int part = 0; part < Format::parts; part++) {
     auto value = combine_numbers(Format::load(old, part), Format::load(b, part), Format::load(c, part), operation);
@@ -169,9 +175,11 @@ template <class Format> static u64 combine(u64 old, u64 b, u64 c, Operation oper
 
 static u64 combine(Type type, u64 old, u64 b, u64 c, Operation operation, Space space) {
   switch (type) {
-    case Type::u32: case Type::b32: return combine<tag::u32_>(old, b, c, operation);
+    case Type::u32:
+    case Type::b32: return combine<tag::u32_>(old, b, c, operation);
     case Type::s32: return combine<tag::s32_>(old, b, c, operation);
-    case Type::u64: case Type::b64: return combine<tag::u64_>(old, b, c, operation);
+    case Type::u64:
+    case Type::b64: return combine<tag::u64_>(old, b, c, operation);
     case Type::s64: return combine<tag::s64_>(old, b, c, operation);
     case Type::b16: return combine<tag::u16_>(old, b, c, operation);
     // atom.add.f32 flushes subnormal numbers in global memory and keeps them in shared memory.

@@ -10,37 +10,83 @@
 
 namespace ptx {
 
-template <class T> constexpr u32 width_of = 8 * sizeof(T);
-template <class T> using Unsigned = std::make_unsigned_t<T>;
+template <class T>
+constexpr u32 width_of = 8 * sizeof(T);
+template <class T>
+using Unsigned = std::make_unsigned_t<T>;
 // The type of twice the width: u16 -> u32, s32 -> s64, u64 -> u128.
-template <class T> struct Doubled;
-template <> struct Doubled<u16> { using type = u32; };
-template <> struct Doubled<s16> { using type = s32; };
-template <> struct Doubled<u32> { using type = u64; };
-template <> struct Doubled<s32> { using type = s64; };
-template <> struct Doubled<u64> { using type = u128; };
-template <> struct Doubled<s64> { using type = s128; };
-template <class T> using Wide = typename Doubled<T>::type;
+template <class T>
+struct Doubled;
+template <>
+struct Doubled<u16> {
+  using type = u32;
+};
+template <>
+struct Doubled<s16> {
+  using type = s32;
+};
+template <>
+struct Doubled<u32> {
+  using type = u64;
+};
+template <>
+struct Doubled<s32> {
+  using type = s64;
+};
+template <>
+struct Doubled<u64> {
+  using type = u128;
+};
+template <>
+struct Doubled<s64> {
+  using type = s128;
+};
+template <class T>
+using Wide = typename Doubled<T>::type;
 
 // Integers wrap: C++ signed overflow and the promotion of 16-bit operands are avoided by computing in u64.
-template <class T> inline T wrap_add(T a, T b) { return (T)((u64)a + (u64)b); }
-template <class T> inline T wrap_subtract(T a, T b) { return (T)((u64)a - (u64)b); }
-template <class T> inline T low_product(T a, T b) { return (T)((u64)a * (u64)b); }
-template <class T> inline T high_product(T a, T b) { return (T)((Wide<T>)a * (Wide<T>)b >> width_of<T>); }
-template <class T> inline Wide<T> wide_product(T a, T b) { return (Wide<T>)a * (Wide<T>)b; }
-template <class T> inline T negate(T a) { return (T)(0 - (u64)a); }
-template <class T> inline T magnitude(T a) { return a < 0 ? negate(a) : a; }
-template <class T> inline T clamp_to(s64 x) {
+template <class T>
+inline T wrap_add(T a, T b) {
+  return (T)((u64)a + (u64)b);
+}
+template <class T>
+inline T wrap_subtract(T a, T b) {
+  return (T)((u64)a - (u64)b);
+}
+template <class T>
+inline T low_product(T a, T b) {
+  return (T)((u64)a * (u64)b);
+}
+template <class T>
+inline T high_product(T a, T b) {
+  return (T)((Wide<T>)a * (Wide<T>)b >> width_of<T>);
+}
+template <class T>
+inline Wide<T> wide_product(T a, T b) {
+  return (Wide<T>)a * (Wide<T>)b;
+}
+template <class T>
+inline T negate(T a) {
+  return (T)(0 - (u64)a);
+}
+template <class T>
+inline T magnitude(T a) {
+  return a < 0 ? negate(a) : a;
+}
+template <class T>
+inline T clamp_to(s64 x) {
   return (T)std::clamp<s64>(x, std::numeric_limits<T>::min(), std::numeric_limits<T>::max());
 }
 // Division by zero is unspecified; this is what the hardware's routines return.
-template <class T> inline T divide(T a, T b) {
+template <class T>
+inline T divide(T a, T b) {
   if (b == 0) return (T)-1;
   if constexpr (std::is_signed_v<T>)
     if (b == -1) return negate(a);
   return (T)(a / b);
 }
-template <class T> inline T remainder_of(T a, T b) {
+template <class T>
+inline T remainder_of(T a, T b) {
   if (b == 0) return a;
   if constexpr (std::is_signed_v<T>)
     if (b == -1) return 0;
@@ -51,25 +97,41 @@ inline u32 times24(u32 a, u32 b) { return (u32)((u64)(a & 0xffffff) * (b & 0xfff
 inline s64 product24(s32 a, s32 b) { return (s64)((s32)((u32)a << 8) >> 8) * ((s32)((u32)b << 8) >> 8); }
 inline u64 product24(u32 a, u32 b) { return (u64)(a & 0xffffff) * (b & 0xffffff); }
 
-template <class T> inline T shift_left(T a, u32 by) { return by >= width_of<T> ? 0 : (T)((Unsigned<T>)a << by); }
-template <class T> inline T shift_right(T a, u32 by) { return by >= width_of<T> ? (a < 0 ? (T)-1 : 0) : (T)(a >> by); }
-inline u32 funnel_left(u32 low, u32 high, u32 by) { return by >= 32 ? low : (u32)(((u64)high << 32 | low) << by >> 32); }
+template <class T>
+inline T shift_left(T a, u32 by) {
+  return by >= width_of<T> ? 0 : (T)((Unsigned<T>)a << by);
+}
+template <class T>
+inline T shift_right(T a, u32 by) {
+  return by >= width_of<T> ? (a < 0 ? (T)-1 : 0) : (T)(a >> by);
+}
+inline u32 funnel_left(u32 low, u32 high, u32 by) {
+  return by >= 32 ? low : (u32)(((u64)high << 32 | low) << by >> 32);
+}
 inline u32 funnel_right(u32 low, u32 high, u32 by) { return by >= 32 ? high : (u32)(((u64)high << 32 | low) >> by); }
 
-template <class T> inline u32 leading_zeros(T a) {
+template <class T>
+inline u32 leading_zeros(T a) {
   return a == 0 ? width_of<T> : sizeof(T) == 8 ? __builtin_clzll((u64)a) : __builtin_clz((u32)a);
 }
-template <class T> inline u32 find_bit(T a) {   // position of the highest bit that is not a sign bit
+template <class T>
+inline u32 find_bit(T a) {  // position of the highest bit that is not a sign bit
   Unsigned<T> bits = a < 0 ? (Unsigned<T>)~a : (Unsigned<T>)a;
   return bits == 0 ? 0xffffffffu : width_of<T> - 1 - leading_zeros(bits);
 }
-template <class T> inline u32 find_bit_shift(T a) { u32 at = find_bit(a); return at == ~0u ? at : width_of<T> - 1 - at; }
-template <class T> inline T reverse_bits(T a) {
+template <class T>
+inline u32 find_bit_shift(T a) {
+  u32 at = find_bit(a);
+  return at == ~0u ? at : width_of<T> - 1 - at;
+}
+template <class T>
+inline T reverse_bits(T a) {
   T result = 0;
   for (u32 k = 0; k < width_of<T>; k++) result |= (T)((a >> k & 1) << (width_of<T> - 1 - k));
   return result;
 }
-template <class T> inline T extract_field(T a, u32 position, u32 length) {
+template <class T>
+inline T extract_field(T a, u32 position, u32 length) {
   position &= 255, length &= 255;
   u32 top = width_of<T> - 1;
   bool sign = std::is_signed_v<T> && length && ((Unsigned<T>)a >> std::min(position + length - 1, top) & 1);
@@ -80,7 +142,8 @@ template <class T> inline T extract_field(T a, u32 position, u32 length) {
   }
   return (T)result;
 }
-template <class T> inline T insert_field(T field, T into, u32 position, u32 length) {
+template <class T>
+inline T insert_field(T field, T into, u32 position, u32 length) {
   position &= 255, length &= 255;
   for (u32 k = 0; k < length && position + k < width_of<T>; k++) {
     T bit = (T)1 << (position + k);
@@ -117,32 +180,51 @@ inline u32 permute_mode(u32 a, u32 b, u32 c, int mode) {
                                       {0x0000, 0x1110, 0x2210, 0x3210}, {0x1010, 0x3232, 0x1010, 0x3232}};
   return permute_bytes(a, b, selectors[mode][c & 3]);
 }
-template <class A, class B> inline s32 dot4(u32 a, u32 b, s32 c) {
+template <class A, class B>
+inline s32 dot4(u32 a, u32 b, s32 c) {
   u32 sum = (u32)c;
   for (int k = 0; k < 4; k++) sum += (u32)((s32)(A)(a >> (8 * k)) * (s32)(B)(b >> (8 * k)));
   return (s32)sum;
 }
 
-template <class T> inline T saturate_unit(T x) { return std::isnan(x) ? T(0) : std::min(T(1), std::max(T(0), x)); }
+template <class T>
+inline T saturate_unit(T x) {
+  return std::isnan(x) ? T(0) : std::min(T(1), std::max(T(0), x));
+}
 // One NaN operand gives the other operand, two give NaN; -0 is below +0.
-template <class T> inline T float_minimum(T a, T b) {
+template <class T>
+inline T float_minimum(T a, T b) {
   if (std::isnan(a)) return b;
   if (std::isnan(b)) return a;
   return a < b ? a : b < a ? b : std::signbit(a) ? a : b;
 }
-template <class T> inline T float_maximum(T a, T b) {
+template <class T>
+inline T float_maximum(T a, T b) {
   if (std::isnan(a)) return b;
   if (std::isnan(b)) return a;
   return a > b ? a : b > a ? b : std::signbit(a) ? b : a;
 }
-template <class T> inline T nan_minimum(T a, T b) { return std::isnan(a) || std::isnan(b) ? T(NAN) : float_minimum(a, b); }
-template <class T> inline T nan_maximum(T a, T b) { return std::isnan(a) || std::isnan(b) ? T(NAN) : float_maximum(a, b); }
-template <class T> inline T sign_of_both(T value, T a, T b) { return std::copysign(value, std::signbit(a) != std::signbit(b) ? T(-1) : T(1)); }
+template <class T>
+inline T nan_minimum(T a, T b) {
+  return std::isnan(a) || std::isnan(b) ? T(NAN) : float_minimum(a, b);
+}
+template <class T>
+inline T nan_maximum(T a, T b) {
+  return std::isnan(a) || std::isnan(b) ? T(NAN) : float_maximum(a, b);
+}
+template <class T>
+inline T sign_of_both(T value, T a, T b) {
+  return std::copysign(value, std::signbit(a) != std::signbit(b) ? T(-1) : T(1));
+}
 inline float approximate_quotient(float a, float b) {
   float size = std::fabs(b);
-  return size > 0x1p126f && std::isfinite(b) ? (std::isinf(a) ? NAN : std::copysign(0.f, a) * std::copysign(1.f, b)) : a / b;
+  return size > 0x1p126f && std::isfinite(b) ? (std::isinf(a) ? NAN : std::copysign(0.f, a) * std::copysign(1.f, b))
+                                             : a / b;
 }
-template <class T> inline bool is_subnormal(T x) { return std::fpclassify(x) == FP_SUBNORMAL; }
+template <class T>
+inline bool is_subnormal(T x) {
+  return std::fpclassify(x) == FP_SUBNORMAL;
+}
 // fma of 16-bit floats: the product is exact in double, the sum is rounded to odd before it is narrowed.
 inline double fused16(float a, float b, float c) { return add_to_odd((double)a * b, c); }
 

@@ -53,7 +53,8 @@ void copy_async(Warp& warp, const Instruction& i, u32 mask) {
       require_defined(warp, i.slot[1], 1u << lane, "an address");
       reading |= 1u << lane;
       Use use{false, false, false};
-      if (!global_bytes(warp, lane, from, source_bytes, use)) source_bytes = 0;
+      if (!global_bytes(warp, lane, from, source_bytes, use))
+        source_bytes = 0;
       else if (warp.cta->machine->races) {
         Buffer& buffer = warp.cta->machine->buffers[(from >> REGION_BITS) - 1];
         global_access(warp, lane, buffer, from - buffer.base, source_bytes, nullptr, use);
@@ -79,8 +80,10 @@ void wait_copies(Warp& warp, const Instruction& i, u32 mask) {
   std::vector<AsyncCopy> in_flight;
   for (const AsyncCopy& copy : warp.copies) {
     bool waited = i.value[0] < 0 || (s64)copy.group < (s64)warp.copy_group[copy.lane] - i.value[0];
-    if ((mask >> copy.lane & 1) && waited) land(warp, copy);
-    else in_flight.push_back(copy);
+    if ((mask >> copy.lane & 1) && waited)
+      land(warp, copy);
+    else
+      in_flight.push_back(copy);
   }
   warp.copies.swap(in_flight);
 }

@@ -23,8 +23,10 @@ static Number read_number(u64 bits, int part, Type type, bool ftz) {
     case Type::s32: return whole((s32)bits);
     case Type::u64: return whole((u64)bits);
     case Type::s64: return whole((s64)bits);
-    case Type::f16: case Type::f16x2: return real(half_to_float(sixteen));
-    case Type::bf16: case Type::bf16x2: return real(bfloat_to_float(sixteen));
+    case Type::f16:
+    case Type::f16x2: return real(half_to_float(sixteen));
+    case Type::bf16:
+    case Type::bf16x2: return real(bfloat_to_float(sixteen));
     case Type::e4m3x2: return real(decode(eight, E4M3));
     case Type::e5m2x2: return real(decode(eight, E5M2));
     case Type::f64: return real(bits_as<double>(bits));
@@ -41,17 +43,26 @@ static void set_rounding(Rounding rounding) {
 }
 
 // volatile keeps the compiler from moving the conversion past the change of rounding mode.
-template <class T> static T round_to(const Number& x, Rounding rounding) {
+template <class T>
+static T round_to(const Number& x, Rounding rounding) {
   set_rounding(rounding);
   volatile T result;
-  if (!x.is_integer) { volatile double real = x.real; result = (T)real; }
-  else if (x.whole < 0) { volatile s64 whole = (s64)x.whole; result = (T)whole; }
-  else { volatile u64 whole = (u64)x.whole; result = (T)whole; }
+  if (!x.is_integer) {
+    volatile double real = x.real;
+    result = (T)real;
+  } else if (x.whole < 0) {
+    volatile s64 whole = (s64)x.whole;
+    result = (T)whole;
+  } else {
+    volatile u64 whole = (u64)x.whole;
+    result = (T)whole;
+  }
   std::fesetround(FE_TONEAREST);
   return result;
 }
 
-template <class T> static u64 to_integer(const Number& x, Rounding rounding, bool saturate, Type from) {
+template <class T>
+static u64 to_integer(const Number& x, Rounding rounding, bool saturate, Type from) {
   constexpr s128 low = std::numeric_limits<T>::min(), high = std::numeric_limits<T>::max();
   if (x.is_integer) return (u64)(T)(saturate ? std::clamp(x.whole, low, high) : x.whole);
   // The manual: NaN gives 0, except where a 64-bit type is involved, which gives the top bit.
@@ -77,15 +88,18 @@ struct Target {
 
 static u64 write_number(Number x, const Target& to) {
   bool to_float = to.type == Type::f32 || to.type == Type::f64;
-  bool small = !to_float && to.type != Type::u8 && (to.type > Type::s64 || to.type == Type::f16 || to.type == Type::bf16 ||
-               to.type == Type::f16x2 || to.type == Type::bf16x2);
+  bool small = !to_float && to.type != Type::u8 &&
+               (to.type > Type::s64 || to.type == Type::f16 || to.type == Type::bf16 || to.type == Type::f16x2 ||
+                to.type == Type::bf16x2);
   if (!x.is_integer && (to_float || small)) {
     if (to.rounding >= Rounding::integer_nearest) x.real = round_to_integer(x.real, to.rounding);
     if (to.relu && x.real < 0) x.real = 0;
   }
   if (to.saturate && (to_float || small)) {
-    if (x.is_integer) x.whole = std::clamp<s128>(x.whole, 0, 1);
-    else x.real = saturate_unit(x.real);
+    if (x.is_integer)
+      x.whole = std::clamp<s128>(x.whole, 0, 1);
+    else
+      x.real = saturate_unit(x.real);
   }
   Rounding rounding = to.rounding >= Rounding::integer_nearest ? Rounding::nearest : to.rounding;
   switch (to.type) {
@@ -103,8 +117,10 @@ static u64 write_number(Number x, const Target& to) {
       return Plain<float>::store(to.ftz ? Plain<float>::flush(result) : result, 0);
     }
     case Type::tf32: return (u64)encode(x.real, TF32, rounding, to.finite) << 13;
-    case Type::f16: case Type::f16x2: return encode(exact_enough(x), HALF, rounding, to.finite);
-    case Type::bf16: case Type::bf16x2: return encode(exact_enough(x), BFLOAT, rounding, to.finite);
+    case Type::f16:
+    case Type::f16x2: return encode(exact_enough(x), HALF, rounding, to.finite);
+    case Type::bf16:
+    case Type::bf16x2: return encode(exact_enough(x), BFLOAT, rounding, to.finite);
     case Type::e4m3x2: return encode(x.real, E4M3, rounding, true);
     default: return encode(x.real, E5M2, rounding, true);
   }
@@ -127,12 +143,13 @@ void convert(Warp& warp, const Instruction& i, u32 mask) {
   const u64* a = warp.reg(i.slot[1]);
   const u64* b = sources == 2 ? warp.reg(i.slot[2]) : nullptr;
   u64 keep = i.value[2] == 8 ? ~0ull : (1ull << (8 * i.value[2])) - 1;
-  bool common = i.rounding == Rounding::nearest && from == Type::f32 && !target.ftz && !target.saturate && !target.finite && !target.relu;
+  bool common = i.rounding == Rounding::nearest && from == Type::f32 && !target.ftz && !target.saturate &&
+                !target.finite && !target.relu;
   bool eight = type == Type::e4m3x2 || type == Type::e5m2x2;
   bool packs = type == Type::f16x2 || type == Type::bf16x2 || eight;
   for (int lane = 0; lane < LANES; lane++) {
     if (!(mask >> lane & 1)) continue;
-    if (common && (type == Type::f16x2 || type == Type::bf16x2)) {   // the frequent case, without the generic path
+    if (common && (type == Type::f16x2 || type == Type::bf16x2)) {  // the frequent case, without the generic path
       float high = bits_as<float>((u32)a[lane]), low = bits_as<float>((u32)b[lane]);
       to[lane] = type == Type::f16x2 ? (u32)float_to_half(high) << 16 | float_to_half(low)
                                      : (u32)float_to_bfloat(high) << 16 | float_to_bfloat(low);

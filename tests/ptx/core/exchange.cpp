@@ -25,9 +25,18 @@ void shuffle(Warp& warp, const Instruction& i, u32 mask) {
     s32 source = 0;
     bool inside = false;
     switch (i.value[0]) {
-      case 0: source = (s32)lane - b; inside = source >= highest; break;
-      case 1: source = (s32)lane + b; inside = source <= highest; break;
-      case 2: source = (s32)lane ^ b; inside = source <= highest; break;
+      case 0:
+        source = (s32)lane - b;
+        inside = source >= highest;
+        break;
+      case 1:
+        source = (s32)lane + b;
+        inside = source <= highest;
+        break;
+      case 2:
+        source = (s32)lane ^ b;
+        inside = source <= highest;
+        break;
       default: source = lowest | (b & ~segment); inside = source <= highest;
     }
     if (!inside) source = lane;
@@ -91,7 +100,11 @@ void reduce(Warp& warp, const Instruction& i, u32 mask) {
     if (!(mask >> lane & 1)) continue;
     u32 x = (u32)from[lane];
     if (i.value[2] & 4) x &= 0x7fffffff;
-    if (first) { result = x; first = false; continue; }
+    if (first) {
+      result = x;
+      first = false;
+      continue;
+    }
     if (i.value[2] & 3) {
       float a = bits_as<float>(result), b = bits_as<float>(x);
       bool keeps_nan = i.value[2] & 2;
@@ -146,7 +159,8 @@ void move(Warp& warp, const Instruction& i, u32 mask) {
   u64* to = warp.reg(i.slot[0]);
   const u64* from = warp.reg(i.slot[1]);
   each_lane(mask, [&](int lane) { to[lane] = from[lane]; });
-  u32 origin = warp.origin[i.slot[1]] == PENDING_WGMMA ? note_undefined(warp, &i.slot[1], 1, mask) : moved_origin(warp, i.slot[1], i.line);
+  u32 origin = warp.origin[i.slot[1]] == PENDING_WGMMA ? note_undefined(warp, &i.slot[1], 1, mask)
+                                                       : moved_origin(warp, i.slot[1], i.line);
   define(warp, i.slot[0], mask, warp.defined[i.slot[1]], origin);
 }
 
@@ -192,7 +206,8 @@ void select(Warp& warp, const Instruction& i, u32 mask) {
   u64* to = warp.reg(i.slot[0]);
   const u64 *a = warp.reg(i.slot[1]), *b = warp.reg(i.slot[2]);
   u32 defined = (first & warp.defined[i.slot[1]]) | (~first & warp.defined[i.slot[2]]);
-  u32 origin = mask & first & ~warp.defined[i.slot[1]] ? moved_origin(warp, i.slot[1], i.line) : moved_origin(warp, i.slot[2], i.line);
+  u32 origin = mask & first & ~warp.defined[i.slot[1]] ? moved_origin(warp, i.slot[1], i.line)
+                                                       : moved_origin(warp, i.slot[2], i.line);
   each_lane(mask, [&](int lane) { to[lane] = first >> lane & 1 ? a[lane] : b[lane]; });
   define(warp, i.slot[0], mask, defined, origin);
 }

@@ -9,7 +9,8 @@
 
 namespace ptx {
 
-template <class To, class From> inline To bits_as(From from) {
+template <class To, class From>
+inline To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -32,9 +33,12 @@ constexpr SmallFormat E4M3{4, 3, false, 0x7f};
 
 inline double round_to_integer(double x, Rounding rounding) {
   switch (rounding) {
-    case Rounding::zero: case Rounding::integer_zero: return std::trunc(x);
-    case Rounding::down: case Rounding::integer_down: return std::floor(x);
-    case Rounding::up: case Rounding::integer_up: return std::ceil(x);
+    case Rounding::zero:
+    case Rounding::integer_zero: return std::trunc(x);
+    case Rounding::down:
+    case Rounding::integer_down: return std::floor(x);
+    case Rounding::up:
+    case Rounding::integer_up: return std::ceil(x);
     case Rounding::away: return std::round(x);
     default: return std::nearbyint(x);
   }

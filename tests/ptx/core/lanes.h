@@ -10,28 +10,38 @@
 
 namespace ptx {
 
-template <class T> struct Plain {
+template <class T>
+struct Plain {
   using Value = T;
   static constexpr int parts = 1;
   static constexpr bool floating = std::is_floating_point_v<T>;
   static Value load(u64 bits, int) {
-    if constexpr (std::is_same_v<T, float>) return bits_as<float>((u32)bits);
-    else if constexpr (std::is_same_v<T, double>) return bits_as<double>(bits);
-    else return (T)bits;
+    if constexpr (std::is_same_v<T, float>)
+      return bits_as<float>((u32)bits);
+    else if constexpr (std::is_same_v<T, double>)
+      return bits_as<double>(bits);
+    else
+      return (T)bits;
   }
   static u64 store(Value value, int) {
-    if constexpr (std::is_same_v<T, float>) return std::isnan(value) ? 0x7fffffffu : bits_as<u32>(value);
-    else if constexpr (std::is_same_v<T, double>) return bits_as<u64>(value);
-    else return (u64)(std::make_unsigned_t<T>)value;
+    if constexpr (std::is_same_v<T, float>)
+      return std::isnan(value) ? 0x7fffffffu : bits_as<u32>(value);
+    else if constexpr (std::is_same_v<T, double>)
+      return bits_as<u64>(value);
+    else
+      return (u64)(std::make_unsigned_t<T>)value;
   }
   static Value flush(Value x) {
-    if constexpr (std::is_same_v<T, float>) return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x;
-    else return x;
+    if constexpr (std::is_same_v<T, float>)
+      return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x;
+    else
+      return x;
   }
 };
 
 // 16-bit floats compute in float (add, sub, mul round correctly that way) or, for fma, in a double rounded to odd.
-template <bool IS_HALF, int PARTS> struct Sixteen {
+template <bool IS_HALF, int PARTS>
+struct Sixteen {
   using Value = float;
   static constexpr int parts = PARTS;
   static constexpr bool floating = true;
@@ -45,7 +55,8 @@ template <bool IS_HALF, int PARTS> struct Sixteen {
   static u64 store(float value, int part) {
     return (u64)(IS_HALF ? float_to_half(value) : float_to_bfloat(value)) << (16 * part);
   }
-  template <class X> static X flush(X x) {
+  template <class X>
+  static X flush(X x) {
     return std::fabs(x) < (IS_HALF ? X(0x1p-14) : X(0x1p-126)) ? std::copysign(X(0), x) : x;
   }
 };
@@ -56,19 +67,35 @@ struct PairOfFloats : Plain<float> {
   static u64 store(Value value, int part) { return Plain<float>::store(value, 0) << (32 * part); }
 };
 
-struct Predicate { using Value = bool; };
+struct Predicate {
+  using Value = bool;
+};
 
 namespace tag {
-using u8_ = Plain<u8>; using s8_ = Plain<s8>; using u16_ = Plain<u16>; using s16_ = Plain<s16>;
-using u32_ = Plain<u32>; using s32_ = Plain<s32>; using u64_ = Plain<u64>; using s64_ = Plain<s64>;
-using b8_ = u8_; using b16_ = u16_; using b32_ = u32_; using b64_ = u64_;
-using f32_ = Plain<float>; using f64_ = Plain<double>; using f32x2_ = PairOfFloats;
-using f16_ = Sixteen<true, 1>; using f16x2_ = Sixteen<true, 2>;
-using bf16_ = Sixteen<false, 1>; using bf16x2_ = Sixteen<false, 2>;
+using u8_ = Plain<u8>;
+using s8_ = Plain<s8>;
+using u16_ = Plain<u16>;
+using s16_ = Plain<s16>;
+using u32_ = Plain<u32>;
+using s32_ = Plain<s32>;
+using u64_ = Plain<u64>;
+using s64_ = Plain<s64>;
+using b8_ = u8_;
+using b16_ = u16_;
+using b32_ = u32_;
+using b64_ = u64_;
+using f32_ = Plain<float>;
+using f64_ = Plain<double>;
+using f32x2_ = PairOfFloats;
+using f16_ = Sixteen<true, 1>;
+using f16x2_ = Sixteen<true, 2>;
+using bf16_ = Sixteen<false, 1>;
+using bf16x2_ = Sixteen<false, 2>;
 using pred_ = Predicate;
 }  // namespace tag
 
-template <class Body> inline void each_lane(u32 mask, Body body) {
+template <class Body>
+inline void each_lane(u32 mask, Body body) {
   if (mask == ALL_LANES) {
     for (int lane = 0; lane < LANES; lane++) body(lane);
   } else {
@@ -78,20 +105,25 @@ template <class Body> inline void each_lane(u32 mask, Body body) {
 }
 
 // A source operand: where its lanes are, and which of them are defined.
-template <class S> struct Source {
+template <class S>
+struct Source {
   using Value = typename S::Value;
   const u64* bits;
   u32 defined;
   s32 slot;
-  Source(Warp& warp, const Instruction& i, int k) : bits(warp.reg(i.slot[k])), defined(warp.defined[i.slot[k]]), slot(i.slot[k]) {}
+  Source(Warp& warp, const Instruction& i, int k)
+      : bits(warp.reg(i.slot[k])), defined(warp.defined[i.slot[k]]), slot(i.slot[k]) {}
   u32 predicate_defined() const { return ALL_LANES; }
   Value at(int lane, int part) const { return S::load(bits[lane], part); }
   Value flushed(int lane, int part, bool flush) const {
-    if constexpr (S::floating) return flush ? S::flush(at(lane, part)) : at(lane, part);
-    else return at(lane, part);
+    if constexpr (S::floating)
+      return flush ? S::flush(at(lane, part)) : at(lane, part);
+    else
+      return at(lane, part);
   }
 };
-template <> struct Source<Predicate> {
+template <>
+struct Source<Predicate> {
   u32 bits, defined;
   s32 slot = -1;
   Source(Warp& warp, const Instruction& i, int k)
@@ -102,10 +134,13 @@ template <> struct Source<Predicate> {
 };
 
 // Lanes of the result that are defined: those of which all sources are. Predicates come with slot -1.
-struct Definedness { u32 lanes, origin; };
-inline Definedness combine_defined(Warp& warp, u32 defined, u32 predicates_defined, u32 mask, std::initializer_list<s32> slots) {
+struct Definedness {
+  u32 lanes, origin;
+};
+inline Definedness combine_defined(Warp& warp, u32 defined, u32 predicates_defined, u32 mask,
+                                   std::initializer_list<s32> slots) {
   if (!(mask & ~defined)) return {ALL_LANES, 0};
-  u32 origin = note_undefined(warp, slots.begin(), (int)slots.size(), mask);   // may report, and define by that
+  u32 origin = note_undefined(warp, slots.begin(), (int)slots.size(), mask);  // may report, and define by that
   u32 after = predicates_defined;
   for (s32 slot : slots)
     if (slot >= 0) after &= warp.defined[slot];
@@ -124,7 +159,8 @@ inline void end_rounding(Rounding rounding) {
 // computed and the active ones are kept: without a branch in the loop the compiler vectorises it.
 template <class D, class F, class... S>
 inline void apply(Warp& warp, const Instruction& i, u32 mask, F f, const S&... from) {
-  Definedness defined = combine_defined(warp, (ALL_LANES & ... & from.defined), (ALL_LANES & ... & from.predicate_defined()), mask, {from.slot...});
+  Definedness defined = combine_defined(
+      warp, (ALL_LANES & ... & from.defined), (ALL_LANES & ... & from.predicate_defined()), mask, {from.slot...});
   if constexpr (std::is_same_v<D, Predicate>) {
     u32 result = 0;
     for (int lane = 0; lane < LANES; lane++) result |= (u32)(bool)f(from.flushed(lane, 0, i.ftz)...) << lane;
@@ -160,17 +196,22 @@ inline void apply(Warp& warp, const Instruction& i, u32 mask, F f, const S&... f
   }
 }
 
-template <class D, class A, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+template <class D, class A, class F>
+inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
   apply<D>(warp, i, mask, f, Source<A>(warp, i, 1));
 }
-template <class D, class A, class B, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+template <class D, class A, class B, class F>
+inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
   apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2));
 }
-template <class D, class A, class B, class C, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+template <class D, class A, class B, class C, class F>
+inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
   apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2), Source<C>(warp, i, 3));
 }
-template <class D, class A, class B, class C, class E, class F> inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
-  apply<D>(warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2), Source<C>(warp, i, 3), Source<E>(warp, i, 4));
+template <class D, class A, class B, class C, class E, class F>
+inline void map(Warp& warp, const Instruction& i, u32 mask, F f) {
+  apply<D>(
+      warp, i, mask, f, Source<A>(warp, i, 1), Source<B>(warp, i, 2), Source<C>(warp, i, 3), Source<E>(warp, i, 4));
 }
 
 }  // namespace ptx

@@ -7,24 +7,42 @@
 
 namespace ptx {
 
-struct Trap { u32 line; };
+struct Trap {
+  u32 line;
+};
 namespace handler {
 void trap(Warp&, const Instruction& i, u32) { throw Trap{i.line}; }
-}
+}  // namespace handler
 
 static u32 special_value(const Machine& machine, const Cta& cta, u32 warp, u32 lane, u32 which) {
   u32 thread = warp * LANES + lane;
   const auto &block = machine.block, &grid = machine.grid;
-  const u32 values[] = {
-      thread % block[0], thread / block[0] % block[1], thread / block[0] / block[1],   // %tid
-      block[0], block[1], block[2],                                                    // %ntid
-      cta.x, cta.y, cta.z, grid[0], grid[1], grid[2],                                  // %ctaid, %nctaid
-      lane, warp, (u32)cta.warps.size(),                                               // %laneid, %warpid, %nwarpid
-      1u << lane, (1u << lane) - 1, (2u << lane) - 1,                                  // %lanemask_eq, _lt, _le
-      ~((2u << lane) - 1), ~((1u << lane) - 1),                                        // %lanemask_gt, _ge
-      0, 1, 0,                                                                         // what is 0 or 1 without clusters
-      machine.dynamic_shared, machine.dynamic_shared + machine.program->shared_bytes,  // %dynamic_smem_size, %total_smem_size
-      cta.number};
+  const u32 values[] = {thread % block[0],
+                        thread / block[0] % block[1],
+                        thread / block[0] / block[1],  // %tid
+                        block[0],
+                        block[1],
+                        block[2],  // %ntid
+                        cta.x,
+                        cta.y,
+                        cta.z,
+                        grid[0],
+                        grid[1],
+                        grid[2],  // %ctaid, %nctaid
+                        lane,
+                        warp,
+                        (u32)cta.warps.size(),  // %laneid, %warpid, %nwarpid
+                        1u << lane,
+                        (1u << lane) - 1,
+                        (2u << lane) - 1,  // %lanemask_eq, _lt, _le
+                        ~((2u << lane) - 1),
+                        ~((1u << lane) - 1),  // %lanemask_gt, _ge
+                        0,
+                        1,
+                        0,  // what is 0 or 1 without clusters
+                        machine.dynamic_shared,
+                        machine.dynamic_shared + machine.program->shared_bytes,  // %dynamic_smem_size, %total_smem_size
+                        cta.number};
   return values[which];
 }
 
@@ -77,7 +95,7 @@ static void run_one(Machine& machine, u32 number) {
   cta.reads.assign(machine.races ? cta.cells.size() * cta.warps.size() : 0, 0);
   for (u32 id = 0; id < cta.warps.size(); id++) start_warp(cta, id, threads);
   run_cta(cta);
-  for (auto entry = machine.releases.begin(); entry != machine.releases.end();)   // shared addresses die with the CTA
+  for (auto entry = machine.releases.begin(); entry != machine.releases.end();)  // shared addresses die with the CTA
     entry = entry->first & SHARED_WINDOW ? machine.releases.erase(entry) : std::next(entry);
 }
 
@@ -89,9 +107,10 @@ extern "C" {
 
 // records: 12 numbers an instruction, in the order read here. header: registers, predicates, shared bytes, local
 // bytes, shared cell, global cell. pairs: register and value.
-Program* core_program(const s64* records, u64 count, const s32* slots, u64 slot_count, const s64* values, u64 value_count,
-                      const u32* header, const u64* constants, u64 constant_count, const u64* constant_predicates,
-                      u64 constant_predicate_count, const u64* specials, u64 special_count, const u64* implicit, u64 implicit_count) {
+Program* core_program(const s64* records, u64 count, const s32* slots, u64 slot_count, const s64* values,
+                      u64 value_count, const u32* header, const u64* constants, u64 constant_count,
+                      const u64* constant_predicates, u64 constant_predicate_count, const u64* specials,
+                      u64 special_count, const u64* implicit, u64 implicit_count) {
   auto* program = new Program{};
   program->slots.assign(slots, slots + slot_count);
   program->values.assign(values, values + value_count);
@@ -99,8 +118,9 @@ Program* core_program(const s64* records, u64 count, const s32* slots, u64 slot_
   program->values.push_back(0);
   for (u64 k = 0; k < count; k++) {
     const s64* r = records + 12 * k;
-    program->code.push_back({handler_table[r[0]], (Flow)r[1], (u8)r[2], r[3] != 0, r[4] != 0, r[5] != 0, (Rounding)r[6], (s32)r[7],
-                             (s32)r[8], (u32)r[9], program->slots.data() + r[10], program->values.data() + r[11]});
+    program->code.push_back({handler_table[r[0]], (Flow)r[1], (u8)r[2], r[3] != 0, r[4] != 0, r[5] != 0, (Rounding)r[6],
+                             (s32)r[7], (s32)r[8], (u32)r[9], program->slots.data() + r[10],
+                             program->values.data() + r[11]});
   }
   program->registers = header[0];
   program->predicates = header[1];
@@ -119,8 +139,8 @@ Program* core_program(const s64* records, u64 count, const s32* slots, u64 slot_
 void core_free_program(Program* program) { delete program; }
 
 // geometry: grid, block, dynamic shared bytes, races, seed. buffers: base, size, host, flags, tracked.
-Machine* core_run(Program* program, const u32* geometry, const u8* parameters, u64 parameter_bytes, const u64* buffers, u64 buffer_count,
-                  u32 pipes, u32* trapped_line) {
+Machine* core_run(Program* program, const u32* geometry, const u8* parameters, u64 parameter_bytes, const u64* buffers,
+                  u64 buffer_count, u32 pipes, u32* trapped_line) {
   auto* machine = new Machine{};
   machine->program = program;
   std::copy_n(geometry, 3, machine->grid.begin());
@@ -145,7 +165,9 @@ Machine* core_run(Program* program, const u32* geometry, const u8* parameters, u
   try {
     for (u32 number : order) {
       run_one(*machine, number);
-      if (std::any_of(machine->findings.begin(), machine->findings.end(), [](auto& f) { return f.first.first == Finding::deadlock; })) break;
+      if (std::any_of(machine->findings.begin(), machine->findings.end(),
+                      [](auto& f) { return f.first.first == Finding::deadlock; }))
+        break;
     }
   } catch (const Trap& trap) {
     *trapped_line = trap.line;
@@ -168,8 +190,10 @@ const char* core_finding(Machine* machine, u64 index, u64* numbers) {
 // The plain counters in the order of native.py: COUNTERS, then instructions by pipe.
 void core_counters(Machine* machine, u64* numbers) {
   const Counters& c = machine->counters;
-  const u64 all[] = {c.instructions, c.tensor_flops, c.barriers, c.global_requests, c.global_sectors, c.global_sectors_ideal,
-                     c.global_bytes_read, c.global_bytes_written, c.shared_requests, c.shared_wavefronts, c.shared_wavefronts_ideal};
+  const u64 all[] = {c.instructions,      c.tensor_flops,           c.barriers,
+                     c.global_requests,   c.global_sectors,         c.global_sectors_ideal,
+                     c.global_bytes_read, c.global_bytes_written,   c.shared_requests,
+                     c.shared_wavefronts, c.shared_wavefronts_ideal};
   std::copy(c.pipes.begin(), c.pipes.end(), std::copy(std::begin(all), std::end(all), numbers));
 }
 

@@ -17,9 +17,9 @@ constexpr u64 SHARED_WINDOW = 0x0100000000000000ull;
 constexpr u64 LOCAL_WINDOW = 0x0200000000000000ull;
 // Shared offsets start here, so that a null or small negative address is out of bounds.
 constexpr u64 SHARED_BASE = 1024;
-constexpr int REGION_BITS = 40;   // every buffer owns 2^40 virtual bytes; what is not its own is red zone
-constexpr u8 UNCOUNTED = 255;    // a pipe: the second half of an instruction
-constexpr u32 PENDING_WGMMA = ~0u;   // an `origin`: result of a wgmma that nobody has waited for
+constexpr int REGION_BITS = 40;     // every buffer owns 2^40 virtual bytes; what is not its own is red zone
+constexpr u8 UNCOUNTED = 255;       // a pipe: the second half of an instruction
+constexpr u32 PENDING_WGMMA = ~0u;  // an `origin`: result of a wgmma that nobody has waited for
 
 struct Instruction {
   Handler handler;
@@ -27,11 +27,11 @@ struct Instruction {
   u8 pipe;
   bool ftz, saturate, guard_negated;
   Rounding rounding;
-  s32 guard;           // predicate, -1: none
-  s32 members;         // of a warp-wide instruction: the register with the mask of its lanes, -1: the whole warp
-  u32 line;            // in the PTX text
-  const s32* slot;     // registers and predicates in operand order, -1: absent
-  const s64* value;    // numbers, laid out as the opcode's lowering says
+  s32 guard;         // predicate, -1: none
+  s32 members;       // of a warp-wide instruction: the register with the mask of its lanes, -1: the whole warp
+  u32 line;          // in the PTX text
+  const s32* slot;   // registers and predicates in operand order, -1: absent
+  const s64* value;  // numbers, laid out as the opcode's lowering says
 };
 
 struct Program {
@@ -39,36 +39,36 @@ struct Program {
   std::vector<s32> slots;
   std::vector<s64> values;
   u32 registers, predicates;
-  std::vector<std::pair<u32, u64>> constants;            // register, value in every lane
+  std::vector<std::pair<u32, u64>> constants;  // register, value in every lane
   std::vector<std::pair<u32, bool>> constant_predicates;
-  std::vector<std::pair<u32, u32>> specials;             // register, number in vocabulary.py: SPECIALS
-  std::vector<u32> implicit_definitions;                 // registers the compiler leaves undefined on purpose
+  std::vector<std::pair<u32, u32>> specials;  // register, number in vocabulary.py: SPECIALS
+  std::vector<u32> implicit_definitions;      // registers the compiler leaves undefined on purpose
   u32 shared_bytes, local_bytes;
-  u32 shared_cell, global_cell;                          // smallest access of the program, in bytes
+  u32 shared_cell, global_cell;  // smallest access of the program, in bytes
 };
 
 // Shadow of each byte of a buffer; Python allocates it and reads it back.
 enum ByteFlag : u8 { ACCESSIBLE = 1, WRITABLE = 2, INITIALISED = 4, READ = 8, WRITTEN = 16 };
 
-struct Access {                // who touched a cell last
-  u32 cta, clock, sync;        // cta counts from 1; 0: nobody
+struct Access {          // who touched a cell last
+  u32 cta, clock, sync;  // cta counts from 1; 0: nobody
   u16 warp;
   u8 lane;
-  bool strong;                 // atomic, or ordered by .relaxed, .acquire, .release, .volatile
+  bool strong;  // atomic, or ordered by .relaxed, .acquire, .release, .volatile
 };
 struct GlobalCell {
-  Access write, read_here, read_elsewhere;   // readers: of the CTA that runs, and of the others
+  Access write, read_here, read_elsewhere;  // readers: of the CTA that runs, and of the others
 };
 struct Buffer {
   u64 base, size;
   u8* host;
   u8* flags;
-  bool tracked;                // false: nobody may write to it, so there can be no race
+  bool tracked;  // false: nobody may write to it, so there can be no race
   std::vector<GlobalCell> cells;
 };
 
 struct SharedCell {
-  u32 clock, sync;             // of the last write
+  u32 clock, sync;  // of the last write
   u16 warp;
   u8 lane;
   bool initialised, pending, strong, undefined;
@@ -79,7 +79,8 @@ struct AsyncCopy {
   u64 source;
 };
 
-using Knowledge = std::unordered_map<u64, u32>;   // (cta << 16 | warp) -> clock up to which its accesses are ordered before
+using Knowledge =
+    std::unordered_map<u64, u32>;  // (cta << 16 | warp) -> clock up to which its accesses are ordered before
 
 struct Cta;
 struct Machine;
@@ -87,25 +88,25 @@ struct Machine;
 struct Warp {
   Cta* cta;
   u32 id;
-  u32 pc, mask;                     // the lanes that run now, in lock step
-  u32 alive, parked;                // parked: waiting at a warp-wide instruction
-  std::array<u32, LANES> lane_pc;   // of the lanes that do not run now
-  u32 join;                         // lowest pc of the others: stop there and merge
+  u32 pc, mask;                    // the lanes that run now, in lock step
+  u32 alive, parked;               // parked: waiting at a warp-wide instruction
+  std::array<u32, LANES> lane_pc;  // of the lanes that do not run now
+  u32 join;                        // lowest pc of the others: stop there and merge
   bool waiting, done, forced;
   u32 barrier, barrier_mode, barrier_threads;
-  u64 slice;                        // instructions left before the other warps get a turn
-  bool highest_first;               // which group of diverged lanes goes first
-  std::vector<u64> lanes;           // LANES values a register
-  std::vector<u32> defined;         // a bit per lane
-  std::vector<u32> origin;          // line where an undefined value entered, 0: never written
+  u64 slice;                 // instructions left before the other warps get a turn
+  bool highest_first;        // which group of diverged lanes goes first
+  std::vector<u64> lanes;    // LANES values a register
+  std::vector<u32> defined;  // a bit per lane
+  std::vector<u32> origin;   // line where an undefined value entered, 0: never written
   std::vector<u32> predicates, predicates_defined;
   u32 carry;
-  std::vector<u32> clock;           // vector clock over the warps of the CTA
-  u32 sync;                         // counts warp-wide synchronisations
-  std::vector<u32> fence_clock;     // the clock at the last fence, empty: no fence yet
+  std::vector<u32> clock;        // vector clock over the warps of the CTA
+  u32 sync;                      // counts warp-wide synchronisations
+  std::vector<u32> fence_clock;  // the clock at the last fence, empty: no fence yet
   std::vector<AsyncCopy> copies;
   std::array<u32, LANES> copy_group;
-  std::vector<u32> pending_registers;   // accumulators of wgmma in flight
+  std::vector<u32> pending_registers;  // accumulators of wgmma in flight
   std::vector<u8> local, local_defined;
   u64 executed;
 
@@ -118,10 +119,10 @@ struct Cta {
   u32 number, x, y, z;
   std::vector<u8> shared;
   std::vector<SharedCell> cells;
-  std::vector<u64> reads;           // per cell and warp: clock << 32 | sync << 8 | lane + 1, 255: several lanes
+  std::vector<u64> reads;  // per cell and warp: clock << 32 | sync << 8 | lane + 1, 255: several lanes
   std::vector<Warp> warps;
   Knowledge acquired;
-  u64 progress;                     // changes of memory, barriers passed, lanes gone: a spinning CTA makes none
+  u64 progress;  // changes of memory, barriers passed, lanes gone: a spinning CTA makes none
 };
 
 struct Record {
@@ -132,7 +133,7 @@ struct Record {
 };
 
 struct Counters {
-  std::vector<u64> pipes, executions;   // executions: of each instruction, by warps
+  std::vector<u64> pipes, executions;  // executions: of each instruction, by warps
   u64 instructions, tensor_flops, barriers;
   u64 global_requests, global_sectors, global_sectors_ideal, global_bytes_read, global_bytes_written;
   u64 shared_requests, shared_wavefronts, shared_wavefronts_ideal;
@@ -148,10 +149,11 @@ struct Machine {
   u32 seed;
   std::map<std::pair<Finding, u32>, Record> findings;
   Counters counters;
-  std::unordered_map<u64, Knowledge> releases;    // by address
+  std::unordered_map<u64, Knowledge> releases;  // by address
 
   // `message` is a function, called for the first finding of its kind at this line only.
-  template <class Message> void report(Finding kind, Warp& warp, u32 lane, u32 line, Message message) {
+  template <class Message>
+  void report(Finding kind, Warp& warp, u32 lane, u32 line, Message message) {
     auto [place, fresh] = findings.try_emplace({kind, line});
     Record& record = place->second;
     if (fresh) record = {kind, line, warp.pc, warp.cta->number, warp.id, lane, 0, message()};
@@ -167,14 +169,16 @@ void require_defined_predicate(Warp&, s32 slot, u32 mask);
 u32 note_undefined(Warp&, const s32* slots, int count, u32 mask);
 void define(Warp&, s32 slot, u32 mask, u32 defined = ALL_LANES, u32 origin = 0);
 // memory.cpp
-struct Use { bool write, strong, collective; };
+struct Use {
+  bool write, strong, collective;
+};
 Space resolve(Space space, u64& address);
 u8* global_bytes(Warp&, u32 lane, u64 address, u32 size, Use use);
 u8* shared_bytes(Warp&, u32 lane, u64 address, u32 size, bool write);
 void count_shared(Warp&, const u64* address, u32 mask, u32 size);
 void count_global(Warp&, const u64* address, u32 mask, u32 size, bool write);
 // races.cpp
-bool shared_read(Warp&, u32 lane, u64 address, u32 size, Use use);   // false: the bytes are undefined
+bool shared_read(Warp&, u32 lane, u64 address, u32 size, Use use);  // false: the bytes are undefined
 void shared_write(Warp&, u32 lane, u64 address, u32 size, const u8* bytes, Use use, bool undefined = false);
 void shared_copy_issued(Warp&, u32 lane, u64 address, u32 size);
 void shared_copy_landed(Warp&, u32 lane, u64 address, u32 size);

@@ -8,7 +8,9 @@
 namespace ptx {
 
 // Row and column of half `half` of the register of `lane` in an 8x8 tile of 16-bit elements.
-struct Place { int row, column; };
+struct Place {
+  int row, column;
+};
 static Place tile_place(int lane, int half, bool transposed) {
   Place place{lane / 4, lane % 4 * 2 + half};
   return transposed ? Place{place.column, place.row} : place;
@@ -17,16 +19,21 @@ static Place tile_place(int lane, int half, bool transposed) {
 static int type_bits(Type type) {
   switch (type) {
     case Type::f64: return 64;
-    case Type::tf32: case Type::f32: case Type::s32: return 32;
-    case Type::f16: case Type::bf16: return 16;
-    case Type::s4: case Type::u4: return 4;
+    case Type::tf32:
+    case Type::f32:
+    case Type::s32: return 32;
+    case Type::f16:
+    case Type::bf16: return 16;
+    case Type::s4:
+    case Type::u4: return 4;
     case Type::b1: return 1;
     default: return 8;
   }
 }
 
 // Calls `use` with a function that reads element `part` of a register.
-template <class Use> static void with_decoder(Type type, Use use) {
+template <class Use>
+static void with_decoder(Type type, Use use) {
   switch (type) {
     case Type::f64: return use([](u64 bits, int) { return bits_as<double>(bits); });
     case Type::tf32: return use([](u64 bits, int) { return tf32_operand((u32)bits); });
@@ -45,14 +52,16 @@ template <class Use> static void with_decoder(Type type, Use use) {
 // Reads an operand fragment of `count` registers with `per` elements each: lane 4g + t holds, in register r, elements
 // t * per ... of row g; A alternates between rows g and g + 8 first (if it has 16 rows), then steps 4 * per along k.
 // B has one column a g. `place(row, k, value)` stores the element.
-template <class Place> static void read_fragment(Warp& warp, const s32* slot, int count, Type type, bool sixteen_rows, Place place) {
+template <class Place>
+static void read_fragment(Warp& warp, const s32* slot, int count, Type type, bool sixteen_rows, Place place) {
   int per = type == Type::f64 ? 1 : 32 / type_bits(type);
   with_decoder(type, [&](auto element) {
     for (int reg = 0; reg < count; reg++) {
       int below = sixteen_rows ? (reg & 1) * 8 : 0, block = (sixteen_rows ? reg >> 1 : reg) * 4 * per;
       const u64* bits = warp.reg(slot[reg]);
       for (u32 lane = 0; lane < LANES; lane++)
-        for (int part = 0; part < per; part++) place(lane / 4 + below, block + lane % 4 * per + part, element(bits[lane], part));
+        for (int part = 0; part < per; part++)
+          place(lane / 4 + below, block + lane % 4 * per + part, element(bits[lane], part));
     }
   });
 }
@@ -135,10 +144,12 @@ void move_matrix(Warp& warp, const Instruction& i, u32 mask) {
 
 // mma: slots d, a, b, c registers. values: rows, k, type of a, type of b, type of c and d, registers of a, b, c,
 // satfinite, bit operation (0 none, 1 xor.popc, 2 and.popc), type of c.
-template <class Sum> static void multiply_with(Warp& warp, const Instruction& i) {
+template <class Sum>
+static void multiply_with(Warp& warp, const Instruction& i) {
   int rows = i.value[0], k_size = i.value[1];
   Type a_type = (Type)i.value[2], b_type = (Type)i.value[3], d_type = (Type)i.value[4], c_type = (Type)i.value[10];
-  int a_count = i.value[5], b_count = i.value[6], c_count = i.value[7], d_count = d_type == Type::f16 ? rows / 8 : rows / 4;
+  int a_count = i.value[5], b_count = i.value[6], c_count = i.value[7],
+      d_count = d_type == Type::f16 ? rows / 8 : rows / 4;
   Sum a[16][256], b[256][8], c[16][8];
   const s32 *a_slot = i.slot + d_count, *b_slot = a_slot + a_count, *c_slot = b_slot + b_count;
   read_fragment(warp, a_slot, a_count, a_type, rows == 16, [&](int row, int k, auto x) { a[row][k] = (Sum)x; });
@@ -154,10 +165,14 @@ template <class Sum> static void multiply_with(Warp& warp, const Instruction& i)
   };
   each_accumulator(c_count, c_type == Type::f16, [&](int reg, int lane, int part, Sum& value) {
     u64 bits = warp.reg(c_slot[reg])[lane];
-    if (c_type == Type::f16) value = (Sum)half_to_float((u16)(bits >> (16 * part)));
-    else if (c_type == Type::s32) value = (Sum)(s32)bits;
-    else if (c_type == Type::f64) value = (Sum)bits_as<double>(bits);
-    else value = (Sum)bits_as<float>((u32)bits);
+    if (c_type == Type::f16)
+      value = (Sum)half_to_float((u16)(bits >> (16 * part)));
+    else if (c_type == Type::s32)
+      value = (Sum)(s32)bits;
+    else if (c_type == Type::f64)
+      value = (Sum)bits_as<double>(bits);
+    else
+      value = (Sum)bits_as<float>((u32)bits);
   });
   for (int row = 0; row < rows; row++)
     for (int k = 0; k < k_size; k++) {
@@ -188,9 +203,12 @@ void multiply(Warp& warp, const Instruction& i, u32 mask) {
   int rows = i.value[0], d_count = d_type == Type::f16 ? rows / 8 : rows / 4;
   int inputs = i.value[5] + i.value[6] + i.value[7];
   for (int k = 0; k < inputs; k++) require_defined(warp, i.slot[d_count + k], ALL_LANES, "an operand of mma");
-  if (d_type == Type::s32) multiply_with<s64>(warp, i);
-  else if (d_type == Type::f64) multiply_with<double>(warp, i);
-  else multiply_with<float>(warp, i);
+  if (d_type == Type::s32)
+    multiply_with<s64>(warp, i);
+  else if (d_type == Type::f64)
+    multiply_with<double>(warp, i);
+  else
+    multiply_with<float>(warp, i);
   for (int k = 0; k < d_count; k++) define(warp, i.slot[k], mask);
   warp.cta->machine->counters.tensor_flops += 2ull * rows * 8 * i.value[1];
 }
@@ -198,7 +216,8 @@ void multiply(Warp& warp, const Instruction& i, u32 mask) {
 // Byte offset of element (row, k) of a wgmma operand in shared memory, before swizzling. K-major tiles are 8 rows of
 // one swizzle width; `stride` leads from one group of 8 rows to the next, `leading` from one 16-byte column to the
 // next where there is no swizzle. MN-major (transposed) tiles have the roles of row and k exchanged.
-static u32 descriptor_offset(u32 row, u32 k, u32 element, u32 width, u32 leading, u32 stride, bool transposed, bool swizzled) {
+static u32 descriptor_offset(u32 row, u32 k, u32 element, u32 width, u32 leading, u32 stride, bool transposed,
+                             bool swizzled) {
   if (!transposed) {
     u32 along = k * element;
     return row / 8 * stride + row % 8 * width + (swizzled ? along : along / 16 * leading + along % 16);
@@ -209,7 +228,8 @@ static u32 descriptor_offset(u32 row, u32 k, u32 element, u32 width, u32 leading
 }
 
 static float shared_element(Warp& warp, u64 descriptor, u32 row, u32 k, bool transposed, Type type) {
-  u32 base = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  u32 base = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
+      stride = (descriptor >> 32 & 0x3fff) << 4;
   u32 swizzle = descriptor >> 62, element = type_bits(type) / 8;
   static const u32 widths[4] = {16, 128, 64, 32}, masks[4] = {0, 7, 3, 1};
   u32 address = base + descriptor_offset(row, k, element, widths[swizzle], leading, stride, transposed, swizzle);
@@ -242,12 +262,14 @@ void warpgroup_multiply(Warp& warp, const Instruction& i, u32) {
     require_defined(warp, *slot, ALL_LANES, "a descriptor");
     u64 descriptor = warp.reg(*slot++)[0];
     for (int row = 0; row < 16; row++)
-      for (int k = 0; k < k_size; k++) a[row][k] = shared_element(warp, descriptor, warp.id % 4 * 16 + row, k, i.value[6], type);
+      for (int k = 0; k < k_size; k++)
+        a[row][k] = shared_element(warp, descriptor, warp.id % 4 * 16 + row, k, i.value[6], type);
   }
   require_defined(warp, *slot, ALL_LANES, "a descriptor");
   u64 descriptor = warp.reg(*slot++)[0];
   for (int k = 0; k < k_size; k++)
-    for (int column = 0; column < n; column++) b[k][column] = shared_element(warp, descriptor, column, k, i.value[7], type);
+    for (int column = 0; column < n; column++)
+      b[k][column] = shared_element(warp, descriptor, column, k, i.value[7], type);
   require_defined_predicate(warp, *slot, ALL_LANES);
   bool accumulate = warp.predicates[*slot] & 1;
   float sign = i.value[4] == i.value[5] ? 1.f : -1.f;

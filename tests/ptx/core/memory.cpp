@@ -8,8 +8,14 @@ namespace ptx {
 
 Space resolve(Space space, u64& address) {
   if (space != Space::generic) return space;
-  if (address >> 56 == SHARED_WINDOW >> 56) { address &= ~SHARED_WINDOW; return Space::shared; }
-  if (address >> 56 == LOCAL_WINDOW >> 56) { address &= ~LOCAL_WINDOW; return Space::local; }
+  if (address >> 56 == SHARED_WINDOW >> 56) {
+    address &= ~SHARED_WINDOW;
+    return Space::shared;
+  }
+  if (address >> 56 == LOCAL_WINDOW >> 56) {
+    address &= ~LOCAL_WINDOW;
+    return Space::local;
+  }
   return Space::global;
 }
 
@@ -30,7 +36,8 @@ static std::string where(Machine& machine, u64 address) {
   Buffer& buffer = machine.buffers[region - 1];
   s64 offset = (s64)(address - buffer.base);
   return "byte " + std::to_string(offset) + " of buffer " + std::to_string(region - 1) + ", which has " +
-         std::to_string(buffer.size) + " bytes" + (offset >= 0 && (u64)offset < buffer.size ? ", in a gap of the view" : "");
+         std::to_string(buffer.size) + " bytes" +
+         (offset >= 0 && (u64)offset < buffer.size ? ", in a gap of the view" : "");
 }
 
 static bool all_have(const u8* flags, u32 size, u8 wanted) {
@@ -59,11 +66,10 @@ u8* global_bytes(Warp& warp, u32 lane, u64 address, u32 size, Use use) {
     machine.report(Finding::readonly_write, warp, lane, line, [&] { return "write at " + where(machine, address); });
     return nullptr;
   }
-  bool reads = !use.write || use.collective;   // an atomic reads and writes
+  bool reads = !use.write || use.collective;  // an atomic reads and writes
   if (reads && !all_have(flags, size, INITIALISED)) {
-    machine.report(Finding::uninitialised_read, warp, lane, line, [&] {
-      return "reads global memory that nothing has stored: " + where(machine, address);
-    });
+    machine.report(Finding::uninitialised_read, warp, lane, line,
+                   [&] { return "reads global memory that nothing has stored: " + where(machine, address); });
   }
   u8 touched = (use.write ? WRITTEN | INITIALISED : 0) | (reads ? READ : 0);
   for (u32 k = 0; k < size; k++) flags[k] |= touched;

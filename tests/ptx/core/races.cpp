@@ -16,7 +16,9 @@ static void report_race(Warp& warp, u32 lane, const char* what, const std::strin
   });
 }
 
-static std::string shared_place(u64 address) { return "byte " + std::to_string(address - SHARED_BASE) + " of shared memory"; }
+static std::string shared_place(u64 address) {
+  return "byte " + std::to_string(address - SHARED_BASE) + " of shared memory";
+}
 
 static std::string thread_name(u32 warp, u32 lane) {
   return "warp " + std::to_string(warp) + " lane " + std::to_string(lane);
@@ -41,9 +43,8 @@ bool shared_read(Warp& warp, u32 lane, u64 address, u32 size, Use use) {
         return "reads " + shared_place(index * width) + " before its asynchronous copy was waited for";
       });
     } else if (!cell.initialised) {
-      machine.report(Finding::uninitialised_read, warp, lane, line, [&] {
-        return "reads " + shared_place(index * width) + ", which nothing has stored";
-      });
+      machine.report(Finding::uninitialised_read, warp, lane, line,
+                     [&] { return "reads " + shared_place(index * width) + ", which nothing has stored"; });
     } else if (machine.races && !(use.strong && cell.strong) &&
                !ordered(warp, lane, cell.warp, cell.clock, cell.lane, cell.sync)) {
       report_race(warp, lane, "read", shared_place(index * width), "the write of " + thread_name(cell.warp, cell.lane));
@@ -51,10 +52,13 @@ bool shared_read(Warp& warp, u32 lane, u64 address, u32 size, Use use) {
     if (cell.undefined) defined = false;
     if (!machine.races || use.strong) continue;
     u64& record = cta.reads[index * cta.warps.size() + warp.id];
-    u32 stamp = use.collective ? 0 : lane + 1;   // ldmatrix reads for the warp as one: nothing of it races inside the warp
+    u32 stamp =
+        use.collective ? 0 : lane + 1;  // ldmatrix reads for the warp as one: nothing of it races inside the warp
     u64 now = (u64)warp.clock[warp.id] << 32 | (u64)(warp.sync & 0xffffff) << 8;
-    if (record >> 8 == now >> 8 && (record & 255) && stamp && (record & 255) != stamp) stamp = SEVERAL_LANES;
-    else if (record >> 8 == now >> 8 && !stamp) stamp = record & 255;
+    if (record >> 8 == now >> 8 && (record & 255) && stamp && (record & 255) != stamp)
+      stamp = SEVERAL_LANES;
+    else if (record >> 8 == now >> 8 && !stamp)
+      stamp = record & 255;
     record = now | stamp;
   }
   return defined;
@@ -84,8 +88,11 @@ static void check_shared_write(Warp& warp, u32 lane, u64 address, u32 size, cons
       if (!record) continue;
       u32 reader = record & 255;
       bool races;
-      if (other != warp.id) races = (record >> 32) > warp.clock[other];
-      else races = reader && reader != lane + 1 && (record >> 32) == warp.clock[other] && (record >> 8 & 0xffffff) == (warp.sync & 0xffffff);
+      if (other != warp.id)
+        races = (record >> 32) > warp.clock[other];
+      else
+        races = reader && reader != lane + 1 && (record >> 32) == warp.clock[other] &&
+                (record >> 8 & 0xffffff) == (warp.sync & 0xffffff);
       if (races && !equal) {
         report_race(warp, lane, "write", shared_place(start), "a read by warp " + std::to_string(other));
         break;
@@ -118,18 +125,22 @@ void shared_copy_landed(Warp& warp, u32 lane, u64 address, u32 size) {
 static u64 thread_key(u32 cta, u32 warp) { return (u64)cta << 16 | warp; }
 
 static bool ordered_globally(Warp& warp, u32 lane, const Access& access) {
-  if (access.cta == warp.cta->number + 1) return ordered(warp, lane, access.warp, access.clock, access.lane, access.sync);
+  if (access.cta == warp.cta->number + 1)
+    return ordered(warp, lane, access.warp, access.clock, access.lane, access.sync);
   auto known = warp.cta->acquired.find(thread_key(access.cta - 1, access.warp));
   return known != warp.cta->acquired.end() && known->second >= access.clock;
 }
 
-static void check_global(Warp& warp, u32 lane, const Access& other, const char* what, const char* earlier, u64 address, bool strong) {
+static void check_global(Warp& warp, u32 lane, const Access& other, const char* what, const char* earlier, u64 address,
+                         bool strong) {
   if (!other.cta || (strong && other.strong) || ordered_globally(warp, lane, other)) return;
   std::string thread = thread_name(other.warp, other.lane);
   if (other.cta != warp.cta->number + 1) thread = "CTA " + std::to_string(other.cta - 1) + " " + thread;
   u64 region = address >> REGION_BITS;
-  report_race(warp, lane, what, "byte " + std::to_string(address - warp.cta->machine->buffers[region - 1].base) + " of buffer " +
-              std::to_string(region - 1), std::string("the ") + earlier + " of " + thread);
+  report_race(warp, lane, what,
+              "byte " + std::to_string(address - warp.cta->machine->buffers[region - 1].base) + " of buffer " +
+                  std::to_string(region - 1),
+              std::string("the ") + earlier + " of " + thread);
 }
 
 void global_access(Warp& warp, u32 lane, Buffer& buffer, u64 offset, u32 size, const u8* bytes, Use use) {
@@ -143,8 +154,10 @@ void global_access(Warp& warp, u32 lane, Buffer& buffer, u64 offset, u32 size, c
     u64 address = buffer.base + start;
     if (!use.write) {
       check_global(warp, lane, cell.write, "read", "write", address, use.strong);
-      if (cell.read_here.cta && cell.read_here.cta != here) cell.read_elsewhere = cell.read_here;
-      else if (cell.read_here.cta && cell.read_here.warp != now.warp) cell.read_elsewhere = cell.read_here;
+      if (cell.read_here.cta && cell.read_here.cta != here)
+        cell.read_elsewhere = cell.read_here;
+      else if (cell.read_here.cta && cell.read_here.warp != now.warp)
+        cell.read_elsewhere = cell.read_here;
       cell.read_here = now;
       continue;
     }
@@ -152,8 +165,10 @@ void global_access(Warp& warp, u32 lane, Buffer& buffer, u64 offset, u32 size, c
     u64 compared = std::min<u64>(width, offset + size - start);
     bool equal = bytes && !std::memcmp(buffer.host + start, bytes + (start - offset), compared);
     if (!(equal && cell.write.cta == here)) check_global(warp, lane, cell.write, "write", "write", address, use.strong);
-    if (!(equal && cell.read_here.cta == here)) check_global(warp, lane, cell.read_here, "write", "read", address, use.strong);
-    if (!(equal && cell.read_elsewhere.cta == here)) check_global(warp, lane, cell.read_elsewhere, "write", "read", address, use.strong);
+    if (!(equal && cell.read_here.cta == here))
+      check_global(warp, lane, cell.read_here, "write", "read", address, use.strong);
+    if (!(equal && cell.read_elsewhere.cta == here))
+      check_global(warp, lane, cell.read_elsewhere, "write", "read", address, use.strong);
     cell.write = now;
   }
 }

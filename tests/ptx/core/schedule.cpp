@@ -7,8 +7,8 @@
 
 namespace ptx {
 
-constexpr u64 SLICE = 50000;        // instructions of a warp before the others get a turn: a warp may wait for them in a loop
-constexpr int IDLE_ROUNDS = 40;     // slices without any change of memory before a loop counts as endless
+constexpr u64 SLICE = 50000;  // instructions of a warp before the others get a turn: a warp may wait for them in a loop
+constexpr int IDLE_ROUNDS = 40;  // slices without any change of memory before a loop counts as endless
 constexpr u32 NOWHERE = ~0u;
 constexpr u32 BARRIERS = 16;
 
@@ -57,7 +57,8 @@ static u32 guard_mask(Warp& warp, const Instruction& i) {
 }
 
 static void report_divergence(Warp& warp, const Instruction& i, const std::string& message) {
-  warp.cta->machine->report(Finding::barrier_divergence, warp, __builtin_ctz(warp.mask), i.line, [&] { return message; });
+  warp.cta->machine->report(
+      Finding::barrier_divergence, warp, __builtin_ctz(warp.mask), i.line, [&] { return message; });
 }
 
 // The lanes that have to arrive before the running group may execute this warp-wide instruction.
@@ -98,8 +99,10 @@ static void check_members(Warp& warp, const Instruction& i, u32 executing) {
   for (int lane = 0; lane < LANES; lane++) {
     if (!(executing >> lane & 1)) continue;
     u32 members = (u32)warp.reg(i.members)[lane];
-    if (!(members >> lane & 1)) return report_divergence(warp, i, "a lane executes this instruction without being in its member mask");
-    if (members & warp.mask & ~executing) return report_divergence(warp, i, "the member mask names lanes that the guard switches off");
+    if (!(members >> lane & 1))
+      return report_divergence(warp, i, "a lane executes this instruction without being in its member mask");
+    if (members & warp.mask & ~executing)
+      return report_divergence(warp, i, "the member mask names lanes that the guard switches off");
   }
 }
 
@@ -111,13 +114,19 @@ static void branch(Warp& warp, const Instruction& i, u32 taken) {
     remember(warp, warp.pc);
     return select_group(warp);
   }
-  if (!taken) { warp.pc++; return; }
+  if (!taken) {
+    warp.pc++;
+    return;
+  }
   if (i.flow == Flow::indexed_branch) require_defined(warp, i.slot[0], taken, "a branch index");
   for (int lane = 0; lane < LANES; lane++) {
     if (!(warp.mask >> lane & 1)) continue;
-    if (!(taken >> lane & 1)) warp.lane_pc[lane] = warp.pc + 1;
-    else if (i.flow == Flow::branch) warp.lane_pc[lane] = i.value[0];
-    else warp.lane_pc[lane] = i.value[1 + std::min<u64>(warp.reg(i.slot[0])[lane], i.value[0] - 1)];
+    if (!(taken >> lane & 1))
+      warp.lane_pc[lane] = warp.pc + 1;
+    else if (i.flow == Flow::branch)
+      warp.lane_pc[lane] = i.value[0];
+    else
+      warp.lane_pc[lane] = i.value[1 + std::min<u64>(warp.reg(i.slot[0])[lane], i.value[0] - 1)];
   }
   select_group(warp);
 }
@@ -131,7 +140,8 @@ static void report_deserters(Warp& warp, u32 leaving) {
     group = lanes_at(warp, waiting, pc);
     const Instruction& i = warp.cta->machine->program->code[pc];
     for (int lane = 0; lane < LANES; lane++)
-      if (group >> lane & 1) members |= i.flow == Flow::warp_sync && i.members >= 0 ? (u32)warp.reg(i.members)[lane] : ALL_LANES;
+      if (group >> lane & 1)
+        members |= i.flow == Flow::warp_sync && i.members >= 0 ? (u32)warp.reg(i.members)[lane] : ALL_LANES;
     if (members & leaving)
       warp.cta->machine->report(Finding::barrier_divergence, warp, first, i.line, [] {
         return std::string("lanes that this instruction needs exit without reaching it");
@@ -144,7 +154,10 @@ static void leave(Warp& warp, u32 leaving) {
   leave_with_copies(warp, leaving);
   warp.alive &= ~leaving;
   warp.cta->progress++;
-  if (!warp.alive) { warp.done = true; return; }
+  if (!warp.alive) {
+    warp.done = true;
+    return;
+  }
   u32 staying = warp.mask & ~leaving;
   for (int lane = 0; lane < LANES; lane++)
     if (staying >> lane & 1) warp.lane_pc[lane] = warp.pc + 1;
@@ -175,7 +188,7 @@ void run_warp(Warp& warp) {
     }
     const Instruction& i = code[warp.pc];
     if (warp.slice-- == 0) {
-      if (warp.mask != warp.alive) {   // a lane may spin for what a diverged lane has to do
+      if (warp.mask != warp.alive) {  // a lane may spin for what a diverged lane has to do
         remember(warp, warp.pc);
         warp.highest_first = !warp.highest_first;
         select_group(warp);
@@ -195,23 +208,35 @@ void run_warp(Warp& warp) {
         if (executing) i.handler(warp, i, executing);
         warp.pc++;
         break;
-      case Flow::branch: case Flow::indexed_branch: branch(warp, i, executing); break;
+      case Flow::branch:
+      case Flow::indexed_branch: branch(warp, i, executing); break;
       case Flow::exit:
-        if (!executing) { warp.pc++; break; }
+        if (!executing) {
+          warp.pc++;
+          break;
+        }
         leave(warp, executing);
         if (warp.done) return;
         break;
-      case Flow::warp_sync: case Flow::aligned_sync:
+      case Flow::warp_sync:
+      case Flow::aligned_sync:
         check_members(warp, i, executing);
         if (i.flow == Flow::aligned_sync && executing && executing != warp.mask)
           report_divergence(warp, i, "an .aligned instruction is executed under a guard that differs between lanes");
         if (executing) i.handler(warp, i, executing);
         warp.pc++;
-        if (warp.mask != warp.alive) { remember(warp, warp.pc); select_group(warp); }
+        if (warp.mask != warp.alive) {
+          remember(warp, warp.pc);
+          select_group(warp);
+        }
         break;
       case Flow::barrier:
-        if (!executing) { warp.pc++; break; }
-        if (executing != warp.mask) report_divergence(warp, i, "a barrier is executed under a guard that differs between lanes");
+        if (!executing) {
+          warp.pc++;
+          break;
+        }
+        if (executing != warp.mask)
+          report_divergence(warp, i, "a barrier is executed under a guard that differs between lanes");
         arrive(warp, i);
         counters.barriers++;
         return;
@@ -243,7 +268,10 @@ static u32 votes_at_barrier(Warp& warp) {
 }
 
 // A warp that arrived at a barrier without waiting: its clock travels to those who wait.
-struct Arrival { u32 barrier; std::vector<u32> clock; };
+struct Arrival {
+  u32 barrier;
+  std::vector<u32> clock;
+};
 
 static void join_clock(std::vector<u32>& into, const std::vector<u32>& from) {
   if (into.size() < from.size()) into.resize(from.size(), 0);
@@ -275,10 +303,13 @@ static bool release_barrier(Cta& cta, u32 barrier, std::vector<Arrival>& arrival
   std::vector<u32> clock(cta.warps.size(), 0), fence_clock;
   for (Arrival& arrival : arrivals)
     if (arrival.barrier == barrier) join_clock(clock, arrival.clock);
-  arrivals.erase(std::remove_if(arrivals.begin(), arrivals.end(), [&](const Arrival& a) { return a.barrier == barrier; }), arrivals.end());
+  arrivals.erase(
+      std::remove_if(arrivals.begin(), arrivals.end(), [&](const Arrival& a) { return a.barrier == barrier; }),
+      arrivals.end());
   for (Warp* warp : waiting) {
     join_clock(clock, warp->clock);
-    join_clock(fence_clock, warp->fence_clock);   // fences are cumulative: a later release covers what any of them fenced
+    join_clock(
+        fence_clock, warp->fence_clock);  // fences are cumulative: a later release covers what any of them fenced
     votes += __builtin_popcount(votes_at_barrier(*warp));
     threads += __builtin_popcount(warp->mask);
   }
@@ -290,7 +321,10 @@ static bool release_barrier(Cta& cta, u32 barrier, std::vector<Arrival>& arrival
     warp->sync++;
     warp->waiting = false;
     warp->pc++;
-    if (warp->mask != warp->alive) { remember(*warp, warp->pc); select_group(*warp); }
+    if (warp->mask != warp->alive) {
+      remember(*warp, warp->pc);
+      select_group(*warp);
+    }
   }
   cta.progress++;
   return true;
@@ -300,8 +334,9 @@ static void report_deadlock(Cta& cta) {
   for (Warp& warp : cta.warps) {
     if (warp.done) continue;
     cta.machine->report(Finding::deadlock, warp, __builtin_ctz(warp.mask), warp.instruction().line, [&] {
-      return warp.waiting ? "barrier " + std::to_string(warp.barrier) + " never completes: too few threads arrive"
-                          : std::string("warps loop without any change of memory (CTAs run one after the other, in order)");
+      return warp.waiting
+                 ? "barrier " + std::to_string(warp.barrier) + " never completes: too few threads arrive"
+                 : std::string("warps loop without any change of memory (CTAs run one after the other, in order)");
     });
   }
 }

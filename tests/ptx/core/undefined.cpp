@@ -18,9 +18,8 @@ static bool report_special(Warp& warp, s32 slot, u32 mask, u32 line) {
       return std::string("a register of a wgmma in flight is used before wgmma.wait_group");
     });
   } else if (warp.origin[slot] == 0 && warp.defined[slot] == 0) {
-    warp.cta->machine->report(Finding::uninitialised_read, warp, lane, line, [] {
-      return std::string("reads a register that no instruction has written");
-    });
+    warp.cta->machine->report(Finding::uninitialised_read, warp, lane, line,
+                              [] { return std::string("reads a register that no instruction has written"); });
   } else {
     return false;
   }
@@ -52,9 +51,8 @@ void require_defined(Warp& warp, s32 slot, u32 mask, const char* use) {
 void require_defined_predicate(Warp& warp, s32 slot, u32 mask) {
   if ((warp.predicates_defined[slot] & mask) == mask) return;
   u32 lane = __builtin_ctz(mask & ~warp.predicates_defined[slot]);
-  warp.cta->machine->report(Finding::uninitialised_read, warp, lane, warp.instruction().line, [] {
-    return std::string("depends on an undefined predicate");
-  });
+  warp.cta->machine->report(Finding::uninitialised_read, warp, lane, warp.instruction().line,
+                            [] { return std::string("depends on an undefined predicate"); });
   warp.predicates_defined[slot] |= mask;
 }
 
