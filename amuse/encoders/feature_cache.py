@@ -1,23 +1,20 @@
 """A cache file of token features that is never silently wrong: written atomically, verified when read."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from amuse.files import save_tensors
 
 logger = logging.getLogger(__name__)
 
 
 def save_features(path: Path, key: str, tokens: list[Tensor]) -> None:
-    """Writes the streams beside `path` and moves them there, so that a reader sees a whole file or none.
+    """Writes the streams to `path`, atomically.
 
     Args:
         path: The cache file; its folder is made.
@@ -30,14 +27,7 @@ def save_features(path: Path, key: str, tokens: list[Tensor]) -> None:
     lengths = torch.tensor([len(stream) for stream in tokens], dtype=torch.int64)
     metadata = {"key": key, "sha256": _checksum(flat, lengths)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file({"tokens": flat, "lengths": lengths}, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    save_tensors({"tokens": flat, "lengths": lengths}, path, metadata)
 
 
 def load_features(path: Path, key: str, count: int) -> list[Tensor] | None:
@@ -53,7 +43,7 @@ def load_features(path: Path, key: str, count: int) -> list[Tensor] | None:
     try:
         return _verified(path, key, count)
     except (SafetensorError, OSError, ValueError) as error:
-        logger.warning("%s: damaged cache file (%s); it is built again", path, error)
+        logger.warning("%s: damaged cache file (%s); it is rebuilt", path, error)
         return None
 
 
