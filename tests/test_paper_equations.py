@@ -165,7 +165,7 @@ def test_random_alpha_is_uniform_and_drawn_for_every_instance_and_call():
     off_diagonal = ~torch.eye(3, dtype=torch.bool)
     whole = torch.tensor(PRESENT).all(-1)
     drawn = torch.stack([output.alpha[whole][:, off_diagonal] for output in outputs]).double()  # (calls, rows, 6)
-    assert drawn.unique().numel() == drawn.numel()
+    assert drawn.unique().numel() > 0.99 * drawn.numel()
     for share in (0.1, 0.25, 0.5, 0.75, 0.9):
         error = 4 * (share * (1 - share) / drawn.numel()) ** 0.5
         assert (drawn < share).double().mean() == pytest.approx(share, abs=error)
