@@ -45,6 +45,8 @@ class ModelConfig:
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
     man_gate: str = "mean"  # weight of a Peripheral source: "mean" (paper) | "learned" | "input"
+    man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
+    man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
     head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
     fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
@@ -92,6 +94,10 @@ class ModelConfig:
             raise ValueError("context_window: needs causal and temporal 'attention'")
         if self.context_window is not None and self.context_window < 1:
             raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
+        if self.man_score_map and self.man_gate != "mean":
+            raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
+        if self.man_score_map and self.d_model > 256:
+            raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
         if self.gate_teacher and (self.fusion != "learned" or (self.modalities and self.label_names is None)):
             raise ValueError("gate_teacher: needs fusion 'learned' and classes")
 

@@ -64,6 +64,24 @@ def test_descriptors_are_equation_1_with_its_heads_pooled(merge, layers):
         close(output.descriptors[row], paper.descriptors(weights, features, **sizes))
 
 
+@pytest.mark.parametrize("merge", ["mean", "concat"])
+def test_the_linear_map_around_the_scores_mixes_the_heads_of_each_source(merge):
+    weights, output = run(man_score_map=True, head_merge=merge)
+    assert (weights["central.0.layers.0.attention.score_map"] != torch.eye(HEADS)).all()
+    for row, utterance in enumerate(UTTERANCES):
+        features = [utterance.features.get(m) for m in MODALITIES]
+        sizes = {"unimodal_layers": 1, "man_layers": MAN_LAYERS, "heads": HEADS, "merge": merge}
+        close(output.descriptors[row], paper.descriptors(weights, features, **sizes))
+
+
+def test_the_bi_lstm_of_figure_1_runs_over_the_central_networks_tokens():
+    weights, output = run(man_lstm=True)
+    for row, utterance in enumerate(UTTERANCES):
+        features = [utterance.features.get(m) for m in MODALITIES]
+        sizes = {"unimodal_layers": 1, "man_layers": MAN_LAYERS, "heads": HEADS, "merge": "mean"}
+        close(output.descriptors[row], paper.descriptors(weights, features, **sizes, man_lstm=True))
+
+
 def test_the_unimodal_stage_is_a_bi_lstm_and_stacked_self_attention():
     weights, output = run(man=False, unimodal_layers=2, head_merge="mean")
     for row, utterance in enumerate(UTTERANCES):
