@@ -46,7 +46,13 @@ from amuse.model.stages import present_modalities
 from amuse.training.augmentation import Mix, augment, draw_mix
 from amuse.training.losses import Totals, amuse_loss, contrastive_loss, contrasts
 from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard
-from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
+from amuse.training.optimization import (
+    centre_outputs,
+    class_weights,
+    dialogue_weights,
+    learning_rate_factor,
+    parameter_groups,
+)
 from amuse.training.parallel import (
     Shares,
     World,
@@ -114,6 +120,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     config.model.__post_init__()
     with join_world(choose_device(config.train.device)) as world:
         model = Amuse(config.model).to(world.device)
+        centre_outputs(model, splits.train)
         if world.rank > 0:  # the same weights, but dropout of its own
             torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
         run = Run(config, model, splits, folder, world)
