@@ -6,6 +6,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.static import bound, compiled_cuda, compiled_triton
 from benchmarks.static.binaries import SHARED_LIMIT, Usage
 from benchmarks.static.cases import Case, cuda_cases, triton_cases
