@@ -7,8 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import ptx
-
+from .. import poisoned, run
 from .snippets import kernel, line_of
 
 THREAD = (
@@ -19,7 +18,7 @@ SLOT = "  mov.u32 %r2, tile;\n  shl.b32 %r3, %r1, 2;\n  add.u32 %r4, %r2, %r3;\n
 
 
 def launch(text, *args, grid=1, block=32, **options):
-    return ptx.run(text, "k", grid, block, list(args), **options)
+    return run(text, "k", grid, block, list(args), **options)
 
 
 def expect(text, kind, part, *args, **options):
@@ -31,7 +30,7 @@ def expect(text, kind, part, *args, **options):
 
 
 def test_a_correct_kernel_is_clean_and_writes_in_place():
-    out = ptx.poisoned(32, torch.int32)
+    out = poisoned(32, torch.int32)
     report = launch(kernel(THREAD + "  st.global.u32 [%rd3], %r1;"), out)
     report.assert_clean()
     assert out.tolist() == list(range(32))
@@ -135,12 +134,12 @@ def test_undefined_predicate():
 
 def test_poisoned_memory_must_not_be_read():
     text = kernel(THREAD + "  ld.global.u32 %r5, [%rd3];\n  st.global.u32 [%rd3], %r5;")
-    expect(text, "uninitialised_read", "ld.global", ptx.poisoned(32, torch.int32))
+    expect(text, "uninitialised_read", "ld.global", poisoned(32, torch.int32))
     launch(text, torch.zeros(32, dtype=torch.int32)).assert_clean()
 
 
 def test_poisoned_output_must_be_stored_completely():
-    out = ptx.poisoned((4, 9), torch.int32)
+    out = poisoned((4, 9), torch.int32)
     report = launch(kernel(THREAD + "  st.global.u32 [%rd3], %r1;"), out)
     assert [f.kind for f in report.findings] == ["uninitialised_read"]
     assert "4 of 36 elements were never stored, the first at (3, 5)" in report.findings[0].message

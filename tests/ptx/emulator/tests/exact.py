@@ -9,8 +9,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from tests import ptx
-
+from .. import run
 from .snippets import kernel
 
 FORMATS = {"f16": (5, 10), "bf16": (8, 7), "tf32": (8, 10), "f32": (8, 23), "f64": (11, 52), "e5m2": (5, 2)}
@@ -163,7 +162,7 @@ def run_bits(statement: str, inputs: list[tuple[str, list[int]]], output: str) -
     dtypes = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
     tensors = [torch.from_numpy(np.array(values, dtypes[width(name)])) for name, values in inputs]
     out = torch.from_numpy(np.zeros(count, dtypes[bits]))
-    ptx.run(text, "k", -(-count // 128), 128, [out, *tensors], readonly=range(1, len(tensors) + 1)).assert_clean()
+    run(text, "k", -(-count // 128), 128, [out, *tensors], readonly=range(1, len(tensors) + 1)).assert_clean()
     return [int(x) for x in out.numpy()]
 
 

@@ -1,11 +1,11 @@
-"""A sample of the mutants (the full sweep: `python -m tests.ptx.mutation`): planted bugs are caught, by name."""
+"""A sample of the mutants (all: `python -m tests.ptx.emulator.mutation`): planted bugs are caught, by name."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.ptx import mutation
-from tests.ptx.nvcc_kernels import nvcc
+from .. import mutation
+from ..nvcc_kernels import nvcc
 
 # What every bug of a kind has to be reported as; "numbers" alone would be luck.
 BY_NAME = {

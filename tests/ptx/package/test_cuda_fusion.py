@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from amuse_kernels import cuda, reference
-from tests.ptx import mutation
-from tests.ptx.budget import assert_clean, within_budget
-from tests.ptx.cuda_launches import emulated, kernel, missing, recorded
-from tests.ptx.fusion_calls import FusionCall
+from tests.ptx.emulator import mutation
+from tests.ptx.package.budget import assert_clean, within_budget
+from tests.ptx.package.cuda_launches import emulated, kernel, missing, recorded
+from tests.ptx.package.fusion_calls import FusionCall
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 

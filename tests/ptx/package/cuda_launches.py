@@ -16,14 +16,13 @@ import torch
 
 from amuse_kernels import cuda, native
 from amuse_kernels.dispatch import native_module
+from tests.ptx.emulator.arguments import Structure, pointing_into
+from tests.ptx.emulator.launch import Launch
+from tests.ptx.emulator.nvcc_kernels import compile_nvcc, nvcc, split_kernels
+from tests.ptx.emulator.report import Report
+from tests.ptx.package import cuda_attention
 
-from . import cuda_attention
-from .arguments import Structure, pointing_into
-from .cases import Launch
-from .nvcc_kernels import compile_nvcc, nvcc, split_kernels
-from .report import Report
-
-SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
+SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
 FILES = ("fusion_forward.cu", "fusion_backward.cu", "fusion_weight.cu", "interpolation.cu")
 
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import ptx
-from tests.ptx.opcodes import ROWS
-
+from .. import Unsupported, load, run
+from ..opcodes import ROWS
 from .snippets import HEADER, kernel
 
 
@@ -67,16 +66,16 @@ from .snippets import HEADER, kernel
     ],
 )
 def test_an_instruction_is_refused(instruction, named):
-    with pytest.raises(ptx.Unsupported) as error:
-        ptx.run(kernel("  " + instruction), "k", 1, 1, [None])
+    with pytest.raises(Unsupported) as error:
+        run(kernel("  " + instruction), "k", 1, 1, [None])
     assert named in str(error.value)
     assert "line" in str(error.value)
 
 
 def test_refused_before_anything_runs():
     """Even if the instruction stands where no thread gets."""
-    with pytest.raises(ptx.Unsupported, match="frobnicate"):
-        ptx.load(kernel("  ret;\n  frobnicate.u32 %r1;"), "k")
+    with pytest.raises(Unsupported, match="frobnicate"):
+        load(kernel("  ret;\n  frobnicate.u32 %r1;"), "k")
 
 
 @pytest.mark.parametrize(
@@ -92,13 +91,13 @@ def test_refused_before_anything_runs():
     ],
 )
 def test_malformed_text(text, named):
-    with pytest.raises(ptx.Unsupported, match=named):
-        ptx.load(text, "k")
+    with pytest.raises(Unsupported, match=named):
+        load(text, "k")
 
 
 def test_every_row_of_the_table_is_well_formed():
-    from tests.ptx.forms import take_apart
-    from tests.ptx.lowering import LOWERINGS
+    from ..forms import take_apart
+    from ..lowering import LOWERINGS
 
     for number, row in enumerate(ROWS):
         form = take_apart(row, number)
@@ -109,4 +108,4 @@ def test_every_row_of_the_table_is_well_formed():
 
 def test_unknown_entry():
     with pytest.raises(ValueError, match="no kernel 'other', the text has 'k'"):
-        ptx.load(kernel(""), "other")
+        load(kernel(""), "other")

@@ -7,9 +7,9 @@ import importlib.util
 import pytest
 import torch
 
-from tests import ptx
-from tests.ptx import cases
-from tests.ptx.nvcc_kernels import launch_nvcc, nvcc
+from .. import poisoned, run
+from ..fixtures import cases
+from ..nvcc_kernels import launch_nvcc, nvcc
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -67,11 +67,11 @@ def test_hopper_kernels_use_warpgroup_instructions():
 
 @needs_triton
 def test_launch_triton_has_the_launch_signature_of_triton():
-    from tests.ptx.fixtures.attention_triton import attention_delta
-    from tests.ptx.triton_kernels import launch_triton
+    from ..fixtures.attention_triton import attention_delta
+    from ..triton_kernels import launch_triton
 
     o, do = torch.randn(2, 40, 64), torch.randn(2, 40, 64)
-    delta = ptx.poisoned((2, 40))
+    delta = poisoned((2, 40))
     report = launch_triton(
         attention_delta,
         lambda meta: (-(-meta["seqlen_q"] // meta["BLOCK_M"]), 2),
@@ -87,7 +87,7 @@ def test_launch_triton_has_the_launch_signature_of_triton():
     report.assert_clean()
     torch.testing.assert_close(delta, (o * do).sum(-1), rtol=1e-5, atol=1e-5)
     # An argument that equals 1 becomes a constant, as it would on a GPU.
-    delta = ptx.poisoned((2, 1))
+    delta = poisoned((2, 1))
     launch_triton(
         attention_delta, (1, 2), o[:, :1].contiguous(), do[:, :1].contiguous(), delta, 1, BLOCK_M=16, D=64
     ).assert_clean()
@@ -114,14 +114,12 @@ extern "C" __global__ void row_sums(const float* x, float* out, int columns) {
 @needs_nvcc
 @pytest.mark.parametrize("columns", [1, 33, 500])
 def test_launch_nvcc_reports_with_source_lines(columns):
-    x, out = torch.randn(3, columns), ptx.poisoned(3)
+    x, out = torch.randn(3, columns), poisoned(3)
     launch_nvcc(
         REDUCTION.replace("BARRIER", "__syncthreads();"), "row_sums", 3, 256, [x, out, columns], readonly=[x]
     ).assert_clean()
     torch.testing.assert_close(out, x.sum(1), rtol=1e-5, atol=1e-5)
-    report = launch_nvcc(
-        REDUCTION.replace("BARRIER", ""), "row_sums", 3, 256, [x, ptx.poisoned(3), columns], readonly=[x]
-    )
+    report = launch_nvcc(REDUCTION.replace("BARRIER", ""), "row_sums", 3, 256, [x, poisoned(3), columns], readonly=[x])
     assert report.kinds <= {"race", "uninitialised_read"}
     assert report.findings
     assert all("kernel.cu:" in finding.source for finding in report.findings)
@@ -153,9 +151,9 @@ def test_counters_of_a_known_kernel():
   add.s64 %rd5, %rd1, %rd3;
   st.global.f32 [%rd5], %f2;"""
     for pitch, conflicts in [(128, 32 * 31), (132, 0)]:
-        x, out = torch.randn(32, 32), ptx.poisoned((32, 32))
+        x, out = torch.randn(32, 32), poisoned((32, 32))
         text = kernel(body.replace("PITCH", str(pitch)), ".u64 out, .u64 x", ".shared .align 4 .b8 tile[4224];")
-        report = ptx.run(text, "k", 1, 1024, [out, x], readonly=[1])
+        report = run(text, "k", 1, 1024, [out, x], readonly=[1])
         report.assert_clean()
         assert torch.equal(out, x.T)
         counters = report.counters
@@ -175,9 +173,9 @@ def test_counters_of_a_known_kernel():
 
 @needs_nvcc
 def test_the_counters_command(capsys, monkeypatch):
-    from tests.ptx import __main__ as command
+    from .. import __main__ as command
 
-    monkeypatch.setattr("sys.argv", ["tests.ptx", "--seqlen-q", "17", "--seqlen-k", "20"])
+    monkeypatch.setattr("sys.argv", ["tests.ptx.emulator", "--seqlen-q", "17", "--seqlen-k", "20"])
     command.main()
     printed = capsys.readouterr().out
     assert "nvcc forward" in printed

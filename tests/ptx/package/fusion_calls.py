@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from amuse_kernels import cuda, reference
-from tests.ptx.budget import within_budget
-from tests.ptx.cuda_launches import emulated, prepared
+from tests.ptx.package.budget import within_budget
+from tests.ptx.package.cuda_launches import emulated, prepared
 from tests.test_adaptive_fusion import make_inputs
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from amuse_kernels import cuda
-from tests.ptx import mutation
-from tests.ptx.attention_calls import ATTENTION, AttentionCall
-from tests.ptx.budget import assert_clean
-from tests.ptx.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
-from tests.ptx.cuda_launches import emulated, missing
-from tests.ptx.nvcc_kernels import nvcc
+from tests.ptx.emulator import mutation
+from tests.ptx.emulator.nvcc_kernels import nvcc
+from tests.ptx.package.attention_calls import ATTENTION, AttentionCall
+from tests.ptx.package.budget import assert_clean
+from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
+from tests.ptx.package.cuda_launches import emulated, missing
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 

@@ -1,4 +1,4 @@
-"""`python -m tests.ptx`: what the fixtures execute and move, counted by the emulator."""
+"""`python -m tests.ptx.emulator`: what the fixtures execute and move, counted by the emulator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from . import cases
+from .fixtures import cases
 from .nvcc_kernels import nvcc
 from .report import Report
 from .vocabulary import PIPES
@@ -61,7 +61,7 @@ def table(reports: list[tuple[str, Report]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.ptx", description=__doc__, epilog=HELP)
+    parser = argparse.ArgumentParser(prog="python -m tests.ptx.emulator", description=__doc__, epilog=HELP)
     parser.add_argument("--seqlen-q", type=int, default=128)
     parser.add_argument("--seqlen-k", type=int, default=128)
     parser.add_argument("--arch", type=int, default=80, help="compute capability: 80, 86, 89, 90, 120")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests import ptx
-from tests.ptx.opcodes_memory import INTERCHANGEABLE, MMA
-
+from .. import poisoned, run
+from ..opcodes_memory import INTERCHANGEABLE, MMA
 from .snippets import kernel
 
 BITS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8, "s4": 4, "u4": 4, "b1": 1}
@@ -143,7 +142,7 @@ def run_mma(opcode, inputs, outputs, wide_sum, wide_operands):
         else text
     )
     out = torch.zeros(32, outputs, dtype=torch.int64)
-    ptx.run(
+    run(
         text, "k", 1, 32, [out, *(torch.from_numpy(x.view(np.int64)) for x in inputs)], readonly=(1, 2, 3)
     ).assert_clean()
     return out.numpy().view(np.uint64)
@@ -183,9 +182,9 @@ def test_ldmatrix_and_stmatrix(count, transposed):
   add.s64 %rd6, %rd6, %rd2;
   st.global.v4.b32 [%rd6], {{%r5, %r6, %r7, %r8}};"""
     )
-    out, back = ptx.poisoned((32, count, 2), torch.int16), ptx.poisoned(tiles.shape, torch.int16)
+    out, back = poisoned((32, count, 2), torch.int16), poisoned(tiles.shape, torch.int16)
     text = kernel(body, ".u64 out, .u64 a, .u64 back", ".shared .align 16 .b8 tile[1024];")
-    ptx.run(text, "k", 1, 32, [out, tiles, back], readonly=[1]).assert_clean()
+    run(text, "k", 1, 32, [out, tiles, back], readonly=[1]).assert_clean()
     for lane in range(32):
         for tile in range(count):
             for half in range(2):
@@ -205,5 +204,5 @@ def test_movmatrix():
   movmatrix.sync.aligned.m8n8.trans.b16 %r3, %r2;
   st.global.b32 [%rd3], %r3;""")
     tile = torch.arange(64, dtype=torch.int16)
-    ptx.run(text, "k", 1, 32, [tile]).assert_clean()
+    run(text, "k", 1, 32, [tile]).assert_clean()
     assert torch.equal(tile.reshape(8, 8), torch.arange(64, dtype=torch.int16).reshape(8, 8).T)

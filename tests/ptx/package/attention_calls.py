@@ -11,7 +11,7 @@ from torch import Tensor
 from amuse_kernels import reference
 from amuse_kernels.checks import AttentionInputs, check_attention
 from tests.attention_cases import Case, make_case
-from tests.ptx.budget import within_budget
+from tests.ptx.package.budget import within_budget
 
 # name -> lengths (queries, keys of each source), head dim, options of make_case
 ATTENTION: dict[str, Any] = {

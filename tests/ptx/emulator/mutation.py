@@ -1,6 +1,6 @@
 """Do the checks catch broken kernels? Plants one bug at a time in a kernel's PTX and runs it over several lengths.
 
-`python -m tests.ptx.mutation` runs every mutant and prints the table; the tests run a sample.
+`python -m tests.ptx.emulator.mutation` runs every mutant of the fixtures and prints the table; the tests run a sample.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from amuse_kernels import cpu
-
-from . import cases, cuda_attention, cuda_launches
-from .attention_calls import AttentionCall
 from .errors import Unsupported
-from .fusion_calls import FusionCall
+from .fixtures import cases
+from .launch import Launch
 from .nvcc_kernels import nvcc
 
 # Several residues of the tile sizes, full tiles, one row, more tiles than stages.
@@ -93,7 +90,7 @@ def mutants(text: str, entry: str) -> list[Mutant]:
 
 
 # (lengths) -> launches, and the error of their results in units of what is allowed, once they have run
-Build = Callable[[tuple[int, int]], tuple[list[cases.Launch], Callable[[], float]]]
+Build = Callable[[tuple[int, int]], tuple[list[Launch], Callable[[], float]]]
 
 
 @dataclass
@@ -163,32 +160,25 @@ class Subject:
 
 
 def subjects_by_name(part: str = "") -> list[Subject]:
-    """Fixtures and kernels of the package that can be compiled here, of those whose name contains `part`."""
+    """Fixtures that can be compiled here, of those whose name contains `part`."""
     builds: list[tuple[str, Build, int]] = []
     if nvcc():
-        builds += [("nvcc forward", _fixture(lambda problem: _one(cases.nvcc_forward(problem))), 0)]
-        builds += [("CUDA forward", _cuda_forward, 0)]
-        builds += [("CUDA backward, queries", _cuda_backward, 0), ("CUDA backward, keys", _cuda_backward, 1)]
-    if cuda_launches.missing() is None:
-        names = ("forward", "backward", "weights", "sums of weights")
-        builds += [(f"CUDA fusion {name}", _cuda_fusion, which) for which, name in enumerate(names)]
+        builds += [("nvcc forward", of_fixture(lambda problem: _one(cases.nvcc_forward(problem))), 0)]
     if importlib.util.find_spec("triton"):
-        builds += [("Triton forward", _fixture(lambda problem: _one(cases.triton_forward(problem))), 0)]
-        builds += [("Triton backward", _fixture(cases.triton_backward), 1)]
-        builds += [("package forward", _fixture(cases.package_forward), 0)]
-        builds += [("package backward", _fixture(cases.package_backward), 0)]
+        builds += [("Triton forward", of_fixture(lambda problem: _one(cases.triton_forward(problem))), 0)]
+        builds += [("Triton backward", of_fixture(cases.triton_backward), 1)]
     return [Subject.of(name, build, which) for name, build, which in builds if part in name]
 
 
 Outputs = dict[str, torch.Tensor]
 
 
-def _one(made: tuple[cases.Launch, Outputs]) -> tuple[list[cases.Launch], Outputs]:
+def _one(made: tuple[Launch, Outputs]) -> tuple[list[Launch], Outputs]:
     return [made[0]], made[1]
 
 
-def _fixture(make: Callable[[cases.Problem], tuple[list[cases.Launch], Outputs]]) -> Build:
-    def build(pair: tuple[int, int]) -> tuple[list[cases.Launch], Callable[[], float]]:
+def of_fixture(make: Callable[[cases.Problem], tuple[list[Launch], Outputs]]) -> Build:
+    def build(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
         problem = cases.Problem.random(torch.float16, *pair)
         launches, outputs = make(problem)
         return launches, lambda: problem.error(outputs)
@@ -196,57 +186,12 @@ def _fixture(make: Callable[[cases.Problem], tuple[list[cases.Launch], Outputs]]
     return build
 
 
-def _attention_call(pair: tuple[int, int]) -> tuple[AttentionCall, torch.Tensor, torch.Tensor]:
-    """A call and its out and lse: two streams; joint with gates and masks for an odd number of queries, else plain."""
-    torch.manual_seed(0)
-    queries, keys = pair
-    odd = bool(queries % 2)
-    options = {"normalization": "joint" if odd else "per_source", "gates": odd, "masks": odd}
-    call = AttentionCall.make(queries, (keys, keys // 2), cases.HEAD_DIM, torch.float16, batch=1, **options)
-    out, lse = cpu.p2c_attention_forward(*call.arguments)
-    call.draw_upstream(lse)
-    return call, out, lse
-
-
-def _cuda_forward(pair: tuple[int, int]) -> tuple[list[cases.Launch], Callable[[], float]]:
-    call, *expected = _attention_call(pair)
-    launches, out, lse = cuda_attention.forward_launches(*call.arguments)
-    gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, *call.arguments)
-    return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
-
-
-def _cuda_backward(pair: tuple[int, int]) -> tuple[list[cases.Launch], Callable[[], float]]:
-    call, out, lse = _attention_call(pair)
-    launches, gradients = cuda_attention.backward_launches(call.grad_out, call.grad_lse, lse, *call.arguments)
-    return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
-
-
-def _cuda_fusion(pair: tuple[int, int]) -> tuple[list[cases.Launch], Callable[[], float]]:
-    """Three modalities with a gate; rows of whole 16 bytes, which one kernel serves at every length."""
-    torch.manual_seed(0)
-    rows, width = pair
-    call = FusionCall("gate", rows, 3, 8 * width, torch.float16)
-    results, launches = call.launches()
-    for launch in launches:
-        for tensor in launch.args[0].writable:
-            tensor.view(torch.uint8).fill_(0xFF)  # NaN: what an earlier run left would look right
-    return launches, lambda: _error(lambda: call.check(results))
-
-
-def _error(check: Callable[[], None]) -> float:
-    try:
-        check()
-    except AssertionError:
-        return float("inf")
-    return 0.0
-
-
-def main() -> None:
+def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="run only every n-th mutant")
     parser.add_argument("--subject", default="", help="only subjects whose name contains this")
     options = parser.parse_args()
-    for subject in subjects_by_name(options.subject):
+    for subject in subjects(options.subject):
         start = time.perf_counter()
         table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         survivors, equivalent = [], 0

@@ -10,15 +10,15 @@ import torch
 
 from amuse_kernels import reference
 from tests.attention_cases import make_case
-from tests.ptx.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of, op_arguments
-from tests.ptx.budget import assert_clean, within_budget
+from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of, op_arguments
+from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
 from amuse_kernels.triton import attention, fusion, interpolation
-from tests.ptx.package_launches import emulated
+from tests.ptx.package.triton_launches import emulated
 
 TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
 # of make_case

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,32 @@ def run(
     for message in memory.finish():
         report.findings.append(Finding("uninitialised_read", 0, message, kernel.name))
     return report
+
+
+@dataclass
+class Launch:
+    """One kernel launch with its PTX, so that the text can be changed and run again."""
+
+    name: str
+    ptx: str
+    entry: str
+    grid: tuple[int, ...]
+    block: int
+    args: list[Any]
+    readonly: list[torch.Tensor]
+    dynamic_shared: int = 0
+
+    def run(self, ptx: str | None = None, **options: Any) -> Report:
+        return run(
+            ptx or self.ptx,
+            self.entry,
+            self.grid,
+            self.block,
+            self.args,
+            dynamic_shared=self.dynamic_shared,
+            readonly=self.readonly,
+            **options,
+        )
 
 
 def _findings(machine: int, program: Program, memory: Memory, grid: tuple[int, int, int]) -> list[Finding]:

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests import ptx
-
+from .. import launch, poisoned
 from .snippets import kernel
 
 STORE = "  ld.param.u64 %rd1, [out];\n  ld.param.{t} {r}, [x];\n  st.global.{t} [%rd1], {r};"
 
 
 def run(text, *args, **options):
-    return ptx.run(text, "k", options.pop("grid", 1), options.pop("block", 1), list(args), **options)
+    return launch.run(text, "k", options.pop("grid", 1), options.pop("block", 1), list(args), **options)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_empty_tensors_and_two_dimensional_launches():
   mul.wide.u32 %rd2, %r4, 4;
   add.s64 %rd3, %rd1, %rd2;
   st.global.u32 [%rd3], %r4;"""
-    out = ptx.poisoned((2, 3, 5), torch.int32)
+    out = poisoned((2, 3, 5), torch.int32)
     run(kernel(body), out, grid=(1, 1, 2), block=(5, 3)).assert_clean()
     assert out.flatten().tolist() == list(range(30))
 

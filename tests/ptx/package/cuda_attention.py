@@ -15,15 +15,14 @@ from typing import Any
 import torch
 
 from amuse_kernels.dropout import drop_threshold
+from tests.ptx.emulator.arguments import Structure
+from tests.ptx.emulator.launch import Launch
+from tests.ptx.emulator.native import cache_folder, compiler
+from tests.ptx.emulator.nvcc_kernels import compile_nvcc, split_kernels
+from tests.ptx.emulator.poison import poisoned
+from tests.ptx.emulator.report import Report
 
-from .arguments import Structure
-from .cases import Launch
-from .native import cache_folder, compiler
-from .nvcc_kernels import compile_nvcc, split_kernels
-from .poison import poisoned
-from .report import Report
-
-SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
+SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
 DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FORWARD, QUERIES, KEYS = range(3)  # AttentionKernel of csrc/cuda/attention_plan.h

@@ -9,8 +9,8 @@ from unittest import mock
 
 import torch
 
-from .report import Report
-from .triton_kernels import launch_triton
+from tests.ptx.emulator.report import Report
+from tests.ptx.emulator.triton_kernels import launch_triton
 
 
 @contextlib.contextmanager
