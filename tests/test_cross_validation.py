@@ -14,7 +14,8 @@ from amuse.cli.main import app
 from amuse.config import Config
 from amuse.data.folds import cut_fold, groups_of
 from amuse.data.load import load_fold, load_splits
-from amuse.evaluation.predict import evaluate, load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments import cross_validation
 from amuse.experiments.cross_validation import combinations, cross_validate, read_scores
 

@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
-    from amuse.training.run import train as run
+    from amuse.training.train import train as run
 
     model = run(Config.load(config, [*_source(data), *(overrides or ())]), out, resume)
     parameters = sum(p.numel() for p in model.parameters())
@@ -51,7 +51,8 @@ def evaluate(
     from dataclasses import asdict
 
     from amuse.evaluation.calibration import Calibration, load_temperature
-    from amuse.evaluation.predict import load_run, predict, score_predictions
+    from amuse.evaluation.load import load_run
+    from amuse.evaluation.predict import predict, score_predictions
     from amuse.files import write_text
 
     model, conversations, config = load_run(run, split)

@@ -20,7 +20,7 @@ from amuse.data.load import load_splits
 from amuse.evaluation.metrics import Metrics, RegressionMetrics
 from amuse.evaluation.predict import Predictions, evaluate, predict, score, score_predictions
 from amuse.files import read_json, write_text
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 SCORES_FILE = "scores.json"
 
