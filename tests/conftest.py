@@ -15,6 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
+# As the package's tables were compiled; Triton 3.10 changes the default
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
 # torch.empty from the package's kernels must never be read before it is written
 torch.utils.deterministic.fill_uninitialized_memory = True
 

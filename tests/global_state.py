@@ -61,7 +61,7 @@ def _deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-# The legacy allow_tf32 comes before fp32_precision: setting it also sets the other, and reading it raises while they differ.
+# allow_tf32 comes before fp32_precision: it sets both, and reading it raises while they differ.
 SWITCHES = (
     _attribute("backends.cuda.matmul.allow_tf32"),
     _attribute("backends.cudnn.allow_tf32"),

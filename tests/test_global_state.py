@@ -1,4 +1,4 @@
-"""The guard of `tests/conftest.py`: a test that leaves global state changed fails by name, and no other test with it."""
+"""The guard of `tests/conftest.py`: a test that leaves global state changed is named and fails, and only that one."""
 
 import logging
 import os
@@ -40,9 +40,8 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_switch_is_named_and_restored(name):
     before = [switch.read() for switch in global_state.SWITCHES]
-    with pytest.raises(AssertionError, match="tests/test_a.py::test_b left global state changed") as caught:
-        with global_state.kept("tests/test_a.py::test_b"):
-            CHANGES[name]()
+    with pytest.raises(AssertionError, match="test_b left global state changed") as caught, global_state.kept("test_b"):
+        CHANGES[name]()
     assert name in str(caught.value)
     assert [switch.read() for switch in global_state.SWITCHES] == before
 
