@@ -80,7 +80,7 @@ coverage: install
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 docs: install
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lock:
 	test -x build/lock/bin/uv || ($(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv)
