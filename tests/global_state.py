@@ -15,8 +15,14 @@ import torch
 
 LOGGERS = ("amuse", "amuse_kernels")
 
-# What pytest and torch's compiler set for themselves
-THEIR_VARIABLES = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+# What pytest, torch's compiler and scikit-learn set for themselves, whichever test imports them first
+THEIR_VARIABLES = (
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+)
 
 
 class Switch(NamedTuple):
