@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import p2c_attention
-from tests import triton_interpreter
+from tests import global_state, triton_interpreter
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(triton_interpreter.requested(), reason="about compiled kernels")
@@ -59,7 +59,7 @@ def launches(attention, arch=80):
 
 
 def test_lengths_and_layouts_do_not_recompile():
-    from tests.ptx.triton_kernels import chip
+    from tests.ptx.emulator.triton_kernels import chip
 
     draw, compiled = random.Random(0), set()
     for _ in range(50):
@@ -99,14 +99,10 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
     ],
 )
 def test_fp32_products_are_exact_unless_torch_is_told_otherwise(switch, value, expected):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    try:
+    with global_state.restored():
         if switch:
-            setattr(matmul, switch, value)
+            setattr(torch.backends.cuda.matmul, switch, value)
         assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
-    finally:
-        matmul.fp32_precision = before
 
 
 def test_rows_beyond_32_bits_are_refused():

@@ -10,7 +10,7 @@ import triton
 
 from amuse_kernels.triton.launch import Launch
 from benchmarks.static.binaries import Usage, read_usage
-from tests.ptx.triton_kernels import compile_triton
+from tests.ptx.emulator.triton_kernels import compile_triton
 
 
 def compiler() -> str:
