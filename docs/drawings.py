@@ -1,4 +1,4 @@
-"""Draws docs/pictures/model.svg and packages.svg: `python docs/drawings.py`. They follow the reader's light or dark theme."""
+"""Draws the pictures of the docs, light and dark: `python docs/drawings.py` writes docs/pictures/."""
 
 from pathlib import Path
 from xml.sax.saxutils import escape
