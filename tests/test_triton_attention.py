@@ -17,7 +17,7 @@ HEADS, WIDTH = 2, 32
 
 
 def arguments(lengths, queries, *, layout="bhld", **options):
-    from amuse_kernels.triton.attention import Attention
+    from amuse_kernels.attention.triton.plans import Attention
 
     def tensor(length):
         if layout == "bhld":
@@ -44,7 +44,7 @@ def arguments(lengths, queries, *, layout="bhld", **options):
 
 
 def launches(attention, arch=80):
-    from amuse_kernels.triton.attention import Gradients, backward_launches, forward_launch
+    from amuse_kernels.attention.triton.plans import Gradients, backward_launches, forward_launch
 
     query = attention.query
     batch, heads, queries, width = query.shape
@@ -110,7 +110,7 @@ def test_fp32_products_are_exact_unless_torch_is_told_otherwise(switch, value, e
 
 
 def test_rows_beyond_32_bits_are_refused():
-    from amuse_kernels.triton.attention import _strides
+    from amuse_kernels.attention.triton.plans import _strides
 
     assert _strides((1, 1, 3, 8), (0, 0, 2**29, 1), 1)
     with pytest.raises(ValueError, match=r"within 2\^31 elements, got shape \(1, 1, 4, 8\)"):

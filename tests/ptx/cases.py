@@ -199,8 +199,8 @@ def triton_backward(problem: Problem, arch: int = 80, block: int = 32) -> tuple[
 
 def package_forward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dict[str, torch.Tensor]]:
     """The package's kernel with one tile for all lengths, over the problem's keys in two streams."""
-    from amuse_kernels.triton import attention
-    from amuse_kernels.triton.attention_config import Tile
+    from amuse_kernels.attention.triton import plans as attention
+    from amuse_kernels.attention.triton.tiles import Tile
 
     inputs = _two_streams(problem)
     out, lse = poisoned(inputs.query.shape, inputs.query.dtype), poisoned(inputs.query.shape[:3])
@@ -212,8 +212,8 @@ def package_forward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dic
 
 def package_backward(problem: Problem, arch: int = 80) -> tuple[list[Launch], dict[str, torch.Tensor]]:
     """The package's kernel for a tile that holds all queries, which here are at most 128."""
-    from amuse_kernels.triton import attention
-    from amuse_kernels.triton.attention_config import Tile
+    from amuse_kernels.attention.triton import plans as attention
+    from amuse_kernels.attention.triton.tiles import Tile
 
     inputs = _two_streams(problem)
     dq, dk, dv = (poisoned((1, *tensor.shape), tensor.dtype) for tensor in (problem.q, problem.k, problem.v))
@@ -228,7 +228,7 @@ def package_backward(problem: Problem, arch: int = 80) -> tuple[list[Launch], di
 
 def _two_streams(problem: Problem) -> Any:
     """One softmax over two halves of the keys, all of them visible, is attention over all keys."""
-    from amuse_kernels.triton.attention import Attention
+    from amuse_kernels.attention.triton.plans import Attention
 
     n = problem.k.shape[1] // 2
     keys = [problem.k[None, :, :n], problem.k[None, :, n:]]

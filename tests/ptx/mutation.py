@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from amuse_kernels import cpu
+from amuse_kernels.attention import cpu
 
 from . import cases, cuda_attention, cuda_launches
 from .attention_calls import AttentionCall

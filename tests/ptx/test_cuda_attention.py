@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amuse_kernels import cuda
+from amuse_kernels.attention import cuda
 from tests.ptx import mutation
 from tests.ptx.attention_calls import ATTENTION, AttentionCall
 from tests.ptx.budget import assert_clean

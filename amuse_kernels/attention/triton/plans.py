@@ -12,13 +12,14 @@ import torch
 import triton
 from torch import Tensor
 
-from amuse_kernels.buffers import attention_outputs, grad_like, int64, rows_dense
-from amuse_kernels.checks import RELATIONS
+from amuse_kernels.attention.buffers import attention_outputs
+from amuse_kernels.attention.inputs import RELATIONS
+from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
+from amuse_kernels.attention.triton.forward import attention_forward
+from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
+from amuse_kernels.buffers import grad_like, int64, rows_dense
 from amuse_kernels.dropout import drop_threshold
-from amuse_kernels.triton.attention_backward import attention_backward_keys, attention_backward_queries
-from amuse_kernels.triton.attention_config import Need, Tile, choose_tile
-from amuse_kernels.triton.attention_forward import attention_forward
-from amuse_kernels.triton.launch import Launch, architecture, pack
+from amuse_kernels.launch import Launch, architecture, pack
 
 _LOG2_E = 1.4426950408889634
 
