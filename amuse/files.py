@@ -1,5 +1,6 @@
 """Files of a run; they exist whole or not at all: written beside their place, flushed, then renamed over it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 CONFIG_FILE = "config.yaml"
+LOG_FILE = "log.jsonl"  # one line per epoch
 BEST = "best"  # folder of the best model in a run's folder
 STANDARDIZER_FILE = "standardizer.safetensors"  # in BEST
 MEDIA_FILE = "media.json"  # in BEST: the manifest of prepared data, so that `amuse predict` makes the same features
@@ -74,3 +76,12 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(*paths: Path) -> str:
+    """Of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()

@@ -19,7 +19,7 @@ from amuse_kernels.attention import cuda
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.dispatch import native_module
 from benchmarks.measure import alternate, machine
-from tests.ptx.triton_kernels import chip
+from tests.ptx.emulator.triton_kernels import chip
 
 CALLS, REPEATS = 100, 40
 

@@ -24,8 +24,9 @@ from amuse.config import Config, ModelConfig
 from amuse.data.load import Splits
 from amuse.data.synthetic import synthetic_conversations
 from amuse.model.amuse import Amuse
-from amuse.training.parallel import join_world
-from amuse.training.run import Run, seed_everything
+from amuse.training.run import Run
+from amuse.training.train import seed_everything
+from amuse.world import join_world
 from benchmarks.cost_model import Device, activation_bytes, cost, forward_flops, parameters
 
 LOOPBACK = Path("/sys/class/net/lo/statistics/tx_bytes")

@@ -11,8 +11,10 @@ from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.data.synthetic import synthetic_conversations
 from amuse.model.amuse import Amuse
-from amuse.training.parallel import join_world, whole
-from amuse.training.run import Run, seed_everything, train
+from amuse.training.parallel import whole
+from amuse.training.run import Run
+from amuse.training.train import seed_everything, train
+from amuse.world import join_world
 
 TINY = [
     "data.num_dialogues=7",

@@ -6,11 +6,13 @@ import torch
 from amuse.config import Config, LossConfig, ModelConfig, TrainConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.batch import DialogueBatches
+from amuse.data.mix import Mix
 from amuse.model.amuse import Amuse
-from amuse.training.augmentation import Mix, augment, draw_mix
-from amuse.training.losses import amuse_loss, focal_loss
+from amuse.model.focal import focal_loss
+from amuse.training.augmentation import augment, draw_mix
+from amuse.training.losses import amuse_loss
 from amuse.training.optimization import class_weights, dialogue_weights
-from amuse.training.run import train
+from amuse.training.train import train
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=40, imbalance=8.0)
 

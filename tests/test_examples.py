@@ -8,7 +8,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from amuse.evaluation.predict import load_best
+from amuse.evaluation.load import load_best
 from amuse.examples import events, sarcasm, sentiment
 from amuse.files import save_tensors
 from tests.test_data_mosi import LABELS, SEGMENTS

@@ -12,7 +12,7 @@ from amuse.explain.attribution import METHODS, neighbourhood
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import cell_box
 from amuse.model.amuse import Amuse
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 EMOTIONS = ["neutral", "joy", "anger"]
 SIDE, GRID = 32, 4

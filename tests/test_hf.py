@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from amuse.config import Config, LossConfig, ModelConfig
 from amuse.data import Conversations, Dialogue, Standardizer, Utterance, collate, synthetic_conversations
 from amuse.data.load import load_split
-from amuse.evaluation.predict import load_best, predict
+from amuse.evaluation.load import load_best
+from amuse.evaluation.predict import predict
 from amuse.hf import (
     AmuseConfig,
     AmuseForUtteranceClassification,
@@ -29,7 +30,7 @@ from amuse.hf import (
 from amuse.hf.processing import standardizer_dict
 from amuse.model.amuse import Amuse
 from amuse.training.losses import amuse_loss
-from amuse.training.run import train
+from amuse.training.train import train
 from tests.test_training import TINY
 
 SMALL = {"d_model": 16, "num_heads": 2, "man_layers": 1, "dropout": 0.0}

@@ -4,7 +4,8 @@ import pytest
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
 from amuse.data.problems import LOSSES, NOTES
-from amuse.media.decode import LONGEST_SIDE, SAMPLE_RATE, MediaError, media_seconds, read_audio, read_frames
+from amuse.encoders.signal import SAMPLE_RATE
+from amuse.media.decode import LONGEST_SIDE, MediaError, media_seconds, read_audio, read_frames
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span
 from tests.media_files import tone, write_sound, write_video, write_wav

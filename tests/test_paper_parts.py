@@ -8,7 +8,8 @@ import torch
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.model.amuse import Amuse
-from amuse.training.losses import Totals, amuse_loss, gate_loss, speaker_loss
+from amuse.training.auxiliary import gate_loss, speaker_loss
+from amuse.training.losses import LossDenominators, amuse_loss
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=6, absent_rate=0.1)
 GROUPED = {"av": ["audio", "video"]}
@@ -134,8 +135,8 @@ def test_the_teacher_is_not_taught():
     model, batch = make_model(gate_teacher=True).train(), make_batch()
     output = model(batch)
     assert not output.teacher.requires_grad
-    totals = Totals.of(batch.labels, output.present)
-    loss = gate_loss(output.alpha, output.teacher, output.present, totals.gate)
+    denominators = LossDenominators.of(batch.labels, output.present)
+    loss = gate_loss(output.alpha, output.teacher, output.present, denominators.gate)
     gradients = torch.autograd.grad(loss, list(model.heads.parameters()), allow_unused=True)
     assert all(g is None for g in gradients)
 
@@ -173,7 +174,7 @@ def test_the_speaker_loss_is_the_softmax_over_the_dialogue():
     batch = make_batch()
     voices = torch.nn.functional.normalize(torch.randn(len(batch), 8, dtype=torch.float64), dim=-1)
     present = torch.ones(len(batch), 3, dtype=torch.bool)
-    total = Totals.of(batch.labels, present, batch=batch).speaker
+    total = LossDenominators.of(batch.labels, present, batch=batch).speaker
     expected, count = 0.0, 0
     for i in range(len(batch)):
         others = [j for j in range(len(batch)) if j != i and batch.dialogue[j] == batch.dialogue[i]]

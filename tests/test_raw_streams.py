@@ -18,12 +18,13 @@ from amuse.data.batch import collate
 from amuse.data.load import load_split, load_splits
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.trainable import SignalEncoder
-from amuse.evaluation.predict import load_best, predict
+from amuse.evaluation.load import load_best
+from amuse.evaluation.predict import predict
 from amuse.inference.prediction import predict_recording
 from amuse.inference.streaming import StreamingSession
 from amuse.model.amuse import Amuse
 from amuse.training.optimization import parameter_groups
-from amuse.training.run import train
+from amuse.training.train import train
 from tests.media_files import tone, write_talks
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from amuse.cli.main import app
 from amuse.config import Config
-from amuse.evaluation.predict import evaluate, load_run
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import evaluate
 from amuse.experiments.repetition import repeat
 
 TINY = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]

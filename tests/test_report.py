@@ -15,8 +15,8 @@ from amuse.model.amuse import Amuse
 pytest.importorskip("jinja2")
 pytest.importorskip("PIL")
 
+from amuse.evaluation.quality import RegressionQuality
 from amuse.report import Content, KeyFrame, Media, Quality, Region, Turn, render, write_report
-from amuse.report.content import RegressionQuality
 from amuse.report.outcome import COLOURS, DIVERGING, ink
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=3, seed=4, absent_rate=0.1)

@@ -5,10 +5,11 @@ import torch
 
 from amuse.config import Config, ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
-from amuse.evaluation.predict import load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
 from amuse.inference.streaming import StreamingSession
 from amuse.model.amuse import Amuse
-from amuse.training.run import train
+from amuse.training.train import train
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=2, absent_rate=0.2, turns=(12, 14))
 

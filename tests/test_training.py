@@ -13,12 +13,14 @@ import torch
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, synthetic_conversations
 from amuse.data.load import Splits, load_split, load_splits
-from amuse.evaluation.predict import evaluate, load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments.comparison import compare
-from amuse.files import save_tensors
+from amuse.files import LOG_FILE, save_tensors
 from amuse.model.amuse import Amuse
 from amuse.training.optimization import learning_rate_factor
-from amuse.training.run import LOG_FILE, STATE_FILE, train, train_on
+from amuse.training.state import STATE_FILE
+from amuse.training.train import train, train_on
 
 TINY = [
     "data.num_dialogues=6",

@@ -59,7 +59,7 @@ def launches(attention, arch=80):
 
 
 def test_lengths_and_layouts_do_not_recompile():
-    from tests.ptx.triton_kernels import chip
+    from tests.ptx.emulator.triton_kernels import chip
 
     draw, compiled = random.Random(0), set()
     for _ in range(50):

@@ -20,8 +20,8 @@ from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import ARCHITECTURES, Case
 from benchmarks.static.compiled_triton import compiler, source_hash, usage
 from benchmarks.static.sass import count_pipes, parse
-from tests.ptx.package_launches import recorded
-from tests.ptx.triton_kernels import compile_triton
+from tests.ptx.emulator.triton_kernels import compile_triton
+from tests.ptx.package.triton_launches import recorded
 
 SAMPLE = [
     Case("triton", "attention forward, long", "fp16", 64, "per_source", "plain", 80),

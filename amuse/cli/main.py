@@ -33,7 +33,7 @@ def train(
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
     from amuse.data.load import guess_dataset
-    from amuse.training.run import train as run
+    from amuse.training.train import train as run
 
     source = [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
     model = run(Config.load(config, [*source, *(overrides or ())]), out, resume)
@@ -53,7 +53,8 @@ def evaluate(
     from dataclasses import asdict
 
     from amuse.evaluation.calibration import Calibration, load_temperature
-    from amuse.evaluation.predict import load_run, predict, score_predictions
+    from amuse.evaluation.load import load_run
+    from amuse.evaluation.predict import predict, score_predictions
     from amuse.files import write_text
 
     model, conversations, config = load_run(run, split)

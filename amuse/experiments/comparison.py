@@ -14,7 +14,8 @@ from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
 from amuse.report import write_report
 from amuse.report.from_run import explain_run
-from amuse.training.run import STATE_FILE, train_on
+from amuse.training.state import STATE_FILE
+from amuse.training.train import train_on
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

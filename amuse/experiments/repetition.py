@@ -10,7 +10,8 @@ from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
-from amuse.training.run import LOG_FILE, train_on
+from amuse.files import LOG_FILE
+from amuse.training.train import train_on
 
 
 @dataclass

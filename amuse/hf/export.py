@@ -7,7 +7,7 @@ from typing import Any
 from amuse.config import DataConfig
 from amuse.data.load import words_modality
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_best
+from amuse.evaluation.load import load_best
 from amuse.hf.modeling import AmuseForUtteranceClassification
 from amuse.hf.processing import AmuseProcessor, standardizer_dict
 

@@ -15,7 +15,8 @@ from transformers.utils import ModelOutput
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.hf.configuration import AmuseConfig
-from amuse.model.amuse import Amuse, Output
+from amuse.model.amuse import Amuse
+from amuse.model.output import Output
 from amuse.training.augmentation import augment
 from amuse.training.losses import amuse_loss
 

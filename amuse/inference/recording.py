@@ -12,7 +12,8 @@ from amuse.data.load import add_text
 from amuse.data.problems import Problem, Report
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_best, predict
+from amuse.evaluation.load import load_best
+from amuse.evaluation.predict import predict
 from amuse.files import BEST, MEDIA_FILE, read_json
 from amuse.media.decode import MediaError, media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception

@@ -14,9 +14,9 @@ from amuse.data.batch import collate
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.standardize import Standardizer
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_best
+from amuse.evaluation.load import load_best
 from amuse.model.amuse import Amuse
-from amuse.model.stages import ContextLayer, sinusoids
+from amuse.model.temporal import ContextLayer, sinusoids
 from amuse_kernels import p2c_attention
 
 

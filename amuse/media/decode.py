@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.sources import Span
 
-SAMPLE_RATE = 16000
 MAX_PIXELS = 8192 * 4320
 """Larger frames are not decoded: a file of a few kilobytes can claim frames of many gigabytes."""
 LONGEST_SIDE = 640

@@ -6,7 +6,7 @@ stage (III-D) and the classifier; `amuse.model.stages` has the parts.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -16,45 +16,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from amuse.config import ModelConfig, from_dict
-from amuse.data.batch import UNLABELLED, Batch
+from amuse.data.batch import Batch, present_modalities
 from amuse.data.conversation import TOKEN_IDS
+from amuse.data.mix import Mix
 from amuse.encoders.trainable import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.model.allocation import AllocationLimit
-from amuse.model.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
-from amuse.training.augmentation import Mix
-from amuse.training.losses import focal_logit_gradient
-from amuse_kernels import adaptive_fusion, interpolation_coefficients
+from amuse.model.fusion import closed_form, fuse
+from amuse.model.output import Output
+from amuse.model.stages import CentralNetwork, StreamsStage, UnimodalStage, average
+from amuse.model.temporal import TemporalStage
 from amuse_kernels.nn import AdaptiveFusion
 
 MODEL_CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-
-
-@dataclass
-class Output:
-    """What the model says about U utterances.
-
-    Attributes:
-        logits: `(U, C)`, or `(U, 1)` for regression.
-        modality_logits: `(U, M, C)`, of each modality's Central network; meaningless where absent.
-        descriptors: `(U, M, d)`, the cross-attended descriptors f_m^CA; 0 where absent.
-        alpha: `(U, M, M)` or element-wise `(U, M, M, d)` interpolation coefficients; None with fusion "concat" and
-            "chain".
-        present: bool `(U, M)`, which modalities took part.
-        teacher: `(U, M, M, d)`, Eq. 6 as a teacher of alpha; in training with `gate_teacher` only.
-        voices: `(U, d)` of length 1, alike for utterances of one speaker; with `speaker_head` only.
-        context: `(U, width)`, the utterance in its dialogue: what the classifier reads.
-    """
-
-    logits: Tensor
-    modality_logits: Tensor
-    descriptors: Tensor
-    alpha: Tensor | None
-    present: Tensor
-    teacher: Tensor | None = None
-    voices: Tensor | None = None
-    context: Tensor | None = None
 
 
 class Amuse(nn.Module):
@@ -121,7 +96,7 @@ class Amuse(nn.Module):
         context = self._run(self.temporal, fused if mix is None else mix.apply(fused), batch)
         output = Output(self.classifier(context), modality_logits, descriptors, alpha, present, context=context)
         if self.training and self.config.gate_teacher:
-            output.teacher = self._closed_form(descriptors, batch.labels)
+            output.teacher = closed_form(descriptors, self._linear_heads, self.config, batch.labels)
         if self.voice is not None:
             output.voices = F.normalize(self.voice(descriptors.flatten(1)).float(), dim=-1)
         return output
@@ -173,61 +148,12 @@ class Amuse(nn.Module):
         return stage(*arguments)
 
     def fuse(self, descriptors: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients."""
-        kind = self.config.fusion
-        if kind == "concat":
-            return descriptors.flatten(1), None
-        if kind == "chain":
-            return self._chain(descriptors, present), None
-        if self.fusion is not None:
-            fused, alpha = self.fusion(descriptors, present=present)
-        else:
-            given = self._given_alpha(descriptors)
-            fused, alpha = adaptive_fusion(descriptors, given, present=present, backend=self.config.backend)
-        return fused.flatten(1), alpha
+        """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients; see `amuse.model.fusion`."""
+        return fuse(descriptors, present, self._linear_heads, self.fusion, self.config)
 
-    def _given_alpha(self, descriptors: Tensor) -> Tensor:
-        utterances, count, _ = descriptors.shape
-        if self.config.fusion == "equal":
-            return descriptors.new_full((utterances, count, count), 0.5)
-        if self.config.fusion == "random":
-            return torch.rand(utterances, count, count, device=descriptors.device, dtype=descriptors.dtype)
-        return self._closed_form(descriptors)
-
-    def _closed_form(self, descriptors: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Eq. 6, `(U, M, M, d)`: alpha[m, n] pulls f_m towards f_n, against the loss of modality m."""
-        f = descriptors.detach()
-        count = f.shape[1]
-        gradients = torch.stack([self._loss_gradient(m, f[:, m], labels) for m in range(count)], dim=1)
-        shape = (*f.shape[:2], count, f.shape[-1])
-        f_m, f_n, grad_m = (x.expand(shape) for x in (f[:, :, None], f[:, None], gradients[:, :, None]))
-        return interpolation_coefficients(f_n, f_m, grad_m, self.config.epsilon, backend=self.config.backend)
-
-    def _chain(self, descriptors: Tensor, present: Tensor) -> Tensor:
-        """u_1 = f_1, u_k = a_k u_(k-1) + (1 - a_k) f_k over the present modalities, a_k in closed form (III-E2)."""
-        mixed, started = descriptors[:, 0], present[:, :1]
-        for m in range(1, descriptors.shape[1]):
-            f, here = descriptors[:, m], present[:, m, None]
-            gradient = self._loss_gradient(m, f.detach())
-            alpha = interpolation_coefficients(
-                mixed.detach(), f.detach(), gradient, self.config.epsilon, backend=self.config.backend
-            )
-            step = torch.where(started, alpha * mixed + (1 - alpha) * f, f)
-            mixed, started = torch.where(here, step, mixed), started | here
-        return mixed
-
-    def _loss_gradient(self, m: int, descriptor: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Gradient of modality m's own focal loss at its descriptor, for the label that the modality itself predicts.
-
-        The true label would leak at inference (Eq. 6 as printed); only the gate's teacher is given it, in training.
-        """
-        head = cast(nn.Linear, self.heads[m])
-        logits = head(descriptor).float()
-        chosen = logits.argmax(-1)
-        if labels is not None:
-            chosen = torch.where(labels == UNLABELLED, chosen, labels)
-        gradient = focal_logit_gradient(logits, chosen) @ head.weight.float()
-        return gradient.detach().to(descriptor.dtype)
+    @property
+    def _linear_heads(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, head) for head in self.heads]
 
     @property
     def encoder_configs(self) -> dict[str, dict[str, Any]]:

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.problems import Report
-from amuse.encoders.choose import LogMel
+from amuse.encoders.builtin import LogMel
+from amuse.evaluation.quality import Quality
 from amuse.explain import Explanation, Pictures, explain
 from amuse.explain.pictures import cell_box
 from amuse.inference.recording import Recognizer
 from amuse.media.extract import Perception
-from amuse.report.content import Content, KeyFrame, Media, Quality, Region, Turn
+from amuse.report.content import Content, KeyFrame, Media, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
 
 GRID = 4  # regions a side of each picture

@@ -6,13 +6,15 @@ from tqdm import tqdm
 
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
-from amuse.data.text import encoder_folder
+from amuse.encoders.hub import encoder_folder
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
+from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import explain
 from amuse.explain.groups import WORD_STREAMS
 from amuse.model.amuse import Amuse
-from amuse.report.content import Content, Quality, RegressionQuality, Turn
+from amuse.report.content import Content, Turn
 
 
 def explain_run(

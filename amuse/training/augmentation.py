@@ -1,26 +1,13 @@
 """What training does to a batch against overfitting: swap noise, modality dropout, mixup."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from amuse.config import ModelConfig
-from amuse.data.batch import UNLABELLED, Batch
-from amuse.model.stages import present_modalities
-
-
-@dataclass
-class Mix:
-    """Mixup between utterances: `share` `(U,)` of an utterance in [1/2, 1], the rest of its `partner` `(U,)`."""
-
-    partner: Tensor
-    share: Tensor
-
-    def apply(self, rows: Tensor) -> Tensor:
-        """`(U, width)` interpolated with the partners' rows."""
-        share = self.share[:, None].to(rows.dtype)
-        return share * rows + (1 - share) * rows[self.partner]
+from amuse.data.batch import UNLABELLED, Batch, present_modalities
+from amuse.data.mix import Mix
 
 
 def augment(batch: Batch, config: ModelConfig) -> Batch:

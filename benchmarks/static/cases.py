@@ -16,7 +16,7 @@ from amuse_kernels.interpolation import cuda as interpolation_cuda
 from amuse_kernels.interpolation import triton as interpolation
 from benchmarks.static import flash
 from benchmarks.static.compiled_cuda import CudaLaunch
-from tests.ptx import cuda_launches, package_launches
+from tests.ptx.package import cuda_launches, triton_launches
 
 ARCHITECTURES = (80, 90, 86, 89, 120, 100)
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -50,7 +50,7 @@ class Case(NamedTuple):
             with cuda_launches.recorded() as planned:
                 _CALLS[self.call](self)
             return [CudaLaunch(*launch) for launch in planned]
-        with package_launches.recorded(self.arch) as launches:
+        with triton_launches.recorded(self.arch) as launches:
             _CALLS[self.call](self)
         return launches
 

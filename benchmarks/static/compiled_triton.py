@@ -11,7 +11,7 @@ import triton
 
 from amuse_kernels.launch import Launch
 from benchmarks.static.binaries import Usage, read_usage
-from tests.ptx.triton_kernels import compile_triton
+from tests.ptx.emulator.triton_kernels import compile_triton
 
 
 def compiler() -> str:

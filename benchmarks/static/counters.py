@@ -24,12 +24,12 @@ from amuse_kernels.launch import Launch
 from benchmarks import readme
 from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
-from tests.ptx import cuda_launches, package_launches
-from tests.ptx.attention_calls import AttentionCall
-from tests.ptx.budget import assert_clean, within_budget
-from tests.ptx.report import Report
-from tests.ptx.triton_kernels import launch_triton
-from tests.ptx.vocabulary import PIPES
+from tests.ptx.emulator.report import Report
+from tests.ptx.emulator.triton_kernels import launch_triton
+from tests.ptx.emulator.vocabulary import PIPES
+from tests.ptx.package import cuda_launches, triton_launches
+from tests.ptx.package.attention_calls import AttentionCall
+from tests.ptx.package.budget import assert_clean, within_budget
 
 CSV = Path(__file__).with_name("counters.csv")
 DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
@@ -58,7 +58,7 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """Those that can be emulated here: CUDA needs a library that was built with it, and nvcc for the PTX."""
-    run = functools.partial(package_launches.emulated, ARCH)
+    run = functools.partial(triton_launches.emulated, ARCH)
     found = [Backend("triton", attention, fusion, run, compiled_triton.compiler())]
     if cuda_launches.missing() is None:
         found.append(Backend("cuda", attention_cuda, fusion_cuda, cuda_launches.emulated, compiled_cuda.compiler()))
@@ -118,7 +118,7 @@ def count_fusion(backend: Backend, kind: str) -> Iterator[Row]:
 def count_plain() -> Iterator[Row]:
     """Launches for each source, with Triton's tile; without what adds up outputs and gradients of the queries."""
     call = _attention_call()
-    with package_launches.recorded(ARCH) as launches:
+    with triton_launches.recorded(ARCH) as launches:
         attention.p2c_attention_forward(*call.arguments)
     [tile] = launches
     inputs = [call.inputs.query, *call.inputs.keys, *call.inputs.values]

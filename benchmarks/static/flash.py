@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels.launch import Launch
-from tests.ptx.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
+from tests.ptx.emulator.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
 
 
 def forward(tile: Launch, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> Launch:
