@@ -1,4 +1,4 @@
-"""What every backend's launch glue shares: inputs in a layout that kernels read, and the types of their buffers."""
+"""What the launch glue of all backends shares: inputs in a layout that kernels read, types and precision."""
 
 from typing import Any
 
@@ -8,6 +8,14 @@ from torch import Tensor
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def multiplies_as_tf32() -> bool:
+    """Whether products of fp32 on a GPU are computed as tf32: as PyTorch's own are.
+
+    This switch follows the global one and the older ones, whose getters raise once the newer ones have been set.
+    """
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def rows_dense(tensor: Tensor) -> Tensor:

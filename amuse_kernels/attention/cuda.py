@@ -7,7 +7,7 @@ from torch import Tensor
 
 from amuse_kernels.attention.buffers import attention_outputs
 from amuse_kernels.attention.native import attention_inputs
-from amuse_kernels.buffers import dense, grad_like, rows_dense
+from amuse_kernels.buffers import dense, grad_like, multiplies_as_tf32, rows_dense
 from amuse_kernels.native import address, module, run
 
 
@@ -16,7 +16,7 @@ def p2c_attention_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     query, keys, joint, seed = arguments[0], arguments[1], arguments[9], arguments[12]
     out, lse = attention_outputs(query, len(keys), joint)
     inputs = attention_inputs(*arguments[:12])
-    run(module().cuda_p2c_attention_forward(inputs, out, lse, address(seed), _allow_tf32()), query.device)
+    run(module().cuda_p2c_attention_forward(inputs, out, lse, address(seed), multiplies_as_tf32()), query.device)
     return out, lse
 
 
@@ -40,11 +40,7 @@ def p2c_attention_backward(
     plan = module().cuda_p2c_attention_backward(
         *(inputs, grad_out, out, lse, grad_lse),
         *(grad_query, grad_keys, grad_values, None if gates is None else grad_gates),
-        *(address(seed), _allow_tf32(), allocate),
+        *(address(seed), multiplies_as_tf32(), allocate),
     )
     run(plan, query.device)
     return grad_query, grad_keys, grad_values, grad_gates
-
-
-def _allow_tf32() -> bool:
-    return torch.backends.cuda.matmul.allow_tf32

@@ -17,7 +17,7 @@ from amuse_kernels.attention.inputs import RELATIONS
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
 from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
-from amuse_kernels.buffers import grad_like, int64, rows_dense
+from amuse_kernels.buffers import grad_like, int64, multiplies_as_tf32, rows_dense
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.launch import Launch, architecture, pack
 
@@ -181,8 +181,7 @@ def _layout(attention: Attention, others: list[Tensor], arch: int) -> Layout:
         attention.joint,
         attention.softmax_scale,
         attention.dropout_p,
-        # what PyTorch's own products of fp32 matrices have; its older switches set this one too
-        "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "tf32" if multiplies_as_tf32() else "ieee",
     )
 
 
