@@ -19,7 +19,8 @@ TEMPORALS = ("bilstm", "attention", "none")
 CONTRASTIVE = ("nce", "infonce", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
 STRATEGIES = ("ddp", "fsdp")
-DATASETS = ("synthetic", "meld", "mosi", "prepared")
+DATASETS = ("synthetic", "meld", "mosi", "prepared", "tables")
+SPLITS = ("train", "valid", "test")
 ENCODERS = ("frozen", "finetune")
 
 
@@ -45,6 +46,8 @@ class ModelConfig:
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
     man_gate: str = "mean"  # weight of a Peripheral source: "mean" (paper) | "learned" | "input"
+    man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
+    man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
     head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
     fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
@@ -92,6 +95,10 @@ class ModelConfig:
             raise ValueError("context_window: needs causal and temporal 'attention'")
         if self.context_window is not None and self.context_window < 1:
             raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
+        if self.man_score_map and self.man_gate != "mean":
+            raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
+        if self.man_score_map and self.d_model > 256:
+            raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
         if self.gate_teacher and (self.fusion != "learned" or (self.modalities and self.label_names is None)):
             raise ValueError("gate_teacher: needs fusion 'learned' and classes")
 
@@ -153,7 +160,9 @@ class LossConfig:
 class DataConfig:
     """Which conversations."""
 
-    dataset: str = "synthetic"  # "synthetic" | "meld" | "mosi" | "prepared" by `amuse data prepare`
+    dataset: str = (
+        "synthetic"  # "synthetic" | "meld" | "mosi" | "tables" of own features | "prepared" by `amuse data prepare`
+    )
     path: str | None = None  # folder of the data set
     modalities: list[str] | None = None  # a choice of the data's; None = all
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
@@ -166,7 +175,12 @@ class DataConfig:
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
     cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
-    valid_fraction: float = 0.2  # MOSI has no validation split
+    valid_fraction: float = 0.2  # held out of training for validation: of MOSI's videos, of a fold's groups
+    folds: int = 0  # grouped cross-validation in this many folds; 0 = the data's own splits
+    fold: int = 0  # which fold is the test part, from 0
+    groups: str = "dialogue"  # what folds never split: "dialogue", "speaker", or a column of the tables
+    grouping: int = 0  # seed of the order in which groups are dealt into folds
+    fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
@@ -178,7 +192,13 @@ class DataConfig:
         _one_of(self, "encoder_mode", ENCODERS)
         _one_of(self, "merge", ("mean", "concat"))
         _positive(self, "max_tokens", "num_dialogues")
-        _non_negative(self, "context")
+        _non_negative(self, "context", "folds", "fold", "grouping")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ValueError(
+                f"folds, fold: expected 0 or at least 2 folds and a fold below, got {self.folds}, {self.fold}"
+            )
+        if not self.fold_splits or not set(self.fold_splits) <= set(SPLITS):
+            raise ValueError(f"fold_splits: expected some of {', '.join(SPLITS)}, got {self.fold_splits}")
         _probability(self, "valid_fraction", "contrast")
         if self.dataset != "synthetic" and self.path is None:
             raise ValueError(f"data.path: expected the folder of {self.dataset}, got None")

@@ -42,6 +42,8 @@ ABLATIONS = {
     "causal": {"temporal": "attention", "causal": True},
     "no context": {"temporal": "none"},
     "no Bi-LSTM": {"unimodal_lstm": False, "unimodal_layers": 2},
+    "linear map around the scores": {"man_score_map": True},
+    "Bi-LSTM before fusion": {"man_lstm": True},
     "learned gates": {"man_gate": "learned"},
     "input gates": {"man_gate": "input"},
 }
@@ -265,6 +267,8 @@ def test_regression():
         ({"d_model": 20}, "d_model: expected a multiple of 8"),
         ({"fusion": "sum"}, "fusion: expected one of .*'sum'"),
         ({"causal": True}, "causal: a Bi-LSTM sees the future"),
+        ({"man_score_map": True, "man_gate": "learned"}, "man_score_map: needs man_gate 'mean', got 'learned'"),
+        ({"man_score_map": True, "d_model": 512}, "man_score_map: needs d_model up to 256, got 512"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
         ({"label_names": None, "fusion": "closed_form"}, "needs classes"),
     ],

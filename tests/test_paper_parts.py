@@ -80,6 +80,26 @@ def test_self_attention_relates_the_streams():
         assert (moved > 1e-4) == related
 
 
+def test_the_bi_lstm_before_fusion_does_not_see_the_padding_between_streams():
+    model, batch = make_model(streams=GROUPED, man_lstm=True).eval(), make_batch()
+    wider = make_batch()
+    for store in (wider.features, wider.masks):
+        store["audio"] = torch.cat([store["audio"], torch.zeros_like(store["audio"])], dim=1)
+    torch.testing.assert_close(model(wider).descriptors, model(batch).descriptors, atol=1e-5, rtol=1e-5)
+
+
+def test_the_explanation_reads_the_weights_of_mapped_scores():
+    model, batch = make_model(man_score_map=True).eval(), make_batch()
+    layer = model.central[0].layers[0].attention
+    text, audio = (torch.randn(2, length, 16) for length in (5, 7))
+    masks = [torch.arange(7) < torch.tensor([[7], [3]]), torch.ones(2, 7, dtype=torch.bool)]
+    _, weights = layer(text, [audio, audio], key_masks=masks, need_weights=True)
+    for weight, mask in zip(weights, masks, strict=True):
+        torch.testing.assert_close(weight.sum(-1), torch.full((2, 5), 1 / 3))
+        assert (weight.transpose(1, 2)[~mask] == 0).all()
+    assert model(batch).logits.isfinite().all()
+
+
 def test_a_model_with_streams_survives_its_checkpoint(tmp_path):
     model, batch = make_model(streams=GROUPED, speaker_head=True).eval(), make_batch()
     model.save_pretrained(tmp_path)

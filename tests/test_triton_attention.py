@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import p2c_attention
 from amuse_kernels.buffers import multiplies_as_tf32
-from tests import triton_interpreter
+from tests import global_state, triton_interpreter
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(triton_interpreter.requested(), reason="about compiled kernels")
@@ -90,18 +90,6 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
     assert launches(attention._replace(query=odd))[0].constexprs["UNIT"] == 1
 
 
-@pytest.fixture
-def fp32_switches():
-    """Torch's switches for products of fp32, put back afterwards: the old one first, which also sets the new one."""
-    matmul = torch.backends.cuda.matmul
-    before = torch.backends.fp32_precision, matmul.fp32_precision
-    yield matmul
-    torch.backends.fp32_precision = before[0]
-    matmul.allow_tf32 = False
-    matmul.fp32_precision = before[1]
-    assert matmul.allow_tf32 is False
-
-
 @pytest.mark.parametrize(
     ("where", "switch", "value", "expected"),
     [
@@ -112,11 +100,12 @@ def fp32_switches():
         (torch.backends, "fp32_precision", "tf32", "tf32"),
     ],
 )
-def test_fp32_products_are_exact_unless_torch_is_told_otherwise(fp32_switches, where, switch, value, expected):
-    if switch:
-        setattr(where, switch, value)
-    assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
-    assert multiplies_as_tf32() == (expected == "tf32")  # what the CUDA C++ backend reads
+def test_fp32_products_are_exact_unless_torch_is_told_otherwise(where, switch, value, expected):
+    with global_state.restored():
+        if switch:
+            setattr(where, switch, value)
+        assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
+        assert multiplies_as_tf32() == (expected == "tf32")  # what the CUDA C++ backend reads
 
 
 def test_rows_beyond_32_bits_are_refused():

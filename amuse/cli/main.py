@@ -25,18 +25,16 @@ Overrides = Annotated[
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, MELD or CMU-MOSI.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last saved state.")] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
-    from amuse.data.load import guess_dataset
     from amuse.training.train import train as run
 
-    source = [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
-    model = run(Config.load(config, [*source, *(overrides or ())]), out, resume)
+    model = run(Config.load(config, [*_source(data), *(overrides or ())]), out, resume)
     parameters = sum(p.numel() for p in model.parameters())
     typer.echo(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
 
@@ -100,13 +98,47 @@ def repeat(
     out: Annotated[Path, typer.Option(help="Folder of the runs, one folder a seed; what is done there is kept.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(help="Number of runs.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds of groupings into folds.")] = 5,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation in this many folds; 0 = the data's own splits.")] = 0,
+    groups: Annotated[
+        str | None, typer.Option(help="What folds never split: dialogue, speaker or a column of the tables.")
+    ] = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(help="section.key=[value, ...]: with --folds, chosen in each fold by its validation part."),
+    ] = None,
 ) -> None:
-    """Train and test with several seeds; print every run, mean and deviation, every class, time and memory."""
+    """Train and test with several seeds, or with every fold of a grouped cross-validation; print mean and deviation."""
     from amuse.config import Config
+    from amuse.experiments.cross_validation import cross_validate
     from amuse.experiments.repetition import repeat as run
 
-    typer.echo(run(Config.load(config, overrides or ()), out, seeds))
+    folded = [f"data.folds={folds}"] if folds else []
+    folded += [f"data.groups={groups}"] if groups else []
+    settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
+    if settings.data.folds:
+        typer.echo(cross_validate(settings, out, seeds, choose or ()).to_markdown())
+    elif choose or groups:
+        raise ValueError("--choose, --groups: expected --folds beside them, got none")
+    else:
+        typer.echo(run(settings, out, seeds))
+
+
+@app.command()
+def differences(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat --folds; the first is the reference.")],
+    latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular instead of Markdown.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the numbers to this file.")] = None,
+) -> None:
+    """What each configuration brings to the first, fold by fold: mean difference, corrected interval, a verdict."""
+    from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
+    from amuse.files import write_text
+
+    measure, rows = compare_folders(runs)
+    typer.echo((to_latex if latex else to_markdown)(measure, rows))
+    if csv_file is not None:
+        write_text(to_csv(rows), csv_file)
 
 
 @app.command()
@@ -122,6 +154,13 @@ def ablate(
     from amuse.experiments.ablation import ablate as run
 
     typer.echo(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+
+
+def _source(data: Path | None) -> list[str]:
+    """The settings that name a folder of data."""
+    from amuse.data.load import guess_dataset
+
+    return [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
 
 
 def main() -> None:

@@ -1,20 +1,20 @@
 """The splits that a configuration asks for, with text features attached and features standardised."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from amuse.config import DataConfig, RawStream, from_dict
-from amuse.data.conversation import TOKEN_IDS, Conversations
+from amuse.config import SPLITS, DataConfig, RawStream, from_dict
+from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
+from amuse.data.folds import columns_of, cut_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import synthetic_conversations
+from amuse.data.tables import UTTERANCES_FILE, read_tables
 from amuse.data.text import encode_text, tokenize
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass
@@ -43,7 +43,10 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
+    if config.folds:
+        train, valid, test = load_fold(config, progress)
+    else:
+        train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
     media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
@@ -65,6 +68,54 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+    if config.folds:
+        return load_fold(config, progress)[SPLITS.index(split)]
+    conversations = _own_split(config, split, progress)
+    return conversations if config.modalities is None else conversations.select(config.modalities)
+
+
+def load_fold(config: DataConfig, progress: bool = True) -> tuple[Conversations, Conversations, Conversations]:
+    """Training, validation and test part of one fold, not standardised.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_split`, and for groups that cannot be cut into folds.
+    """
+    cut = config.folds, config.fold, config.grouping, config.valid_fraction
+    if config.dataset == "tables":
+        tables = read_tables(_folder(config))
+        chosen = set(config.fold_splits)
+        columns = {
+            column: {name: found for name, found in values.items() if tables.splits[name] in {*chosen, ""}}
+            for column, values in tables.columns.items()
+        }
+        fold = cut_fold(groups_of(columns, config.groups), *cut)
+        parts = [tables.conversations(ids, fold.train) for ids in (fold.train, fold.valid, fold.test)]
+    else:
+        pool = _pooled({split: _own_split(config, split, progress) for split in config.fold_splits})
+        fold = cut_fold(groups_of(columns_of(pool), config.groups), *cut)
+        index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
+        parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
+    if config.modalities is not None:
+        parts = [part.select(config.modalities) for part in parts]
+    train, valid, test = parts
+    return train, valid, test
+
+
+def _pooled(splits: dict[str, Conversations]) -> Conversations:
+    """The dialogues of several splits; as ids may repeat between splits, they get the split's name in front."""
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    dialogues = [
+        Dialogue(f"{split}/{dialogue.id}", [replace(u, id=f"{split}/{u.id}") for u in dialogue.utterances])
+        for split, conversations in splits.items()
+        for dialogue in conversations.dialogues
+    ]
+    first = next(iter(splits.values()))
+    return Conversations(dialogues, first.label_names, first.modalities)
+
+
+def _own_split(config: DataConfig, split: str, progress: bool) -> Conversations:
+    """A split as the data set has it, with all modalities."""
     if config.dataset == "synthetic":
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
@@ -74,6 +125,8 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:
             conversations = add_text(config, conversations, progress, "words")
+    elif config.dataset == "tables":
+        conversations = read_tables(_folder(config)).split(split)
     elif config.dataset == "prepared":
         conversations = read_prepared(_folder(config), split)
         if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
@@ -81,16 +134,16 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
     else:
         name = "dev" if split == "valid" else split
         conversations = add_text(config, read_meld(_folder(config), name, features=config.features), progress)
-    return conversations if config.modalities is None else conversations.select(config.modalities)
+    return conversations
 
 
 def guess_dataset(folder: Path) -> str:
     """The data set whose files lie in a folder.
 
     Raises:
-        ValueError: neither prepared data nor MELD's or CMU-MOSI's files are there.
+        ValueError: neither prepared data nor tables nor MELD's or CMU-MOSI's files are there.
     """
-    marks = {"prepared": INDEX_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
+    marks = {"prepared": INDEX_FILE, "tables": UTTERANCES_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
             return dataset

@@ -15,6 +15,7 @@ from amuse.files import (
     remove_leftovers,
 )
 from amuse.model.amuse import Amuse
+from amuse.training.optimization import centre_outputs
 from amuse.training.run import Run
 from amuse.training.state import STATE_FILE
 from amuse.world import choose_device, join_world
@@ -55,6 +56,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     config.model.__post_init__()
     with join_world(choose_device(config.train.device)) as world:
         model = Amuse(config.model).to(world.device)
+        centre_outputs(model, splits.train)
         if world.rank > 0:  # the same weights, but dropout of its own
             torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
         run = Run(config, model, splits, folder, world)
