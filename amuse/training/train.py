@@ -39,7 +39,7 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
         raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
-            splits = load_splits(config.data, progress and world.is_main)
+            splits = load_splits(config.data, progress and world.is_main, world.device)
         return train_on(splits, config, folder, resume, progress)
 
 
@@ -60,7 +60,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
         if world.is_main:
             for place in (folder, folder / BEST):
                 remove_leftovers(place)
-        run.fit(progress and world.is_main)
+        run.fit(progress and world.is_main, world.device)
         world.barrier()
         return Amuse.from_pretrained(folder / BEST).to(world.device)
 
