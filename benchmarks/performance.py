@@ -1,7 +1,8 @@
 """Writes the summaries of speed in the docs from the committed measurements: `python -m benchmarks.performance`.
 
-The CPU figures (docs/performance.md) come from benchmarks/results/cpu.csv (`python -m benchmarks.cpu --csv`), the GPU figures
-(docs/gpu_tables.md), none of them measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and floors.py.
+The CPU figures (docs/performance.md) come from benchmarks/results/cpu.csv (`python -m benchmarks.cpu --csv`), the GPU
+figures (docs/gpu_tables.md), none of them measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and
+floors.py.
 """
 
 import csv
