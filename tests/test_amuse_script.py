@@ -82,7 +82,9 @@ def test_an_empty_mapping_inside_a_section_takes_overrides(tmp_path):
 def test_text_is_encoded_on_the_device_of_the_training(tmp_path, monkeypatch):
     header = "Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,StartTime,EndTime"
     for split in ("train", "dev", "test"):
-        (tmp_path / f"{split}_sent_emo.csv").write_text(f"{header}\nHello,Ann,joy,positive,0,0,\"00:00:01,000\",\"00:00:02,000\"\n")
+        (tmp_path / f"{split}_sent_emo.csv").write_text(
+            f'{header}\nHello,Ann,joy,positive,0,0,"00:00:01,000","00:00:02,000"\n'
+        )
     devices = []
 
     def encode_text(conversations, *arguments, device, modality, **options):

@@ -60,7 +60,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
         if world.is_main:
             for place in (folder, folder / BEST):
                 remove_leftovers(place)
-        run.fit(progress and world.is_main, world.device)
+        run.fit(progress and world.is_main)
         world.barrier()
         return Amuse.from_pretrained(folder / BEST).to(world.device)
 
