@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from amuse.inference.streaming import StreamingSession
     from amuse.model.amuse import Amuse
     from amuse.training.train import train, train_on
-    from amuse_kernels import __version__
+    from amuse_kernels import __version__ as __version__
 
 _HOMES = {
     "Amuse": "amuse.model.amuse",
@@ -50,7 +50,6 @@ __all__ = [
     "Splits",
     "StreamingSession",
     "Utterance",
-    "__version__",
     "evaluate",
     "load_best",
     "load_run",
