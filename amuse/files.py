@@ -1,17 +1,17 @@
 """Files of a run; they exist whole or not at all: written beside their place, flushed, then renamed over it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes seconds, and most of what is written is text
+    from torch import Tensor
 
 CONFIG_FILE = "config.yaml"
+LOG_FILE = "log.jsonl"  # one line per epoch
 BEST = "best"  # folder of the best model in a run's folder
 STANDARDIZER_FILE = "standardizer.safetensors"  # in BEST
 MEDIA_FILE = "media.json"  # in BEST: the manifest of prepared data, so that `amuse predict` makes the same features
@@ -37,17 +37,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _replace(path, lambda temporary: save_file(contiguous, temporary, metadata))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, "Tensor"]:
     """Tensors of a safetensors file.
 
     Raises:
         ValueError: the file is truncated, or something else, such as a pickle, which is never read.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -56,6 +61,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def save_state(state: object, path: Path) -> None:
     """Optimiser and counters, to be read by `torch.load(weights_only=True)`."""
+    import torch
+
     _replace(path, lambda temporary: torch.save(state, temporary))
 
 
@@ -74,3 +81,12 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(*paths: Path) -> str:
+    """Of the contents of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()

@@ -11,8 +11,10 @@ from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.data.synthetic import synthetic_conversations
 from amuse.model.amuse import Amuse
-from amuse.training.parallel import join_world, whole
-from amuse.training.run import Run, seed_everything, train
+from amuse.training.parallel import whole
+from amuse.training.run import Run
+from amuse.training.train import seed_everything, train
+from amuse.world import join_world
 
 TINY = [
     "data.num_dialogues=7",
@@ -54,10 +56,9 @@ def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tenso
     """The losses of the first step and every parameter's gradient before it is clipped."""
     config = Config.load(None, [*TINY, *overrides])
     splits = some_absent()
-    config.model.modalities, config.model.label_names = splits.train.modalities, splits.train.label_names
     seed_everything(0)
     with join_world(torch.device("cpu")) as world:
-        run = Run(config, Amuse(config.model), splits, folder, world)
+        run = Run(config, Amuse(config.model, splits.spec(config.data.encoder)), splits, folder, world)
         run.model.train()
         found: dict[str, torch.Tensor] = {}
         original = torch.nn.utils.clip_grad_norm_

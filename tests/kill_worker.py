@@ -21,7 +21,8 @@ from amuse.config import Config
 from amuse.data.load import load_splits
 from amuse.files import BEST
 from amuse.model.amuse import Amuse
-from amuse.training.run import STATE_FILE, train_on
+from amuse.training.state import STATE_FILE
+from amuse.training.train import train_on
 
 CONFIG = Config.load(
     None,

@@ -5,7 +5,7 @@ import torch
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Utterance
 from amuse.data.load import Splits
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 WIDTHS = {"text": 8, "audio": 6, "video": 7}
 EMOTIONS = ["neutral", "joy", "anger"]

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from amuse.config import Config
 from amuse.evaluation.calibration import Calibration, expected_calibration_error, fit_temperature, load_temperature
-from amuse.evaluation.predict import load_run, predict
-from amuse.training.run import train
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
+from amuse.training.train import train
 
 
 def drawn_predictions(count=4000, sharpened=3.0):

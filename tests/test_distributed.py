@@ -9,10 +9,13 @@ import torch
 from amuse.config import Config
 from amuse.data.load import load_split
 from amuse.evaluation.predict import predict
+from amuse.files import LOG_FILE
 from amuse.model.amuse import Amuse
-from amuse.training.run import LOG_FILE, train
+from amuse.training.train import train
 from tests.distributed_worker import CASES, TINY, WAYS, first_gradients
 from tests.processes import run_module
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

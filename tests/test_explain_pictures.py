@@ -12,7 +12,7 @@ from amuse.explain.attribution import METHODS, neighbourhood
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import cell_box
 from amuse.model.amuse import Amuse
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 EMOTIONS = ["neutral", "joy", "anger"]
 SIDE, GRID = 32, 4
@@ -89,7 +89,7 @@ def test_random_weights_lose_the_region(trained):
     shares = []
     for seed in range(6):
         torch.manual_seed(seed)
-        shares.append(found(Amuse(model.config).eval(), test, images, "occlusion"))
+        shares.append(found(Amuse(model.config, model.spec).eval(), test, images, "occlusion"))
     assert sum(shares) / len(shares) < 0.7
 
 

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from amuse.config import LossConfig
-from amuse.model.amuse import Output
-from amuse.training.losses import amuse_loss, contrastive_loss, focal_logit_gradient, focal_loss, infonce_loss, nce_loss
+from amuse.model.focal import focal_logit_gradient, focal_loss
+from amuse.model.output import Output
+from amuse.training.contrastive import contrastive_loss, infonce_loss, nce_loss
+from amuse.training.losses import amuse_loss
 
 
 def test_focal_loss_is_equation_5_with_its_logarithm():

@@ -6,8 +6,10 @@ import torch
 
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
-from amuse.data.text import encoder_folder
-from amuse.encoders.choose import Fer, Hog, LogMel, audio_encoder, pool, vision_encoder
+from amuse.encoders.builtin import Fer, Hog, LogMel
+from amuse.encoders.choose import audio_encoder, vision_encoder
+from amuse.encoders.hub import encoder_folder
+from amuse.encoders.signal import pool
 from amuse.media.extract import Extractor, Options
 from amuse.media.sources import Clip, Span
 from tests.media_files import tone, write_video

@@ -11,10 +11,11 @@ import pytest
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
 from amuse.data.problems import LOSSES, NOTES
-from amuse.media.decode import SAMPLE_RATE, MediaError, media_seconds, read_audio, read_frames
+from amuse.encoders.signal import SAMPLE_RATE
+from amuse.media.decode import media_seconds, read_audio, read_frames
 from amuse.media.picture import upright
 from amuse.media.sources import Span
-from amuse.media.tracks import open_track
+from amuse.media.tracks import MediaError, open_track
 from tests.media_files import (
     FPS,
     bursts,

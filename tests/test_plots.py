@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from amuse.cli.main import app
 from amuse.config import Config
 from amuse.data.load import load_splits
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 SETTINGS = ["data.num_dialogues=6", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=2"]
 
@@ -59,7 +59,7 @@ def test_explain_writes_the_report_of_a_dialogue(run, tmp_path):
 
 
 def test_modality_weights_are_shares_in_the_order_of_the_conversations(run):
-    from amuse.evaluation.predict import load_run
+    from amuse.evaluation.load import load_run
     from amuse.report.plots import modality_weights
 
     model, conversations, _ = load_run(run, "test")

@@ -16,9 +16,10 @@ from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Utterance
 from amuse.data.load import Splits, load_split
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
 from amuse.inference.prediction import predict_recording
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 from tests.media_files import tone, write_iemocap, write_meld, write_talks, write_video, write_wav
 
 SMALL = [

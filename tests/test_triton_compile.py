@@ -10,7 +10,9 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
-from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import triton as interpolation
 from benchmarks.pages import written
 from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table
@@ -18,8 +20,10 @@ from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import ARCHITECTURES, Case
 from benchmarks.static.compiled_triton import compiler, source_hash, usage
 from benchmarks.static.sass import count_pipes, parse
-from tests.ptx.package_launches import recorded
-from tests.ptx.triton_kernels import compile_triton
+from tests.ptx.emulator.triton_kernels import compile_triton
+from tests.ptx.package.triton_launches import recorded
+
+pytestmark = pytest.mark.slow
 
 SAMPLE = [
     Case("triton", "attention forward, long", "fp16", 64, "per_source", "plain", 80),

@@ -69,11 +69,11 @@ def test_fusion_passes_opcheck_on_cuda_tensors():
 
 def test_what_is_launched_depends_on_no_value():
     """So a call never waits for the GPU, and a CUDA graph can hold it. Meta tensors have no values to be read."""
-    from tests.ptx.package_launches import recorded
+    from tests.ptx.package.triton_launches import recorded
 
     kernels = {}
     for module, names in KERNELS.items():
-        kernels |= {name: getattr(importlib.import_module(f"amuse_kernels.triton.{module}"), name) for name in names}
+        kernels |= {name: getattr(importlib.import_module(f"amuse_kernels.{module}.triton"), name) for name in names}
     calls = [call for options in OPTIONS.values() for call in attention_calls("meta", **options)] + fusion_calls("meta")
     with recorded(80) as launches:
         for op, arguments in calls:

@@ -9,8 +9,9 @@ import torch
 
 import amuse_kernels
 from amuse.config import Config
-from amuse.evaluation.predict import evaluate, load_run
-from amuse.training.run import train
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import evaluate
+from amuse.training.train import train
 from amuse_kernels.info import info
 
 SMALL = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "train.epochs=1"]

@@ -6,7 +6,8 @@ from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import oracle_accuracy, synthetic_conversations
-from amuse.data.text import encode_text, encoder_folder, tokenize
+from amuse.data.text import encode_text, tokenize
+from amuse.encoders.hub import encoder_folder
 
 __all__ = [
     "TOKEN_IDS",

@@ -266,3 +266,8 @@ def make_loader(
         # between epochs would change the training that follows
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def present_modalities(batch: Batch, groups: dict[str, list[str]]) -> Tensor:
+    """bool `(U, M)`, which modalities each utterance has: those with a token in any of their streams."""
+    return torch.stack([torch.cat([batch.masks[s] for s in streams], 1).any(-1) for streams in groups.values()], -1)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amuse.data.text import encoder_folder
-from amuse.encoders.choose import pool, sha256, token_count
+from amuse.encoders.hub import encoder_folder
+from amuse.encoders.signal import SAMPLE_RATE, pool, token_count
 from amuse.encoders.trainable import average_hidden, pretrained_model
-from amuse.media.decode import SAMPLE_RATE
+from amuse.files import sha256
 
 
 class _Pretrained:

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amuse.config import RawStream
-from amuse.data.text import encoder_folder
-from amuse.encoders.choose import RAW, sha256
+from amuse.encoders.hub import encoder_folder
 from amuse.encoders.pretrained import feature_extractor, image_processor
-from amuse.media.decode import SAMPLE_RATE
+from amuse.encoders.signal import RAW, SAMPLE_RATE, RawStream
+from amuse.files import sha256
 
 SHORTEST = 800
 """Samples of a window; a convolution needs more than a click."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from amuse.data.text import encoder_folder
+from amuse.encoders.hub import encoder_folder
 
 # utterances of similar length share a forward pass of about this many tokens: enough to fill the device, no more
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}
@@ -45,7 +45,7 @@ class PretrainedEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, encoder: str, *arguments: Any) -> Self:
-        """With the weights of `encoder`, see `amuse.data.text.encoder_folder`; `arguments`: those after `config`."""
+        """With the weights of `encoder`, see `amuse.encoders.hub.encoder_folder`; `arguments`: those after `config`."""
         model, folder = pretrained_model(encoder)
         from transformers import AutoConfig
 

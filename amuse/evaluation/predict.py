@@ -2,27 +2,15 @@
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from amuse.config import Config
 from amuse.data.batch import UNLABELLED, ConversationLoader, collate
 from amuse.data.conversation import Conversations
-from amuse.data.load import load_split
-from amuse.data.standardize import Standardizer
 from amuse.evaluation.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
-from amuse.files import BEST, CONFIG_FILE, STANDARDIZER_FILE, load_tensors
 from amuse.model.amuse import Amuse
-from amuse.training.parallel import World
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+from amuse.world import World
 
 
 @dataclass
@@ -53,9 +41,9 @@ def predict(
     Raises:
         ValueError: the conversations have other modalities or feature widths than the model.
     """
-    if conversations.modalities != model.config.modalities:
+    if conversations.modalities != model.spec.modalities:
         raise ValueError(
-            f"conversations: expected the model's modalities {model.config.modalities}, got {conversations.modalities}"
+            f"conversations: expected the model's modalities {model.spec.modalities}, got {conversations.modalities}"
         )
     device = next(model.parameters()).device
     world = world or World(device)
@@ -103,9 +91,9 @@ def evaluate(
     Raises:
         ValueError: nothing is labelled, other modalities or other class names than the model's.
     """
-    if conversations.label_names != model.config.label_names:
+    if conversations.label_names != model.spec.label_names:
         raise ValueError(
-            f"conversations: expected the model's classes {model.config.label_names}, got {conversations.label_names}"
+            f"conversations: expected the model's classes {model.spec.label_names}, got {conversations.label_names}"
         )
     return score_predictions(predict(model, conversations, batch_size), conversations.label_names, bootstrap)
 
@@ -130,39 +118,3 @@ def score_predictions(
 def score(metrics: Metrics | RegressionMetrics) -> float:
     """What training maximises on the validation split: weighted F1, or minus the mean absolute error."""
     return metrics.weighted_f1 if isinstance(metrics, Metrics) else -metrics.mae
-
-
-def load_best(folder: str | Path) -> tuple[Amuse, Standardizer | None, Config]:
-    """The best model of a run, on the run's device, with the standardizer of its features and its configuration.
-
-    Raises:
-        FileNotFoundError: no such run.
-        ValueError: a damaged checkpoint.
-    """
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: expected the folder of a run, {CONFIG_FILE} is missing")
-    try:
-        config = Config.load(folder / CONFIG_FILE)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
-    model = Amuse.from_pretrained(folder / BEST).to(choose_device(config.train.device))
-    file = folder / BEST / STANDARDIZER_FILE
-    if not file.is_file():
-        return model, None, config
-    try:
-        return model, Standardizer.from_state_dict(load_tensors(file)), config
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-
-
-def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Config]:
-    """The best model of a run, one split of its data, prepared as in training, and its configuration.
-
-    Raises:
-        FileNotFoundError: no such run or no such data.
-        ValueError: a damaged checkpoint or an unknown split.
-    """
-    model, standardizer, config = load_best(folder)
-    conversations = load_split(config.data, split)
-    return model, conversations if standardizer is None else standardizer.apply(conversations), config

@@ -16,10 +16,10 @@ import typer
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Standardizer, Utterance
 from amuse.data.load import Splits
-from amuse.encoders.choose import Hog, LogMel
+from amuse.encoders.builtin import Hog, LogMel
+from amuse.encoders.signal import SAMPLE_RATE
 from amuse.evaluation.predict import evaluate
-from amuse.media.decode import SAMPLE_RATE
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 LABEL_NAMES = ("both high", "both low", "they disagree")
 DEFAULTS = ["model.temporal=none", "model.d_model=32", "model.num_heads=2", "model.man_layers=2", "model.dropout=0.1"]

@@ -20,7 +20,7 @@ from amuse.data import Conversations, Dialogue, Standardizer, Utterance
 from amuse.data.load import Splits, add_text
 from amuse.evaluation.predict import evaluate
 from amuse.files import load_tensors
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 LABEL_NAMES = ("sincere", "sarcastic")
 DEFAULTS = ["data.pool=true", "model.d_model=64", "model.dropout=0.5", "model.man_layers=1", "loss.gamma=0.0"]

@@ -17,7 +17,7 @@ from amuse.data.load import Splits, add_text, load_splits
 from amuse.data.transcript import csv_of, read_utf8
 from amuse.evaluation.predict import evaluate
 from amuse.experiments.comparison import CONFIGS
-from amuse.training.run import train_on
+from amuse.training.train import train_on
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Folder = Annotated[Path, typer.Argument(help="Folder of the data set.")]

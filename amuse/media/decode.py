@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from amuse.media.picture import LONGEST_SIDE, picture
-from amuse.media.sound import SAMPLE_RATE, Timeline
+from amuse.media.picture import picture
+from amuse.media.sound import Timeline
 from amuse.media.sources import Span
-from amuse.media.tracks import MediaError, Note, TimedFrame, Track, open_track, pyav
-
-__all__ = ["LONGEST_SIDE", "SAMPLE_RATE", "MediaError", "Note", "media_seconds", "pyav", "read_audio", "read_frames"]
+from amuse.media.tracks import MediaError, Note, TimedFrame, Track, open_track
 
 MAX_PIXELS = 8192 * 4320
 """Larger frames are not decoded: a file of a few kilobytes can claim frames of many gigabytes."""

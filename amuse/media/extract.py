@@ -7,12 +7,13 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from amuse.config import RawStream
 from amuse.data.problems import Problem, Report
-from amuse.encoders.choose import Encoder, audio_encoder, vision_encoder
-from amuse.media.decode import SAMPLE_RATE, MediaError, Note, read_audio, read_frames
+from amuse.encoders.choose import audio_encoder, vision_encoder
+from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
+from amuse.media.decode import read_audio, read_frames
 from amuse.media.faces import FaceDetector, Picture, split_faces, whole
 from amuse.media.sources import Clip, Span
+from amuse.media.tracks import MediaError, Note
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amuse.encoders.choose import scaled
+from amuse.encoders.signal import scaled
 from amuse.encoders.tflite import TfliteModel, packaged_file
 
 SIDE = 192  # of the detector's square input

@@ -27,8 +27,7 @@ from tqdm import tqdm
 from amuse.data.conversation import Conversations
 from amuse.data.prepared import FORMAT, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARDS, read_manifest
 from amuse.data.problems import Problem
-from amuse.encoders.choose import sha256
-from amuse.files import write_text
+from amuse.files import sha256, write_text
 from amuse.media.extract import Extractor, Options
 from amuse.media.shards import Shard, cut_into_shards, read_keys, read_problems, read_sources, write_shard
 from amuse.media.sources import Source

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from amuse.media.decode import SAMPLE_RATE
+from amuse.encoders.signal import SAMPLE_RATE
 
 FRAME = 0.03  # seconds
 PAUSE = 0.4  # the shortest silence that ends an utterance, seconds

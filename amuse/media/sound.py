@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.tracks import pyav
 
-SAMPLE_RATE = 16000
 TOLERANCE = 0.05
 """Frames that begin this many seconds or more from where the ones before them end lie there, and a gap is between."""
 CANCELLED = 0.01

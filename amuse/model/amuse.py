@@ -6,7 +6,7 @@ stage (III-D) and the classifier; `amuse.model.stages` has the parts.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,81 +15,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from amuse.config import ModelConfig, from_dict
-from amuse.data.batch import UNLABELLED, Batch
+from amuse.config import ModelConfig, from_dict, split_data_keys
+from amuse.data.batch import Batch, present_modalities
 from amuse.data.conversation import TOKEN_IDS
+from amuse.data.mix import Mix
+from amuse.data.spec import DataSpec
 from amuse.encoders.trainable import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.model.allocation import AllocationLimit
-from amuse.model.stages import CentralNetwork, StreamsStage, TemporalStage, UnimodalStage, average, present_modalities
-from amuse.training.augmentation import Mix
-from amuse.training.losses import focal_logit_gradient
-from amuse_kernels import adaptive_fusion, interpolation_coefficients
+from amuse.model.fusion import closed_form, fuse
+from amuse.model.output import Output
+from amuse.model.stages import CentralNetwork, StreamsStage, UnimodalStage, average
+from amuse.model.temporal import TemporalStage
 from amuse_kernels.nn import AdaptiveFusion
 
 MODEL_CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-@dataclass
-class Output:
-    """What the model says about U utterances.
-
-    Attributes:
-        logits: `(U, C)`, or `(U, 1)` for regression.
-        modality_logits: `(U, M, C)`, of each modality's Central network; meaningless where absent.
-        descriptors: `(U, M, d)`, the cross-attended descriptors f_m^CA; 0 where absent.
-        alpha: `(U, M, M)` or element-wise `(U, M, M, d)` interpolation coefficients; None with fusion "concat" and
-            "chain".
-        present: bool `(U, M)`, which modalities took part.
-        teacher: `(U, M, M, d)`, Eq. 6 as a teacher of alpha; in training with `gate_teacher` only.
-        voices: `(U, d)` of length 1, alike for utterances of one speaker; with `speaker_head` only.
-        context: `(U, width)`, the utterance in its dialogue: what the classifier reads.
-    """
-
-    logits: Tensor
-    modality_logits: Tensor
-    descriptors: Tensor
-    alpha: Tensor | None
-    present: Tensor
-    teacher: Tensor | None = None
-    voices: Tensor | None = None
-    context: Tensor | None = None
-
-
 class Amuse(nn.Module):
     """The model of SPEC section 4.
 
     Args:
-        config: With `modalities` and `label_names` filled in.
+        config: The network.
+        spec: Its inputs and outputs.
         encoder_configs: Stream -> architecture of its encoder, which then gets random weights; a stream that is not
-            named gets the pretrained weights of `config.text_encoder` or `config.raw`. Only for streams of token ids
-            or raw windows and frames.
+            named gets the pretrained weights of `spec.text_encoder` or `spec.raw`. Only for streams of token ids or raw
+            windows and frames.
 
     Raises:
-        ValueError: No modality, or token ids without a text encoder.
+        ValueError: A configuration that does not fit the data.
     """
 
-    def __init__(self, config: ModelConfig, encoder_configs: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, spec: DataSpec, encoder_configs: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         super().__init__()
-        if not config.modalities:
-            raise ValueError("config.modalities: expected at least one modality, got none")
-        self.config = config
+        self.config, self.spec = config, spec
         self.recompute = False
-        self.groups = config.groups
+        self.groups = fitting_groups(config, spec)
         self.modalities = list(self.groups)
         d, count = config.d_model, len(self.modalities)
-        widths = dict(config.modalities)
+        widths = dict(spec.modalities)
 
         self.encoders = nn.ModuleDict()
-        for name, width in config.modalities.items():
+        for name, width in spec.modalities.items():
             given = (encoder_configs or {}).get(name)
             if width == TOKEN_IDS:
-                if config.text_encoder is None:
-                    raise ValueError(f"config.text_encoder: modality {name!r} has token ids and needs an encoder")
-                self.encoders[name] = _encoder(TextEncoder, config.text_encoder, given, config.encoder_layers)
-            elif name in config.raw:
-                raw = config.raw[name]
+                assert spec.text_encoder is not None  # DataSpec has checked it
+                self.encoders[name] = _encoder(TextEncoder, spec.text_encoder, given, config.encoder_layers)
+            elif name in spec.raw:
+                raw = spec.raw[name]
                 self.encoders[name] = _encoder(SignalEncoder, raw.encoder, given, config.encoder_layers, raw.shape)
         widths |= {name: cast(PretrainedEncoder, encoder).width for name, encoder in self.encoders.items()}
         self.unimodal = nn.ModuleList(
@@ -99,11 +75,11 @@ class Amuse(nn.Module):
             for streams in self.groups.values()
         )
         self.central = nn.ModuleList(CentralNetwork(count - 1, config) for _ in self.modalities) if config.man else None
-        self.heads = nn.ModuleList(nn.Linear(d, config.num_outputs) for _ in self.modalities)
+        self.heads = nn.ModuleList(nn.Linear(d, spec.num_outputs) for _ in self.modalities)
         self.fusion = AdaptiveFusion(d, count, config.backend) if config.fusion == "learned" else None
         fused_width = d if config.fusion == "chain" else count * d
         self.temporal = TemporalStage(fused_width, config)
-        self.classifier = nn.Linear(self.temporal.width, config.num_outputs)
+        self.classifier = nn.Linear(self.temporal.width, spec.num_outputs)
         self.voice = nn.Linear(count * d, d) if config.speaker_head else None
         for parameter in self.parameters():
             if not parameter.numel():  # the pair weights of a single modality: nothing to learn, nothing to shard
@@ -121,7 +97,7 @@ class Amuse(nn.Module):
         context = self._run(self.temporal, fused if mix is None else mix.apply(fused), batch)
         output = Output(self.classifier(context), modality_logits, descriptors, alpha, present, context=context)
         if self.training and self.config.gate_teacher:
-            output.teacher = self._closed_form(descriptors, batch.labels)
+            output.teacher = closed_form(descriptors, self._linear_heads, self.config, batch.labels)
         if self.voice is not None:
             output.voices = F.normalize(self.voice(descriptors.flatten(1)).float(), dim=-1)
         return output
@@ -173,61 +149,12 @@ class Amuse(nn.Module):
         return stage(*arguments)
 
     def fuse(self, descriptors: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients."""
-        kind = self.config.fusion
-        if kind == "concat":
-            return descriptors.flatten(1), None
-        if kind == "chain":
-            return self._chain(descriptors, present), None
-        if self.fusion is not None:
-            fused, alpha = self.fusion(descriptors, present=present)
-        else:
-            given = self._given_alpha(descriptors)
-            fused, alpha = adaptive_fusion(descriptors, given, present=present, backend=self.config.backend)
-        return fused.flatten(1), alpha
+        """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients; see `amuse.model.fusion`."""
+        return fuse(descriptors, present, self._linear_heads, self.fusion, self.config)
 
-    def _given_alpha(self, descriptors: Tensor) -> Tensor:
-        utterances, count, _ = descriptors.shape
-        if self.config.fusion == "equal":
-            return descriptors.new_full((utterances, count, count), 0.5)
-        if self.config.fusion == "random":
-            return torch.rand(utterances, count, count, device=descriptors.device, dtype=descriptors.dtype)
-        return self._closed_form(descriptors)
-
-    def _closed_form(self, descriptors: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Eq. 6, `(U, M, M, d)`: alpha[m, n] pulls f_m towards f_n, against the loss of modality m."""
-        f = descriptors.detach()
-        count = f.shape[1]
-        gradients = torch.stack([self._loss_gradient(m, f[:, m], labels) for m in range(count)], dim=1)
-        shape = (*f.shape[:2], count, f.shape[-1])
-        f_m, f_n, grad_m = (x.expand(shape) for x in (f[:, :, None], f[:, None], gradients[:, :, None]))
-        return interpolation_coefficients(f_n, f_m, grad_m, self.config.epsilon, backend=self.config.backend)
-
-    def _chain(self, descriptors: Tensor, present: Tensor) -> Tensor:
-        """u_1 = f_1, u_k = a_k u_(k-1) + (1 - a_k) f_k over the present modalities, a_k in closed form (III-E2)."""
-        mixed, started = descriptors[:, 0], present[:, :1]
-        for m in range(1, descriptors.shape[1]):
-            f, here = descriptors[:, m], present[:, m, None]
-            gradient = self._loss_gradient(m, f.detach())
-            alpha = interpolation_coefficients(
-                mixed.detach(), f.detach(), gradient, self.config.epsilon, backend=self.config.backend
-            )
-            step = torch.where(started, alpha * mixed + (1 - alpha) * f, f)
-            mixed, started = torch.where(here, step, mixed), started | here
-        return mixed
-
-    def _loss_gradient(self, m: int, descriptor: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Gradient of modality m's own focal loss at its descriptor, for the label that the modality itself predicts.
-
-        The true label would leak at inference (Eq. 6 as printed); only the gate's teacher is given it, in training.
-        """
-        head = cast(nn.Linear, self.heads[m])
-        logits = head(descriptor).float()
-        chosen = logits.argmax(-1)
-        if labels is not None:
-            chosen = torch.where(labels == UNLABELLED, chosen, labels)
-        gradient = focal_logit_gradient(logits, chosen) @ head.weight.float()
-        return gradient.detach().to(descriptor.dtype)
+    @property
+    def _linear_heads(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, head) for head in self.heads]
 
     @property
     def encoder_configs(self) -> dict[str, dict[str, Any]]:
@@ -238,7 +165,7 @@ class Amuse(nn.Module):
         """Write config.json and model.safetensors, each at once or not at all; `weights`: in place of its own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tree = {"model": asdict(self.config), "encoder_configs": self.encoder_configs}
+        tree = {"model": asdict(self.config), "data": asdict(self.spec), "encoder_configs": self.encoder_configs}
         save_tensors(self.state_dict() if weights is None else weights, folder / WEIGHTS_FILE)
         write_text(json.dumps(tree, indent=2), folder / MODEL_CONFIG_FILE)
 
@@ -258,13 +185,15 @@ class Amuse(nn.Module):
         tree = read_json(folder / MODEL_CONFIG_FILE)
         weights = load_tensors(folder / WEIGHTS_FILE)
         try:
-            config = from_dict(ModelConfig, tree["model"], "model")
+            network, written_by_0_1 = split_data_keys(tree["model"])
+            config = from_dict(ModelConfig, network, "model")
+            spec = from_dict(DataSpec, tree.get("data", written_by_0_1), "data")
             encoders = tree.get("encoder_configs") or {}
             if not isinstance(encoders, dict) or not all(isinstance(entry, dict) for entry in encoders.values()):
                 raise TypeError(f"encoder_configs: expected stream -> architecture, got {encoders!r}")
             with AllocationLimit(weights) as limit:
                 limit.check_integers(tree)
-                model = cls(config, encoders)
+                model = cls(config, spec, encoders)
         except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:
@@ -278,3 +207,23 @@ def _encoder(
     kind: type[PretrainedEncoder], name: str, config: dict[str, Any] | None, *arguments: Any
 ) -> PretrainedEncoder:
     return kind.from_pretrained(name, *arguments) if config is None else kind(config, *arguments)
+
+
+def fitting_groups(config: ModelConfig, spec: DataSpec) -> dict[str, list[str]]:
+    """Modality of the model -> the data's streams that make it.
+
+    Raises:
+        ValueError: A setting that does not fit the data.
+    """
+    groups = config.groups(spec.modalities)
+    if len(groups) > 8:
+        raise ValueError(f"modalities: expected at most 8, got {len(groups)}")
+    for name in ("modality_dropout", "modality_swap"):
+        unknown = set(getattr(config, name)) - set(groups)
+        if unknown:
+            raise ValueError(f"{name}: expected names out of {list(groups)}, got {sorted(unknown)[0]!r}")
+    if spec.regression and config.fusion in ("closed_form", "chain"):
+        raise ValueError(f"fusion: {config.fusion!r} needs classes, since Eq. 6 uses the predicted label")
+    if spec.regression and config.gate_teacher:
+        raise ValueError("gate_teacher: needs classes, since Eq. 6 uses the label")
+    return groups

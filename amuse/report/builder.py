@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.groups import WORD_STREAMS
 from amuse.files import write_text
 from amuse.report import figures
-from amuse.report.content import Content, Quality, RegressionQuality, Turn
+from amuse.report.content import Content, Turn
 from amuse.report.outcome import COLOURS, Outcome, ink, number
 
 SHOWN_CONTEXT = 6  # most influential other utterances

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.problems import Report
-from amuse.encoders.choose import LogMel
+from amuse.encoders.builtin import LogMel
+from amuse.evaluation.quality import Quality
 from amuse.explain import Explanation, Pictures, explain
 from amuse.explain.pictures import cell_box
 from amuse.inference.recording import Recognizer
 from amuse.media.extract import Perception
-from amuse.report.content import Content, KeyFrame, Media, Quality, Region, Turn
+from amuse.report.content import Content, KeyFrame, Media, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
 
 GRID = 4  # regions a side of each picture
@@ -86,7 +87,7 @@ def recording_content(
     recognizer: Recognizer, name: str, turns: list[Turn], method: str, samples: int, seed: int
 ) -> Content:
     """The report of a recording from its explained utterances."""
-    model, names = recognizer.model, recognizer.model.config.label_names
+    model, names = recognizer.model, recognizer.model.spec.label_names
     quality = None
     labels = [turn.utterance.label for turn in turns]
     if names is not None and any(label is not None for label in labels):

@@ -11,11 +11,12 @@ from torch import Tensor
 from amuse.data.batch import make_loader
 from amuse.data.conversation import Conversations
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_run, predict
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
+from amuse.evaluation.quality import Quality
 from amuse.explain.influence import fusion_weights
+from amuse.files import LOG_FILE
 from amuse.model.amuse import Amuse
-from amuse.report.content import Quality
-from amuse.training.run import LOG_FILE
 
 FORMATS = ("png", "svg")
 
@@ -44,7 +45,7 @@ def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png"
     log = run / LOG_FILE
     if log.is_file():
         drawings["curves"] = draw_curves, [json.loads(line) for line in log.read_text().splitlines()]
-    names = model.config.label_names
+    names = model.spec.label_names
     if names is not None:
         predictions = predict(model, conversations, config.train.batch_size)
         probabilities = predictions.probabilities(load_temperature(run))

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels.triton.launch import Launch
-from tests.ptx.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
+from amuse_kernels.launch import Launch
+from tests.ptx.emulator.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
 
 
 def forward(tile: Launch, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor) -> Launch:

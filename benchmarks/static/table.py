@@ -6,6 +6,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.static import bound, compiled_cuda, compiled_triton
 from benchmarks.static.binaries import SHARED_LIMIT, Usage
 from benchmarks.static.cases import Case, cuda_cases, triton_cases
@@ -43,7 +45,9 @@ def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
     known = {_identity(row): row for row in read()}
     entries = list(_triton_entries())
     cases = {case: None for case, _, row in entries if not _made(row, known)}
-    with ProcessPoolExecutor(processes) as pool:
+    # One thread per forked worker: a parent that has used its OpenMP threads leaves none to the child, which would wait
+    # for them.
+    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for future in as_completed([pool.submit(_rows, case) for case in cases]):
             for row in future.result():
                 print(describe(row), flush=True)

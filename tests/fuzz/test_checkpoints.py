@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.predict import load_best
-from amuse.training.run import STATE_FILE, train
+from amuse.evaluation.load import load_best
+from amuse.training.state import STATE_FILE
+from amuse.training.train import train
 from tests.fuzz.corruption import corrupted, corrupted_json
 from tests.test_training import tiny
 

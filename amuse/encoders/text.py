@@ -1,0 +1,222 @@
+"""Words to what a text encoder reads, and to the token features of a frozen one, cached on disk."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from amuse.encoders.feature_cache import load_features, save_features
+from amuse.encoders.hub import encoder_folder, import_transformers
+
+logger = logging.getLogger(__name__)
+
+
+class Words(NamedTuple):
+    """The text of one utterance, None or empty without any."""
+
+    speaker: str
+    text: str | None
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """The input of the encoder for one utterance: `[CLS] older [SEP] ... current [SEP]`.
+
+    Attributes:
+        ids: Token ids, special tokens included.
+        start, stop: The range of the utterance's own word pieces in `ids`.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def token_sequences(
+    dialogues: Sequence[Sequence[Words]],
+    encoder: str | PathLike[str] = "minilm",
+    *,
+    context: int = 0,
+    speakers: bool = False,
+    max_tokens: int = 128,
+) -> list[list[TokenSequence | None]]:
+    """The encoder's input for every utterance; None for one without text, which is logged.
+
+    Args:
+        dialogues: The utterances of each dialogue, in order.
+        encoder: See `amuse.encoders.hub.encoder_folder`; only its tokenizer is used.
+        context: Number of preceding utterances of the dialogue before the utterance, each closed by `[SEP]`.
+        speakers: Whether each of them begins with `"Name: "`.
+        max_tokens: Longest sequence, special tokens included. The oldest context is cut first, then the end of the
+            utterance itself; both are counted in the log.
+
+    Raises:
+        ImportError, FileNotFoundError: See `encoder_folder`.
+        ValueError: A negative context or too few tokens.
+    """
+    if context < 0:
+        raise ValueError(f"context: expected a number of utterances >= 0, got {context}")
+    if max_tokens < 8:
+        raise ValueError(f"max_tokens: expected at least 8, got {max_tokens}")
+    folder = encoder_folder(encoder)
+    tokenizer = import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    first = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
+    last = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
+    sequences: list[list[TokenSequence | None]] = []
+    without_text = cut_context = cut_text = 0
+    for dialogue in dialogues:
+        sequences.append([])
+        name_ids = _pieces(tokenizer, [f"{words.speaker}: " if speakers else "" for words in dialogue])
+        text_ids = _pieces(tokenizer, [words.text or "" for words in dialogue])
+        for position in range(len(dialogue)):
+            if not text_ids[position]:
+                without_text += 1
+                sequences[-1].append(None)
+                continue
+            room = max_tokens - len(first) - len(last)
+            name = name_ids[position][: room // 2]
+            current = text_ids[position][: room - len(name)]
+            cut_text += len(current) < len(text_ids[position])
+            room -= len(name) + len(current)
+            older: list[int] = []
+            for earlier in range(max(0, position - context), position):
+                if text_ids[earlier]:
+                    older += name_ids[earlier] + text_ids[earlier] + last
+            cut_context += len(older) > room
+            older = older[max(0, len(older) - room) :]
+            start = len(first) + len(older) + len(name)
+            ids = (*first, *older, *name, *current, *last)
+            sequences[-1].append(TokenSequence(ids, start, start + len(current)))
+    total = sum(len(dialogue) for dialogue in dialogues)
+    if without_text:
+        logger.warning("%d of %d utterances have no text", without_text, total)
+    if cut_text:
+        logger.warning("%d of %d utterances were cut to fit %d tokens", cut_text, total, max_tokens)
+    if cut_context:
+        logger.warning("the context of %d of %d utterances was cut to fit %d tokens", cut_context, total, max_tokens)
+    return sequences
+
+
+def _pieces(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    # the tokenizer's own warning about long texts would be a false alarm, since they are cut afterwards
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+@dataclass(frozen=True)
+class FrozenTextEncoder:
+    """A pretrained encoder whose hidden states are features, cached on disk.
+
+    The cache is keyed by a hash of the encoder's weights, the options and all token ids, so nothing stale is ever read;
+    a damaged cache file is reported and rebuilt.
+
+    Attributes:
+        encoder: See `amuse.encoders.hub.encoder_folder`.
+        layers: Hidden layers that are kept: 0 the embeddings, -1 the last layer.
+        merge: Several layers become one by their `"mean"`, or are concatenated, `"concat"`.
+        pool: True keeps one vector per utterance, the mean of its tokens.
+        cache_dir: Folder of the cache; default `default_cache_dir()`.
+        batch_size: Utterances per forward pass; utterances of similar length share one.
+        device: Where the encoder runs; the features stay on the CPU.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: An unknown merge.
+    """
+
+    encoder: str | PathLike[str] = "minilm"
+    layers: Sequence[int] = (-1,)
+    merge: str = "mean"
+    pool: bool = False
+    cache_dir: str | PathLike[str] | None = None
+    batch_size: int = 64
+    device: torch.device | str = "cpu"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.merge not in ("mean", "concat"):
+            raise ValueError(f"merge: expected 'mean' or 'concat', got {self.merge!r}")
+
+    @property
+    def width(self) -> int:
+        """Of the features: the encoder's (384 for MiniLM), times the number of layers with merge `"concat"`."""
+        return int(self._config().hidden_size) * (len(self.layers) if self.merge == "concat" else 1)
+
+    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, Tensor]:
+        """float32 `(L, width)` of the utterance's own L tokens, or 1 with `pool`; context is read but not kept.
+
+        Raises:
+            ImportError, FileNotFoundError: See `encoder_folder`.
+            ValueError: An unknown layer.
+        """
+        unique = list(dict.fromkeys(sequences))
+        key = self._cache_key(unique)
+        path = Path(default_cache_dir() if self.cache_dir is None else self.cache_dir) / f"text-{key[:32]}.safetensors"
+        tokens = load_features(path, key, count=len(unique))
+        if tokens is None:
+            tokens = self._encode(unique)
+            save_features(path, key, tokens)
+        return dict(zip(unique, tokens, strict=True))
+
+    @torch.inference_mode()
+    def _encode(self, sequences: list[TokenSequence]) -> list[Tensor]:
+        depth = self._config().num_hidden_layers + 1
+        if not self.layers or any(not -depth <= layer < depth for layer in self.layers):
+            raise ValueError(
+                f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {tuple(self.layers)}"
+            )
+        model = import_transformers().AutoModel.from_pretrained(
+            encoder_folder(self.encoder), use_safetensors=True, local_files_only=True
+        )
+        model = model.float().eval().to(self.device)
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
+        features: dict[int, Tensor] = {}
+        with tqdm(
+            total=len(sequences), desc="encoding text", unit="utt", disable=None if self.progress else True
+        ) as bar:
+            for begin in range(0, len(order), self.batch_size):
+                rows = order[begin : begin + self.batch_size]
+                ids = torch.zeros(len(rows), len(sequences[rows[0]].ids), dtype=torch.int64)
+                mask = torch.zeros_like(ids)
+                for i, row in enumerate(rows):
+                    sequence = sequences[row].ids
+                    ids[i, : len(sequence)] = torch.tensor(sequence)
+                    mask[i, : len(sequence)] = 1
+                hidden = model(
+                    input_ids=ids.to(self.device), attention_mask=mask.to(self.device), output_hidden_states=True
+                ).hidden_states
+                chosen = [hidden[layer] for layer in self.layers]
+                concatenated = self.merge == "concat"
+                merged = (torch.cat(chosen, dim=-1) if concatenated else torch.stack(chosen).mean(dim=0)).cpu()
+                for i, row in enumerate(rows):
+                    tokens = merged[i, sequences[row].start : sequences[row].stop]
+                    features[row] = tokens.mean(dim=0, keepdim=True) if self.pool else tokens.clone()
+                bar.update(len(rows))
+        return [features[row] for row in range(len(sequences))]
+
+    def _cache_key(self, sequences: list[TokenSequence]) -> str:
+        options = f"layers={tuple(self.layers)} merge={self.merge} pool={self.pool}"
+        digest = hashlib.sha256(f"amuse text features 2 {options}\n".encode())
+        folder = encoder_folder(self.encoder)
+        for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for sequence in sequences:
+            digest.update(f"{sequence.start} {sequence.stop} {sequence.ids}\n".encode())
+        return digest.hexdigest()
+
+    def _config(self) -> Any:
+        return import_transformers().AutoConfig.from_pretrained(encoder_folder(self.encoder), local_files_only=True)
+
+
+def default_cache_dir() -> Path:
+    """`$AMUSE_CACHE`, else `amuse` in the user's cache folder."""
+    own = os.environ.get("AMUSE_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amuse"

@@ -1,0 +1,63 @@
+"""Focal loss (Eq. 5) and its gradient at the logits, which Eq. 6 needs."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amuse.data.batch import UNLABELLED
+
+if TYPE_CHECKING:
+    pass
+
+
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    gamma: float = 1.0,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    *,
+    row_weights: Tensor | None = None,
+    total: Tensor | None = None,
+) -> Tensor:
+    """-(1 - p_c)^gamma log p_c (Eq. 5, whose print lost the -log), averaged over labelled rows.
+
+    Args:
+        logits: `(N, C)`. labels: int64 `(N,)`, -100 = unlabelled.
+        gamma: 0 is the cross-entropy.
+        class_weights: `(C,)`; the average is weighted by them.
+        label_smoothing: share of the target spread over all classes.
+        row_weights: `(N,)`, further weights; the average is weighted by them too.
+        total: what the weighted sum is divided by, where these are not all rows; default: the sum of the weights.
+
+    Returns:
+        A scalar; 0 when nothing is labelled.
+    """
+    labelled = labels != UNLABELLED
+    logits, labels = logits[labelled].float(), labels[labelled]
+    log_p = logits.log_softmax(-1)
+    # the bound keeps the slope of q^gamma finite at p = 1 for gamma < 1
+    q = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)
+    focal = -(q**gamma) * log_p  # (N, C)
+    loss = focal.gather(1, labels[:, None]).squeeze(1)
+    if label_smoothing > 0:
+        loss = (1 - label_smoothing) * loss + label_smoothing * focal.mean(-1)
+    weight = torch.ones_like(loss) if class_weights is None else class_weights.to(loss)[labels]
+    if row_weights is not None:
+        weight = weight * row_weights[labelled]
+    return (weight * loss).sum() / (weight.sum() if total is None else total).clamp(min=1e-12)
+
+
+def focal_logit_gradient(logits: Tensor, labels: Tensor, gamma: float = 1.0) -> Tensor:
+    """Gradient of each row's focal loss with respect to its logits, in closed form, `(N, C)`.
+
+    With q = 1 - p_c: dL/dp_c = gamma q^(gamma - 1) log p_c - q^gamma / p_c and dp_c/dz = p_c (onehot - p).
+    """
+    log_p = logits.log_softmax(-1)
+    log_c = log_p.gather(1, labels[:, None])
+    p_c = log_c.exp()
+    q = (1 - p_c).clamp(min=torch.finfo(p_c.dtype).eps)
+    slope = gamma * q ** (gamma - 1) * p_c * log_c - q**gamma  # dL/dp_c times p_c
+    return slope * (F.one_hot(labels, logits.shape[-1]) - log_p.exp())

@@ -1,0 +1,52 @@
+"""Losses beside the paper's (ours, options): telling speakers apart, and a gate that follows Eq. 6."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from amuse.data.batch import Batch
+
+if TYPE_CHECKING:
+    pass
+
+
+def speaker_loss(voices: Tensor, batch: Batch, present: Tensor, temperature: float, total: Tensor) -> Tensor:
+    """Every utterance finds the other utterances of its speaker among all others of its dialogue (ours).
+
+    The mean of -log P over the speaker's other utterances, P the softmax over the dialogue's; the sum over utterances
+    is divided by `total`.
+
+    Args:
+        voices: `(U, d)` of length 1, `Output.voices`.
+        present: bool `(U, M)`; an utterance without any modality takes no part.
+    """
+    others, same = speaker_pairs(batch, present)
+    rows = same.any(-1)
+    others, same = others[rows], same[rows]
+    log_p = (voices[rows] @ voices.T / temperature).masked_fill(~others, float("-inf")).log_softmax(-1)
+    found = -log_p.masked_fill(~same, 0.0).sum(-1) / same.sum(-1)
+    return found.sum() / total.clamp(min=1)
+
+
+def speaker_pairs(batch: Batch, present: Tensor) -> tuple[Tensor, Tensor]:
+    """bool `(U, U)`: another utterance of the same dialogue, both with some modality; one by the same speaker."""
+    here = present.any(-1)
+    others = (batch.dialogue[:, None] == batch.dialogue) & here[:, None] & here
+    others = others & ~torch.eye(len(others), dtype=torch.bool, device=others.device)
+    return others, others & (batch.speaker[:, None] == batch.speaker)
+
+
+def gate_loss(alpha: Tensor, teacher: Tensor, present: Tensor, total: Tensor) -> Tensor:
+    """Squared distance of the learned coefficients from Eq. 6, over ordered pairs of present modalities (ours).
+
+    Args:
+        alpha: `(U, M, M)`. teacher: `(U, M, M, d)`, of which a scalar coefficient can follow the average over d only.
+    """
+    error = (alpha - teacher.float().mean(-1)).square()
+    return error[present_pairs(present)].sum() / total.clamp(min=1)
+
+
+def present_pairs(present: Tensor) -> Tensor:
+    different = ~torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
+    return present[:, :, None] & present[:, None] & different

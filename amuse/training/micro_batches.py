@@ -1,0 +1,53 @@
+"""Each process's part of every batch, cut into micro-batches."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from amuse.data.batch import Batch, ConversationLoader, DialogueBatches, collate
+from amuse.data.conversation import Conversations
+from amuse.world import World
+
+
+class MicroBatchSampler(Sampler[list[int]]):
+    """This process's part of every batch, cut into `accumulate` micro-batches, empty ones where dialogues run out."""
+
+    def __init__(self, batches: DialogueBatches, accumulate: int, world: World) -> None:
+        self.batches, self.accumulate, self.world = batches, accumulate, world
+        self.start = 0  # batches of the epoch that are skipped, since they were trained on before an interruption
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # a batch is sorted by length, so that every stride of it is about as long as the others
+        step = self.world.size * self.accumulate
+        for batch in list(self.batches)[self.start :]:
+            for part in range(self.accumulate):
+                yield batch[self.world.rank + self.world.size * part :: step]
+
+
+def micro_batch_loader(conversations: Conversations, sampler: MicroBatchSampler) -> ConversationLoader:
+    """A loader of micro-batches; an empty one becomes a batch that counts for nothing."""
+    return ConversationLoader(
+        conversations,
+        batch_sampler=sampler,
+        collate_fn=partial(_collate_micro_batch, conversations=conversations),
+        pin_memory=sampler.world.device.type == "cuda",
+        generator=torch.Generator(),  # not torch's global one, which training draws from
+    )
+
+
+def _collate_micro_batch(dialogues: Sequence[Any], conversations: Conversations) -> Batch:
+    if dialogues:
+        return collate(dialogues, conversations.modalities, conversations.regression)
+    ghost = collate(conversations.dialogues[:1], conversations.modalities, conversations.regression)
+    ghost.masks = {name: torch.zeros_like(mask) for name, mask in ghost.masks.items()}
+    ghost.labels = None
+    return ghost

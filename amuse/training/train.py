@@ -1,0 +1,71 @@
+"""Train a model on the data of a configuration, or on conversations in memory."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from amuse.config import Config
+from amuse.data.load import Splits, load_splits
+from amuse.files import (
+    BEST,
+    CONFIG_FILE,
+    remove_leftovers,
+)
+from amuse.model.amuse import Amuse
+from amuse.training.optimization import centre_outputs
+from amuse.training.run import Run
+from amuse.training.state import STATE_FILE
+from amuse.world import choose_device, join_world
+
+
+def train(config: Config, folder: str | Path, resume: bool = False, progress: bool = True) -> Amuse:
+    """Train as `config` says and return the best model; under torchrun all processes train one model.
+
+    Args:
+        config: Everything that decides the run.
+        folder: of the run.
+        resume: go on from the last saved state, to the same result as without the interruption.
+        progress: show progress bars.
+
+    Raises:
+        FileExistsError: the folder holds a run and `resume` is not set.
+        ValueError: resuming with another configuration, or from a damaged state.
+        FloatingPointError: the loss is not finite.
+    """
+    folder = Path(folder)
+    if (folder / STATE_FILE).exists() and not resume:
+        raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
+    with join_world(choose_device(config.train.device)) as world:
+        with world.main_first():
+            splits = load_splits(config.data, progress and world.is_main, world.device)
+        return train_on(splits, config, folder, resume, progress)
+
+
+def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
+    """`train` on conversations that are there already."""
+    seed_everything(config.train.seed)
+    with join_world(choose_device(config.train.device)) as world:
+        model = Amuse(config.model, splits.spec(config.data.encoder)).to(world.device)
+        centre_outputs(model, splits.train)
+        if world.rank > 0:  # the same weights, but dropout of its own
+            torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
+        run = Run(config, model, splits, folder, world)
+        if resume and (folder / STATE_FILE).exists():
+            run.state.load(folder)
+        elif world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / CONFIG_FILE)
+        if world.is_main:
+            for place in (folder, folder / BEST):
+                remove_leftovers(place)
+        run.fit(progress and world.is_main)
+        world.barrier()
+        return Amuse.from_pretrained(folder / BEST).to(world.device)
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries that draw from numpy's global generator)
+    torch.manual_seed(seed)

@@ -1,0 +1,133 @@
+"""Calls of p2c_attention that the emulator's tests make of every backend, and what their results have to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amuse_kernels import reference
+from amuse_kernels.attention.inputs import AttentionInputs, check_attention
+from amuse_kernels.dropout import keep_mask
+from tests.attention_cases import Case, make_case
+from tests.ptx.package.budget import within_budget
+
+# name -> lengths (queries, keys of each source), head dim, options of make_case
+ATTENTION: dict[str, Any] = {
+    "plain": ((64, (64, 64, 64)), 64, {"gates": False, "masks": False}),
+    "ragged": ((17, (33, 1, 0)), 64, {}),
+    "groups": ((70, (45, 129)), 32, {"groups": True}),
+    "causal": ((77, (77, 77)), 64, {"causal": True, "groups": True}),
+    "joint": ((33, (100, 7)), 64, {"normalization": "joint"}),
+    "dropout": ((65, (40, 70)), 32, {"dropout_p": 0.3, "seed": 5}),
+    "joint, all options": (
+        (70, (70, 70)),
+        40,
+        {"normalization": "joint", "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
+    ),
+}
+# as above: Triton has tiles of more queries for them on sm_80
+MANY_QUERIES: dict[str, Any] = {
+    "many queries, plain": ((150, (40, 129)), 64, {"gates": False, "masks": False}),
+    "many queries, masks": ((150, (40, 129)), 64, {}),
+}
+
+
+def inputs_of(case: Case) -> AttentionInputs:
+    options = {"gates": None, "key_masks": None, "query_groups": None, "key_groups": None, "relations": None}
+    options |= {"causal": False, "normalization": "per_source", "softmax_scale": None, "dropout_p": 0.0, "seed": None}
+    return check_attention(case.query, case.keys, case.values, **(options | case.options))
+
+
+def op_arguments(inputs: AttentionInputs) -> tuple:
+    names = ("any", "same", "different")
+    gates = None if inputs.gates is None else inputs.gates.float()
+    return (
+        *(inputs.query, inputs.keys, inputs.values, gates, inputs.key_masks, inputs.query_groups, inputs.key_groups),
+        *([names.index(r) for r in inputs.relations], inputs.causal, inputs.normalization == "joint"),
+        *(inputs.softmax_scale, inputs.dropout_p, inputs.seed),
+    )
+
+
+def hide_what_is_masked(case: Case) -> None:
+    """NaN in every key and value behind a mask."""
+    for mask, *tokens in zip(case.options.get("key_masks") or [], case.keys, case.values, strict=False):
+        for tensor in tokens:
+            tensor.masked_fill_(~mask[:, None, :, None], torch.nan)
+
+
+def eager_attention(inputs: AttentionInputs):
+    """The formula as a user would write it, in the precision of the inputs."""
+    weights, sums = [], []
+    for p, key in enumerate(inputs.keys):
+        visible = reference.visible_pairs(inputs, p)
+        scores = inputs.softmax_scale * (inputs.query @ key.transpose(-1, -2))
+        weights.append(torch.where(visible, scores.exp(), 0.0))
+        sums.append(weights[-1].sum(-1, keepdim=True))
+    gates = [1.0] * len(weights) if inputs.gates is None else [g[..., None, None] for g in inputs.gates.unbind(-1)]
+    total = sum(g * s for g, s in zip(gates, sums, strict=True))
+    out = 0
+    for p, (gate, weight, value) in enumerate(zip(gates, weights, inputs.values, strict=True)):
+        norm = total if inputs.normalization == "joint" else sums[p]
+        weight = gate * weight / torch.where(norm == 0, 1.0, norm)
+        if inputs.dropout_p:
+            kept = keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
+            weight = weight * kept / (1 - inputs.dropout_p)
+        out = out + weight @ value
+    sums = total if inputs.normalization == "joint" else torch.cat(sums, -1)
+    lse = torch.where(sums == 0, 1.0, sums).log()  # of rows without a visible key the caller takes no lse
+    return out, lse[..., 0] if inputs.normalization == "joint" else lse
+
+
+@dataclass
+class AttentionCall:
+    """A call, its upstream gradients, and whether results are within the error budget."""
+
+    inputs: AttentionInputs
+    arguments: tuple
+    grad_out: Tensor
+    grad_lse: Tensor | None = None
+
+    @staticmethod
+    def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
+        """The call of that name above, with NaN behind the masks."""
+        (queries, lengths), width, options = (ATTENTION | MANY_QUERIES)[name]
+        return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
+
+    @staticmethod
+    def make(
+        queries: int, lengths: tuple[int, ...], head_dim: int, dtype: torch.dtype, batch: int = 2, **options: Any
+    ) -> AttentionCall:
+        case = make_case(batch, 2, queries, lengths, head_dim, dtype, **options)
+        hide_what_is_masked(case)
+        inputs = inputs_of(case)
+        return AttentionCall(inputs, op_arguments(inputs), torch.randn(inputs.query.shape).to(dtype))
+
+    def draw_upstream(self, lse: Tensor) -> None:
+        """Draws the gradient of lse, 0 where nothing is visible."""
+        self.grad_lse = torch.randn(lse.shape) * (lse > -torch.inf)
+
+    def assert_within_budget(
+        self, out: Tensor, lse: Tensor, query: Tensor, keys: list[Tensor], values: list[Tensor], gates: Tensor | None
+    ) -> None:
+        """Outputs and gradients against the eager formula."""
+        inputs, sources = self.inputs, len(keys)
+        visible = lse > -torch.inf
+
+        def function(leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+            tensors = [v.masked_fill(~v.isfinite(), 0) for v in leaves]
+            low = inputs._replace(
+                query=tensors[0],
+                keys=tuple(tensors[1 : 1 + sources]),
+                values=tuple(tensors[1 + sources : 1 + 2 * sources]),
+                gates=tensors[-1] if inputs.gates is not None else None,
+            )
+            out, lse = eager_attention(low)
+            return out, torch.where(visible, lse, 0.0)
+
+        tensors = [inputs.query, *inputs.keys, *inputs.values, *([] if inputs.gates is None else [inputs.gates])]
+        found = [out, torch.where(visible, lse, 0.0), query, *keys, *values, *([] if inputs.gates is None else [gates])]
+        upstream = self.grad_out, torch.zeros_like(lse) if self.grad_lse is None else self.grad_lse
+        within_budget(found, tensors, function, upstream)

@@ -1,0 +1,237 @@
+"""What the package's CUDA backend launches, planned by its own C++ and run in the emulator, without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amuse_kernels.dropout import drop_threshold
+from tests.ptx.emulator.arguments import Structure
+from tests.ptx.emulator.launch import Launch
+from tests.ptx.emulator.native import cache_folder, compiler
+from tests.ptx.emulator.nvcc_kernels import compile_nvcc, split_kernels
+from tests.ptx.emulator.poison import poisoned
+from tests.ptx.emulator.report import Report
+
+SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
+DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
+ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+FORWARD, QUERIES, KEYS = range(3)  # AttentionKernel of csrc/cuda/attention_plan.h
+MAX_SOURCES = 8
+NO_MUTANTS: Mapping[str, str] = {}
+I64, Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+def _structure(name: str, *fields: tuple[str, Any], base: type[ctypes.Structure] = ctypes.Structure) -> Any:
+    return type(name, (base,), {"_fields_": list(fields)})
+
+
+# csrc/attention.h and csrc/cuda/attention_plan.h
+AttentionTensor = _structure("AttentionTensor", ("data", Pointer), ("strides", I64 * 3))
+AttentionSource = _structure(
+    "AttentionSource",
+    *(("key", AttentionTensor), ("value", AttentionTensor), ("length", I64), ("mask", Pointer), ("groups", Pointer)),
+    *(("relation", ctypes.c_int), ("causal", ctypes.c_bool)),
+)
+AttentionParams = _structure(
+    "AttentionParams",
+    *(("dtype", ctypes.c_int), ("joint", ctypes.c_bool)),
+    *((name, I64) for name in ("b", "h", "lq", "d", "sources")),
+    *(("softmax_scale", ctypes.c_double), ("dropout_p", ctypes.c_double)),
+    *(("drop_threshold", ctypes.c_uint32), ("seed", ctypes.c_uint64)),
+    *(("query", AttentionTensor), ("source", AttentionSource * MAX_SOURCES)),
+    *(("query_groups", Pointer), ("gates", Pointer), ("gate_strides", I64 * 3)),
+)
+ForwardParams = _structure("ForwardParams", ("out", AttentionTensor), ("lse", Pointer), base=AttentionParams)
+BackwardParams = _structure(
+    "BackwardParams",
+    *(("grad_out", AttentionTensor), ("out", AttentionTensor), ("lse", Pointer), ("grad_lse", Pointer)),
+    *(("grad_query", AttentionTensor), ("grad_key", AttentionTensor * MAX_SOURCES)),
+    *(("grad_value", AttentionTensor * MAX_SOURCES), ("grad_gates", Pointer)),
+    base=AttentionParams,
+)
+Options = _structure(
+    "Options",
+    *(("seed", Pointer), ("workspace", Pointer), ("stream", Pointer), ("device", ctypes.c_int)),
+    ("allow_tf32", ctypes.c_bool),
+)
+AttentionLaunch = _structure(
+    "AttentionLaunch",
+    *(("entry", ctypes.c_char * 48), ("kernel", ctypes.c_int), ("options", ctypes.c_bool)),
+    *((name, ctypes.c_uint32) for name in ("grid", "block", "shared_bytes")),
+)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """csrc/cuda/attention_plan.cpp with a probe for the layout of its structures, as a shared library."""
+    build = cache_folder() / f"attention-plan-{_hash_of_sources()}.so"
+    if not build.exists():
+        probe = """
+            #include <cstddef>
+            #include "attention_plan.h"
+            extern "C" size_t plan_layout(int which) {
+              using namespace amuse;
+              const size_t sizes[] = {sizeof(AttentionForwardParams), sizeof(AttentionBackwardParams),
+                                      sizeof(CudaAttentionOptions), sizeof(AttentionLaunch), sizeof(AttentionPlan),
+                                      offsetof(AttentionPlan, launch), offsetof(AttentionPlan, arguments),
+                                      sizeof(AttentionArguments)};
+              return sizes[which];
+            }
+        """
+        unfinished = build.with_suffix(f".{os.getpid()}")
+        command = [compiler(), "-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-invalid-offsetof", f"-I{SOURCES}"]
+        command += [str(SOURCES / "attention_plan.cpp"), "-x", "c++", "-", "-o", str(unfinished)]
+        subprocess.run(command, input=probe, text=True, check=True)
+        os.replace(unfinished, build)
+    loaded = ctypes.CDLL(str(build))
+    loaded.plan_layout.restype = ctypes.c_size_t
+    loaded.amuse_cuda_attention_workspace.restype = I64
+    mirrored = (ForwardParams, BackwardParams, Options, AttentionLaunch)
+    assert [ctypes.sizeof(s) for s in mirrored] == [loaded.plan_layout(i) for i in range(len(mirrored))]
+    return loaded
+
+
+@functools.cache
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*SOURCES.glob("attention*"), SOURCES / "mma.cuh", *SOURCES.parent.glob("*.h")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@functools.cache
+def kernels(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> dict[str, str]:
+    """PTX of the attention kernels of one element type and head dim, by name."""
+    defined = {"AMUSE_ELEMENT": ELEMENTS[dtype], "AMUSE_HEAD_DIM": padded_head_dim, "SOURCES": _hash_of_sources()}
+    flags = [f"-D{name}={value}" for name, value in defined.items()]
+    return split_kernels(compile_nvcc(SOURCES / "attention_kernels.cu", arch, flags))
+
+
+class Call:
+    """The parameters of one call in C, and the tensors behind its pointers."""
+
+    def __init__(self, params: Any, arguments: Sequence[Any], allow_tf32: bool) -> None:
+        query, keys, values, gates, masks, query_groups, key_groups, relations, causal = arguments[:9]
+        joint, softmax_scale, dropout_p, seed = arguments[9:]
+        self.params, self.read, self.outputs = params, [], {}
+        self.options = Options(seed=self.pointer(seed), allow_tf32=allow_tf32)
+        batch, heads, queries, head_dim = query.shape
+        params.dtype, params.joint, params.sources = DTYPES[query.dtype], joint, len(keys)
+        params.b, params.h, params.lq, params.d = batch, heads, queries, head_dim
+        params.softmax_scale, params.dropout_p = softmax_scale, dropout_p
+        params.drop_threshold = drop_threshold(dropout_p)
+        params.query = self.rows(query)
+        params.query_groups = self.pointer(query_groups)
+        params.gates = self.pointer(gates)
+        if gates is not None:
+            params.gate_strides[:] = gates.stride()
+        for p, key in enumerate(keys):
+            source = params.source[p]
+            source.key, source.value, source.length = self.rows(key), self.rows(values[p]), key.shape[2]
+            source.mask = self.pointer(None if masks[p] is None else masks[p].view(torch.uint8))
+            source.groups = self.pointer(key_groups[p])
+            source.relation, source.causal = relations[p], causal[p]
+
+    def pointer(self, tensor: torch.Tensor | None, writers: Sequence[int] = ()) -> int | None:
+        """The address of a tensor, which only the kernels `writers` (numbers of AttentionKernel) may write."""
+        if tensor is None or tensor.numel() == 0:
+            return None
+        for kernel in writers:
+            self.outputs.setdefault(kernel, []).append(tensor)
+        if not writers:
+            self.read.append(tensor)
+        return tensor.data_ptr()
+
+    def rows(self, tensor: torch.Tensor, writers: Sequence[int] = ()) -> Any:
+        assert tensor.stride(3) == 1 or tensor.numel() == 0
+        return AttentionTensor(self.pointer(tensor, writers), (I64 * 3)(*tensor.stride()[:3]))
+
+    def plan(self, function: str) -> tuple[list[Any], bytes]:
+        """The launches, and the argument of their kernels."""
+        plan = ctypes.create_string_buffer(library().plan_layout(4))
+        if not getattr(library(), function)(ctypes.byref(self.params), ctypes.byref(self.options), plan):
+            raise ValueError(f"{function}: the parameters are outside of the contract")
+        count = int.from_bytes(plan.raw[:4], "little")
+        launches = (AttentionLaunch * count).from_buffer_copy(plan.raw, library().plan_layout(5))
+        start = library().plan_layout(6)
+        return list(launches), plan.raw[start : start + library().plan_layout(7)]
+
+    def launches(self, function: str, dtype: torch.dtype) -> list[Launch]:
+        """What the plan says, but for empty grids."""
+        planned, argument = self.plan(function)
+        found = []
+        for launch in planned:
+            if launch.grid:
+                entry = launch.entry.decode()
+                text = kernels(dtype, int(re.findall(r"_(\d+)", entry)[0]))[entry]
+                structure = Structure(argument, self.read, self.outputs[launch.kernel])
+                grid, shared = (launch.grid,), launch.shared_bytes
+                found.append(Launch(entry, text, entry, grid, launch.block, [structure], [], shared))
+        return found
+
+
+def forward_launches(*arguments: Any, allow_tf32: bool = False) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
+    """What `cuda.p2c_attention_forward` launches, and where out and lse will be."""
+    query, keys, joint = arguments[0], arguments[1], arguments[9]
+    batch, heads, queries, head_dim = query.shape
+    out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
+    lse = poisoned((batch, heads, queries) if joint else (batch, heads, queries, len(keys)))
+    call = Call(ForwardParams(), arguments, allow_tf32)
+    strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
+    call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
+    call.params.lse = call.pointer(lse, [FORWARD])
+    return call.launches("amuse_cuda_attention_plan_forward", query.dtype), out.transpose(1, 2), lse
+
+
+def p2c_attention_forward(
+    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
+    """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch. `mutants` replace PTX."""
+    launches, out, lse = forward_launches(*arguments, allow_tf32=allow_tf32)
+    return out, lse, [launch.run(mutants.get(launch.entry), seed=seed) for launch in launches]
+
+
+Gradients = tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]
+
+
+def backward_launches(
+    grad_out: torch.Tensor,
+    grad_lse: torch.Tensor | None,
+    lse: torch.Tensor,
+    *arguments: Any,
+    allow_tf32: bool = False,
+) -> tuple[list[Launch], Gradients]:
+    """What `cuda.p2c_attention_backward` launches, and where the gradients of query, keys, values, gates will be."""
+    query, keys, values, gates = arguments[:4]
+    call = Call(BackwardParams(), arguments, allow_tf32)
+    params = call.params
+    grad_query = poisoned(query.shape, query.dtype)
+    grad_keys, grad_values = ([poisoned(t.shape, t.dtype) for t in tensors] for tensors in (keys, values))
+    grad_gates = None if gates is None else poisoned(gates.shape)
+    params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
+    params.grad_query = call.rows(grad_query, [QUERIES])
+    for p, grads in enumerate(zip(grad_keys, grad_values, strict=True)):
+        params.grad_key[p], params.grad_value[p] = (call.rows(grad, [KEYS]) for grad in grads)
+    params.grad_gates = call.pointer(grad_gates, [KEYS])
+    workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
+    call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
+    launches = call.launches("amuse_cuda_attention_plan_backward", query.dtype)
+    return launches, (grad_query, grad_keys, grad_values, grad_gates)
+
+
+def p2c_attention_backward(
+    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor | None, list[Report]]:
+    """`backward_launches` in the emulator; the gradients and the reports."""
+    launches, gradients = backward_launches(*arguments, allow_tf32=allow_tf32)
+    return *gradients, [launch.run(mutants.get(launch.entry), seed=seed) for launch in launches]

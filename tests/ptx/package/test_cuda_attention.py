@@ -1,0 +1,191 @@
+"""The package's CUDA attention kernels, compiled by nvcc and launched as its own plan says, in the emulator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amuse_kernels.attention import cuda
+from tests.ptx.emulator import mutation
+from tests.ptx.emulator.nvcc_kernels import nvcc
+from tests.ptx.package.attention_calls import ATTENTION, AttentionCall
+from tests.ptx.package.budget import assert_clean
+from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
+from tests.ptx.package.cuda_launches import emulated, missing
+
+needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
+
+# every call in fp16 and fp32; the wide heads, whose kernels are laid out in another way, in a sample
+CALLS = [
+    *((name, torch.float16, None) for name in ATTENTION),
+    *((name, torch.float32, 24) for name in ATTENTION),
+    ("ragged", torch.bfloat16, 128),
+    ("joint, all options", torch.bfloat16, 72),
+    ("causal", torch.float16, 256),
+]
+
+
+def run(call: AttentionCall, grad_lse: bool = True, **options):
+    """Forward and backward; outputs, gradients, and the reports."""
+    out, lse, forward = p2c_attention_forward(*call.arguments, **options)
+    if grad_lse:
+        call.draw_upstream(lse)
+    *grads, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, *call.arguments, **options)
+    return (out, lse, *grads), [*forward, *backward]
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("name", "dtype", "head_dim"), CALLS, ids=str)
+def test_attention(name, dtype, head_dim):
+    call = AttentionCall.of(name, dtype, head_dim)
+    results, reports = run(call)
+    assert_clean(reports)
+    assert len(reports) == 3
+    call.assert_within_budget(*results)
+
+
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@pytest.mark.parametrize(("name", "dtype"), [("plain", torch.float16), ("joint, all options", torch.float32)], ids=str)
+def test_the_glue_of_the_backend_launches_the_same(name, dtype):
+    call = AttentionCall.of(name, dtype)
+    with emulated() as reports:
+        out, lse = cuda.p2c_attention_forward(*call.arguments)
+        call.draw_upstream(lse)
+        grads = cuda.p2c_attention_backward(call.grad_out, call.grad_lse, out, lse, *call.arguments)
+    assert_clean(reports)
+    assert len(reports) == 3
+    call.assert_within_budget(out, lse, *grads)
+
+
+@needs_nvcc
+def test_rows_at_odd_addresses_are_read_and_written_element_by_element():
+    call = AttentionCall.of("dropout", torch.float16)
+    aligned, _ = run(call)
+
+    def shifted(tensor):
+        return torch.cat([tensor[..., :1], tensor], -1)[..., 1:]
+
+    query, keys, values, *rest = call.arguments
+    call.arguments = (shifted(query), [*map(shifted, keys)], [*map(shifted, values)], *rest)
+    results, reports = run(call, grad_lse=False)
+    assert_clean(reports)
+    torch.testing.assert_close(results[:5], aligned[:5], rtol=0, atol=0)
+
+
+@needs_nvcc
+def test_results_do_not_depend_on_the_order_of_warps_and_blocks():
+    call = AttentionCall.of("joint", torch.float16)
+    first, _ = run(call, seed=0)
+    second, _ = run(call, grad_lse=False, seed=3)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+@needs_nvcc
+def test_the_only_key_of_a_row_gets_no_gradient_at_all():
+    call = AttentionCall.make(5, (1, 1), 24, torch.float32, masks=False)
+    (_, _, query, keys, *_), reports = run(call, grad_lse=False)
+    assert_clean(reports)
+    assert not query.any()
+    assert not any(key.any() for key in keys)
+
+
+@needs_nvcc
+def test_tf32_is_coarser_and_only_on_demand():
+    call = AttentionCall.of("plain", torch.float32, 24)
+    exact, _, _ = p2c_attention_forward(*call.arguments)
+    coarse, _, reports = p2c_attention_forward(*call.arguments, allow_tf32=True)
+    assert_clean(reports)
+    assert 1e-5 < (coarse - exact).abs().max() < 1e-2
+
+
+@needs_nvcc
+def test_no_queries_give_keys_and_gates_gradients_of_zero():
+    call = AttentionCall.make(0, (3, 0), 24, torch.float32)
+    (_, _, _, keys, values, gates), reports = run(call)
+    assert_clean(reports)
+    assert not any(t.any() for t in (*keys, *values, gates))
+
+
+@needs_nvcc
+def test_forward_moves_each_byte_once():
+    """fp16, B 4, H 2, Lq 64, three streams of 64 keys, D 64."""
+    call = AttentionCall.make(64, (64, 64, 64), 64, torch.float16, batch=4, gates=False, masks=False)
+    out, lse, [report] = p2c_attention_forward(*call.arguments)
+    counters, tokens = report.counters, call.inputs.query.numel() * 2
+    moved = counters["global_bytes_read"] + counters["global_bytes_written"]
+    assert moved <= 1.05 * (8 * tokens + lse.numel() * 4)  # query, three keys, three values, output
+    assert counters["global_sectors"] == counters["global_sectors_ideal"]
+    assert counters["shared_wavefronts"] <= 1.1 * counters["shared_wavefronts_ideal"]
+    *_, reports = p2c_attention_backward(out, None, lse, *call.arguments)
+    moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in reports)
+    assert moved <= 1.9 * (15 * tokens + lse.numel() * 4)  # inputs, gradient of the output, and seven gradients
+    for report in reports:
+        assert report.counters["shared_wavefronts"] <= 1.1 * report.counters["shared_wavefronts_ideal"]
+
+
+# --- the plan alone, without nvcc ---
+
+
+def test_a_grid_holds_more_than_65535_batches_and_heads():
+    call = AttentionCall.make(70, (3,), 8, torch.float16)
+    planned = Call(ForwardParams(), call.arguments, allow_tf32=False)
+    planned.params.b = 50_000
+    [launch], _ = planned.plan("amuse_cuda_attention_plan_forward")
+    assert launch.grid == 50_000 * 2 * 2
+    assert launch.entry == b"attention_forward_fp16_32"
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", 1), ("d", 264), ("d", 12), ("sources", 9), ("lq", 2**31)])
+def test_what_the_kernels_cannot_do_is_refused(field, value):
+    planned = Call(ForwardParams(), AttentionCall.of("plain", torch.float16).arguments, allow_tf32=False)
+    setattr(planned.params, field, value)
+    with pytest.raises(ValueError, match="outside of the contract"):
+        planned.plan("amuse_cuda_attention_plan_forward")
+
+
+# --- planted bugs ---
+
+BUGS_BY_NAME = {
+    "drop barrier": {"race", "uninitialised_read", "pending_async_access"},
+    "drop wait_group": {"pending_async_access"},
+    "wait for one group less": {"pending_async_access"},
+}
+
+
+@needs_nvcc
+@pytest.mark.parametrize("kernel", ["forward", "backward_queries", "backward_keys"])
+def test_planted_bugs_are_caught(kernel):
+    """Mutants that behave like the original are not sorted out, such as a guard dropped where it always holds."""
+    call = AttentionCall.of("joint", torch.float16)
+    results, reports = run(call)
+    report = next(report for report in reports if report.kernel == f"attention_{kernel}_fp16_64")
+    text = kernels(torch.float16, 64)[report.kernel]
+    by_kind: dict[str, list[mutation.Mutant]] = {}
+    for mutant in mutation.mutants(text, report.kernel):
+        if report.executions.get(mutant.line) and mutant.kind != "compare off by one":
+            by_kind.setdefault(mutant.kind, []).append(mutant)
+    verdicts = []
+    for kind, found in by_kind.items():
+        for mutant in found[:: max(1, len(found) // 2)][:2]:
+            kinds = verdict(call, results, {report.kernel: mutant.text})
+            verdicts.append((kind, mutant.line, kinds))
+            assert not kinds or kinds & BUGS_BY_NAME.get(kind, kinds), verdicts[-1]
+    assert len(verdicts) >= 9
+    missed = [verdict for verdict in verdicts if not verdict[2]]
+    assert len(missed) <= len(verdicts) / 4, missed
+
+
+def verdict(call: AttentionCall, results, mutants: dict[str, str]) -> set[str]:
+    """How mutants are caught: kinds of findings, "numbers", or nothing. `results` are those without them."""
+    out, lse, *grads = results
+    if "forward" in next(iter(mutants)):
+        out, lse, reports = p2c_attention_forward(*call.arguments, mutants=mutants)
+    else:
+        *grads, reports = p2c_attention_backward(call.grad_out, call.grad_lse, lse, *call.arguments, mutants=mutants)
+    kinds = {kind for report in reports for kind in report.kinds}
+    if not kinds:
+        try:
+            call.assert_within_budget(out, lse, *grads)
+        except AssertionError:
+            kinds.add("numbers")
+    return kinds

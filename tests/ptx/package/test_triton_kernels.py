@@ -1,0 +1,157 @@
+"""The package's Triton kernels, compiled, in the emulator: within the error budget, and clean of every check."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from amuse_kernels import reference
+from tests.attention_cases import make_case
+from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of, op_arguments
+from tests.ptx.package.budget import assert_clean, within_budget
+from tests.test_adaptive_fusion import make_inputs
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import triton as interpolation
+from tests.ptx.package.triton_launches import emulated
+
+TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
+# of make_case
+HEAD_DIM_OPTIONS = {
+    "masks": {},
+    "joint, all options": {"normalization": "joint", "groups": True, "dropout_p": 0.3, "seed": 5},
+}
+on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=str)
+
+
+# --- attention ---
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "dtype"),
+    [
+        *((name, *target) for target in TARGETS for name in ATTENTION),
+        *((name, 80, torch.float16) for name in MANY_QUERIES),
+    ],
+    ids=str,
+)
+def test_attention(name, arch, dtype):
+    emulate(AttentionCall.of(name, dtype), arch)
+
+
+HEAD_DIMS = [
+    (head_dim, name, arch, dtype)
+    for head_dim in (32, 128, 256)
+    for name in HEAD_DIM_OPTIONS
+    for arch, dtype in [*TARGETS, (80, torch.float32), (90, torch.float32), (120, torch.float16)]
+]
+
+
+# all of them: AMUSE_PTX=every pytest tests/ptx/test_package_kernels.py -k head_dims
+@pytest.mark.parametrize(
+    ("head_dim", "name", "arch", "dtype"),
+    HEAD_DIMS if os.environ.get("AMUSE_PTX") == "every" else HEAD_DIMS[9::13],
+    ids=str,
+)
+def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
+    emulate(AttentionCall.make(70, (45, 3), head_dim, dtype, batch=1, **HEAD_DIM_OPTIONS[name]), arch)
+    emulate(AttentionCall.make(13, (45, 3), head_dim, dtype, batch=1, **HEAD_DIM_OPTIONS[name]), arch)
+
+
+def emulate(call, arch):
+    """Forward and backward: clean, and within the error budget."""
+    with emulated(arch, seed=1) as reports:
+        out, lse = attention.p2c_attention_forward(*call.arguments)
+        call.draw_upstream(lse)
+        saved = out if call.inputs.normalization == "joint" else None
+        grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, *call.arguments)
+    assert_clean(reports)
+    call.assert_within_budget(out, lse, *grads)
+
+
+def test_attention_moves_each_byte_once():
+    """fp16, B 4, H 2, Lq 64, three streams of 64 keys, D 64."""
+    case = make_case(4, 2, 64, (64, 64, 64), 64, torch.float16, gates=False, masks=False)
+    inputs = inputs_of(case)
+    tokens, lse_bytes = 4 * 2 * 64 * 64 * 2, 4 * 2 * 64 * 3 * 4
+    with emulated(80) as forward:
+        out, lse = attention.p2c_attention_forward(*op_arguments(inputs))
+    with emulated(80) as backward:
+        attention.p2c_attention_backward(out, None, None, lse, *op_arguments(inputs))
+    assert len(forward) == 1
+    assert len(backward) <= 3
+    counters = forward[0].counters
+    moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in forward)
+    assert moved <= 1.05 * (8 * tokens + lse_bytes)  # query, three keys, three values, output
+    assert counters["global_sectors"] == counters["global_sectors_ideal"]
+    assert counters["shared_wavefronts"] <= 1.1 * counters["shared_wavefronts_ideal"]
+    moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in backward)
+    assert moved <= 1.6 * (15 * tokens + lse_bytes)  # inputs, gradient of the output, and seven gradients
+
+
+# --- fusion ---
+
+
+@pytest.mark.parametrize("kind", ["scalar", "elementwise", "gate"])
+@pytest.mark.parametrize(("modalities", "width", "rows"), [(3, 17, 150), (8, 64, 9)])
+@on_every_architecture
+def test_adaptive_fusion(kind, modalities, width, rows, arch, dtype):
+    inputs = make_inputs(kind, rows, modalities, width, dtype)
+    present = inputs.pop("present")
+    names = list(inputs)
+    inputs["descriptors"][~present] = torch.nan
+    parameters = {name: t.float() if "pair" in name else t for name, t in inputs.items()}
+    arguments = [parameters.get(name) for name in ("descriptors", "alpha", "pair_weight", "pair_bias")]
+    shapes = (rows, modalities, width), arguments[1].shape if kind != "gate" else (rows, modalities, modalities)
+    upstream = [torch.randn(shape).to(dtype) for shape in shapes]
+    with emulated(arch, seed=1) as reports:
+        outputs = fusion.adaptive_fusion_forward(*arguments, present)
+        grads = fusion.adaptive_fusion_backward(*upstream, *arguments, present)
+    assert_clean(reports)
+
+    def function(leaves):
+        given = dict(zip(names, leaves, strict=True))
+        return reference.adaptive_fusion(
+            given["descriptors"], given.get("alpha"), given.get("pair_weight"), given.get("pair_bias"), present
+        )
+
+    found = [grad for grad, argument in zip(grads, arguments, strict=True) if argument is not None]
+    within_budget([*outputs, *found], [inputs[name] for name in names], function, upstream)
+
+
+def test_fusion_reads_every_descriptor_and_coefficient_once_and_coalesced():
+    inputs = make_inputs("elementwise", 20, 3, 64, torch.float16, absent=False)
+    arguments = (inputs["descriptors"], inputs["alpha"], None, None, None)
+    with emulated(80) as reports:
+        fused, _ = fusion.adaptive_fusion_forward(*arguments)
+        fusion.adaptive_fusion_backward(fused, None, *arguments)
+    assert len(reports) == 2
+    for counters in (report.counters for report in reports):
+        assert counters["global_bytes_read"] == counters["global_bytes_read_distinct"]
+        assert counters["global_bytes_written"] == counters["global_bytes_written_distinct"]
+        assert counters["global_sectors"] <= 1.15 * counters["global_sectors_ideal"]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(7, 5), (3, 1000)])
+@on_every_architecture
+def test_interpolation_coefficients(rows, width, arch, dtype):
+    a, b, g = (torch.randn(rows, width).to(dtype) for _ in range(3))
+    a[0, 0] = b[0, 0]
+    g[-1] = 0
+    upstream = torch.randn(rows, width).to(dtype)
+    with emulated(arch, seed=1) as reports:
+        out = interpolation.interpolation_coefficients_forward(a, b, g, 0.2)
+        grads = interpolation.interpolation_coefficients_backward(upstream, a, b, g, 0.2)
+    assert_clean(reports)
+
+    def function(leaves):
+        return (reference.interpolation_coefficients(*leaves, 0.2),)
+
+    within_budget([out, *grads], [a, b, g], function, [upstream])

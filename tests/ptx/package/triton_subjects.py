@@ -1,0 +1,68 @@
+"""The package's Triton attention kernels as subjects of mutation."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import torch
+
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.attention.triton.plans import Attention
+from amuse_kernels.attention.triton.tiles import Tile
+from amuse_kernels.launch import Launch
+from tests.ptx.emulator import launch as emulator
+from tests.ptx.emulator.fixtures import cases
+from tests.ptx.emulator.mutation import Outputs
+from tests.ptx.emulator.poison import poisoned
+
+
+def forward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Launch], Outputs]:
+    """The package's kernel with one tile for all lengths, over the problem's keys in two streams."""
+
+    inputs = _two_streams(problem)
+    out, lse = poisoned(inputs.query.shape, inputs.query.dtype), poisoned(inputs.query.shape[:3])
+    attention.forget_plans()
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(64, 32, 4, 2)):
+        launch = attention.forward_launch(inputs, out, lse, arch)
+    return [_of_package(launch, arch)], {"o": out[0], "lse": lse[0]}
+
+
+def backward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Launch], Outputs]:
+    """The package's kernel for a tile that holds all queries, which here are at most 128."""
+
+    inputs = _two_streams(problem)
+    dq, dk, dv = (poisoned((1, *tensor.shape), tensor.dtype) for tensor in (problem.q, problem.k, problem.v))
+    n = problem.k.shape[1] // 2
+    grads = attention.Gradients(dq, [dk[:, :, :n], dk[:, :, n:]], [dv[:, :, :n], dv[:, :, n:]], None)
+    lse = problem.reference()["lse"].float()[None]
+    attention.forget_plans()
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(128, 32, 8, 2)):
+        [launch] = attention.backward_launches(inputs, grads, problem.do[None], lse, None, arch)
+    return [_of_package(launch, arch)], {"dq": dq[0], "dk": dk[0], "dv": dv[0]}
+
+
+def _two_streams(problem: cases.Problem) -> Attention:
+    """One softmax over two halves of the keys, all of them visible, is attention over all keys."""
+
+    n = problem.k.shape[1] // 2
+    keys = [problem.k[None, :, :n], problem.k[None, :, n:]]
+    return Attention(
+        query=problem.q[None],
+        keys=keys,
+        values=[problem.v[None, :, :n], problem.v[None, :, n:]],
+        gates=None,
+        key_masks=[torch.ones(1, key.shape[2], dtype=torch.bool) for key in keys],
+        query_groups=None,
+        key_groups=[None, None],
+        relations=[0, 0],
+        causal=[False, False],
+        joint=True,
+        softmax_scale=cases.HEAD_DIM**-0.5,
+        dropout_p=0.0,
+        seed=None,
+    )
+
+
+def _of_package(launch: Launch, arch: int) -> emulator.Launch:
+    name, grid = launch.kernel.fn.__name__, (launch.grid,)
+    return cases.of_triton(name, launch.kernel, grid, [*launch.args], [], arch, **launch.options)
