@@ -17,7 +17,7 @@ from amuse.training.parallel import shard_like, whole
 from amuse.world import World
 
 STATE_FILE = "state.pt"
-STATE_VERSION = 2
+STATE_VERSION = 3
 # settings of the machine, which a resumed run may change
 MACHINE = {"accumulate", "device", "recompute", "save_steps", "strategy"}
 
@@ -32,6 +32,8 @@ class History:
     best_epoch: int = 0
     best_score: float = -math.inf
     records: list[dict[str, Any]] = field(default_factory=list)
+    flipped: list[str] = field(default_factory=list)  # utterances that fusion flipped in the epoch before
+    flipping: list[str] = field(default_factory=list)  # and in the one under way
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take every value from a saved history."""
