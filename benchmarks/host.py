@@ -15,9 +15,9 @@ from unittest import mock
 import torch
 import triton
 
-from amuse_kernels import cuda
+from amuse_kernels.attention import cuda
+from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.dispatch import native_module
-from amuse_kernels.triton import attention
 from benchmarks.measure import alternate, machine
 from tests.ptx.emulator.triton_kernels import chip
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.tune`: measures launch configurations of the attention kernels on this machine's GPU.
 
-Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/triton/tiles.csv, in place of rows
-that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim and a
-number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
+Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/attention/triton/tiles.csv, in place
+of rows that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim
+and a number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from unittest import mock
 import torch
 import triton
 
-from amuse_kernels.triton import attention, attention_config
-from amuse_kernels.triton.attention_config import Need, Row, Tile
-from amuse_kernels.triton.launch import architecture
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.attention.triton import tiles
+from amuse_kernels.attention.triton.tiles import Need, Row, Tile
+from amuse_kernels.launch import architecture
 
 KERNELS = ("forward", "backward", "backward keys")
 DTYPES = {2: torch.float16, 4: torch.float32}
@@ -65,7 +66,7 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
     """Inside, launches of the need's kernel have this tile."""
 
     def choose(other: Need) -> Tile:
-        return tile if other.kernel == need.kernel else attention_config.choose_tile(other)
+        return tile if other.kernel == need.kernel else tiles.choose_tile(other)
 
     attention.forget_plans()
     try:
@@ -137,8 +138,8 @@ def main() -> None:
     measured = []
     for row in measure(needs, time_on_gpu, torch.cuda.get_device_name(device)):
         measured.append(row)
-        attention_config.write(in_front(measured, attention_config.read()))
-    print(f"{len(measured)} rows in {attention_config.TILES}")
+        tiles.write(in_front(measured, tiles.read()))
+    print(f"{len(measured)} rows in {tiles.TILES}")
 
 
 if __name__ == "__main__":

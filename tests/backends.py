@@ -38,14 +38,12 @@ def install() -> None:
 
 
 def _replace(backend: str, adapted: Callable[[Any], Any]) -> None:
-    import amuse_kernels.ops  # noqa: F401  (defines the ops)
     from amuse_kernels import dispatch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this replaces another kernel
         for module_name, names in KERNELS.items():
-            package = f"amuse_kernels.{backend}"
-            module = importlib.import_module(f"{package}.{module_name}" if backend == "triton" else package)
+            module = importlib.import_module(f"amuse_kernels.{module_name}.{backend}")
             for name in names:
                 _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
 

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import io
 import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
@@ -148,3 +149,9 @@ def test_the_site_builds_without_warnings_and_shows_signatures_and_arguments(tmp
     assert "query: Tensor" in page
     assert "also return the natural log-sum-exp of the scores" in page
     assert (tmp_path / "MODEL_CARD.html").is_file()
+
+
+def test_the_drawings_are_those_of_the_script():
+    made = runpy.run_path(str(ROOT / "docs" / "drawings.py"))
+    for name in ("model", "packages"):
+        assert (made["FOLDER"] / f"{name}.svg").read_text() == made[name]().render(), "run: python docs/drawings.py"

@@ -1,4 +1,4 @@
-"""The two examples of own data: made files in the layout of the published ones, and the published ones where they are."""
+"""The examples of own data, on made files in the layout of the published ones and on those where they are there."""
 
 import csv
 

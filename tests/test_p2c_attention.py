@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from amuse_kernels import p2c_attention, p2c_attention_weights
-from amuse_kernels.checks import RELATIONS
+from amuse_kernels.attention.inputs import RELATIONS
 from amuse_kernels.dropout import philox
 from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle
 from tests.backends import GPU_KERNELS, INTERPRETED, runnable

@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import p2c_attention
+from amuse_kernels.buffers import multiplies_as_tf32
 from tests import global_state, triton_interpreter
 
 pytest.importorskip("triton")
@@ -17,7 +18,7 @@ HEADS, WIDTH = 2, 32
 
 
 def arguments(lengths, queries, *, layout="bhld", **options):
-    from amuse_kernels.triton.attention import Attention
+    from amuse_kernels.attention.triton.plans import Attention
 
     def tensor(length):
         if layout == "bhld":
@@ -44,7 +45,7 @@ def arguments(lengths, queries, *, layout="bhld", **options):
 
 
 def launches(attention, arch=80):
-    from amuse_kernels.triton.attention import Gradients, backward_launches, forward_launch
+    from amuse_kernels.attention.triton.plans import Gradients, backward_launches, forward_launch
 
     query = attention.query
     batch, heads, queries, width = query.shape
@@ -90,23 +91,25 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
 
 
 @pytest.mark.parametrize(
-    ("switch", "value", "expected"),
+    ("where", "switch", "value", "expected"),
     [
-        (None, None, "ieee"),
-        ("fp32_precision", "tf32", "tf32"),
-        ("allow_tf32", True, "tf32"),
-        ("fp32_precision", "ieee", "ieee"),
+        (None, None, None, "ieee"),
+        (torch.backends.cuda.matmul, "fp32_precision", "tf32", "tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32", True, "tf32"),
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee", "ieee"),
+        (torch.backends, "fp32_precision", "tf32", "tf32"),
     ],
 )
-def test_fp32_products_are_exact_unless_torch_is_told_otherwise(switch, value, expected):
+def test_fp32_products_are_exact_unless_torch_is_told_otherwise(where, switch, value, expected):
     with global_state.restored():
         if switch:
-            setattr(torch.backends.cuda.matmul, switch, value)
+            setattr(where, switch, value)
         assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
+        assert multiplies_as_tf32() == (expected == "tf32")  # what the CUDA C++ backend reads
 
 
 def test_rows_beyond_32_bits_are_refused():
-    from amuse_kernels.triton.attention import _strides
+    from amuse_kernels.attention.triton.plans import _strides
 
     assert _strides((1, 1, 3, 8), (0, 0, 2**29, 1), 1)
     with pytest.raises(ValueError, match=r"within 2\^31 elements, got shape \(1, 1, 4, 8\)"):

@@ -10,7 +10,9 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
-from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import triton as interpolation
 from benchmarks.pages import written
 from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table

@@ -73,7 +73,7 @@ def test_what_is_launched_depends_on_no_value():
 
     kernels = {}
     for module, names in KERNELS.items():
-        kernels |= {name: getattr(importlib.import_module(f"amuse_kernels.triton.{module}"), name) for name in names}
+        kernels |= {name: getattr(importlib.import_module(f"amuse_kernels.{module}.triton"), name) for name in names}
     calls = [call for options in OPTIONS.values() for call in attention_calls("meta", **options)] + fusion_calls("meta")
     with recorded(80) as launches:
         for op, arguments in calls:

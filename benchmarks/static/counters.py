@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from amuse_kernels import cuda, reference
-from amuse_kernels.triton import attention, fusion
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels import reference
+from amuse_kernels.attention import cuda as attention_cuda
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import cuda as fusion_cuda
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.launch import Launch
 from benchmarks import readme
 from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
@@ -58,7 +61,7 @@ def backends() -> list[Backend]:
     run = functools.partial(triton_launches.emulated, ARCH)
     found = [Backend("triton", attention, fusion, run, compiled_triton.compiler())]
     if cuda_launches.missing() is None:
-        found.append(Backend("cuda", cuda, cuda, cuda_launches.emulated, compiled_cuda.compiler()))
+        found.append(Backend("cuda", attention_cuda, fusion_cuda, cuda_launches.emulated, compiled_cuda.compiler()))
     return found
 
 

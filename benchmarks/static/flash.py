@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.launch import Launch
 from tests.ptx.emulator.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from amuse_kernels import reference
-from amuse_kernels.checks import AttentionInputs, check_attention
+from amuse_kernels.attention.inputs import AttentionInputs, check_attention
+from amuse_kernels.dropout import keep_mask
 from tests.attention_cases import Case, make_case
 from tests.ptx.package.budget import within_budget
 
@@ -72,7 +73,7 @@ def eager_attention(inputs: AttentionInputs):
         norm = total if inputs.normalization == "joint" else sums[p]
         weight = gate * weight / torch.where(norm == 0, 1.0, norm)
         if inputs.dropout_p:
-            kept = reference.keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
+            kept = keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
             weight = weight * kept / (1 - inputs.dropout_p)
         out = out + weight @ value
     sums = total if inputs.normalization == "joint" else torch.cat(sums, -1)

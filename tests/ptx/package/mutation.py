@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from amuse_kernels import cpu
+from amuse_kernels.attention import cpu
 from tests.ptx.emulator.fixtures import cases
 from tests.ptx.emulator.launch import Launch
 from tests.ptx.emulator.mutation import Build, Subject, main, of_fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amuse_kernels import cuda
+from amuse_kernels.attention import cuda
 from tests.ptx.emulator import mutation
 from tests.ptx.emulator.nvcc_kernels import nvcc
 from tests.ptx.package.attention_calls import ATTENTION, AttentionCall

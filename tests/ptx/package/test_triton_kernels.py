@@ -17,7 +17,9 @@ from tests.test_adaptive_fusion import make_inputs
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
-from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import triton as interpolation
 from tests.ptx.package.triton_launches import emulated
 
 TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]

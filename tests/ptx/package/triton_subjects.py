@@ -6,10 +6,10 @@ from unittest import mock
 
 import torch
 
-from amuse_kernels.triton import attention
-from amuse_kernels.triton.attention import Attention
-from amuse_kernels.triton.attention_config import Tile
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.attention.triton.plans import Attention
+from amuse_kernels.attention.triton.tiles import Tile
+from amuse_kernels.launch import Launch
 from tests.ptx.emulator import launch as emulator
 from tests.ptx.emulator.fixtures import cases
 from tests.ptx.emulator.mutation import Outputs

@@ -1,17 +1,17 @@
-"""Drop-in layers on the public ops."""
+"""Attention of a Central network to Peripheral sources as a layer."""
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from amuse_kernels.api import adaptive_fusion, p2c_attention, p2c_attention_weights
-from amuse_kernels.checks import MAX_HEAD_DIM, MAX_MODALITIES, MAX_SOURCES, NORMALIZATIONS, check_flag, check_mask
-
-__all__ = ["AdaptiveFusion", "PeripheralCentralAttention"]
+from amuse_kernels.api import p2c_attention, p2c_attention_weights
+from amuse_kernels.attention.inputs import MAX_HEAD_DIM, MAX_SOURCES, NORMALIZATIONS
+from amuse_kernels.checks import check_flag, check_mask
+from amuse_kernels.nn.checks import check_floating, check_size
 
 GATES = ("learned", "mean", "input")
 HEAD_MERGES = ("concat", "mean")
@@ -60,8 +60,8 @@ class PeripheralCentralAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_size("embed_dim", embed_dim)
-        _check_size("num_heads", num_heads)
+        check_size("embed_dim", embed_dim)
+        check_size("num_heads", num_heads)
         if embed_dim % num_heads or (embed_dim // num_heads) % 8:
             raise ValueError(
                 f"embed_dim: expected num_heads ({num_heads}) times a head dim that is a multiple of 8, got {embed_dim}"
@@ -194,7 +194,7 @@ class PeripheralCentralAttention(nn.Module):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
         check_flag("need_weights", need_weights)
         check_flag("average_attn_weights", average_attn_weights)
-        _check_tensor("query", query)
+        check_floating("query", query)
         pairs = [_tokens(f"sources[{p}]", source) for p, source in enumerate(sources)]
         if not self.batch_first:
             query = query.transpose(0, 1)
@@ -256,120 +256,29 @@ class PeripheralCentralAttention(nn.Module):
         )
 
 
-class AdaptiveFusion(nn.Module):
-    """Adaptive fusion of M descriptors (AMuSE, Eq. 2) with the amortised gate, see `amuse_kernels.adaptive_fusion`.
-
-    Args:
-        embed_dim: width d of a descriptor.
-        num_modalities: M, from 1 to 8.
-        backend: see `adaptive_fusion`.
-
-    Raises:
-        ValueError: naming the argument, what it was and what was expected.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_modalities: int,
-        backend: str | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        _check_size("embed_dim", embed_dim)
-        _check_size("num_modalities", num_modalities)
-        if not 1 <= num_modalities <= MAX_MODALITIES:
-            raise ValueError(f"num_modalities: expected 1 to {MAX_MODALITIES}, got {num_modalities}")
-        self.embed_dim = embed_dim
-        self.num_modalities = num_modalities
-        self.backend = backend
-        pairs = num_modalities * (num_modalities - 1)
-        self.pair_weight = nn.Parameter(torch.empty(pairs, 2, embed_dim, device=device, dtype=dtype))
-        self.pair_bias = nn.Parameter(torch.empty(pairs, device=device, dtype=dtype))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Small weights and zero biases: alpha starts near the equal mix 1/2 and differs between instances."""
-        if self.pair_weight.numel():
-            nn.init.normal_(self.pair_weight, std=self.embed_dim**-0.5)
-        nn.init.zeros_(self.pair_bias)
-
-    def forward(
-        self, descriptors: Tensor, *, present: Tensor | None = None, alpha: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Fuse `(..., M, d)` descriptors.
-
-        Args:
-            descriptors: `(..., M, d)`.
-            present: bool `(..., M)`, True = this sample has the modality.
-            alpha: `(..., M, M)` or `(..., M, M, d)` in the place of the gate.
-
-        Returns:
-            fused `(..., M, d)` and the alpha used.
-
-        Raises:
-            TypeError, ValueError: naming the argument, what it was and what was expected.
-        """
-        _check_tensor("descriptors", descriptors)
-        if descriptors.shape[-2:] != (self.num_modalities, self.embed_dim):
-            raise ValueError(
-                f"descriptors: expected (..., {self.num_modalities}, {self.embed_dim}), got {tuple(descriptors.shape)}"
-            )
-        if alpha is not None:
-            return adaptive_fusion(descriptors, alpha, present=present, backend=self.backend)
-        return adaptive_fusion(
-            descriptors,
-            pair_weight=self.pair_weight,
-            pair_bias=self.pair_bias,
-            present=present,
-            backend=self.backend,
-        )
-
-    def extra_repr(self) -> str:
-        return f"{self.embed_dim}, num_modalities={self.num_modalities}"
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__} {value!r}")
-    if int(value) < 1:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
 def _widths(name: str, dims: object) -> tuple[int, int]:
     """Of key and value tokens."""
     if not isinstance(dims, tuple | list):
-        _check_size(name, dims)
+        check_size(name, dims)
         return (cast(int, dims),) * 2
     if len(dims) != 2:
         raise ValueError(f"{name}: expected a width, or a pair of key width and value width, got {dims!r}")
     for dim in dims:
-        _check_size(name, dim)
+        check_size(name, dim)
     return dims[0], dims[1]
-
-
-def _check_tensor(name: str, value: object) -> None:
-    """Dense and floating; the ops check the rest, but the projections come before them."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name}: expected a floating tensor, got {got}")
-    if value.is_nested or value.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if value.is_nested else value.layout}")
 
 
 def _tokens(name: str, source: object) -> tuple[Tensor, Tensor]:
     """Of keys and values."""
     if isinstance(source, tuple | list) and len(source) == 2:
         for tokens in source:
-            _check_tensor(name, tokens)
+            check_floating(name, tokens)
         return source[0], source[1]
-    _check_tensor(name, source)
+    check_floating(name, source)
     return cast(Tensor, source), cast(Tensor, source)
 
 

@@ -12,13 +12,14 @@ import torch
 import triton
 from torch import Tensor
 
-from amuse_kernels.buffers import attention_outputs, grad_like, int64, rows_dense
-from amuse_kernels.checks import RELATIONS
+from amuse_kernels.attention.buffers import attention_outputs
+from amuse_kernels.attention.inputs import RELATIONS
+from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
+from amuse_kernels.attention.triton.forward import attention_forward
+from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
+from amuse_kernels.buffers import grad_like, int64, multiplies_as_tf32, rows_dense
 from amuse_kernels.dropout import drop_threshold
-from amuse_kernels.triton.attention_backward import attention_backward_keys, attention_backward_queries
-from amuse_kernels.triton.attention_config import Need, Tile, choose_tile
-from amuse_kernels.triton.attention_forward import attention_forward
-from amuse_kernels.triton.launch import Launch, architecture, pack
+from amuse_kernels.launch import Launch, architecture, pack
 
 _LOG2_E = 1.4426950408889634
 
@@ -180,8 +181,7 @@ def _layout(attention: Attention, others: list[Tensor], arch: int) -> Layout:
         attention.joint,
         attention.softmax_scale,
         attention.dropout_p,
-        # what PyTorch's own products of fp32 matrices have; its older switches set this one too
-        "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        "tf32" if multiplies_as_tf32() else "ieee",
     )
 
 

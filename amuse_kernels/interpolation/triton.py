@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from amuse_kernels.buffers import dense
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.launch import Launch
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from amuse_kernels.triton.attention_tile import (
+from amuse_kernels.attention.triton.blocks import (
     LN_2,
     counted_anew,
     dropout_of,

@@ -15,7 +15,7 @@ and the rows of dg in buffers, from which `attention_backward_keys` takes dK, dV
 import triton
 import triton.language as tl
 
-from amuse_kernels.triton.attention_tile import (
+from amuse_kernels.attention.triton.blocks import (
     LOG2_E,
     column,
     counted_anew,

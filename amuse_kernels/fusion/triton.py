@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from amuse_kernels.buffers import dense, fusion_outputs, rows_dense
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.buffers import dense, rows_dense
+from amuse_kernels.fusion.buffers import fusion_outputs
+from amuse_kernels.launch import Launch
 
 _WEIGHT_ROWS, _WEIGHT_WIDTH = 128, 64  # tile of the kernel that sums the pair weights' gradient over rows
 

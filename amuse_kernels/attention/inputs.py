@@ -1,0 +1,193 @@
+"""The inputs of p2c_attention as one value, and the checks that make it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from amuse_kernels.checks import (
+    FLOATING,
+    INTEGERS,
+    LARGEST_FP32,
+    LARGEST_FP64,
+    can_read,
+    check_like,
+    check_mask,
+    check_shape,
+    check_tensor,
+    choice,
+    describe,
+    number,
+    sequence,
+    shape_of,
+)
+
+MAX_SOURCES = 8
+MAX_HEAD_DIM = 256
+NORMALIZATIONS = ("per_source", "joint")
+RELATIONS = ("any", "same", "different")
+
+
+class AttentionInputs(NamedTuple):
+    """Validated arguments of p2c_attention, in one form: an entry per source, seed a tensor.
+
+    Gates are `(B, H, P)` in the dtype of the computation.
+    """
+
+    query: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...] | None
+    gates: Tensor | None
+    key_masks: tuple[Tensor | None, ...]
+    query_groups: Tensor | None
+    key_groups: tuple[Tensor | None, ...]
+    relations: tuple[str, ...]
+    causal: tuple[bool, ...]
+    normalization: str
+    softmax_scale: float
+    dropout_p: float
+    seed: Tensor | None
+
+
+def check_attention(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor] | None,
+    gates: Tensor | None,
+    key_masks: Sequence[Tensor | None] | None,
+    query_groups: Tensor | None,
+    key_groups: Sequence[Tensor | None] | None,
+    relations: Sequence[str] | None,
+    causal: bool | Sequence[bool],
+    normalization: str,
+    softmax_scale: float | None,
+    dropout_p: float,
+    seed: int | None,
+) -> AttentionInputs:
+    """Validate and normalise the arguments of `p2c_attention` (SPEC: see its docstring).
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, device or value.
+    """
+    check_tensor("query", query, FLOATING)
+    dtype, device, shape = query.dtype, query.device, query.shape
+    if len(shape) != 4:
+        raise ValueError(f"query: expected 4 dimensions (B, H, Lq, D), got {shape_of(query)}")
+    batch, heads, queries, head_dim = shape
+    if head_dim % 8 or not 8 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"query: head dim must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {head_dim}")
+
+    keys = sequence("keys", keys)
+    sources = len(keys)
+    if not 1 <= sources <= MAX_SOURCES:
+        raise ValueError(f"keys: expected 1 to {MAX_SOURCES} sources, got {sources}")
+    lengths = []
+    for p, key in enumerate(keys):
+        check_like(f"keys[{p}]", key, dtype, device)
+        shape = key.shape
+        if len(shape) != 4 or shape[0] != batch or shape[1] != heads or shape[3] != head_dim:
+            raise ValueError(f"keys[{p}]: expected ({batch}, {heads}, L, {head_dim}), got {shape_of(key)}")
+        lengths.append(shape[2])
+    if values is not None:
+        values = sequence("values", values, sources)
+        for p, value in enumerate(values):
+            check_like(f"values[{p}]", value, dtype, device)
+            if value.shape != keys[p].shape:
+                raise ValueError(
+                    f"values[{p}]: expected the shape of keys[{p}] {shape_of(keys[p])}, got {shape_of(value)}"
+                )
+
+    if gates is not None:
+        check_tensor("gates", gates, FLOATING, device)
+        computed_in = torch.float64 if dtype == torch.float64 else torch.float32
+        try:
+            # in this order, so that the gradients of a broadcast gate are added up before they are rounded to its dtype
+            gates = gates.to(computed_in).expand(batch, heads, sources)
+        except RuntimeError:
+            raise ValueError(
+                f"gates: expected a shape that broadcasts to (B, H, P) = ({batch}, {heads}, {sources}), "
+                f"got {shape_of(gates)}"
+            ) from None
+        if normalization == "joint" and can_read(gates) and bool((gates < 0).any()):
+            raise ValueError(f"gates: expected no negative gate with normalization='joint', got {float(gates.min())}")
+
+    masks = (None,) * sources
+    if key_masks is not None:
+        masks = sequence("key_masks", key_masks, sources)
+        for p, mask in enumerate(masks):
+            if mask is not None:
+                check_mask(f"key_masks[{p}]", mask, (batch, lengths[p]), device, "attend")
+
+    if query_groups is not None:
+        check_tensor("query_groups", query_groups, INTEGERS, device)
+        check_shape("query_groups", query_groups, (batch, queries))
+    groups = (None,) * sources
+    if key_groups is not None:
+        groups = sequence("key_groups", key_groups, sources)
+        for p, group in enumerate(groups):
+            if group is not None:
+                check_tensor(f"key_groups[{p}]", group, INTEGERS, device)
+                check_shape(f"key_groups[{p}]", group, (batch, lengths[p]))
+    relation_names = _relations(relations, sources)
+    for p, relation in enumerate(relation_names):
+        if relation != "any" and (query_groups is None or groups[p] is None):
+            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
+            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation!r}")
+
+    dropout_p = _probability(dropout_p)
+    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
+    return AttentionInputs(
+        query=query,
+        keys=keys,
+        values=values,
+        gates=gates,
+        key_masks=masks,
+        query_groups=query_groups,
+        key_groups=groups,
+        relations=relation_names,
+        causal=_causal(causal, queries, lengths),
+        normalization=choice("normalization", normalization, NORMALIZATIONS),
+        softmax_scale=head_dim**-0.5 if softmax_scale is None else number("softmax_scale", softmax_scale, largest),
+        dropout_p=dropout_p,
+        seed=_seed(seed, device) if dropout_p > 0 else None,
+    )
+
+
+def _relations(relations: Sequence[str] | None, sources: int) -> tuple[str, ...]:
+    if relations is None:
+        return ("any",) * sources
+    if isinstance(relations, str):
+        raise TypeError(f"relations: expected a list or tuple with one entry per source, got {relations!r}")
+    names = sequence("relations", relations, sources)
+    for p, name in enumerate(names):
+        choice(f"relations[{p}]", name, RELATIONS)
+    return names
+
+
+def _causal(causal: bool | Sequence[bool], queries: int, lengths: list[int]) -> tuple[bool, ...]:
+    flags = (causal,) * len(lengths) if isinstance(causal, bool) else sequence("causal", causal, len(lengths))
+    for p, flag in enumerate(flags):
+        if not isinstance(flag, bool):
+            raise TypeError(f"causal[{p}]: expected a bool, got {describe(flag)}")
+        if flag and lengths[p] != queries:
+            raise ValueError(f"causal[{p}]: needs as many keys as queries, got {lengths[p]} keys, {queries} queries")
+    return flags
+
+
+def _probability(value: float) -> float:
+    if not 0 <= number("dropout_p", value) < 1:
+        raise ValueError(f"dropout_p: expected a probability in [0, 1), got {value}")
+    return float(value)
+
+
+def _seed(seed: int | None, device: torch.device) -> Tensor:
+    """A tensor, so that a drawn seed neither waits for a GPU nor breaks a trace."""
+    if seed is None:
+        return torch.randint(2**63 - 1, (), device=device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int or None, got {describe(seed)}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected an int in [0, 2**63), got {seed}")
+    return torch.full((), seed, dtype=torch.int64, device=device)
