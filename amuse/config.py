@@ -1,9 +1,9 @@
 """Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
 
 import dataclasses
-import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,19 +25,9 @@ ENCODERS = ("frozen", "finetune")
 
 
 @dataclass
-class RawStream:
-    """A stream of windows of sound or of key frames, flat, for an encoder that is trained with the model."""
-
-    encoder: str  # a transformers audio or vision model: local folder or hub name
-    shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
-
-
-@dataclass
 class ModelConfig:
-    """The network (SPEC section 4). `modalities` and `label_names` are filled in from the data when left empty."""
+    """The network; its inputs and outputs follow from the data, see `amuse.data.spec.DataSpec`."""
 
-    modalities: dict[str, int] = field(default_factory=dict)  # name -> width of its token features; 0 = token ids
-    label_names: list[str] | None = None  # classes; None = regression
     streams: dict[str, list[str]] = field(default_factory=dict)  # e.g. video: [face, background] make one modality
     d_model: int = 128  # width of every descriptor
     num_heads: int = 4
@@ -61,8 +51,6 @@ class ModelConfig:
     input_dropout: float = 0.0  # on token features
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
     modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
-    text_encoder: str | None = None  # for token ids: "minilm" or a local transformers folder, trained with the model
-    raw: dict[str, RawStream] = field(default_factory=dict)  # streams that `data prepare` left for an encoder to read
     encoder_layers: int | None = None  # only the last layers of encoders are trained; None = all, with the embeddings
     backend: str | None = None  # of the kernels; None = best available
 
@@ -70,12 +58,8 @@ class ModelConfig:
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
         _probability(self, "dropout", "input_dropout")
-        self._check_streams()
         for name in ("modality_dropout", "modality_swap"):
             chances = getattr(self, name)
-            unknown = set(chances) - set(self.groups)
-            if self.modalities and unknown:
-                raise ValueError(f"{name}: expected names out of {list(self.groups)}, got {unknown.pop()!r}")
             if not all(0 <= chance <= 1 for chance in chances.values()):
                 raise ValueError(f"{name}: expected probabilities, got {chances}")
         _one_of(self, "fusion", FUSIONS)
@@ -84,13 +68,8 @@ class ModelConfig:
             raise ValueError(
                 f"d_model: expected a multiple of 8 * num_heads = {8 * self.num_heads}, got {self.d_model}"
             )
-        if not len(self.groups) <= 8:
-            raise ValueError(f"modalities: expected at most 8, got {len(self.groups)}")
         if self.causal and self.temporal == "bilstm":
             raise ValueError("causal: a Bi-LSTM sees the future; use temporal 'attention' or 'none'")
-        if self.label_names is None and self.fusion in ("closed_form", "chain") and self.modalities:
-            raise ValueError(f"fusion: {self.fusion!r} needs classes, since Eq. 6 uses the predicted label")
-
         if self.context_window is not None and not (self.causal and self.temporal == "attention"):
             raise ValueError("context_window: needs causal and temporal 'attention'")
         if self.context_window is not None and self.context_window < 1:
@@ -99,39 +78,27 @@ class ModelConfig:
             raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
         if self.man_score_map and self.d_model > 256:
             raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
-        if self.gate_teacher and (self.fusion != "learned" or (self.modalities and self.label_names is None)):
-            raise ValueError("gate_teacher: needs fusion 'learned' and classes")
-
-    def _check_streams(self) -> None:
+        if self.gate_teacher and self.fusion != "learned":
+            raise ValueError(f"gate_teacher: needs fusion 'learned', got {self.fusion!r}")
         members = [stream for streams in self.streams.values() for stream in streams]
         if len(set(members)) < len(members) or not all(self.streams.values()):
             raise ValueError(f"streams: expected every stream once and none of them empty, got {self.streams}")
-        if not self.modalities:
-            return
-        for name, stream in self.raw.items():
-            if self.modalities.get(name) != math.prod(stream.shape):
-                raise ValueError(
-                    f"raw: {name!r} has inputs of shape {stream.shape}, expected {math.prod(stream.shape)} numbers a "
-                    f"token, got {self.modalities.get(name, 'no such stream')}"
-                )
-        unknown = set(members) - set(self.modalities)
+
+    def groups(self, streams: Iterable[str]) -> dict[str, list[str]]:
+        """Modality of the model -> the data's token streams that make it, in the order of the data's `streams`.
+
+        Raises:
+            ValueError: `self.streams` names a stream that the data lack, or a modality that they have too.
+        """
+        streams = list(streams)
+        owner = {stream: name for name, members in self.streams.items() for stream in members}
+        unknown = set(owner) - set(streams)
         if unknown:
-            raise ValueError(f"streams: expected names out of {list(self.modalities)}, got {sorted(unknown)[0]!r}")
-        if set(self.streams) & (set(self.modalities) - set(members)):
-            raise ValueError(
-                f"streams: {self.streams} names a modality that the data have too: {list(self.modalities)}"
-            )
-
-    @property
-    def groups(self) -> dict[str, list[str]]:
-        """Modality of the model -> the data's token streams that make it, in the order of `modalities`."""
-        owner = {stream: name for name, streams in self.streams.items() for stream in streams}
-        names = dict.fromkeys(owner.get(name, name) for name in self.modalities)
+            raise ValueError(f"streams: expected names out of {streams}, got {sorted(unknown)[0]!r}")
+        if set(self.streams) & (set(streams) - set(owner)):
+            raise ValueError(f"streams: {self.streams} names a modality that the data have too: {streams}")
+        names = dict.fromkeys(owner.get(stream, stream) for stream in streams)
         return {name: self.streams.get(name, [name]) for name in names}
-
-    @property
-    def num_outputs(self) -> int:
-        return 1 if self.label_names is None else len(self.label_names)
 
 
 @dataclass
@@ -258,6 +225,8 @@ class Config:
     def load(cls, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Self:
         """Defaults, then the YAML file, then overrides such as "train.epochs=5".
 
+        In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
+
         Raises:
             ValueError: a key that does not exist or a value of the wrong type, named with its place.
         """
@@ -269,6 +238,8 @@ class Config:
                 raise ValueError(f"{path}: not valid YAML: {error}") from None
             if not isinstance(tree, dict):
                 raise ValueError(f"{path}: expected sections such as model and train, got {type(tree).__name__}")
+            if isinstance(tree.get("model"), dict):
+                tree["model"], _ = split_data_keys(tree["model"])
         for override in overrides:
             place, separator, text = override.partition("=")
             if not separator:
@@ -283,6 +254,14 @@ class Config:
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def split_data_keys(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the model as version 0.1 wrote them: those of `ModelConfig`, and those of `DataSpec`."""
+    data: dict[str, Any] = {
+        key: model[key] for key in ("modalities", "label_names", "text_encoder", "raw") if key in model
+    }
+    return {key: value for key, value in model.items() if key not in data}, data
 
 
 def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:

@@ -61,7 +61,7 @@ def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iter
     for utterance, perception in utterances:
         dialogue = Dialogue(plain.id, [*dialogue.utterances, utterance])
         seen = [*seen, perception]
-        said = rows(dialogue, recognizer.predict(dialogue), recognizer.model.config.label_names, recognizer.temperature)
+        said = rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
         yield Talk(media.name, dialogue, seen, said, len(plain), list(problems))
 
 

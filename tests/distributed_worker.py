@@ -56,10 +56,9 @@ def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tenso
     """The losses of the first step and every parameter's gradient before it is clipped."""
     config = Config.load(None, [*TINY, *overrides])
     splits = some_absent()
-    config.model.modalities, config.model.label_names = splits.train.modalities, splits.train.label_names
     seed_everything(0)
     with join_world(torch.device("cpu")) as world:
-        run = Run(config, Amuse(config.model), splits, folder, world)
+        run = Run(config, Amuse(config.model, splits.spec(config.data.encoder)), splits, folder, world)
         run.model.train()
         found: dict[str, torch.Tensor] = {}
         original = torch.nn.utils.clip_grad_norm_

@@ -67,8 +67,12 @@ def _deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-# allow_tf32 comes before fp32_precision: it sets both, and reading it raises while they differ.
+# The wider switches come first, as the narrower ones inherit from them; allow_tf32 before fp32_precision, since it sets
+# both and reading it raises while they differ.
 SWITCHES = (
+    _attribute("backends.fp32_precision"),
+    _attribute("backends.cudnn.fp32_precision"),
+    _attribute("backends.mkldnn.fp32_precision"),
     _attribute("backends.cuda.matmul.allow_tf32"),
     _attribute("backends.cudnn.allow_tf32"),
     _attribute("backends.cuda.matmul.fp32_precision"),

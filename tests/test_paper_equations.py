@@ -5,6 +5,7 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from tests import paper_equations as paper
 
@@ -19,7 +20,9 @@ EPSILON, HEADS, WIDTH, MAN_LAYERS = 0.2, 2, 16, 2
 def make_model(**options) -> Amuse:
     torch.manual_seed(5)
     sizes = {"d_model": WIDTH, "num_heads": HEADS, "man_layers": MAN_LAYERS, "dropout": 0.0, "epsilon": EPSILON}
-    model = Amuse(ModelConfig(CONVERSATIONS.modalities, CONVERSATIONS.label_names, **{**sizes, **options})).eval()
+    model = Amuse(
+        ModelConfig(**{**sizes, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names)
+    ).eval()
     with torch.no_grad():  # biases and norms that start at 0 and 1 would hide what they are added to
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

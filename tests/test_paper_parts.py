@@ -7,6 +7,7 @@ import torch
 
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from amuse.training.auxiliary import gate_loss, speaker_loss
 from amuse.training.losses import LossDenominators, amuse_loss
@@ -18,7 +19,7 @@ GROUPED = {"av": ["audio", "video"]}
 def make_model(**options) -> Amuse:
     torch.manual_seed(0)
     base = {"d_model": 16, "num_heads": 2, "man_layers": 1, "dropout": 0.0}
-    return Amuse(ModelConfig(CONVERSATIONS.modalities, CONVERSATIONS.label_names, **{**base, **options}))
+    return Amuse(ModelConfig(**{**base, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names))
 
 
 def make_batch():

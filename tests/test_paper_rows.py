@@ -11,6 +11,7 @@ import torch
 from amuse.config import Config, LossConfig, ModelConfig, TrainConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.load import load_splits
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from amuse.model.focal import focal_loss
 from amuse.training.losses import amuse_loss
@@ -50,7 +51,7 @@ def test_every_table_has_a_column_of_tests():
 def make_model(**options):
     torch.manual_seed(0)
     sizes = {"d_model": 16, "num_heads": 2, "man_layers": 1, "dropout": 0.0}
-    return Amuse(ModelConfig(CONVERSATIONS.modalities, CONVERSATIONS.label_names, **{**sizes, **options}))
+    return Amuse(ModelConfig(**{**sizes, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names))
 
 
 def batch():

@@ -9,6 +9,7 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.explain import explain
 from amuse.model.amuse import Amuse
 
@@ -41,8 +42,8 @@ def make_media(utterance, rng):
 @pytest.fixture(scope="module")
 def content():
     torch.manual_seed(0)
-    config = ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2, man_layers=1)
-    model, rng = Amuse(config).eval(), np.random.default_rng(0)
+    config = ModelConfig(d_model=16, num_heads=2, man_layers=1)
+    model, rng = Amuse(config, DataSpec(CONVERSATIONS.modalities, NAMES)).eval(), np.random.default_rng(0)
     dialogue = CONVERSATIONS.dialogues[0]
     turns = []
     for position, utterance in enumerate(dialogue.utterances):
@@ -210,7 +211,7 @@ def test_keys_open_an_utterance(content, browser, tmp_path):
 def numbers(content):
     """A report of regression."""
     torch.manual_seed(0)
-    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=None, d_model=16, num_heads=2)).eval()
+    model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities)).eval()
     talk = [dataclasses.replace(u, label=float(i) - 2.5) for i, u in enumerate(CONVERSATIONS.dialogues[0].utterances)]
     dialogue = Dialogue("d", talk)
     turns = [Turn(u, explain(model, dialogue, i, method="occlusion")) for i, u in enumerate(talk)]
@@ -241,7 +242,7 @@ def test_regression_in_the_browser(numbers, browser, tmp_path):
 
 
 def test_dialogue_of_one_utterance(content):
-    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2)).eval()
+    model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities, NAMES)).eval()
     lone = Dialogue("d", CONVERSATIONS.dialogues[0].utterances[:1])
     turn = Turn(lone.utterances[0], explain(model, lone, 0, method="occlusion"))
     assert "No other utterance mattered." in render(dataclasses.replace(content, turns=[turn]))

@@ -5,6 +5,7 @@ import torch
 
 from amuse.config import Config, ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
 from amuse.inference.streaming import StreamingSession
@@ -16,13 +17,14 @@ CONVERSATIONS = synthetic_conversations("test", num_dialogues=2, absent_rate=0.2
 
 def causal_model(**options) -> Amuse:
     base = {"d_model": 16, "num_heads": 2, "man_layers": 1, "temporal": "attention", "causal": True}
-    config = ModelConfig(CONVERSATIONS.modalities, label_names=CONVERSATIONS.label_names, **{**base, **options})
-    return Amuse(config).eval()
+    return Amuse(
+        ModelConfig(**{**base, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names)
+    ).eval()
 
 
 def batch_logits(model: Amuse, dialogue: Dialogue) -> torch.Tensor:
     with torch.inference_mode():
-        return model(collate([dialogue], model.config.modalities)).logits
+        return model(collate([dialogue], model.spec.modalities)).logits
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_the_context_is_as_long_as_the_window_and_no_longer():
     model, dialogue = causal_model(context_window=3), CONVERSATIONS.dialogues[0]
     expected = batch_logits(model, dialogue)[-1]
     for dropped, same in ((len(dialogue) - 3, True), (len(dialogue) - 2, False)):
-        batch = collate([dialogue], model.config.modalities)
+        batch = collate([dialogue], model.spec.modalities)
         for name in batch.masks:  # what an utterance said no longer matters, but its place in the dialogue does
             batch.masks[name][:dropped] = False
         with torch.inference_mode():

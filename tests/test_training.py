@@ -186,7 +186,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero():
         ("train.epoch=3", "config.train: unknown key 'epoch'"),
         ("train.epochs=three", "config.train.epochs: expected int, got str 'three'"),
         ("train.epochs=0", "epochs: expected a number above 0"),
-        ("model.modalities=[text]", "config.model.modalities: expected dict"),
+        ("model.modalities=[text]", "config.model: unknown key 'modalities'"),
         ("train", "--set train: expected section.key=value"),
         ("data.dataset=iemocap", "dataset: expected one of"),
         ("data.dataset=meld", "data.path: expected the folder"),
@@ -320,6 +320,6 @@ def test_meld_text_is_fine_tuned_end_to_end(tmp_path):
     loaded = Amuse.from_pretrained(tmp_path / "run" / "best")
     conversations = load_split(config.data, "test")
     torch.testing.assert_close(predict(loaded, conversations).logits, predict(model, conversations).logits)
-    untrained = Amuse(loaded.config).encoders["text"].state_dict()
+    untrained = Amuse(loaded.config, loaded.spec).encoders["text"].state_dict()
     trained = loaded.encoders["text"].state_dict()
     assert any(not torch.equal(untrained[name], trained[name]) for name in untrained)

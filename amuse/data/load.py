@@ -5,23 +5,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from amuse.config import SPLITS, DataConfig, RawStream, from_dict
+from amuse.config import SPLITS, DataConfig, from_dict
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
 from amuse.data.folds import columns_of, cut_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
+from amuse.data.spec import DataSpec
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import synthetic_conversations
 from amuse.data.tables import UTTERANCES_FILE, read_tables
 from amuse.data.text import encode_text, tokenize
+from amuse.encoders.signal import RawStream
 
 
 @dataclass
 class Splits:
     """The splits, and, where there is one, the standardizer fitted on `train` and the manifest of prepared data.
 
-    `raw`: the streams that an encoder of the model has to read, see `amuse.config.ModelConfig`.
+    `raw`: the streams that an encoder of the model has to read, see `DataSpec`.
     """
 
     train: Conversations
@@ -30,6 +32,12 @@ class Splits:
     standardizer: Standardizer | None
     media: dict[str, Any] | None = None
     raw: dict[str, RawStream] = field(default_factory=dict)
+
+    def spec(self, text_encoder: str) -> DataSpec:
+        """What these data decide about a model; `text_encoder` reads token ids, where there are any."""
+        modalities = dict(self.train.modalities)
+        encoder = text_encoder if TOKEN_IDS in modalities.values() else None
+        return DataSpec(modalities, self.train.label_names, encoder, dict(self.raw))
 
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same dialogues with these modalities only; what knows all modalities stays behind."""

@@ -70,7 +70,7 @@ class AmusePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: AmuseConfig) -> None:
         super().__init__(config)
-        self.amuse = Amuse(config.network_config(), config.encoder_configs)
+        self.amuse = Amuse(config.network_config(), config.data_spec(), config.encoder_configs)
         self.gradient_checkpointing = False
         if not any(parameter.is_meta for parameter in self.amuse.parameters()):
             for module in self.amuse.modules():  # it has drawn its weights
@@ -119,7 +119,7 @@ class AmusePreTrainedModel(PreTrainedModel):
             ids=[],
         )
         if self.training:
-            batch = augment(batch, self.amuse.config)
+            batch = augment(batch, self.amuse.config, self.amuse.groups)
         return self.amuse(batch), batch
 
     def _converted(self, tokens: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
         config, weights = self.config.loss_config(), self.config.class_weights
         if config.class_weights and self.config.problem_type != "regression" and weights is None:
             raise ValueError(
-                "class_weights: expected one a class in the configuration, since its loss has class_weights = "
+                "class_weights: expected one per class in the configuration, since its loss has class_weights = "
                 f"{config.class_weights}; amuse.training.optimization.class_weights counts them"
             )
         given = None if weights is None else torch.tensor(weights, device=output.logits.device)

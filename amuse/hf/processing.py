@@ -22,7 +22,7 @@ class AmuseProcessor(FeatureExtractionMixin):
     """Turns dialogues into one padded batch; also the `data_collator` of a Trainer.
 
     Args:
-        modalities: Modality -> width of its features (0 = token ids), as the model's `network["modalities"]`.
+        modalities: Modality -> width of its features (0 = token ids), as the model's `data["modalities"]`.
         label_names: Class names in the order of the model; None = regression.
         text: How the words become the modality `text_modality`: the text options of `amuse.config.DataConfig` (encoder,
             encoder_mode, layers, merge, pool, context, speakers, max_tokens). None = it is given as features, or not at

@@ -40,7 +40,7 @@ def predict_recording(run: Path, media: Path, transcript: Path | None, report: R
     recognizer = Recognizer(run)
     plain, utterances = recognizer.listen(media, transcript, report)
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in utterances])
-    return rows(dialogue, recognizer.predict(dialogue), recognizer.model.config.label_names, recognizer.temperature)
+    return rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
 
 
 def table(rows: list[Row]) -> str:

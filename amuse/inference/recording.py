@@ -37,7 +37,7 @@ class Recognizer:
         self.run = run
         self.model, self.standardizer, self.config = load_best(run)
         self.temperature = load_temperature(run)
-        modalities = self.model.config.modalities
+        modalities = self.model.spec.modalities
         self.wanted = [modality for modality in modalities if modality != "text"]
         dataset = self.config.data.dataset
         if dataset not in ("prepared", "meld") or (dataset == "meld" and self.wanted):
@@ -69,11 +69,11 @@ class Recognizer:
         if not media.is_file():
             raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
         lines = _lines(media, transcript or find_transcript(media), report)
-        talk = conversations([Recording(media, lines)], self.model.config.label_names)
+        talk = conversations([Recording(media, lines)], self.model.spec.label_names)
         return talk[0], self._perceive(talk, media, report)
 
     def _perceive(self, talk: Conversations, media: Path, report: Report) -> Iterator[tuple[Utterance, Perception]]:
-        if "text" in self.model.config.modalities:
+        if "text" in self.model.spec.modalities:
             talk = add_text(self.config.data, talk, progress=False)
         empty = True
         for utterance in talk.utterances():
@@ -81,19 +81,19 @@ class Recognizer:
             if self.extractor is not None:
                 seen = self.extractor.perceive(recording_clip(media, utterance), utterance.id, report)
                 features |= self.extractor.encode(seen, utterance.id, report)
-            features = {m: features[m] for m in self.model.config.modalities if m in features}
+            features = {m: features[m] for m in self.model.spec.modalities if m in features}
             if self.standardizer is not None:
                 features = {m: self.standardizer.transform(m, x) for m, x in features.items()}
             empty = empty and not features
             yield replace(utterance, features=features), seen
         if empty:
-            wanted = ", ".join(self.model.config.modalities)
+            wanted = ", ".join(self.model.spec.modalities)
             raise ValueError(f"{media}: no utterance has any modality of the model ({wanted})")
 
     def predict(self, dialogue: Dialogue) -> Tensor:
         """Logits `(N, C)`, or values `(N, 1)` of regression, of utterances with features."""
-        config = self.model.config
-        return predict(self.model, Conversations([dialogue], config.label_names, config.modalities)).logits
+        spec = self.model.spec
+        return predict(self.model, Conversations([dialogue], spec.label_names, spec.modalities)).logits
 
 
 def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:

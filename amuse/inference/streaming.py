@@ -88,7 +88,7 @@ class StreamingSession:
         if self.standardizer is not None:
             features = {m: self.standardizer.transform(m, x) for m, x in utterance.features.items()}
             utterance = replace(utterance, features=features)
-        batch = collate([Dialogue("stream", [utterance])], model.config.modalities).to(self.device)
+        batch = collate([Dialogue("stream", [utterance])], model.spec.modalities).to(self.device)
         descriptors, _, present = model.describe(batch)
         x = model.temporal.embed(model.fuse(descriptors, present)[0])  # (1, d)
         parts = [x]
@@ -103,7 +103,7 @@ class StreamingSession:
         return self._prediction(model.classifier(torch.cat(parts, dim=-1))[0].float().cpu())
 
     def _prediction(self, logits: Tensor) -> Prediction:
-        names = self.model.config.label_names
+        names = self.model.spec.label_names
         if names is None:
             return Prediction(None, None, {}, logits.item(), logits)
         probabilities = (logits / self.temperature).softmax(-1)

@@ -7,10 +7,9 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from amuse.config import RawStream
 from amuse.data.problems import Problem, Report
 from amuse.encoders.choose import audio_encoder, vision_encoder
-from amuse.encoders.signal import SAMPLE_RATE, Encoder
+from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
 from amuse.media.decode import MediaError, Note, read_audio, read_frames
 from amuse.media.faces import FaceDetector, Picture, split_faces, whole
 from amuse.media.sources import Clip, Span

@@ -87,7 +87,7 @@ def recording_content(
     recognizer: Recognizer, name: str, turns: list[Turn], method: str, samples: int, seed: int
 ) -> Content:
     """The report of a recording from its explained utterances."""
-    model, names = recognizer.model, recognizer.model.config.label_names
+    model, names = recognizer.model, recognizer.model.spec.label_names
     quality = None
     labels = [turn.utterance.label for turn in turns]
     if names is not None and any(label is not None for label in labels):

@@ -107,7 +107,7 @@ class Run:
                 started = time.perf_counter()
                 losses = self.run_epoch(progress)
                 predictions = predict(self.evaluated, self.splits.valid, train.batch_size, self.world)
-                metrics = score_predictions(predictions, self.config.model.label_names)
+                metrics = score_predictions(predictions, self.model.spec.label_names)
                 history.epoch += 1
                 better = score(metrics) > history.best_score
                 if better:
@@ -162,7 +162,7 @@ class Run:
         train, loss_config = self.config.train, self.config.loss
         parts: list[tuple[Batch, Mix | None]] = []
         for batch in micro_batches:
-            batch = augment(batch.to(self.world.device), self.config.model)
+            batch = augment(batch.to(self.world.device), self.config.model, self.model.groups)
             parts.append((batch, draw_mix(batch.labels, train.mixup)))
         weights = [self.utterance_weights(batch) for batch, _ in parts]
         denominators = self.denominators(parts, weights)
@@ -286,6 +286,6 @@ class Run:
             save_tensors(self.splits.standardizer.state_dict(), best / STANDARDIZER_FILE)
         if self.splits.media is not None:
             write_text(json.dumps(self.splits.media), best / MEDIA_FILE)
-        if self.config.model.label_names is not None and predictions.labels is not None:
+        if self.model.spec.label_names is not None and predictions.labels is not None:
             Calibration.fit(predictions.logits, predictions.labels).save(best)
         write_text(json.dumps(metrics.to_dict(), indent=2), best / "valid.json")

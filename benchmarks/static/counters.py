@@ -1,6 +1,6 @@
 """What the kernels execute and move, counted by the PTX emulator on sm_80, beside plain flash attention once a source.
 
-python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu.md and README.md
+python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu_tables.md
 
 Nothing is counted before results are found within the error budget.
 """
@@ -21,7 +21,7 @@ from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.fusion import cuda as fusion_cuda
 from amuse_kernels.fusion import triton as fusion
 from amuse_kernels.launch import Launch
-from benchmarks import readme
+from benchmarks import performance
 from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
 from tests.ptx.emulator.report import Report
@@ -32,7 +32,7 @@ from tests.ptx.package.attention_calls import AttentionCall
 from tests.ptx.package.budget import assert_clean, within_budget
 
 CSV = Path(__file__).with_name("counters.csv")
-DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.counters"
 ARCH, DTYPE = 80, torch.float16
 BATCH, HEADS, QUERIES, KEYS, HEAD_DIM = 4, 2, 64, (64, 64, 64), 64
@@ -218,4 +218,4 @@ def _ratio(row: Row, name: str) -> str:
 
 if __name__ == "__main__":
     rewrite(DOCS, COMMAND, render(update()))
-    rewrite(readme.README, readme.COMMAND, readme.render())
+    performance.write()

@@ -1,4 +1,4 @@
-"""What docs/gpu.md shows of kernels.csv, as Markdown."""
+"""What docs/gpu_tables.md shows of kernels.csv, as Markdown."""
 
 from collections.abc import Iterable
 
@@ -13,9 +13,9 @@ def render(rows: list[Row]) -> str:
     parts = (
         resources(rows),
         "Instructions of a whole kernel by pipe, as they stand in its machine code, and the bound of its main loop:\n"
-        "fp16, sm_80, attention with D 64, gates, masks and a softmax a source, the rest with width 256.",
+        "fp16, sm_80, attention with D 64, gates, masks and one softmax per source, the rest with width 256.",
         instructions(rows),
-        "Bound of the main loop in % of the tensor peak, busiest pipe, tile and warps: fp16, D 64, a softmax a source.",
+        "Bound of the main loop in % of the tensor peak, busiest pipe, tile and warps: fp16, D 64, one softmax per source.",
         bounds(rows),
     )
     return "\n\n".join(parts)

@@ -1,7 +1,8 @@
-"""Writes the performance section of the README from the committed measurements: `python -m benchmarks.readme`.
+"""Writes the summaries of speed in the docs from the committed measurements: `python -m benchmarks.performance`.
 
-The CPU figures come from benchmarks/results/cpu.csv (`python -m benchmarks.cpu --csv`), the GPU figures, none of them
-measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and floors.py.
+The CPU figures (docs/performance.md) come from benchmarks/results/cpu.csv (`python -m benchmarks.cpu --csv`), the GPU
+figures (docs/gpu_tables.md), none of them measured on a GPU, from benchmarks/static: kernels.csv, counters.csv and
+floors.py.
 """
 
 import csv
@@ -12,8 +13,8 @@ from benchmarks.static.floors import CHIPS, describe, fused, sdpa_per_stream
 from benchmarks.workloads import SHAPES
 
 ROOT = Path(__file__).parents[1]
-README, CPU = ROOT / "README.md", ROOT / "benchmarks" / "results" / "cpu.csv"
-COMMAND = "python -m benchmarks.readme"
+DOCS, CPU = ROOT / "docs", ROOT / "benchmarks" / "results" / "cpu.csv"
+COMMAND = "python -m benchmarks.performance"
 STATIC = ROOT / "benchmarks" / "static"
 # the call in counters.csv -> what is compiled for it: calls in kernels.csv, their width and options
 CALLS = {
@@ -34,8 +35,7 @@ def cpu_tables(records: list[dict[str, str]]) -> str:
         processor, isa, threads, clock, torch = condition
         tables.append(
             f"Measured on {processor} ({isa}), {threads} threads, {clock} time, torch {torch}: contenders in turn,\n"
-            "ratios of medians against the fastest other; above 1 we are faster.\n"
-            f"[docs/performance.md](docs/performance.md) has more.\n\n{_cpu_table(own)}"
+            f"ratios of medians against the fastest other; above 1 we are faster.\n\n{_cpu_table(own)}"
         )
     return "\n\n".join(tables)
 
@@ -79,14 +79,11 @@ def gpu_part() -> str:
     narrow = [row for row in spilling if int(row["width"]) <= 128]
     return "\n".join(
         [
-            "**No hardware has confirmed anything about the GPU kernels yet.** What follows is read from their machine",
-            "code, counted by an emulator, and computed from shapes and published peaks: [docs/gpu.md](docs/gpu.md).",
-            "",
             f"Of {len(ours)} kernels, compiled for six architectures, three dtypes and head dims of 32 to 256,",
             f"{len(spilling)} spill registers, {len(narrow)} of them at head dims up to 128.",
             "",
             "In fp16 on sm_80, head dim 64, 64 queries, three sources of 64 keys (fusion: width 256, learned gate);",
-            "plain flash attention runs once a source. The bound is what the main loop leaves of the tensor peak:",
+            "plain flash attention runs once per source. The bound is what the main loop leaves of the tensor peak:",
             "",
             *_compiled(kernels, counters),
             "",
@@ -140,9 +137,15 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def render() -> str:
-    return f"{cpu_tables(_read(CPU))}\n\n{gpu_part()}"
+def pages() -> dict[Path, str]:
+    """What stands between the marks of each page."""
+    return {DOCS / "performance.md": cpu_tables(_read(CPU)), DOCS / "gpu_tables.md": gpu_part()}
+
+
+def write() -> None:
+    for page, content in pages().items():
+        rewrite(page, COMMAND, content)
 
 
 if __name__ == "__main__":
-    rewrite(README, COMMAND, render())
+    write()
