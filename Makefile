@@ -74,7 +74,7 @@ test: install
 	$(PYTEST)
 
 quick: install
-	$(PYTEST) -m "not slow" $(QUICK)
+	$(PYTEST) -m "not slow"
 
 coverage: install
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage

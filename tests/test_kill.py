@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from amuse.model.amuse import Amuse
 from tests.processes import run_module
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_killed_at_many_moments_ends_like_one_that_was_not(tmp_path):

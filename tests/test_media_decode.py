@@ -203,6 +203,7 @@ def test_unknown_codec_is_told(tmp_path):
     assert fails(read_audio, Span(path), 30) == "codec"
 
 
+@pytest.mark.slow
 def test_frames_of_huge_resolution_are_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", times=[0.0], width=8256, height=4352, codec="libx264", sound=False)
     assert fails(read_frames, Span(path), 4, 30) == "resolution"
@@ -217,6 +218,7 @@ def test_times_outside_of_the_file_are_told(tmp_path):
     assert notes == ["truncated"]
 
 
+@pytest.mark.slow
 def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
     files = [
         write_video(tmp_path / "a.mp4", codec="libx264"),

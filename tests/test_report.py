@@ -122,6 +122,7 @@ def test_letters_on_every_emotions_colour_have_contrast_aa(background):
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
+@pytest.mark.slow
 def test_the_browser_shows_what_the_data_say(content, browser, tmp_path):
     write_report(hostile(content), tmp_path / "report.html")
     page = browser.new_page(java_script_enabled=True)
@@ -224,6 +225,7 @@ def signed(value):
     return f"{value:+.2f}".replace("-", "−")
 
 
+@pytest.mark.slow
 def test_regression_in_the_browser(numbers, browser, tmp_path):
     write_report(numbers, tmp_path / "report.html")
     page = browser.new_page()

@@ -15,7 +15,7 @@ def render(rows: list[Row]) -> str:
         "Instructions of a whole kernel by pipe, as they stand in its machine code, and the bound of its main loop:\n"
         "fp16, sm_80, attention with D 64, gates, masks and one softmax per source, the rest with width 256.",
         instructions(rows),
-        "Bound of the main loop in % of the tensor peak, busiest pipe, tile and warps: fp16, D 64, one softmax per source.",
+        "Bound of the main loop in % of the tensor peak, busiest pipe, tile, warps: fp16, D 64, a softmax per source.",
         bounds(rows),
     )
     return "\n\n".join(parts)
