@@ -58,7 +58,7 @@ class Recognizer:
 
         Args:
             media: A video or audio file.
-            transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the
+            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or else cuts at pauses of the
                 sound: then there are no words and all utterances count as one speaker's.
             report: Takes what is wrong with the recording or the transcript.
 
