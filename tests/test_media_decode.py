@@ -168,7 +168,7 @@ def test_truncated_file_gives_what_there_is(tmp_path):
     assert 2 * SAMPLE_RATE < len(samples) < 6 * SAMPLE_RATE
     assert len(frames) == 4
     assert notes.count("truncated") == 2
-    path.write_bytes(whole[:300])  # within the index, which stands in front
+    path.write_bytes(whole[:300])  # within the index, which comes first
     assert fails(read_audio, Span(path), 30) in ("unreadable", "no_audio")
 
 
