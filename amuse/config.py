@@ -235,22 +235,45 @@ class Config:
                 raise ValueError(f"{path}: not valid YAML: {error}") from None
             if not isinstance(tree, dict):
                 raise ValueError(f"{path}: expected sections such as model and train, got {type(tree).__name__}")
+            tree = {section: {} if content is None else content for section, content in tree.items()}
             if isinstance(tree.get("model"), dict):
                 tree["model"], _ = split_data_keys(tree["model"])
         for override in overrides:
-            place, separator, text = override.partition("=")
-            if not separator:
-                raise ValueError(f"--set {override}: expected section.key=value")
-            node = tree
-            *parents, leaf = place.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = yaml.safe_load(text)
+            _override(tree, override)
         return from_dict(cls, tree)
 
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one "section.key=value" in nested mappings; an empty section of a YAML file counts as one without keys."""
+    place, separator, text = override.partition("=")
+    *parents, leaf = place.split(".")
+    if not separator or not all([*parents, leaf]):
+        raise ValueError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"--set {override}: expected a YAML value after '=', got {text!r}: {_one_line(error)}"
+        ) from None
+    node = tree
+    for depth, parent in enumerate(parents, 1):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ValueError(
+                f"--set {override}: expected {'.'.join(parents[:depth])} to be a section, but it was set to {node!r}"
+            )
+    node[leaf] = value
+
+
+def _one_line(error: Exception) -> str:
+    """A YAML error without the picture of its place, which is drawn over several lines."""
+    return str(getattr(error, "problem", None) or error or type(error).__name__)
 
 
 def split_data_keys(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

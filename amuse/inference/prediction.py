@@ -1,14 +1,17 @@
 """`amuse predict`: the emotions of every utterance of a recording, by a trained run."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from amuse.data.conversation import Dialogue
-from amuse.data.problems import Report
+from amuse.data.problems import Problem, Report
 from amuse.inference.recording import Recognizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,10 +38,18 @@ class Row:
     modalities: list[str]
 
 
-def predict_recording(run: Path, media: Path, transcript: Path | None, report: Report) -> list[Row]:
-    """One row an utterance, by the best model of a run; arguments and errors as of `Recognizer` and its `listen`."""
-    recognizer = Recognizer(run)
-    plain, utterances = recognizer.listen(media, transcript, report)
+def log_problem(problem: Problem) -> None:
+    """A report that goes to the log."""
+    logger.warning("%s: %s: %s", problem.place, problem.kind, problem.message)
+
+
+def predict_recording(
+    run: str | Path, media: str | Path, transcript: str | Path | None = None, report: Report = log_problem
+) -> list[Row]:
+    """One row per utterance of a recording, by the best model of a run; see `Recognizer` and its `listen`."""
+    recognizer = Recognizer(Path(run))
+    chosen = None if transcript is None else Path(transcript)
+    plain, utterances = recognizer.listen(Path(media), chosen, report)
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in utterances])
     return rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
 

@@ -74,7 +74,7 @@ class Recognizer:
 
     def _perceive(self, talk: Conversations, media: Path, report: Report) -> Iterator[tuple[Utterance, Perception]]:
         if "text" in self.model.spec.modalities:
-            talk = add_text(self.config.data, talk, progress=False)
+            talk = add_text(self.config.data, talk, progress=False, device=next(self.model.parameters()).device)
         empty = True
         for utterance in talk.utterances():
             features, seen = dict(utterance.features), Perception()

@@ -42,7 +42,7 @@ from amuse.training.augmentation import augment, draw_mix
 from amuse.training.contrastive import contrastive_loss, contrasts
 from amuse.training.losses import LossDenominators, amuse_loss
 from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
-from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard
+from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard, why_stopped
 from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
 from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
@@ -125,6 +125,8 @@ class Run:
                 write(record)
                 if progress:
                     tqdm.write(describe(record, better))
+        if progress:
+            tqdm.write(why_stopped(history.epoch, history.best_epoch, train, history.records))
 
     @property
     def evaluated(self) -> Amuse:
@@ -138,7 +140,9 @@ class Run:
         self.loader.set_epoch(history.epoch)
         self.micro_batches.start = history.step
         parts = iter(self.loader)
-        bar = tqdm(total=len(self.micro_batches.batches), initial=history.step, leave=False, disable=not progress)
+        bar = tqdm(
+            total=len(self.micro_batches.batches), initial=history.step, leave=False, disable=None if progress else True
+        )
         bar.set_description(f"epoch {history.epoch + 1}")
         while micro_batches := list(islice(parts, train.accumulate)):
             losses = self.step(micro_batches)
