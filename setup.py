@@ -265,7 +265,7 @@ class CMakeBuild(build_ext):
         (target.parent / RECORD).write_text(record, encoding="utf-8")
 
     def copy_extensions_to_source(self) -> None:
-        """Editable installs: the module and the record are put next to the Python files; an older build's module is removed."""
+        """Editable installs: puts the module and the record next to the Python files, in place of an older build's."""
         package = ROOT / "amuse_kernels"
         for ext in self.extensions:
             built = Path(self.build_lib, self.get_ext_filename(ext.name))
