@@ -173,8 +173,8 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
         if labels is None and self.training and torch.is_grad_enabled():
             raise ValueError(
                 "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor takes them "
-                "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To predict, "
-                "call eval()."
+                "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To "
+                "predict, call eval()."
             )
         output, batch = self.run(features, masks, utterances, speakers, labels)
         loss = None if labels is None else self._loss(output, batch)

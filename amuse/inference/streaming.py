@@ -3,7 +3,7 @@
 Needs a model that looks back only: `temporal: attention` with `causal: true`, or `temporal: none`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
@@ -18,28 +18,10 @@ from amuse.data.load import add_text, words_modality
 from amuse.data.standardize import Standardizer
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
+from amuse.inference.prediction import Prediction
 from amuse.model.amuse import Amuse
 from amuse.model.temporal import ContextLayer, sinusoids
 from amuse_kernels import p2c_attention
-
-
-@dataclass
-class Prediction:
-    """Of one utterance.
-
-    Attributes:
-        label: name of the most probable class; None for regression.
-        confidence: its probability, with the temperature; None for regression.
-        probabilities: class name -> probability; empty for regression.
-        value: the regression output; None for classes.
-        logits: `(C,)`.
-    """
-
-    label: str | None
-    confidence: float | None
-    probabilities: dict[str, float]
-    value: float | None
-    logits: Tensor
 
 
 class StreamingSession:
@@ -118,7 +100,8 @@ class StreamingSession:
                 context = layer.step(context, torch.tensor([[speaker]], device=self.device))
             parts.append(context[:, 0])
         self.position += 1
-        return self._prediction(model.classifier(torch.cat(parts, dim=-1))[0].float().cpu())
+        logits = model.classifier(torch.cat(parts, dim=-1))[0].float().cpu()
+        return Prediction.of(logits, model.spec.label_names, self.temperature)
 
     def _with_words(self, utterance: Utterance) -> Utterance:
         """The utterance with its words as features, where it has words and the model reads them."""
@@ -138,20 +121,6 @@ class StreamingSession:
             )
         encoded = talk[0].utterances[-1].features
         return replace(utterance, features={**utterance.features, **encoded})
-
-    def _prediction(self, logits: Tensor) -> Prediction:
-        names = self.model.spec.label_names
-        if names is None:
-            return Prediction(None, None, {}, logits.item(), logits)
-        probabilities = (logits / self.temperature).softmax(-1)
-        best = int(probabilities.argmax())
-        return Prediction(
-            names[best],
-            float(probabilities[best]),
-            dict(zip(names, probabilities.tolist(), strict=True)),
-            None,
-            logits,
-        )
 
 
 class LayerCache:
