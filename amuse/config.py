@@ -189,6 +189,7 @@ class TrainConfig:
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
     keep: str = "best"  # the epoch of the "best" validation score, or the "last"
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
+    flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
@@ -200,11 +201,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed", "mixup", "balance", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
         _probability(self, "warmup", "ema")
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "keep", ("best", "last"))
         _one_of(self, "strategy", STRATEGIES)
+        if self.strategy == "fsdp" and self.flipped:
+            raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 
