@@ -103,7 +103,7 @@ def to_json(rows: list[PredictedUtterance]) -> str:
 def rows(
     dialogue: Dialogue, logits: Tensor, label_names: list[str] | None, temperature: float
 ) -> list[PredictedUtterance]:
-    """What the logits `(N, C)` say of the utterances."""
+    """The utterances with what their logits `(N, C)` mean."""
     found = []
     for utterance, row in zip(dialogue.utterances, logits, strict=True):
         prediction = Prediction.of(row, label_names, temperature)
