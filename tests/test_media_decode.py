@@ -5,9 +5,11 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 
 from amuse.data.problems import LOSSES, NOTES
 from amuse.encoders.signal import SAMPLE_RATE
-from amuse.media.decode import LONGEST_SIDE, MediaError, media_seconds, read_audio, read_frames
+from amuse.media.decode import media_seconds, read_audio, read_frames
+from amuse.media.picture import LONGEST_SIDE
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span
+from amuse.media.tracks import MediaError
 from tests.media_files import tone, write_sound, write_video, write_wav
 
 
