@@ -74,7 +74,7 @@ test: install
 	$(PYTEST)
 
 quick: install
-	$(PYTEST) -m "not slow" $(QUICK)
+	$(PYTEST) -m "not slow"
 
 coverage: install
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
@@ -120,7 +120,7 @@ wheel: install
 
 fuzz: install
 	AMUSE_SOAK_STEPS=10000 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
-		--hypothesis-profile=long tests/fuzz tests/test_endurance.py
+		--hypothesis-profile=long tests/fuzz tests/test_endurance.py tests/test_media_matrix.py
 
 CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DAMUSE_BUILD_PYTHON=OFF \
 		-DAMUSE_BUILD_TESTS=ON $(2) && $(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure

@@ -189,6 +189,7 @@ class TrainConfig:
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
     keep: str = "best"  # the epoch of the "best" validation score, or the "last"
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
+    flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
@@ -200,11 +201,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed", "mixup", "balance", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
         _probability(self, "warmup", "ema")
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "keep", ("best", "last"))
         _one_of(self, "strategy", STRATEGIES)
+        if self.strategy == "fsdp" and self.flipped:
+            raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 
@@ -235,22 +238,45 @@ class Config:
                 raise ValueError(f"{path}: not valid YAML: {error}") from None
             if not isinstance(tree, dict):
                 raise ValueError(f"{path}: expected sections such as model and train, got {type(tree).__name__}")
+            tree = {section: {} if content is None else content for section, content in tree.items()}
             if isinstance(tree.get("model"), dict):
                 tree["model"], _ = split_data_keys(tree["model"])
         for override in overrides:
-            place, separator, text = override.partition("=")
-            if not separator:
-                raise ValueError(f"--set {override}: expected section.key=value")
-            node = tree
-            *parents, leaf = place.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = yaml.safe_load(text)
+            _override(tree, override)
         return from_dict(cls, tree)
 
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one "section.key=value" in nested mappings; an empty section of a YAML file counts as one without keys."""
+    place, separator, text = override.partition("=")
+    *parents, leaf = place.split(".")
+    if not separator or not all([*parents, leaf]):
+        raise ValueError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"--set {override}: expected a YAML value after '=', got {text!r}: {_one_line(error)}"
+        ) from None
+    node = tree
+    for depth, parent in enumerate(parents, 1):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ValueError(
+                f"--set {override}: expected {'.'.join(parents[:depth])} to be a section, but it was set to {node!r}"
+            )
+    node[leaf] = value
+
+
+def _one_line(error: Exception) -> str:
+    """A YAML error without the picture of its place, which is drawn over several lines."""
+    return str(getattr(error, "problem", None) or error or type(error).__name__)
 
 
 def split_data_keys(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -41,7 +41,7 @@ def peak_extra_bytes(run: Callable[[], object]) -> int | None:
     run()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the peak
 
     def kilobytes(field: str) -> int:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))

@@ -39,7 +39,7 @@ def candidates(queries: int) -> Iterator[Tile]:
 
 
 def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to as many queries as stand beside it."""
+    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
     for need, queries in needs:
         times = {tile: time(need, tile) for tile in candidates(need.queries)}
         best = min(times, key=lambda tile: times[tile])

@@ -61,7 +61,7 @@ def leaves_no_state(request: pytest.FixtureRequest, module_leaves_no_state: None
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data sets beside the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
+    """Real data sets next to the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
     folder = Path(os.environ.get("AMUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (folder / "meld").is_dir():
         pytest.skip(f"no real data in {folder}; set AMUSE_DATA to a folder with meld/ and mosi_features/")

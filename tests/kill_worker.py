@@ -2,7 +2,7 @@
 
     python -m tests.kill_worker FOLDER
 
-A fork costs nothing, where a new process would import torch for seconds. Prints one line a death.
+A fork costs nothing, where a new process would import torch for seconds. Prints one line per death.
 """
 
 import os

@@ -19,6 +19,8 @@ from tests.test_prepare_predict import talks as talks
 from tests.test_report_recording import HOSTILE
 from tests.test_report_recording import talk as talk
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60_000  # milliseconds; a slow machine may take its time
 TEMPLATE = "${document.title} {{value}}"  # gradio's own placeholders are text, too
 

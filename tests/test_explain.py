@@ -50,6 +50,7 @@ def found(model, test, method, stream, samples, limit=20):
     return sum(hits) / limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", WIDTHS)
 @pytest.mark.parametrize(("method", "samples"), [("lime", 300), ("shap", 300), ("occlusion", 2), ("gradients", 16)])
 def test_the_planted_evidence_comes_first(trained, method, samples, stream):

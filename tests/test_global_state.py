@@ -85,6 +85,7 @@ def test_leaves_nothing():
 """
 
 
+@pytest.mark.slow
 def test_only_the_test_or_the_module_that_leaves_state_fails(tmp_path):
     (tmp_path / "test_leaking.py").write_text(LEAKING, encoding="utf-8")
     done = subprocess.run(

@@ -5,9 +5,11 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 
 from amuse.data.problems import LOSSES, NOTES
 from amuse.encoders.signal import SAMPLE_RATE
-from amuse.media.decode import LONGEST_SIDE, MediaError, media_seconds, read_audio, read_frames
+from amuse.media.decode import media_seconds, read_audio, read_frames
+from amuse.media.picture import LONGEST_SIDE
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span
+from amuse.media.tracks import MediaError
 from tests.media_files import tone, write_sound, write_video, write_wav
 
 
@@ -168,7 +170,7 @@ def test_truncated_file_gives_what_there_is(tmp_path):
     assert 2 * SAMPLE_RATE < len(samples) < 6 * SAMPLE_RATE
     assert len(frames) == 4
     assert notes.count("truncated") == 2
-    path.write_bytes(whole[:300])  # within the index, which stands in front
+    path.write_bytes(whole[:300])  # within the index, which comes first
     assert fails(read_audio, Span(path), 30) in ("unreadable", "no_audio")
 
 
@@ -203,6 +205,7 @@ def test_unknown_codec_is_told(tmp_path):
     assert fails(read_audio, Span(path), 30) == "codec"
 
 
+@pytest.mark.slow
 def test_frames_of_huge_resolution_are_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", times=[0.0], width=8256, height=4352, codec="libx264", sound=False)
     assert fails(read_frames, Span(path), 4, 30) == "resolution"
@@ -217,6 +220,7 @@ def test_times_outside_of_the_file_are_told(tmp_path):
     assert notes == ["truncated"]
 
 
+@pytest.mark.slow
 def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
     files = [
         write_video(tmp_path / "a.mp4", codec="libx264"),

@@ -123,6 +123,7 @@ def test_bad_streams_are_refused(streams, message):
 # --- Eq. 6 as teacher of the gate ---
 
 
+@pytest.mark.slow
 def test_the_gate_comes_to_follow_the_closed_form():
     model, batch = make_model(gate_teacher=True, epsilon=1.0), make_batch()
     for name, parameter in model.named_parameters():
@@ -180,6 +181,7 @@ def nearest_is_same(voices, batch):
     return same[torch.arange(len(voices)), nearest][rows].float().mean()
 
 
+@pytest.mark.slow
 def test_descriptors_learn_to_tell_speakers_apart_also_unknown_ones():
     model, batch = make_model(speaker_head=True), make_batch()
     unseen = synthetic_conversations("test", num_dialogues=8)

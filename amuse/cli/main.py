@@ -1,6 +1,7 @@
 """The `amuse` command. Heavy imports stand inside the commands, so that --help answers at once."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,9 @@ import typer
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+)
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)
@@ -22,6 +25,24 @@ Overrides = Annotated[
 ]
 
 
+@app.callback()
+def amuse(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Emotions in conversations, from text, voice and picture."""
+    if version:
+        from amuse_kernels import __version__
+
+        typer.echo(f"amuse {__version__}")
+        raise typer.Exit
+
+
+def say(text: object) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
@@ -32,11 +53,13 @@ def train(
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
+
+    settings = Config.load(config, [*_source(data), *(overrides or ())])  # mistakes are named before torch is imported
     from amuse.training.train import train as run
 
-    model = run(Config.load(config, [*_source(data), *(overrides or ())]), out, resume)
+    model = run(settings, out, resume)
     parameters = sum(p.numel() for p in model.parameters())
-    typer.echo(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
+    say(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
 
 
 @app.command(name="eval")
@@ -58,11 +81,11 @@ def evaluate(
     model, conversations, config = load_run(run, split)
     predictions = predict(model, conversations, config.train.batch_size)
     metrics = score_predictions(predictions, conversations.label_names, bootstrap)
-    typer.echo(metrics.report())
+    say(metrics.report())
     scores = metrics.to_dict()
     if conversations.label_names is not None and predictions.labels is not None:
         calibration = Calibration.measure(predictions.logits, predictions.labels, load_temperature(run))
-        typer.echo(f"\n{calibration.report()}")
+        say(f"\n{calibration.report()}")
         scores["calibration"] = asdict(calibration)
     if json_file is not None:
         write_text(json.dumps(scores, indent=2), json_file)
@@ -77,12 +100,14 @@ def export(
     from amuse.hf import export_run
 
     export_run(run, out)
-    typer.echo(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
+    say(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
 
 
 @app.command()
 def compare(
-    data: Annotated[Path | None, typer.Option(help="Folder of MELD or CMU-MOSI; default: generated talk.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI; default: generated talk.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -90,7 +115,7 @@ def compare(
     """Train AMuSE, each modality alone, and plain concatenation; print a table of test scores."""
     from amuse.experiments.comparison import compare as run
 
-    typer.echo(run(data, out, config, overrides or ()))
+    say(run(data, out, config, overrides or ()))
 
 
 @app.command()
@@ -118,11 +143,11 @@ def repeat(
     folded += [f"data.groups={groups}"] if groups else []
     settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
     if settings.data.folds:
-        typer.echo(cross_validate(settings, out, seeds, choose or ()).to_markdown())
+        say(cross_validate(settings, out, seeds, choose or ()).to_markdown())
     elif choose or groups:
         raise ValueError("--choose, --groups: expected --folds beside them, got none")
     else:
-        typer.echo(run(settings, out, seeds))
+        say(run(settings, out, seeds))
 
 
 @app.command()
@@ -136,7 +161,7 @@ def differences(
     from amuse.files import write_text
 
     measure, rows = compare_folders(runs)
-    typer.echo((to_latex if latex else to_markdown)(measure, rows))
+    say((to_latex if latex else to_markdown)(measure, rows))
     if csv_file is not None:
         write_text(to_csv(rows), csv_file)
 
@@ -153,14 +178,16 @@ def ablate(
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
-    typer.echo(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+    say(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
 
 
 def _source(data: Path | None) -> list[str]:
     """The settings that name a folder of data."""
+    if data is None:
+        return []
     from amuse.data.load import guess_dataset
 
-    return [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
+    return [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
 
 
 def main() -> None:

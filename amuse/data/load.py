@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from amuse.config import SPLITS, DataConfig, from_dict
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
 from amuse.data.folds import columns_of, cut_fold, groups_of
@@ -45,16 +47,16 @@ class Splits:
         return Splits(train, valid, test, None, raw={m: self.raw[m] for m in modalities if m in self.raw})
 
 
-def load_splits(config: DataConfig, progress: bool = True) -> Splits:
-    """All three splits of a data set.
+def load_splits(config: DataConfig, progress: bool = True, device: torch.device | str = "cpu") -> Splits:
+    """All three splits of a data set; a frozen text encoder runs on `device`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     if config.folds:
-        train, valid, test = load_fold(config, progress)
+        train, valid, test = load_fold(config, progress, device)
     else:
-        train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
+        train, valid, test = (load_split(config, split, progress, device) for split in SPLITS)
     media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
@@ -68,8 +70,10 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
     return Splits(train, valid, test, standardizer, media, raw)
 
 
-def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:
-    """One split, "train", "valid" or "test", not standardised.
+def load_split(
+    config: DataConfig, split: str, progress: bool = True, device: torch.device | str = "cpu"
+) -> Conversations:
+    """One split, "train", "valid" or "test", not standardised; a frozen text encoder runs on `device`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
@@ -77,12 +81,14 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
     if config.folds:
-        return load_fold(config, progress)[SPLITS.index(split)]
-    conversations = _own_split(config, split, progress)
+        return load_fold(config, progress, device)[SPLITS.index(split)]
+    conversations = _own_split(config, split, progress, device)
     return conversations if config.modalities is None else conversations.select(config.modalities)
 
 
-def load_fold(config: DataConfig, progress: bool = True) -> tuple[Conversations, Conversations, Conversations]:
+def load_fold(
+    config: DataConfig, progress: bool = True, device: torch.device | str = "cpu"
+) -> tuple[Conversations, Conversations, Conversations]:
     """Training, validation and test part of one fold, not standardised.
 
     Raises:
@@ -99,7 +105,7 @@ def load_fold(config: DataConfig, progress: bool = True) -> tuple[Conversations,
         fold = cut_fold(groups_of(columns, config.groups), *cut)
         parts = [tables.conversations(ids, fold.train) for ids in (fold.train, fold.valid, fold.test)]
     else:
-        pool = _pooled({split: _own_split(config, split, progress) for split in config.fold_splits})
+        pool = _pooled({split: _own_split(config, split, progress, device) for split in config.fold_splits})
         fold = cut_fold(groups_of(columns_of(pool), config.groups), *cut)
         index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
         parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
@@ -122,7 +128,7 @@ def _pooled(splits: dict[str, Conversations]) -> Conversations:
     return Conversations(dialogues, first.label_names, first.modalities)
 
 
-def _own_split(config: DataConfig, split: str, progress: bool) -> Conversations:
+def _own_split(config: DataConfig, split: str, progress: bool, device: torch.device | str) -> Conversations:
     """A split as the data set has it, with all modalities."""
     if config.dataset == "synthetic":
         # validation and test are half as long as training
@@ -132,16 +138,18 @@ def _own_split(config: DataConfig, split: str, progress: bool) -> Conversations:
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:
-            conversations = add_text(config, conversations, progress, "words")
+            conversations = add_text(config, conversations, progress, "words", device)
     elif config.dataset == "tables":
         conversations = read_tables(_folder(config)).split(split)
     elif config.dataset == "prepared":
         conversations = read_prepared(_folder(config), split)
         if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
-            conversations = add_text(config, conversations, progress)
+            conversations = add_text(config, conversations, progress, device=device)
     else:
         name = "dev" if split == "valid" else split
-        conversations = add_text(config, read_meld(_folder(config), name, features=config.features), progress)
+        conversations = add_text(
+            config, read_meld(_folder(config), name, features=config.features), progress, device=device
+        )
     return conversations
 
 
@@ -172,9 +180,13 @@ def words_modality(config: DataConfig) -> str | None:
 
 
 def add_text(
-    config: DataConfig, conversations: Conversations, progress: bool = True, modality: str = "text"
+    config: DataConfig,
+    conversations: Conversations,
+    progress: bool = True,
+    modality: str = "text",
+    device: torch.device | str = "cpu",
 ) -> Conversations:
-    """The conversations with their words as a modality, as `config` says: token features or token ids."""
+    """The conversations with their words as a modality, as `config` says: token ids, or features made on `device`."""
     if config.encoder_mode == "finetune":
         return tokenize(
             conversations,
@@ -195,5 +207,6 @@ def add_text(
         context=config.context,
         speakers=config.speakers,
         max_tokens=config.max_tokens,
+        device=device,
         progress=progress,
     )

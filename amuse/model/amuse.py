@@ -23,7 +23,7 @@ from amuse.data.spec import DataSpec
 from amuse.encoders.trainable import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.model.allocation import AllocationLimit
-from amuse.model.fusion import closed_form, fuse
+from amuse.model.fusion import closed_form, flipped, fuse
 from amuse.model.output import Output
 from amuse.model.stages import CentralNetwork, StreamsStage, UnimodalStage, average
 from amuse.model.temporal import TemporalStage
@@ -151,6 +151,10 @@ class Amuse(nn.Module):
     def fuse(self, descriptors: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
         """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients; see `amuse.model.fusion`."""
         return fuse(descriptors, present, self._linear_heads, self.fusion, self.config)
+
+    def flipped(self, descriptors: Tensor, present: Tensor) -> Tensor:
+        """Utterances whose predicted class Eq. 6 changes, bool `(U,)`; see `amuse.model.fusion.flipped`."""
+        return flipped(descriptors, present, self._linear_heads, self.config)
 
     @property
     def _linear_heads(self) -> list[nn.Linear]:

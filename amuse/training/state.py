@@ -32,11 +32,14 @@ class History:
     best_epoch: int = 0
     best_score: float = -math.inf
     records: list[dict[str, Any]] = field(default_factory=list)
+    flipped: list[str] = field(default_factory=list)  # utterances that fusion flipped in the epoch before
+    flipping: list[str] = field(default_factory=list)  # and in the one under way
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take every value from a saved history."""
+        """Take every value from a saved history; files of version 0.1 know no flipped utterances."""
         for entry in fields(self):
-            setattr(self, entry.name, saved[entry.name])
+            if entry.name in saved:
+                setattr(self, entry.name, saved[entry.name])
 
 
 @dataclass

@@ -39,7 +39,7 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
         raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
-            splits = load_splits(config.data, progress and world.is_main)
+            splits = load_splits(config.data, progress and world.is_main, world.device)
         return train_on(splits, config, folder, resume, progress)
 
 

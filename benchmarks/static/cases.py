@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def triton_cases() -> Iterator[Case]:
-    """In the order in which a run that is cut short makes them, the plain kernel's beside those of the same tile."""
+    """In the order in which a run that is cut short makes them, the plain kernel's next to those of the same tile."""
     yield from _row_cases("triton")
     for options, normalization, width in (
         *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),

@@ -1,4 +1,4 @@
-"""What the kernels execute and move, counted by the PTX emulator on sm_80, beside plain flash attention once a source.
+"""What the kernels execute and move, counted by the PTX emulator on sm_80, next to a plain flash attention per source.
 
 python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu_tables.md
 
