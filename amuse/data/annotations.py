@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from amuse.data.delimited import read_text
 from amuse.data.fields import Row, is_label
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Tier:
     marks: list[tuple[int, float, float, str]] = field(default_factory=list)
 
 
-def read_rttm(path: Path, report: Report) -> Iterator[Row]:
+def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """Turns without words: `SPEAKER file 1 0.00 2.40 <NA> <NA> Ann <NA> <NA>`."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         cells = line.split()
@@ -41,7 +41,7 @@ def read_rttm(path: Path, report: Report) -> Iterator[Row]:
         yield Row(number, start, start + duration, "" if cells[7] == "<NA>" else cells[7])
 
 
-def read_textgrid(path: Path, report: Report) -> Iterator[Row]:
+def read_textgrid(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """Praat's text format, long or short: a tier is a speaker; one named `emotion` or `label` labels the others.
 
     Raises:
@@ -63,7 +63,7 @@ def read_textgrid(path: Path, report: Report) -> Iterator[Row]:
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)')
 
 
-def _textgrid_tiers(path: Path, text: str, report: Report) -> list[Tier]:
+def _textgrid_tiers(path: Path, text: str, report: ProblemHandler) -> list[Tier]:
     tokens = iter(_TOKEN.findall(text))
 
     def number() -> float:
@@ -95,7 +95,7 @@ def _textgrid_tiers(path: Path, text: str, report: Report) -> list[Tier]:
     return tiers
 
 
-def read_elan(path: Path, report: Report) -> Iterator[Row]:
+def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """ELAN's XML: a tier that stands on its own is a speaker (its PARTICIPANT, or its name).
 
     Tiers named `emotion` or `label`, on their own or below another one, label the utterances at their time; other tiers
@@ -140,7 +140,7 @@ def read_elan(path: Path, report: Report) -> Iterator[Row]:
     return _labelled(tiers, path, report)
 
 
-def _labelled(tiers: list[Tier], path: Path, report: Report) -> Iterator[Row]:
+def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator[Row]:
     """The annotations of all speakers, with the label that covers most of each; labels of nothing are reported."""
     labels = [tier for tier in tiers if is_label(tier.name)]
     spoken = [tier for tier in tiers if not is_label(tier.name)]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 
 DELIMITERS = ",;\t|"
 LONGEST_CELL = 100
@@ -29,7 +29,7 @@ class Table:
     rows: list[tuple[int, list[str]]] = field(default_factory=list)
 
 
-def read_table(path: Path, report: Report, delimiter: str | None = None) -> Table:
+def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None) -> Table:
     """The rows of a CSV file; the delimiter is the one of a line `sep=;` or else the most frequent one in the header.
 
     Args:

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
 SPLITS = ("train", "valid", "test")
@@ -42,7 +42,7 @@ def read_folder(
     valid_fraction: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
-    report: Report,
+    report: ProblemHandler,
 ) -> tuple[dict[str, Conversations], dict[str, dict[str, Path]]]:
     """Reads `NAME.mp4` (or another recording) with `NAME.csv` (or another transcript); every recording is a dialogue.
 
@@ -125,7 +125,7 @@ def find_transcript(media: Path) -> Path | None:
     return next(iter(find_transcripts(media)), None)
 
 
-def _recordings(folder: Path, report: Report) -> list[Recording]:
+def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -162,7 +162,7 @@ def _recordings(folder: Path, report: Report) -> list[Recording]:
     return recordings
 
 
-def _tell_ids_apart(recordings: list[Recording], report: Report) -> None:
+def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None:
     """Ids that start again in each transcript get the recording's name in front."""
     counts = Counter(line.id for recording in recordings for line in recording.lines)
     if any(count > 1 for count in counts.values()):
@@ -180,7 +180,7 @@ def _tell_ids_apart(recordings: list[Recording], report: Report) -> None:
     recordings[:] = [recording for recording in recordings if recording.lines]
 
 
-def _merge_classes(recordings: Iterable[Recording], report: Report) -> None:
+def _merge_classes(recordings: Iterable[Recording], report: ProblemHandler) -> None:
     """Labels that differ in case only become one."""
     recordings = list(recordings)
     counts = Counter(line.label for recording in recordings for line in recording.lines if line.label is not None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from amuse.data.delimited import read_text
 from amuse.data.fields import Fields, Row
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 
 LISTS = ("segments", "utterances", "turns", "results", "transcript")
 """Keys under which a JSON object may hold its utterances, the first one that is a list."""
@@ -18,7 +18,7 @@ TECHNICAL = {
 """Keys of an utterance that say nothing about it here."""
 
 
-def read_json_lines(path: Path, report: Report) -> Iterator[Row]:
+def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """One JSON object a line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -27,7 +27,7 @@ def read_json_lines(path: Path, report: Report) -> Iterator[Row]:
     return _rows(objects, path, "line", report)
 
 
-def read_json_transcript(path: Path, report: Report) -> Iterator[Row]:
+def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """A JSON list of objects, or an object that holds one under `segments` (Whisper, WhisperX) or a name like it.
 
     Raises:
@@ -42,7 +42,7 @@ def read_json_transcript(path: Path, report: Report) -> Iterator[Row]:
     return _rows(list(enumerate(content, 1)), path, "entry", report)
 
 
-def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Report) -> Iterator[Row]:
+def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> Iterator[Row]:
     keys = dict.fromkeys(key for _, each in objects if isinstance(each, dict) for key in each if key not in TECHNICAL)
     fields = Fields.find(keys)
     if objects and not fields.timed:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amuse.data.delimited import read_text
 from amuse.data.fields import Row
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import Said, said
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
@@ -25,7 +25,7 @@ _MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
 _BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)\b")
 
 
-def read_subtitles(path: Path, report: Report) -> Iterator[Row]:
+def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """The subtitles of a file in its order, with a speaker and a label where the words name them.
 
     Raises:
@@ -67,7 +67,7 @@ def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str
         yield number, words
 
 
-def _webvtt(lines: list[str], arrows: list[int], path: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
+def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHandler) -> Iterator[tuple[int, list[str]]]:
     """Line of the times, and the lines of words up to the next empty one."""
     marked = set(arrows)
     place = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from amuse.data.annotations import read_elan, read_rttm, read_textgrid
 from amuse.data.delimited import read_table
 from amuse.data.fields import Fields, Row, seconds
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.recognized import read_json_lines, read_json_transcript
 from amuse.data.speakers import speaker_name
 from amuse.data.subtitles import OTHERS, read_subtitles
@@ -30,7 +30,7 @@ class Line:
     label: str | None
 
 
-def read_transcript(path: Path, report: Report) -> list[Line]:
+def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
     """The utterances of one recording, by their start; what cannot be used is reported and left out.
 
     Which format by the suffix: tables (.csv, .tsv; columns `start`, `end` or `duration`, and, where known, `speaker`,
@@ -82,7 +82,7 @@ def read_transcript(path: Path, report: Report) -> list[Line]:
     return lines
 
 
-def _table_rows(path: Path, report: Report) -> Iterable[Row]:
+def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
     fields = Fields.find(table.header)
     missing = [name for name in ("start", "end") if name not in fields.columns]
@@ -101,7 +101,7 @@ def _table_rows(path: Path, report: Report) -> Iterable[Row]:
     return rows
 
 
-def _convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: Report) -> None:
+def _convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: ProblemHandler) -> None:
     """Whisper's TSV counts milliseconds and does not say so."""
     times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
     long = sum(end - start > MILLISECONDS for _, start, end in times)
@@ -119,7 +119,7 @@ def _free_id(stem: str, number: int, seen: set[str]) -> str:
     return f"{stem}_{number}"
 
 
-READERS: dict[str, Callable[[Path, Report], Iterable[Row]]] = {
+READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[Row]]] = {
     ".csv": _table_rows,
     ".tsv": _table_rows,
     ".srt": read_subtitles,
