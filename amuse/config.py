@@ -1,9 +1,9 @@
 """Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
 
 import dataclasses
-import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,24 +19,15 @@ TEMPORALS = ("bilstm", "attention", "none")
 CONTRASTIVE = ("nce", "infonce", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
 STRATEGIES = ("ddp", "fsdp")
-DATASETS = ("synthetic", "meld", "mosi", "prepared")
+DATASETS = ("synthetic", "meld", "mosi", "prepared", "tables")
+SPLITS = ("train", "valid", "test")
 ENCODERS = ("frozen", "finetune")
 
 
 @dataclass
-class RawStream:
-    """A stream of windows of sound or of key frames, flat, for an encoder that is trained with the model."""
-
-    encoder: str  # a transformers audio or vision model: local folder or hub name
-    shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
-
-
-@dataclass
 class ModelConfig:
-    """The network (SPEC section 4). `modalities` and `label_names` are filled in from the data when left empty."""
+    """The network; its inputs and outputs follow from the data, see `amuse.data.spec.DataSpec`."""
 
-    modalities: dict[str, int] = field(default_factory=dict)  # name -> width of its token features; 0 = token ids
-    label_names: list[str] | None = None  # classes; None = regression
     streams: dict[str, list[str]] = field(default_factory=dict)  # e.g. video: [face, background] make one modality
     d_model: int = 128  # width of every descriptor
     num_heads: int = 4
@@ -45,6 +36,8 @@ class ModelConfig:
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
     man_gate: str = "mean"  # weight of a Peripheral source: "mean" (paper) | "learned" | "input"
+    man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
+    man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
     head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
     fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
@@ -58,8 +51,6 @@ class ModelConfig:
     input_dropout: float = 0.0  # on token features
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
     modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
-    text_encoder: str | None = None  # for token ids: "minilm" or a local transformers folder, trained with the model
-    raw: dict[str, RawStream] = field(default_factory=dict)  # streams that `data prepare` left for an encoder to read
     encoder_layers: int | None = None  # only the last layers of encoders are trained; None = all, with the embeddings
     backend: str | None = None  # of the kernels; None = best available
 
@@ -67,12 +58,8 @@ class ModelConfig:
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
         _probability(self, "dropout", "input_dropout")
-        self._check_streams()
         for name in ("modality_dropout", "modality_swap"):
             chances = getattr(self, name)
-            unknown = set(chances) - set(self.groups)
-            if self.modalities and unknown:
-                raise ValueError(f"{name}: expected names out of {list(self.groups)}, got {unknown.pop()!r}")
             if not all(0 <= chance <= 1 for chance in chances.values()):
                 raise ValueError(f"{name}: expected probabilities, got {chances}")
         _one_of(self, "fusion", FUSIONS)
@@ -81,50 +68,37 @@ class ModelConfig:
             raise ValueError(
                 f"d_model: expected a multiple of 8 * num_heads = {8 * self.num_heads}, got {self.d_model}"
             )
-        if not len(self.groups) <= 8:
-            raise ValueError(f"modalities: expected at most 8, got {len(self.groups)}")
         if self.causal and self.temporal == "bilstm":
             raise ValueError("causal: a Bi-LSTM sees the future; use temporal 'attention' or 'none'")
-        if self.label_names is None and self.fusion in ("closed_form", "chain") and self.modalities:
-            raise ValueError(f"fusion: {self.fusion!r} needs classes, since Eq. 6 uses the predicted label")
-
         if self.context_window is not None and not (self.causal and self.temporal == "attention"):
             raise ValueError("context_window: needs causal and temporal 'attention'")
         if self.context_window is not None and self.context_window < 1:
             raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
-        if self.gate_teacher and (self.fusion != "learned" or (self.modalities and self.label_names is None)):
-            raise ValueError("gate_teacher: needs fusion 'learned' and classes")
-
-    def _check_streams(self) -> None:
+        if self.man_score_map and self.man_gate != "mean":
+            raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
+        if self.man_score_map and self.d_model > 256:
+            raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
+        if self.gate_teacher and self.fusion != "learned":
+            raise ValueError(f"gate_teacher: needs fusion 'learned', got {self.fusion!r}")
         members = [stream for streams in self.streams.values() for stream in streams]
         if len(set(members)) < len(members) or not all(self.streams.values()):
             raise ValueError(f"streams: expected every stream once and none of them empty, got {self.streams}")
-        if not self.modalities:
-            return
-        for name, stream in self.raw.items():
-            if self.modalities.get(name) != math.prod(stream.shape):
-                raise ValueError(
-                    f"raw: {name!r} has inputs of shape {stream.shape}, expected {math.prod(stream.shape)} numbers a "
-                    f"token, got {self.modalities.get(name, 'no such stream')}"
-                )
-        unknown = set(members) - set(self.modalities)
+
+    def groups(self, streams: Iterable[str]) -> dict[str, list[str]]:
+        """Modality of the model -> the data's token streams that make it, in the order of the data's `streams`.
+
+        Raises:
+            ValueError: `self.streams` names a stream that the data lack, or a modality that they have too.
+        """
+        streams = list(streams)
+        owner = {stream: name for name, members in self.streams.items() for stream in members}
+        unknown = set(owner) - set(streams)
         if unknown:
-            raise ValueError(f"streams: expected names out of {list(self.modalities)}, got {sorted(unknown)[0]!r}")
-        if set(self.streams) & (set(self.modalities) - set(members)):
-            raise ValueError(
-                f"streams: {self.streams} names a modality that the data have too: {list(self.modalities)}"
-            )
-
-    @property
-    def groups(self) -> dict[str, list[str]]:
-        """Modality of the model -> the data's token streams that make it, in the order of `modalities`."""
-        owner = {stream: name for name, streams in self.streams.items() for stream in streams}
-        names = dict.fromkeys(owner.get(name, name) for name in self.modalities)
+            raise ValueError(f"streams: expected names out of {streams}, got {sorted(unknown)[0]!r}")
+        if set(self.streams) & (set(streams) - set(owner)):
+            raise ValueError(f"streams: {self.streams} names a modality that the data have too: {streams}")
+        names = dict.fromkeys(owner.get(stream, stream) for stream in streams)
         return {name: self.streams.get(name, [name]) for name in names}
-
-    @property
-    def num_outputs(self) -> int:
-        return 1 if self.label_names is None else len(self.label_names)
 
 
 @dataclass
@@ -153,7 +127,9 @@ class LossConfig:
 class DataConfig:
     """Which conversations."""
 
-    dataset: str = "synthetic"  # "synthetic" | "meld" | "mosi" | "prepared" by `amuse data prepare`
+    dataset: str = (
+        "synthetic"  # "synthetic" | "meld" | "mosi" | "tables" of own features | "prepared" by `amuse data prepare`
+    )
     path: str | None = None  # folder of the data set
     modalities: list[str] | None = None  # a choice of the data's; None = all
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
@@ -166,7 +142,12 @@ class DataConfig:
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
     cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
-    valid_fraction: float = 0.2  # MOSI has no validation split
+    valid_fraction: float = 0.2  # held out of training for validation: of MOSI's videos, of a fold's groups
+    folds: int = 0  # grouped cross-validation in this many folds; 0 = the data's own splits
+    fold: int = 0  # which fold is the test part, from 0
+    groups: str = "dialogue"  # what folds never split: "dialogue", "speaker", or a column of the tables
+    grouping: int = 0  # seed of the order in which groups are dealt into folds
+    fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
@@ -178,7 +159,13 @@ class DataConfig:
         _one_of(self, "encoder_mode", ENCODERS)
         _one_of(self, "merge", ("mean", "concat"))
         _positive(self, "max_tokens", "num_dialogues")
-        _non_negative(self, "context")
+        _non_negative(self, "context", "folds", "fold", "grouping")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ValueError(
+                f"folds, fold: expected 0 or at least 2 folds and a fold below, got {self.folds}, {self.fold}"
+            )
+        if not self.fold_splits or not set(self.fold_splits) <= set(SPLITS):
+            raise ValueError(f"fold_splits: expected some of {', '.join(SPLITS)}, got {self.fold_splits}")
         _probability(self, "valid_fraction", "contrast")
         if self.dataset != "synthetic" and self.path is None:
             raise ValueError(f"data.path: expected the folder of {self.dataset}, got None")
@@ -202,6 +189,7 @@ class TrainConfig:
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
     keep: str = "best"  # the epoch of the "best" validation score, or the "last"
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
+    flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
@@ -213,11 +201,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed", "mixup", "balance", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
         _probability(self, "warmup", "ema")
         _one_of(self, "precision", PRECISIONS)
         _one_of(self, "keep", ("best", "last"))
         _one_of(self, "strategy", STRATEGIES)
+        if self.strategy == "fsdp" and self.flipped:
+            raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 
@@ -235,6 +225,8 @@ class Config:
     def load(cls, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Self:
         """Defaults, then the YAML file, then overrides such as "train.epochs=5".
 
+        In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
+
         Raises:
             ValueError: a key that does not exist or a value of the wrong type, named with its place.
         """
@@ -246,20 +238,53 @@ class Config:
                 raise ValueError(f"{path}: not valid YAML: {error}") from None
             if not isinstance(tree, dict):
                 raise ValueError(f"{path}: expected sections such as model and train, got {type(tree).__name__}")
+            tree = {section: {} if content is None else content for section, content in tree.items()}
+            if isinstance(tree.get("model"), dict):
+                tree["model"], _ = split_data_keys(tree["model"])
         for override in overrides:
-            place, separator, text = override.partition("=")
-            if not separator:
-                raise ValueError(f"--set {override}: expected section.key=value")
-            node = tree
-            *parents, leaf = place.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = yaml.safe_load(text)
+            _override(tree, override)
         return from_dict(cls, tree)
 
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one "section.key=value" in nested mappings; an empty section of a YAML file counts as one without keys."""
+    place, separator, text = override.partition("=")
+    *parents, leaf = place.split(".")
+    if not separator or not all([*parents, leaf]):
+        raise ValueError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"--set {override}: expected a YAML value after '=', got {text!r}: {_one_line(error)}"
+        ) from None
+    node = tree
+    for depth, parent in enumerate(parents, 1):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ValueError(
+                f"--set {override}: expected {'.'.join(parents[:depth])} to be a section, but it was set to {node!r}"
+            )
+    node[leaf] = value
+
+
+def _one_line(error: Exception) -> str:
+    """A YAML error without the picture of its place, which is drawn over several lines."""
+    return str(getattr(error, "problem", None) or error or type(error).__name__)
+
+
+def split_data_keys(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the model as version 0.1 wrote them: those of `ModelConfig`, and those of `DataSpec`."""
+    data: dict[str, Any] = {
+        key: model[key] for key in ("modalities", "label_names", "text_encoder", "raw") if key in model
+    }
+    return {key: value for key, value in model.items() if key not in data}, data
 
 
 def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:

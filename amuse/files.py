@@ -5,12 +5,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes seconds, and most of what is written is text
+    from torch import Tensor
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "log.jsonl"  # one line per epoch
@@ -39,17 +37,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _replace(path, lambda temporary: save_file(contiguous, temporary, metadata))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, "Tensor"]:
     """Tensors of a safetensors file.
 
     Raises:
         ValueError: the file is truncated, or something else, such as a pickle, which is never read.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -58,6 +61,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def save_state(state: object, path: Path) -> None:
     """Optimiser and counters, to be read by `torch.load(weights_only=True)`."""
+    import torch
+
     _replace(path, lambda temporary: torch.save(state, temporary))
 
 

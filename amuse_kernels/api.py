@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels import ops, reference
-from amuse_kernels.checks import check_attention, check_flag, check_fusion, check_interpolation
+from amuse_kernels.attention import ops as attention_ops
+from amuse_kernels.attention import reference as attention_reference
+from amuse_kernels.attention.inputs import check_attention
+from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
+from amuse_kernels.fusion import ops as fusion_ops
+from amuse_kernels.fusion import reference as fusion_reference
+from amuse_kernels.fusion.inputs import check_fusion
+from amuse_kernels.interpolation import ops as interpolation_ops
+from amuse_kernels.interpolation import reference as interpolation_reference
+from amuse_kernels.interpolation.inputs import check_interpolation
 
 
 def p2c_attention(
@@ -78,23 +86,23 @@ def p2c_attention(
         query,
         keys,
         values,
-        gates,
-        key_masks,
-        query_groups,
-        key_groups,
-        relations,
-        causal,
-        normalization,
-        softmax_scale,
-        dropout_p,
-        seed,
+        gates=gates,
+        key_masks=key_masks,
+        query_groups=query_groups,
+        key_groups=key_groups,
+        relations=relations,
+        causal=causal,
+        normalization=normalization,
+        softmax_scale=softmax_scale,
+        dropout_p=dropout_p,
+        seed=seed,
     )
     name = choose_backend("p2c_attention", inputs.query, backend)
     with without_autocast:
         if name == "reference":
-            out, lse = reference.p2c_attention(inputs)
+            out, lse = attention_reference.p2c_attention(inputs)
         else:
-            out, lse = ops.p2c_attention(inputs, cuda_cpp=name == "cuda")
+            out, lse = attention_ops.p2c_attention(inputs, cuda_cpp=name == "cuda")
     return (out, lse) if return_lse else out
 
 
@@ -134,19 +142,19 @@ def p2c_attention_weights(
         query,
         keys,
         None,
-        gates,
-        key_masks,
-        query_groups,
-        key_groups,
-        relations,
-        causal,
-        normalization,
-        softmax_scale,
-        dropout_p,
-        seed,
+        gates=gates,
+        key_masks=key_masks,
+        query_groups=query_groups,
+        key_groups=key_groups,
+        relations=relations,
+        causal=causal,
+        normalization=normalization,
+        softmax_scale=softmax_scale,
+        dropout_p=dropout_p,
+        seed=seed,
     )
     with without_autocast:
-        weights, lse = reference.weights_and_lse(inputs)
+        weights, lse = attention_reference.weights_and_lse(inputs)
     cast = tuple(weight.to(inputs.query.dtype) for weight in weights)
     return (cast, lse) if return_lse else cast
 
@@ -193,8 +201,8 @@ def adaptive_fusion(
     arguments = (descriptors, alpha, pair_weight, pair_bias, present)
     with without_autocast:
         if name == "reference":
-            return reference.adaptive_fusion(*arguments)
-        return ops.adaptive_fusion(*arguments, cuda_cpp=name == "cuda")
+            return fusion_reference.adaptive_fusion(*arguments)
+        return fusion_ops.adaptive_fusion(*arguments, cuda_cpp=name == "cuda")
 
 
 def interpolation_coefficients(
@@ -223,8 +231,8 @@ def interpolation_coefficients(
     without_autocast, _ = _autocast(a)
     with without_autocast:
         if name == "reference":
-            return reference.interpolation_coefficients(*arguments)
-        return ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
+            return interpolation_reference.interpolation_coefficients(*arguments)
+        return interpolation_ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
 
 
 # asked once, since torch.compile cannot trace the question in torch 2.11

@@ -8,6 +8,7 @@ with measured runs of one and two processes; docs/scaling.md says what follows.
 from dataclasses import dataclass
 
 from amuse.config import ModelConfig
+from amuse.data.spec import DataSpec
 
 FLOAT = 4  # bytes; weights, gradients and optimiser states are fp32 whatever the autocast
 
@@ -51,13 +52,14 @@ class Cost:
         return utterances * epochs / (per_device * devices) * self.step / 3600
 
 
-def parameters(config: ModelConfig) -> int:
-    """Of `Amuse(config)`, encoders not counted."""
-    d, count, outputs = config.d_model, len(config.groups), config.num_outputs
+def parameters(config: ModelConfig, spec: DataSpec) -> int:
+    """Of `Amuse(config, spec)`, encoders not counted."""
+    groups = config.groups(spec.modalities)
+    d, count, outputs = config.d_model, len(groups), spec.num_outputs
     streams = 0
-    for names in config.groups.values():
+    for names in groups.values():
         for name in names:
-            width = config.modalities[name]
+            width = spec.modalities[name]
             streams += _bilstm(width, d) if config.unimodal_lstm else _linear(width, d)
             streams += 2 * d
         streams += config.unimodal_layers * _attention_layer(1, config, gate=False)
@@ -77,19 +79,20 @@ def parameters(config: ModelConfig) -> int:
     return streams + central + fusion + temporal + voice + heads
 
 
-def forward_flops(config: ModelConfig, tokens: dict[str, int], context: int = 10) -> float:
+def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], context: int = 10) -> float:
     """Multiplications and additions for one utterance, without encoders.
 
     Args:
         tokens: per stream of the data.
         context: utterances of a dialogue, for temporal attention.
     """
-    d, count = config.d_model, len(config.groups)
-    lengths = [sum(tokens[name] for name in names) for names in config.groups.values()]
+    groups = config.groups(spec.modalities)
+    d, count = config.d_model, len(groups)
+    lengths = [sum(tokens[name] for name in names) for names in groups.values()]
     total = 0.0
-    for names, length in zip(config.groups.values(), lengths, strict=True):
+    for names, length in zip(groups.values(), lengths, strict=True):
         for name in names:
-            width = config.modalities[name]
+            width = spec.modalities[name]
             weights = _bilstm_weights(width, d) if config.unimodal_lstm else width * d
             total += 2 * weights * tokens[name]
         total += config.unimodal_layers * _attention_flops(length, [length], config)
@@ -110,19 +113,20 @@ def forward_flops(config: ModelConfig, tokens: dict[str, int], context: int = 10
         total += config.temporal_layers * (2 * (6 * d * d + 4 * d * d) + 2 * 4 * context * d)
     if config.speaker_head:
         total += 2 * count * d * d
-    return total + 2 * (count * d + width) * config.num_outputs
+    return total + 2 * (count * d + width) * spec.num_outputs
 
 
-def activation_bytes(config: ModelConfig, tokens: dict[str, int], recompute: bool = False) -> float:
+def activation_bytes(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], recompute: bool = False) -> float:
     """What the backward pass keeps of one utterance, about.
 
     A token costs 9 d floats in an attention layer (norms, query, output, dense layer, dropout masks), 2 d more for
     every source that reads it as key and value, and 27 d in a Bi-LSTM (gates, cells, states): fitted to what PyTorch
     keeps on a CPU in fp32. With `recompute` only the stages' inputs are kept, and one stage in full.
     """
-    d, count = config.d_model, len(config.groups)
-    total_tokens = sum(tokens[name] for names in config.groups.values() for name in names)
-    inputs = sum(tokens[name] * config.modalities[name] for names in config.groups.values() for name in names)
+    groups = config.groups(spec.modalities)
+    d, count = config.d_model, len(groups)
+    total_tokens = sum(tokens[name] for names in groups.values() for name in names)
+    inputs = sum(tokens[name] * spec.modalities[name] for names in groups.values() for name in names)
     unimodal = (30 if config.unimodal_lstm else 3) * d * total_tokens
     unimodal += config.unimodal_layers * 11 * d * total_tokens
     central = config.man_layers * (9 + 2 * (count - 1)) * d * total_tokens if config.man else 0

@@ -1,4 +1,4 @@
-"""The cost model of `benchmarks.cost_model` beside measured training steps of one and of two processes on this machine.
+"""The cost model of `benchmarks.cost_model` against measured training steps of one and two processes on this machine.
 
     python -m benchmarks.scaling --steps 12 --d-model 32 64 128
 
@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from amuse.config import Config, ModelConfig
 from amuse.data.load import Splits
+from amuse.data.spec import DataSpec
 from amuse.data.synthetic import synthetic_conversations
 from amuse.model.amuse import Amuse
 from amuse.training.run import Run
@@ -51,10 +52,10 @@ def measure(d_model: int, steps: int, dialogues: int = DIALOGUES) -> dict[str, f
     """Median seconds of a step and bytes that crossed the loopback in one, of all processes."""
     torch.set_num_threads(1)
     config, splits = make_config(d_model, dialogues), conversations()
-    config.model.modalities, config.model.label_names = splits.train.modalities, splits.train.label_names
+    spec = splits.spec(config.data.encoder)
     seed_everything(0)
     with join_world(torch.device("cpu")) as world:
-        run = Run(config, Amuse(config.model), splits, Path(), world)
+        run = Run(config, Amuse(config.model, spec), splits, Path(), world)
         run.model.train()
         batches = list(run.loader)
         for i in range(3):
@@ -68,7 +69,7 @@ def measure(d_model: int, steps: int, dialogues: int = DIALOGUES) -> dict[str, f
             seconds.append(time.perf_counter() - started)
         world.barrier()
         sent = int(LOOPBACK.read_text()) - sent
-        exchange = all_reduce_seconds(parameters(config.model)) if world.size > 1 else 0.0
+        exchange = all_reduce_seconds(parameters(config.model, spec)) if world.size > 1 else 0.0
         return {"seconds": sorted(seconds)[len(seconds) // 2], "bytes": sent / steps, "exchange": exchange}
 
 
@@ -98,14 +99,14 @@ def compare(d_model: int, steps: int) -> str:
     two = two_processes(d_model, steps)
     config: ModelConfig = make_config(d_model).model
     train = conversations().train
-    config.modalities, config.label_names = train.modalities, train.label_names
+    spec = DataSpec(train.modalities, train.label_names)
     everyone = list(train.utterances())
     tokens = {m: round(sum(len(u.features[m]) for u in everyone) / len(everyone)) for m in train.modalities}
     utterances = 10 * DIALOGUES
-    weights, flops = parameters(config), forward_flops(config, tokens)
+    weights, flops = parameters(config, spec), forward_flops(config, spec, tokens)
     speed = 3 * flops * utterances / 2 / max(one - half, 1e-9)
     device = Device(speed, 0, weights * 4 / max(two["exchange"], 1e-9), 0, 2 * half - one)
-    found = cost(weights, flops, activation_bytes(config, tokens), utterances // 2, device, 2)
+    found = cost(weights, flops, activation_bytes(config, spec, tokens), utterances // 2, device, 2)
     cells = [
         f"{d_model}",
         f"{weights:,}",
@@ -123,9 +124,14 @@ def compare(d_model: int, steps: int) -> str:
 def extrapolate(name: str) -> str:
     """Memory of a GPU and hours of ten epochs with 64 utterances a GPU and step, for encoders of several sizes."""
     device = GPUS[name]
-    config = ModelConfig({"text": 768, "audio": 768, "video": 512}, ["c"] * 7, d_model=256, num_heads=4)
+    config = ModelConfig(d_model=256, num_heads=4)
+    spec = DataSpec({"text": 768, "audio": 768, "video": 512}, ["c"] * 7)
     tokens = {"text": 24, "audio": 100, "video": 30}
-    own, flops, kept = parameters(config), forward_flops(config, tokens), activation_bytes(config, tokens)
+    own, flops, kept = (
+        parameters(config, spec),
+        forward_flops(config, spec, tokens),
+        activation_bytes(config, spec, tokens),
+    )
     lines = [
         "| trained along | utterances | GPUs | strategy | memory, GB | exchange / compute | hours |",
         "|" + "---|" * 7,

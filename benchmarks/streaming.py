@@ -3,7 +3,7 @@
     python -m benchmarks.streaming --utterances 300 --threads 1
     python -m benchmarks.streaming --run runs/mine       the best model of a run with `causal: true`
 
-Prints the median and the 99th percentile of `StreamingSession.push`, and beside it those of the whole conversation so
+Prints the median and the 99th percentile of `StreamingSession.push`, and those of the whole conversation so
 far in one batch, which gives the same prediction without the cache.
 """
 
@@ -15,6 +15,7 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, Utterance, collate
+from amuse.data.spec import DataSpec
 from amuse.inference.streaming import StreamingSession
 from amuse.model.amuse import Amuse
 
@@ -49,10 +50,10 @@ def main() -> None:
         session = StreamingSession.from_run(arguments.run)
     else:
         names = ["neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust"]
-        model = Amuse(ModelConfig(WIDTHS, label_names=names, temporal="attention", causal=True, temporal_layers=2))
+        model = Amuse(ModelConfig(temporal="attention", causal=True, temporal_layers=2), DataSpec(WIDTHS, names))
         session = StreamingSession(model)
-    config = session.model.config
-    utterances = talk(config.modalities, arguments.utterances)
+    modalities = session.model.spec.modalities
+    utterances = talk(modalities, arguments.utterances)
     for utterance in utterances[:20]:
         session.push(utterance)
     session.reset()
@@ -66,7 +67,7 @@ def main() -> None:
             dialogue = Dialogue("talk", utterances[: i + 1])
             started = time.perf_counter()
             with torch.inference_mode():
-                logits = session.model(collate([dialogue], config.modalities).to(session.device)).logits[-1]
+                logits = session.model(collate([dialogue], modalities).to(session.device)).logits[-1]
             batched.append(time.perf_counter() - started)
             torch.testing.assert_close(prediction.logits, logits.float().cpu(), atol=1e-4, rtol=1e-4)
     parameters = sum(p.numel() for p in session.model.parameters())

@@ -1,8 +1,8 @@
 """`python -m benchmarks.tune`: measures launch configurations of the attention kernels on this machine's GPU.
 
-Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/triton/tiles.csv, in place of rows
-that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim and a
-number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
+Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/attention/triton/tiles.csv, in place
+of rows that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim
+and a number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
 """
 
 import argparse
@@ -15,9 +15,11 @@ from unittest import mock
 import torch
 import triton
 
-from amuse_kernels.triton import attention, attention_config
-from amuse_kernels.triton.attention_config import Need, Row, Tile
-from amuse_kernels.triton.launch import architecture
+from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.attention.triton import tiles
+from amuse_kernels.attention.triton.tiles import Need, Row, Tile
+from amuse_kernels.launch import architecture
 
 KERNELS = ("forward", "backward", "backward keys")
 DTYPES = {2: torch.float16, 4: torch.float32}
@@ -37,7 +39,7 @@ def candidates(queries: int) -> Iterator[Tile]:
 
 
 def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to as many queries as stand beside it."""
+    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
     for need, queries in needs:
         times = {tile: time(need, tile) for tile in candidates(need.queries)}
         best = min(times, key=lambda tile: times[tile])
@@ -65,7 +67,7 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
     """Inside, launches of the need's kernel have this tile."""
 
     def choose(other: Need) -> Tile:
-        return tile if other.kernel == need.kernel else attention_config.choose_tile(other)
+        return tile if other.kernel == need.kernel else tiles.choose_tile(other)
 
     attention.forget_plans()
     try:
@@ -77,29 +79,27 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
 
 def time_on_gpu(need: Need, tile: Tile) -> float:
     """Median milliseconds of a call with random tokens."""
-    arguments = _arguments(need)
-    out, lse = attention.p2c_attention_forward(*arguments)
+    inputs = _inputs(need)
+    out, lse = attention.p2c_attention_forward(inputs)
     with tried(need, tile):
         try:
             if need.kernel == "forward":
-                return triton.testing.do_bench(
-                    lambda: attention.p2c_attention_forward(*arguments), return_mode="median"
-                )
+                return triton.testing.do_bench(lambda: attention.p2c_attention_forward(inputs), return_mode="median")
             return triton.testing.do_bench(
-                lambda: attention.p2c_attention_backward(out, None, out, lse, *arguments), return_mode="median"
+                lambda: attention.p2c_attention_backward(out, None, out, lse, inputs), return_mode="median"
             )
         except triton.runtime.errors.OutOfResources:
             return math.inf
 
 
-def _arguments(need: Need) -> attention.Attention:
+def _inputs(need: Need) -> AttentionInputs:
     every = need.options == "all options"
 
     def tokens() -> torch.Tensor:
         return torch.randn(BATCH, HEADS, need.queries, need.head_dim, dtype=DTYPES[need.bytes], device="cuda")
 
     groups = torch.randint(0, 3, (BATCH, need.queries), device="cuda") if every else None
-    return attention.Attention(
+    return AttentionInputs(
         query=tokens(),
         keys=[tokens() for _ in range(SOURCES)],
         values=[tokens() for _ in range(SOURCES)],
@@ -137,8 +137,8 @@ def main() -> None:
     measured = []
     for row in measure(needs, time_on_gpu, torch.cuda.get_device_name(device)):
         measured.append(row)
-        attention_config.write(in_front(measured, attention_config.read()))
-    print(f"{len(measured)} rows in {attention_config.TILES}")
+        tiles.write(in_front(measured, tiles.read()))
+    print(f"{len(measured)} rows in {tiles.TILES}")
 
 
 if __name__ == "__main__":

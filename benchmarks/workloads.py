@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amuse.config import Config, LossConfig, ModelConfig
 from amuse.data.batch import Batch
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from amuse.training.losses import amuse_loss
 from amuse_kernels import adaptive_fusion, p2c_attention
@@ -107,7 +108,7 @@ class Attention:
         return options | groups | {"causal": True}
 
     def masks(self) -> list[Tensor]:
-        """What PyTorch's own attention needs in their place, built anew by every call that uses it."""
+        """What PyTorch's own attention needs in their place, built again by every call that uses it."""
         if self.key_masks is not None:
             return [mask[:, None, None] for mask in self.key_masks]
         queries = self.query.shape[2]
@@ -308,12 +309,11 @@ def training_steps(
         labels=torch.randint(0, classes, (count,)),
         ids=[(str(i // length), str(i)) for i in range(count)],
     ).to(device)
-    config.model.modalities = {m: width for m, (_, width) in tokens.items()}
-    config.model.label_names = [str(c) for c in range(classes)]
+    spec = DataSpec({m: width for m, (_, width) in tokens.items()}, [str(c) for c in range(classes)])
 
     def step_on(backend: str | None) -> Callable[[], Tensor]:
         torch.manual_seed(0)
-        model = Amuse(replace(config.model, backend=backend)).to(device).train()
+        model = Amuse(replace(config.model, backend=backend), spec).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters())
 
         def step() -> Tensor:

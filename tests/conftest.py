@@ -1,20 +1,25 @@
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 
-from tests import backends
+from tests import backends, global_state
 
 # Tests in parallel processes (pytest -n) have one thread each, and so have the processes that they start
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
+# As the package's tables were compiled; Triton 3.10 changes the default
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
 # torch.empty from the package's kernels must never be read before it is written
-torch.utils.deterministic.fill_uninitialized_memory = True
+torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 # pytest --hypothesis-profile=long: what `make fuzz` runs
 hypothesis.settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
@@ -24,14 +29,39 @@ hypothesis.settings.load_profile("short")
 backends.install()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
+    """Seeds before a module is imported: the constants that it draws do not depend on the modules before it."""
+    global_state.seed_generators()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[Any]:
+    """Seeds before a fixture that several tests share: what it draws does not depend on which of them ran first."""
+    if fixturedef.scope != "function":
+        global_state.seed_generators()
+    return (yield)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def module_leaves_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Checks what the fixtures of a module left behind, after the last of its tests."""
+    with global_state.kept(f"a fixture of {request.node.nodeid}"):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def fixed_seed():
-    torch.manual_seed(0)
+def leaves_no_state(request: pytest.FixtureRequest, module_leaves_no_state: None) -> Iterator[None]:
+    """Starts every test from the same generators, and fails one that changes global state and does not put it back."""
+    global_state.seed_generators()
+    with global_state.kept(request.node.nodeid):
+        yield
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data sets beside the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
+    """Real data sets next to the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
     folder = Path(os.environ.get("AMUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (folder / "meld").is_dir():
         pytest.skip(f"no real data in {folder}; set AMUSE_DATA to a folder with meld/ and mosi_features/")

@@ -46,20 +46,21 @@ WAYS = {
 
 def some_absent() -> Splits:
     """Conversations in which modalities and labels are missing, so that the processes count differently."""
-    parts = [synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")]
-    for utterance in parts[0].dialogues[0].utterances:
+    train, valid, test = (
+        synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")
+    )
+    for utterance in train.dialogues[0].utterances:
         utterance.label = None
-    return Splits(*parts, None)
+    return Splits(train, valid, test, None)
 
 
 def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """The losses of the first step and every parameter's gradient before it is clipped."""
     config = Config.load(None, [*TINY, *overrides])
     splits = some_absent()
-    config.model.modalities, config.model.label_names = splits.train.modalities, splits.train.label_names
     seed_everything(0)
     with join_world(torch.device("cpu")) as world:
-        run = Run(config, Amuse(config.model), splits, folder, world)
+        run = Run(config, Amuse(config.model, splits.spec(config.data.encoder)), splits, folder, world)
         run.model.train()
         found: dict[str, torch.Tensor] = {}
         original = torch.nn.utils.clip_grad_norm_

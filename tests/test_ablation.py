@@ -69,8 +69,8 @@ def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():
     same = Row("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
     lines = to_markdown([unchanged, worse, same]).splitlines()
     # differences -1 and -2: mean -1.5, standard error 0.5, much below the deviation between seeds
-    assert "| random α | 73.50 ± 4.50 | 74.50 ± 4.50 | -1.50 (error 0.50) | 1,234 | 5 | 70.86 | 72.07 |" in lines
-    assert "| learned α | 75.00 ± 5.00 | 76.00 ± 5.00 |  | 1,234 | 5 | 71.32 | 73.91 |" in lines
+    assert "| random α | 73.50 ± 6.36 | 74.50 ± 6.36 | -1.50 (error 0.50) | 1,234 | 5 | 70.86 | 72.07 |" in lines
+    assert "| learned α | 75.00 ± 7.07 | 76.00 ± 7.07 |  | 1,234 | 5 | 71.32 | 73.91 |" in lines
 
 
 def test_mistakes_are_named(tmp_path):

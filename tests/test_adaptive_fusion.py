@@ -233,6 +233,7 @@ def test_results_are_bitwise_equal_for_any_number_of_threads(backend, kind):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_to_one_graph(backend, kind):
     inputs = leaves(make_inputs(kind, dtype=torch.float32))

@@ -7,6 +7,7 @@ from amuse.config import Config, LossConfig, ModelConfig, TrainConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.batch import DialogueBatches
 from amuse.data.mix import Mix
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from amuse.model.focal import focal_loss
 from amuse.training.augmentation import augment, draw_mix
@@ -23,7 +24,7 @@ def make_batch(count=4):
 
 def make_model(**options) -> Amuse:
     base = {"d_model": 16, "num_heads": 2, "man_layers": 1}
-    return Amuse(ModelConfig(CONVERSATIONS.modalities, CONVERSATIONS.label_names, **{**base, **options}))
+    return Amuse(ModelConfig(**{**base, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names))
 
 
 def test_mixup_interpolates_descriptors_and_losses():
@@ -57,7 +58,6 @@ def test_a_mix_keeps_the_larger_share_and_leaves_unlabelled_utterances_alone():
 
 def test_streams_of_one_modality_are_dropped_and_swapped_together():
     config = ModelConfig(
-        CONVERSATIONS.modalities,
         streams={"av": ["audio", "video"]},
         modality_dropout={"av": 0.5},
         modality_swap={"av": 0.5},
@@ -65,7 +65,7 @@ def test_streams_of_one_modality_are_dropped_and_swapped_together():
     batch = make_batch()
     for name in ("audio", "video"):  # every utterance marked by its row
         batch.features[name] = torch.arange(1.0, len(batch) + 1)[:, None, None].expand_as(batch.features[name])
-    found = augment(batch, config)
+    found = augment(batch, config, config.groups(CONVERSATIONS.modalities))
     audio, video = (found.masks[name].any(-1) for name in ("audio", "video"))
     assert torch.equal(audio, video)
     assert 0 < audio.sum() < len(batch)

@@ -9,6 +9,8 @@ from amuse.config import Config, ModelConfig
 from benchmarks import cpu, workloads
 from benchmarks.measure import alternate, peak_extra_bytes
 
+pytestmark = pytest.mark.slow
+
 PEAKS = (1e9, 1e9)
 
 

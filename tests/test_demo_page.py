@@ -19,8 +19,19 @@ from tests.test_prepare_predict import talks as talks
 from tests.test_report_recording import HOSTILE
 from tests.test_report_recording import talk as talk
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60_000  # milliseconds; a slow machine may take its time
 TEMPLATE = "${document.title} {{value}}"  # gradio's own placeholders are text, too
+
+
+@pytest.fixture(scope="module", autouse=True)
+def telemetry_off():
+    """What the demo, and gradio after it, set in the environment of their process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")
+        yield
 
 
 @pytest.fixture(scope="module")

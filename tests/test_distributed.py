@@ -15,6 +15,8 @@ from amuse.training.train import train
 from tests.distributed_worker import CASES, TINY, WAYS, first_gradients
 from tests.processes import run_module
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:

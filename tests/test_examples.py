@@ -39,7 +39,7 @@ def test_mosi_is_a_regression_of_polarity_or_of_scores(tmp_path):
     assert "MAE" in printed
     assert "binary accuracy" in printed
     model, _, _ = load_best(tmp_path / "polarity")
-    assert model.config.label_names is None
+    assert model.spec.label_names is None
     scores = tmp_path / "scores.csv"
     names = [f"{video}_{segment}" for video, segment in SEGMENTS]
     scores.write_text("".join(f"{name},{3 * label - 1.5}\n" for name, label in zip(names[1:], LABELS[1:], strict=True)))
@@ -74,7 +74,7 @@ def test_meld_has_sentiment_too(tmp_path):
     cache = ("--set", f"data.cache_dir={tmp_path / 'cache'}")
     printed = output(sentiment.app, "meld", tmp_path, "--out", tmp_path / "run", *cache)
     assert "positive" in printed
-    assert load_best(tmp_path / "run")[0].config.label_names == ["neutral", "positive", "negative"]
+    assert load_best(tmp_path / "run")[0].spec.label_names == ["neutral", "positive", "negative"]
 
 
 def mustard(count=12, shows=True):
@@ -123,7 +123,7 @@ def test_sarcasm_is_trained_from_mustards_layout(tmp_path):
     printed = output(command(sarcasm.run), *arguments)
     assert "12 remarks; test = FRIENDS; 7 train, 1 valid, 4 test" in printed
     assert "sarcastic" in printed
-    assert load_best(tmp_path / "run")[0].config.modalities == {"text": 384, "audio": 5}
+    assert load_best(tmp_path / "run")[0].spec.modalities == {"text": 384, "audio": 5}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sklearn.linear_model import LinearRegression
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, Utterance, collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.explain import explain, feature_groups
 from amuse.explain.attribution import METHODS, lime, neighbourhood, occlusion, shap
 from amuse.explain.fidelity import measure
@@ -27,12 +28,8 @@ def trained(tmp_path_factory):
 
 def make_model(**options) -> Amuse:
     torch.manual_seed(0)
-    config = ModelConfig(
-        modalities=CONVERSATIONS.modalities,
-        label_names=CONVERSATIONS.label_names,
-        **{"d_model": 16, "num_heads": 2, "man_layers": 2, **options},
-    )
-    return Amuse(config).eval()
+    spec = DataSpec(CONVERSATIONS.modalities, options.pop("label_names", CONVERSATIONS.label_names))
+    return Amuse(ModelConfig(**{"d_model": 16, "num_heads": 2, "man_layers": 2, **options}), spec).eval()
 
 
 def perturb(model, dialogue, position, **options):
@@ -53,6 +50,7 @@ def found(model, test, method, stream, samples, limit=20):
     return sum(hits) / limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", WIDTHS)
 @pytest.mark.parametrize(("method", "samples"), [("lime", 300), ("shap", 300), ("occlusion", 2), ("gradients", 16)])
 def test_the_planted_evidence_comes_first(trained, method, samples, stream):
@@ -64,7 +62,7 @@ def test_the_planted_evidence_comes_first(trained, method, samples, stream):
 def test_random_weights_destroy_the_explanation(trained):
     model, test = trained
     torch.manual_seed(1)
-    strange = Amuse(model.config).eval()
+    strange = Amuse(model.config, model.spec).eval()
     assert sum(found(strange, test, "lime", stream, 200) for stream in WIDTHS) / 3 < 0.4
 
 

@@ -89,7 +89,7 @@ def test_random_weights_lose_the_region(trained):
     shares = []
     for seed in range(6):
         torch.manual_seed(seed)
-        shares.append(found(Amuse(model.config).eval(), test, images, "occlusion"))
+        shares.append(found(Amuse(model.config, model.spec).eval(), test, images, "occlusion"))
     assert sum(shares) / len(shares) < 0.7
 
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from amuse.config import Config, LossConfig, ModelConfig
 from amuse.data import Conversations, Dialogue, Standardizer, Utterance, collate, synthetic_conversations
 from amuse.data.load import load_split
+from amuse.data.spec import DataSpec
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.hf import (
@@ -49,7 +50,9 @@ def conversations():
 
 
 def network(conversations, **options):
-    return Amuse(ModelConfig(conversations.modalities, conversations.label_names, **{**SMALL, **options})).eval()
+    return Amuse(
+        ModelConfig(**{**SMALL, **options}), DataSpec(conversations.modalities, conversations.label_names)
+    ).eval()
 
 
 def processor_of(conversations, **options):
@@ -166,15 +169,14 @@ def test_a_model_is_built_from_its_configuration_as_amuse_builds_it(conversation
     torch.manual_seed(1)
     ours = AutoModelForTokenClassification.from_config(config)
     torch.manual_seed(1)
-    for a, b in zip(Amuse(plain.config).parameters(), ours.parameters(), strict=True):
+    for a, b in zip(Amuse(plain.config, plain.spec).parameters(), ours.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_other_classes_get_a_new_head_and_the_rest_is_kept(conversations, tmp_path):
     model = AmuseForUtteranceClassification.from_amuse(network(conversations))
     model.save_pretrained(tmp_path)
-    changed = AmuseConfig(network={**model.config.network, "label_names": ["yes", "no"]})
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    changed = AmuseConfig(network=model.config.network, data={**model.config.data, "label_names": ["yes", "no"]})
     loaded = AmuseForUtteranceClassification.from_pretrained(tmp_path, config=changed, ignore_mismatched_sizes=True)
     ours, theirs = dict(model.named_parameters()), dict(loaded.named_parameters())
     for name, parameter in theirs.items():
@@ -193,10 +195,10 @@ def test_labels_apart_from_the_networks_are_refused(conversations, tmp_path):
         AmuseForUtteranceClassification.from_pretrained(tmp_path, num_labels=3)
     with pytest.raises(ValueError, match=r"network: unknown key 'd_modell'"):
         AmuseConfig(network={"d_modell": 16})
-    with pytest.raises(ValueError, match=r"class_weights: expected one a class, 6, got 2"):
-        AmuseConfig(network=model.config.network, class_weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"class_weights: expected one per class, 6, got 2"):
+        AmuseConfig(network=model.config.network, data=model.config.data, class_weights=[1.0, 2.0])
     weighted = AmuseForUtteranceClassification.from_amuse(network(conversations), LossConfig(class_weights=0.5))
-    with pytest.raises(ValueError, match=r"class_weights: expected one a class in the configuration"):
+    with pytest.raises(ValueError, match=r"class_weights: expected one per class in the configuration"):
         weighted(**processor_of(conversations)(conversations.dialogues[:1]))
 
 
@@ -212,7 +214,7 @@ def test_low_precision_weights_take_features_as_they_are(conversations, tmp_path
 def test_a_text_encoder_is_saved_with_the_model(tmp_path):
     size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     encoder = transformers.BertConfig(vocab_size=40, **size).to_dict()
-    plain = Amuse(ModelConfig({"text": 0}, ["a", "b"], text_encoder="bert", **SMALL), {"text": encoder}).eval()
+    plain = Amuse(ModelConfig(**SMALL), DataSpec({"text": 0}, ["a", "b"], "bert"), {"text": encoder}).eval()
     AmuseForUtteranceClassification.from_amuse(plain).save_pretrained(tmp_path / "out")
     loaded = AmuseForUtteranceClassification.from_pretrained(tmp_path / "out")
     utterances = [Utterance(f"{i}", "Ann", {"text": torch.randint(0, 40, (4 + i,))}) for i in range(3)]
@@ -418,3 +420,10 @@ def test_a_regression_is_scored_without_its_padding(conversations, tmp_path):
     known = ~predicted.labels.isnan()
     errors = (predicted.logits[known, 0] - predicted.labels[known]).abs()
     assert scores["eval_mae"] == pytest.approx(errors.mean().item(), rel=1e-5)
+
+
+def test_the_trainers_label_smoothing_does_not_replace_the_loss(conversations, tmp_path):
+    model = AmuseForUtteranceClassification.from_amuse(network(conversations))
+    trainer = trainer_of(conversations, tmp_path, model, label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match=r"label_smoothing_factor takes them away.*loss\['label_smoothing'\]"):
+        trainer.train()

@@ -1,11 +1,14 @@
-"""A training killed at any moment goes on to the same bits, and leaves no damaged and no stray file."""
+"""A run killed at any moment resumes to the same bits, and leaves no damaged or stray file."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from amuse.model.amuse import Amuse
 from tests.processes import run_module
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_killed_at_many_moments_ends_like_one_that_was_not(tmp_path):

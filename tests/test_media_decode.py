@@ -1,13 +1,18 @@
+import sys
+
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
 from amuse.data.problems import LOSSES, NOTES
 from amuse.encoders.signal import SAMPLE_RATE
-from amuse.media.decode import LONGEST_SIDE, MediaError, media_seconds, read_audio, read_frames
-from amuse.media.segments import speech_segments
+from amuse.media.decode import media_seconds, read_audio, read_frames
+from amuse.media.picture import LONGEST_SIDE
+from amuse.media.segments import by_loudness, by_voice, speech_segments
 from amuse.media.sources import Span
+from amuse.media.tracks import MediaError
 from tests.media_files import tone, write_sound, write_video, write_wav
 
 
@@ -168,7 +173,7 @@ def test_truncated_file_gives_what_there_is(tmp_path):
     assert 2 * SAMPLE_RATE < len(samples) < 6 * SAMPLE_RATE
     assert len(frames) == 4
     assert notes.count("truncated") == 2
-    path.write_bytes(whole[:300])  # within the index, which stands in front
+    path.write_bytes(whole[:300])  # within the index, which comes first
     assert fails(read_audio, Span(path), 30) in ("unreadable", "no_audio")
 
 
@@ -203,6 +208,7 @@ def test_unknown_codec_is_told(tmp_path):
     assert fails(read_audio, Span(path), 30) == "codec"
 
 
+@pytest.mark.slow
 def test_frames_of_huge_resolution_are_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", times=[0.0], width=8256, height=4352, codec="libx264", sound=False)
     assert fails(read_frames, Span(path), 4, 30) == "resolution"
@@ -217,6 +223,7 @@ def test_times_outside_of_the_file_are_told(tmp_path):
     assert notes == ["truncated"]
 
 
+@pytest.mark.slow
 def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
     files = [
         write_video(tmp_path / "a.mp4", codec="libx264"),
@@ -251,10 +258,27 @@ def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
 def test_speech_is_cut_at_pauses():
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
     samples = np.concatenate([quiet, tone(1.0), quiet[:3200], tone(0.6), quiet, tone(2.0), quiet])
-    assert speech_segments(samples) == [pytest.approx(s, abs=0.06) for s in ((1.0, 2.8), (3.8, 5.8))]
-    assert speech_segments(np.zeros(SAMPLE_RATE, np.float32)) == []
-    assert speech_segments(np.zeros(10, np.float32)) == []
-    assert max(end - begin for begin, end in speech_segments(np.concatenate([quiet, tone(25.0)]))) <= 10.01
+    assert by_loudness(samples) == [pytest.approx(s, abs=0.06) for s in ((1.0, 2.8), (3.8, 5.8))]
+    assert by_loudness(np.zeros(SAMPLE_RATE, np.float32)) == []
+    assert by_loudness(np.zeros(10, np.float32)) == []
+    assert max(end - begin for begin, end in by_loudness(np.concatenate([quiet, tone(25.0)]))) <= 10.01
+
+
+def test_how_speech_was_found_is_told(monkeypatch):
+    quiet = 1e-4 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
+    samples = np.concatenate([quiet, tone(1.0), quiet])
+    assert speech_segments(samples).times == by_loudness(samples)  # a tone is no voice
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    assert "pip install amuse-kernels[speech]" in speech_segments(samples).how
+
+
+def test_voices_are_told_from_other_sounds(shared_data):
+    pytest.importorskip("silero_vad", reason="needs the extra: pip install amuse-kernels[speech]")
+    voice = read_audio(Span(shared_data / "clip" / "no_face.mp4"), 30, Notes())
+    threads = torch.get_num_threads()
+    assert by_voice(voice) == by_voice(voice)
+    assert by_voice(tone(3.0)) == []
+    assert torch.get_num_threads() == threads
 
 
 def test_real_clips_are_read(shared_data):

@@ -1,6 +1,5 @@
 """Promises of the model: what the authors' public code got wrong, absent modalities, every ablation, checkpoints."""
 
-import dataclasses
 import json
 import pickle
 import resource
@@ -10,6 +9,7 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import MODEL_CONFIG_FILE, WEIGHTS_FILE, Amuse
 from amuse.training.augmentation import augment
 
@@ -18,12 +18,9 @@ CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent
 
 def make_model(**options) -> Amuse:
     torch.manual_seed(0)
-    config = ModelConfig(
-        modalities=CONVERSATIONS.modalities,
-        label_names=CONVERSATIONS.label_names,
-        **{"d_model": 16, "num_heads": 2, "man_layers": 2, "head_merge": "concat", **options},
-    )
-    return Amuse(config).eval()
+    spec = DataSpec(CONVERSATIONS.modalities, options.pop("label_names", CONVERSATIONS.label_names))
+    config = ModelConfig(**{"d_model": 16, "num_heads": 2, "man_layers": 2, "head_merge": "concat", **options})
+    return Amuse(config, spec).eval()
 
 
 def make_batch(dialogues=CONVERSATIONS.dialogues):
@@ -42,6 +39,8 @@ ABLATIONS = {
     "causal": {"temporal": "attention", "causal": True},
     "no context": {"temporal": "none"},
     "no Bi-LSTM": {"unimodal_lstm": False, "unimodal_layers": 2},
+    "linear map around the scores": {"man_score_map": True},
+    "Bi-LSTM before fusion": {"man_lstm": True},
     "learned gates": {"man_gate": "learned"},
     "input gates": {"man_gate": "input"},
 }
@@ -54,7 +53,7 @@ def model(request) -> Amuse:
 
 def test_one_dialogues_output_never_depends_on_which_others_share_its_batch(model):
     if model.config.fusion == "random":
-        model.config.fusion = "equal"  # coefficients are drawn anew in each call
+        model.config.fusion = "equal"  # coefficients are drawn again in each call
     together = model(make_batch())
     for index, dialogue in enumerate(CONVERSATIONS.dialogues):
         rows = make_batch().dialogue == index
@@ -151,25 +150,25 @@ def test_other_modalities_reach_a_modalitys_descriptor_only_through_the_man():
 @pytest.mark.parametrize("modalities", [["text"], ["text", "audio"]])
 def test_any_number_of_modalities(modalities):
     part = CONVERSATIONS.select(modalities)
-    config = ModelConfig(modalities=part.modalities, label_names=part.label_names, d_model=16, num_heads=2)
-    output = Amuse(config).eval()(collate(part.dialogues, part.modalities))
+    spec = DataSpec(part.modalities, part.label_names)
+    output = Amuse(ModelConfig(d_model=16, num_heads=2), spec).eval()(collate(part.dialogues, part.modalities))
     assert output.logits.isfinite().all()
     assert output.descriptors.shape[1] == len(modalities)
 
 
 def test_eight_modalities():
     widths = {f"m{i}": 4 for i in range(8)}
-    config = ModelConfig(modalities=widths, label_names=["a", "b"], d_model=16, num_heads=2, man_layers=1)
+    config = ModelConfig(d_model=16, num_heads=2, man_layers=1)
     batch = make_batch()
     batch.features = {name: torch.randn(len(batch), 3, 4) for name in widths}
     batch.masks = {name: torch.ones(len(batch), 3, dtype=torch.bool) for name in widths}
-    assert Amuse(config).eval()(batch).logits.isfinite().all()
+    assert Amuse(config, DataSpec(widths, ["a", "b"])).eval()(batch).logits.isfinite().all()
 
 
 def test_modality_dropout_never_takes_the_last_modality():
     model = make_model(modality_dropout=dict.fromkeys(CONVERSATIONS.modalities, 0.9))
     batch = make_batch()
-    output = model(augment(batch, model.config))
+    output = model(augment(batch, model.config, model.groups))
     assert output.present.any(-1).all()
     assert output.present.sum() < model(batch).present.sum()
 
@@ -243,8 +242,8 @@ def test_an_encoder_far_larger_than_its_weights_is_refused(tmp_path):
     pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     bert = {"model_type": "bert", "vocab_size": 50, **sizes}
-    config = ModelConfig(modalities={"text": 0}, label_names=["a", "b"], d_model=16, num_heads=2, text_encoder="minilm")
-    Amuse(config, {"text": bert}).save_pretrained(tmp_path)
+    spec = DataSpec({"text": 0}, ["a", "b"], text_encoder="minilm")
+    Amuse(ModelConfig(d_model=16, num_heads=2), spec, {"text": bert}).save_pretrained(tmp_path)
     Amuse.from_pretrained(tmp_path)
     file = tmp_path / MODEL_CONFIG_FILE
     sound = json.loads(file.read_text())
@@ -255,8 +254,8 @@ def test_an_encoder_far_larger_than_its_weights_is_refused(tmp_path):
 
 
 def test_regression():
-    config = ModelConfig(modalities=CONVERSATIONS.modalities, d_model=16, num_heads=2, man_layers=1)
-    assert Amuse(config).eval()(make_batch()).logits.shape == (len(make_batch()), 1)
+    model = Amuse(ModelConfig(d_model=16, num_heads=2, man_layers=1), DataSpec(CONVERSATIONS.modalities))
+    assert model.eval()(make_batch()).logits.shape == (len(make_batch()), 1)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +264,12 @@ def test_regression():
         ({"d_model": 20}, "d_model: expected a multiple of 8"),
         ({"fusion": "sum"}, "fusion: expected one of .*'sum'"),
         ({"causal": True}, "causal: a Bi-LSTM sees the future"),
+        ({"man_score_map": True, "man_gate": "learned"}, "man_score_map: needs man_gate 'mean', got 'learned'"),
+        ({"man_score_map": True, "d_model": 512}, "man_score_map: needs d_model up to 256, got 512"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\)"),
         ({"label_names": None, "fusion": "closed_form"}, "needs classes"),
     ],
 )
 def test_bad_configurations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(make_model().config, **options)
+        make_model(**options)

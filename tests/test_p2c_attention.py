@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from amuse_kernels import p2c_attention, p2c_attention_weights
-from amuse_kernels.checks import RELATIONS
+from amuse_kernels.attention.inputs import RELATIONS
 from amuse_kernels.dropout import philox
 from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle
 from tests.backends import GPU_KERNELS, INTERPRETED, runnable
@@ -73,6 +73,7 @@ def test_gradients_are_right(case, backend):
     assert gradcheck(finite_outputs, case.floating(), fast_mode=True)
 
 
+@pytest.mark.slow
 @needs_double
 @pytest.mark.parametrize("name", ["gates_masks", "joint", "dialogue"])
 def test_it_is_differentiable_twice(name, backend):
@@ -358,6 +359,7 @@ def test_dropout_without_a_seed_follows_torch_manual_seed(backend):
 # --- transforms ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gates_masks", "joint", "dialogue"])
 def test_compiles_to_one_graph(backend, name):
     case = make_case(**OPTIONS[name], dtype=torch.float32).leaves()
@@ -368,6 +370,7 @@ def test_compiles_to_one_graph(backend, name):
     assert case.query.grad is not None
 
 
+@pytest.mark.slow
 def test_compiles_with_dropout_and_a_drawn_seed(backend):
     case = make_case(dtype=torch.float32)
     out = torch.compile(case.run, fullgraph=True, backend="aot_eager")(dropout_p=0.5, backend=backend)

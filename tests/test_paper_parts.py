@@ -7,6 +7,7 @@ import torch
 
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from amuse.training.auxiliary import gate_loss, speaker_loss
 from amuse.training.losses import LossDenominators, amuse_loss
@@ -18,7 +19,7 @@ GROUPED = {"av": ["audio", "video"]}
 def make_model(**options) -> Amuse:
     torch.manual_seed(0)
     base = {"d_model": 16, "num_heads": 2, "man_layers": 1, "dropout": 0.0}
-    return Amuse(ModelConfig(CONVERSATIONS.modalities, CONVERSATIONS.label_names, **{**base, **options}))
+    return Amuse(ModelConfig(**{**base, **options}), DataSpec(CONVERSATIONS.modalities, CONVERSATIONS.label_names))
 
 
 def make_batch():
@@ -80,6 +81,26 @@ def test_self_attention_relates_the_streams():
         assert (moved > 1e-4) == related
 
 
+def test_the_bi_lstm_before_fusion_does_not_see_the_padding_between_streams():
+    model, batch = make_model(streams=GROUPED, man_lstm=True).eval(), make_batch()
+    wider = make_batch()
+    for store in (wider.features, wider.masks):
+        store["audio"] = torch.cat([store["audio"], torch.zeros_like(store["audio"])], dim=1)
+    torch.testing.assert_close(model(wider).descriptors, model(batch).descriptors, atol=1e-5, rtol=1e-5)
+
+
+def test_the_explanation_reads_the_weights_of_mapped_scores():
+    model, batch = make_model(man_score_map=True).eval(), make_batch()
+    layer = model.central[0].layers[0].attention
+    text, audio = (torch.randn(2, length, 16) for length in (5, 7))
+    masks = [torch.arange(7) < torch.tensor([[7], [3]]), torch.ones(2, 7, dtype=torch.bool)]
+    _, weights = layer(text, [audio, audio], key_masks=masks, need_weights=True)
+    for weight, mask in zip(weights, masks, strict=True):
+        torch.testing.assert_close(weight.sum(-1), torch.full((2, 5), 1 / 3))
+        assert (weight.transpose(1, 2)[~mask] == 0).all()
+    assert model(batch).logits.isfinite().all()
+
+
 def test_a_model_with_streams_survives_its_checkpoint(tmp_path):
     model, batch = make_model(streams=GROUPED, speaker_head=True).eval(), make_batch()
     model.save_pretrained(tmp_path)
@@ -102,6 +123,7 @@ def test_bad_streams_are_refused(streams, message):
 # --- Eq. 6 as teacher of the gate ---
 
 
+@pytest.mark.slow
 def test_the_gate_comes_to_follow_the_closed_form():
     model, batch = make_model(gate_teacher=True, epsilon=1.0), make_batch()
     for name, parameter in model.named_parameters():
@@ -159,6 +181,7 @@ def nearest_is_same(voices, batch):
     return same[torch.arange(len(voices)), nearest][rows].float().mean()
 
 
+@pytest.mark.slow
 def test_descriptors_learn_to_tell_speakers_apart_also_unknown_ones():
     model, batch = make_model(speaker_head=True), make_batch()
     unseen = synthetic_conversations("test", num_dialogues=8)

@@ -1,15 +1,50 @@
 """Figures in the docs are the committed ones, floors and occupancy are what the rules give, ratios are gated."""
 
+import re
+import statistics
+
 import pytest
 
-from benchmarks import readme, regression
+from benchmarks import performance, regression, scores
 from benchmarks.pages import rewrite, written
 from benchmarks.static import floors
 from benchmarks.static.occupancy import occupancy
 
 
-def test_the_readme_shows_the_committed_measurements():
-    assert written(readme.README, readme.COMMAND) == readme.render(), f"run: {readme.COMMAND}"
+def test_the_pages_of_speed_show_the_committed_measurements():
+    for page, content in performance.pages().items():
+        assert written(page, performance.COMMAND) == content, f"run: {performance.COMMAND}"
+
+
+@pytest.mark.parametrize(("page", "mark"), [(page, mark) for page, parts in scores.PARTS.items() for mark in parts])
+def test_pages_show_the_committed_scores(page, mark):
+    assert written(scores.ROOT / page, mark) == scores.PARTS[page][mark](), f"run: {scores.COMMAND}"
+
+
+@pytest.mark.parametrize("page", scores.PARTS)
+def test_every_mean_with_a_deviation_is_one_of_the_committed_scores(page):
+    """So that no two pages give different numbers for the same thing."""
+    known = {score.text for score in scores.read_scores()}
+    for row in scores.read_ablations():
+        known |= {f"{row[name]} ± {row[f'{name}_deviation']}" for name in ("weighted_f1", "accuracy")}
+    said = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", (scores.ROOT / page).read_text()))
+    assert said
+    assert said <= known
+
+
+def test_means_and_deviations_are_those_of_the_runs():
+    for score in scores.read_scores():
+        if score.scores:
+            assert float(score.mean) == pytest.approx(statistics.fmean(score.scores), abs=0.0051), score
+            assert float(score.deviation) == pytest.approx(statistics.pstdev(score.scores), abs=0.0101), score
+
+
+def test_the_grids_unchanged_row_is_the_headlines():
+    ours = {(s.data, s.metric): s.text for s in scores.read_scores() if s.model == "AMuSE"}
+    [mosi] = {r["weighted_f1"] for r in scores.read_ablations() if (r["data"], r["row"]) == ("mosi", "AMuSE")}
+    [demo] = {r["weighted_f1"] for r in scores.read_ablations() if (r["data"], r["row"]) == ("demo", "AMuSE")}
+    assert ours["CMU-MOSI", "weighted F1"].startswith(mosi)
+    assert ours["generated", "weighted F1"].startswith(demo)
 
 
 def test_the_gpu_page_shows_the_floors():

@@ -13,10 +13,12 @@ import transformers
 from typer.testing import CliRunner
 
 from amuse.cli.main import app
-from amuse.config import Config, ModelConfig, RawStream, TrainConfig
+from amuse.config import Config, ModelConfig, TrainConfig
 from amuse.data.batch import collate
 from amuse.data.load import load_split, load_splits
+from amuse.data.spec import DataSpec
 from amuse.encoders.choose import audio_encoder, vision_encoder
+from amuse.encoders.signal import RawStream
 from amuse.encoders.trainable import SignalEncoder
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
@@ -141,8 +143,8 @@ def test_tokens_are_read_each_on_its_own_and_padding_stays_zero(pretrained):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_reach_the_chosen_layers_of_the_encoders_only(data, recompute):
     splits = load_splits(Config.load(None, [*SETTINGS, f"data.path={data}"]).data, progress=False)
-    network = {"modalities": dict(splits.train.modalities), "label_names": splits.train.label_names, "raw": splits.raw}
-    model = Amuse(ModelConfig(**network, d_model=16, num_heads=2, man_layers=1, encoder_layers=1)).train()
+    config = ModelConfig(d_model=16, num_heads=2, man_layers=1, encoder_layers=1)
+    model = Amuse(config, splits.spec("minilm")).train()
     if recompute:
         model.recompute_activations()
     model(collate(splits.train.dialogues[:2], splits.train.modalities)).logits.square().sum().backward()
@@ -221,6 +223,6 @@ def test_encoders_that_cannot_be_trained_so_are_refused(pretrained, tmp_path):
     with pytest.raises(ValueError, match="reads pictures of their own shape"):
         vision_encoder(f"raw:{tmp_path / 'free'}")
     with pytest.raises(ValueError, match=r"raw: 'video' has inputs of shape \[3, 8, 8\], expected 192 numbers"):
-        ModelConfig(modalities={"video": 10}, raw={"video": RawStream("vit", [3, 8, 8])})
+        DataSpec({"video": 10}, raw={"video": RawStream("vit", [3, 8, 8])})
     with pytest.raises(ValueError, match="encoder_layers: 3 are to be trained of 2 layers"):
         SignalEncoder.from_pretrained(str(pretrained / "vit"), 3, [3, 32, 32])

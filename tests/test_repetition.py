@@ -1,4 +1,4 @@
-"""Promises of repeated training: one run a seed, each kept and reported, no other configuration mixed in."""
+"""Promises of repeated training: one run per seed, each kept and reported, no other configuration mixed in."""
 
 import statistics
 
@@ -29,7 +29,7 @@ def test_every_seed_is_trained_once_tested_and_averaged(tmp_path):
         assert rows[f"seed {seed}"][:2] == [f" {scores[-1]:.2f} ", f" {100 * metrics.accuracy:.2f} "]
         assert float(rows[f"seed {seed}"][3]) > 50  # MiB; torch alone takes more
     assert scores[0] != scores[1]
-    assert rows["mean"][0].strip() == f"{statistics.fmean(scores):.2f} ± {statistics.pstdev(scores):.2f}"
+    assert rows["mean"][0].strip() == f"{statistics.fmean(scores):.2f} ± {statistics.stdev(scores):.2f}"
     assert set(test.label_names) <= set(rows)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in first.stdout
 

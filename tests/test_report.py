@@ -9,6 +9,7 @@ import torch
 
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, synthetic_conversations
+from amuse.data.spec import DataSpec
 from amuse.explain import explain
 from amuse.model.amuse import Amuse
 
@@ -41,8 +42,8 @@ def make_media(utterance, rng):
 @pytest.fixture(scope="module")
 def content():
     torch.manual_seed(0)
-    config = ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2, man_layers=1)
-    model, rng = Amuse(config).eval(), np.random.default_rng(0)
+    config = ModelConfig(d_model=16, num_heads=2, man_layers=1)
+    model, rng = Amuse(config, DataSpec(CONVERSATIONS.modalities, NAMES)).eval(), np.random.default_rng(0)
     dialogue = CONVERSATIONS.dialogues[0]
     turns = []
     for position, utterance in enumerate(dialogue.utterances):
@@ -103,7 +104,7 @@ def test_a_report_without_times_labels_words_or_fusion(content):
 
 def test_quality_is_counted_right():
     probabilities = torch.tensor([[0.92, 0.08], [0.96, 0.04], [0.35, 0.65], [0.5, 0.5]])
-    quality = Quality.measure(probabilities, torch.tensor([0, 1, 1, -100]), ["a", "b"])
+    quality = Quality.measure(probabilities, torch.tensor([0, 1, 1, -100]), ["a", "b"], num_bins=10)
     assert [(round(b.confidence, 3), b.accuracy, b.count) for b in quality.bins] == [(0.65, 1.0, 1), (0.94, 0.5, 2)]
     assert quality.calibration_error == pytest.approx((0.35 + 2 * 0.44) / 3)
     assert quality.metrics.confusion == [[1, 0], [1, 1]]
@@ -121,6 +122,7 @@ def test_letters_on_every_emotions_colour_have_contrast_aa(background):
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
+@pytest.mark.slow
 def test_the_browser_shows_what_the_data_say(content, browser, tmp_path):
     write_report(hostile(content), tmp_path / "report.html")
     page = browser.new_page(java_script_enabled=True)
@@ -210,7 +212,7 @@ def test_keys_open_an_utterance(content, browser, tmp_path):
 def numbers(content):
     """A report of regression."""
     torch.manual_seed(0)
-    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=None, d_model=16, num_heads=2)).eval()
+    model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities)).eval()
     talk = [dataclasses.replace(u, label=float(i) - 2.5) for i, u in enumerate(CONVERSATIONS.dialogues[0].utterances)]
     dialogue = Dialogue("d", talk)
     turns = [Turn(u, explain(model, dialogue, i, method="occlusion")) for i, u in enumerate(talk)]
@@ -223,6 +225,7 @@ def signed(value):
     return f"{value:+.2f}".replace("-", "−")
 
 
+@pytest.mark.slow
 def test_regression_in_the_browser(numbers, browser, tmp_path):
     write_report(numbers, tmp_path / "report.html")
     page = browser.new_page()
@@ -241,7 +244,7 @@ def test_regression_in_the_browser(numbers, browser, tmp_path):
 
 
 def test_dialogue_of_one_utterance(content):
-    model = Amuse(ModelConfig(modalities=CONVERSATIONS.modalities, label_names=NAMES, d_model=16, num_heads=2)).eval()
+    model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities, NAMES)).eval()
     lone = Dialogue("d", CONVERSATIONS.dialogues[0].utterances[:1])
     turn = Turn(lone.utterances[0], explain(model, lone, 0, method="occlusion"))
     assert "No other utterance mattered." in render(dataclasses.replace(content, turns=[turn]))

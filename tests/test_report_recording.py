@@ -22,6 +22,8 @@ from tests.test_prepare_predict import amuse
 from tests.test_prepare_predict import run as run  # a fixture
 from tests.test_prepare_predict import talks as talks
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)>"
 
 

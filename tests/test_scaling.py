@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 from benchmarks.cost_model import Device, activation_bytes, cost, forward_flops, parameters
 
@@ -23,9 +24,10 @@ LAYOUTS = {
 }
 
 
-def make_config(name: str, **more) -> ModelConfig:
+def make_config(name: str, **more) -> tuple[ModelConfig, DataSpec]:
     options = {"label_names": NAMES, "d_model": 32, "num_heads": 2, "man_layers": 4, **LAYOUTS[name], **more}
-    return ModelConfig(WIDTHS, **options)
+    names = options.pop("label_names")
+    return ModelConfig(**options), DataSpec(WIDTHS, names)
 
 
 def make_batch(utterances: int) -> Batch:
@@ -44,23 +46,23 @@ def make_batch(utterances: int) -> Batch:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_parameters_are_counted_exactly(name):
     config = make_config(name)
-    assert parameters(config) == sum(p.numel() for p in Amuse(config).parameters())
+    assert parameters(*config) == sum(p.numel() for p in Amuse(*config).parameters())
 
 
 @pytest.mark.parametrize("options", [{}, {"temporal": "attention", "temporal_layers": 2}, {"man": False}])
 def test_operations_agree_with_torchs_counter(options):
     config = make_config("no lstm", man_gate="mean", backend="reference", **options)
-    model, batch = Amuse(config).eval(), make_batch(20)
+    model, batch = Amuse(*config).eval(), make_batch(20)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(batch)
     # the counter knows nothing of element-wise work, such as the gate's inner products
-    assert forward_flops(config, TOKENS) * 20 == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert forward_flops(*config, TOKENS) * 20 == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["paper", "wide", "no lstm", "concatenation"])
 def test_activations_are_estimated_to_a_quarter(name):
     config = make_config(name, dropout=0.1)
-    model, batch = Amuse(config).train(), make_batch(40)
+    model, batch = Amuse(*config).train(), make_batch(40)
     weights = {p.data_ptr() for p in model.parameters()}
     sizes = {}
 
@@ -72,8 +74,8 @@ def test_activations_are_estimated_to_a_quarter(name):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(batch)
     kept = sum(sizes.values()) / 40
-    assert activation_bytes(config, TOKENS) == pytest.approx(kept, rel=0.25)
-    assert activation_bytes(config, TOKENS, recompute=True) < 0.8 * activation_bytes(config, TOKENS)
+    assert activation_bytes(*config, TOKENS) == pytest.approx(kept, rel=0.25)
+    assert activation_bytes(*config, TOKENS, recompute=True) < 0.8 * activation_bytes(*config, TOKENS)
 
 
 def test_fsdp_holds_less_and_sends_more():

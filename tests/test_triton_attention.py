@@ -8,7 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import p2c_attention
-from tests import triton_interpreter
+from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.buffers import multiplies_as_tf32
+from tests import global_state, triton_interpreter
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(triton_interpreter.requested(), reason="about compiled kernels")
@@ -17,15 +19,13 @@ HEADS, WIDTH = 2, 32
 
 
 def arguments(lengths, queries, *, layout="bhld", **options):
-    from amuse_kernels.triton.attention import Attention
-
     def tensor(length):
         if layout == "bhld":
             return torch.empty(2, HEADS, length, WIDTH, dtype=torch.float16)
         return torch.empty(2, length, HEADS, WIDTH, dtype=torch.float16).transpose(1, 2)
 
     count = len(lengths)
-    attention = Attention(
+    attention = AttentionInputs(
         query=tensor(queries),
         keys=[tensor(n) for n in lengths],
         values=[tensor(n) for n in lengths],
@@ -44,7 +44,8 @@ def arguments(lengths, queries, *, layout="bhld", **options):
 
 
 def launches(attention, arch=80):
-    from amuse_kernels.triton.attention import Gradients, backward_launches, forward_launch
+    from amuse_kernels.attention.buffers import Gradients
+    from amuse_kernels.attention.triton.plans import backward_launches, forward_launch
 
     query = attention.query
     batch, heads, queries, width = query.shape
@@ -90,27 +91,25 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
 
 
 @pytest.mark.parametrize(
-    ("switch", "value", "expected"),
+    ("where", "switch", "value", "expected"),
     [
-        (None, None, "ieee"),
-        ("fp32_precision", "tf32", "tf32"),
-        ("allow_tf32", True, "tf32"),
-        ("fp32_precision", "ieee", "ieee"),
+        (None, None, None, "ieee"),
+        (torch.backends.cuda.matmul, "fp32_precision", "tf32", "tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32", True, "tf32"),
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee", "ieee"),
+        (torch.backends, "fp32_precision", "tf32", "tf32"),
     ],
 )
-def test_fp32_products_are_exact_unless_torch_is_told_otherwise(switch, value, expected):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    try:
+def test_fp32_products_are_exact_unless_torch_is_told_otherwise(where, switch, value, expected):
+    with global_state.restored():
         if switch:
-            setattr(matmul, switch, value)
+            setattr(where, switch, value)
         assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
-    finally:
-        matmul.fp32_precision = before
+        assert multiplies_as_tf32() == (expected == "tf32")  # what the CUDA C++ backend reads
 
 
 def test_rows_beyond_32_bits_are_refused():
-    from amuse_kernels.triton.attention import _strides
+    from amuse_kernels.attention.triton.plans import _strides
 
     assert _strides((1, 1, 3, 8), (0, 0, 2**29, 1), 1)
     with pytest.raises(ValueError, match=r"within 2\^31 elements, got shape \(1, 1, 4, 8\)"):

@@ -10,7 +10,10 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
-from amuse_kernels.triton import attention, fusion, interpolation
+from amuse_kernels.attention.inputs import check_attention
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import triton as interpolation
 from benchmarks.pages import written
 from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table
@@ -20,6 +23,8 @@ from benchmarks.static.compiled_triton import compiler, source_hash, usage
 from benchmarks.static.sass import count_pipes, parse
 from tests.ptx.emulator.triton_kernels import compile_triton
 from tests.ptx.package.triton_launches import recorded
+
+pytestmark = pytest.mark.slow
 
 SAMPLE = [
     Case("triton", "attention forward, long", "fp16", 64, "per_source", "plain", 80),
@@ -70,8 +75,7 @@ def test_few_compilations_serve_any_lengths_of_attention():
     with recorded(80) as launches:
         for length in random_sizes(50):
             query, key = (torch.zeros(1, 1, n, 64, dtype=torch.float16) for n in (64, length))
-            options = (None, [None], None, [None], [0], [False], False, 0.125, 0.0, None)
-            attention.p2c_attention_forward(query, [key], [key], *options)
+            attention.p2c_attention_forward(check_attention(query, [key], [key]))
     assert compilations(launches) == 1
 
 

@@ -12,8 +12,8 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton, not interpreted", allow_module_level=True)
 
-from amuse_kernels.triton import attention_config
-from amuse_kernels.triton.attention_config import OPTIONS, Need, Tile, choose_tile
+from amuse_kernels.attention.triton import tiles
+from amuse_kernels.attention.triton.tiles import OPTIONS, Need, Tile, choose_tile
 from benchmarks import tune
 
 NEED = Need("forward", 80, 2, "masks", 64, 256)
@@ -23,9 +23,9 @@ NEED = Need("forward", 80, 2, "masks", 64, 256)
 def table(monkeypatch, tmp_path):
     """A copy of the table that a test may write."""
     copy = tmp_path / "tiles.csv"
-    copy.write_text(attention_config.TILES.read_text())
-    monkeypatch.setattr(attention_config, "TILES", copy)
-    monkeypatch.setattr(attention_config, "_rows", attention_config.read)
+    copy.write_text(tiles.TILES.read_text())
+    monkeypatch.setattr(tiles, "TILES", copy)
+    monkeypatch.setattr(tiles, "_rows", tiles.read)
     choose_tile.cache_clear()
     yield copy
     choose_tile.cache_clear()
@@ -50,8 +50,8 @@ def test_the_fastest_candidate_wins_and_one_that_does_not_fit_never():
 def test_measured_rows_are_taken_on_their_architecture_only(table):
     before = choose_tile(NEED._replace(arch=86))
     rows = measured(Tile(32, 128, 4, 1), (NEED._replace(queries=64), "64"), (NEED, "any"))
-    attention_config.write(tune.in_front(rows[::-1], attention_config.read()))
-    assert attention_config.read()[:2] == rows
+    tiles.write(tune.in_front(rows[::-1], tiles.read()))
+    assert tiles.read()[:2] == rows
     choose_tile.cache_clear()
     assert choose_tile(NEED)[:2] == (32, 128)
     assert choose_tile(NEED._replace(options="plain", queries=40))[:2] == (32, 128)
@@ -61,13 +61,13 @@ def test_measured_rows_are_taken_on_their_architecture_only(table):
 def test_measuring_again_replaces_and_keeps_what_was_not_measured(table):
     first = measured(Tile(32, 128, 4, 1), (NEED, "any"), (NEED._replace(arch=90), "any"))
     again = measured(Tile(64, 32, 4, 1), (NEED, "any"), by="the same GPU")
-    rows = attention_config.read()
+    rows = tiles.read()
     assert tune.in_front(again, tune.in_front(first, rows)) == [again[0], first[1], *rows]
 
 
 def test_the_table_survives_writing(table):
     text = table.read_text()
-    attention_config.write(attention_config.read())
+    tiles.write(tiles.read())
     assert table.read_text() == text
 
 

@@ -15,12 +15,12 @@ def requested() -> bool:
 
 
 def prepare() -> None:
-    from amuse_kernels.triton import attention
-    from amuse_kernels.triton.attention_config import Tile
+    from amuse_kernels.attention.triton import plans
+    from amuse_kernels.attention.triton.tiles import Tile
 
     _interpret_bfloat16()
     # small, so that small cases take several tiles; the interpreter's time goes by operations, not by their size
-    attention.choose_tile = lambda _: Tile(16, 16, 4, 1)
+    plans.choose_tile = lambda _: Tile(16, 16, 4, 1)
 
 
 def _interpret_bfloat16() -> None:

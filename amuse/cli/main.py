@@ -1,6 +1,7 @@
 """The `amuse` command. Heavy imports stand inside the commands, so that --help answers at once."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,9 @@ import typer
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+)
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)
@@ -22,23 +25,41 @@ Overrides = Annotated[
 ]
 
 
+@app.callback()
+def amuse(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Emotions in conversations, from text, voice and picture."""
+    if version:
+        from amuse_kernels import __version__
+
+        typer.echo(f"amuse {__version__}")
+        raise typer.Exit
+
+
+def say(text: object) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, MELD or CMU-MOSI.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last saved state.")] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
-    from amuse.data.load import guess_dataset
+
+    settings = Config.load(config, [*_source(data), *(overrides or ())])  # mistakes are named before torch is imported
     from amuse.training.train import train as run
 
-    source = [] if data is None else [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
-    model = run(Config.load(config, [*source, *(overrides or ())]), out, resume)
+    model = run(settings, out, resume)
     parameters = sum(p.numel() for p in model.parameters())
-    typer.echo(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
+    say(f"{parameters:,} parameters; best model in {out / 'best'}; next: amuse eval {out}")
 
 
 @app.command(name="eval")
@@ -60,11 +81,11 @@ def evaluate(
     model, conversations, config = load_run(run, split)
     predictions = predict(model, conversations, config.train.batch_size)
     metrics = score_predictions(predictions, conversations.label_names, bootstrap)
-    typer.echo(metrics.report())
+    say(metrics.report())
     scores = metrics.to_dict()
     if conversations.label_names is not None and predictions.labels is not None:
         calibration = Calibration.measure(predictions.logits, predictions.labels, load_temperature(run))
-        typer.echo(f"\n{calibration.report()}")
+        say(f"\n{calibration.report()}")
         scores["calibration"] = asdict(calibration)
     if json_file is not None:
         write_text(json.dumps(scores, indent=2), json_file)
@@ -79,12 +100,14 @@ def export(
     from amuse.hf import export_run
 
     export_run(run, out)
-    typer.echo(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
+    say(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
 
 
 @app.command()
 def compare(
-    data: Annotated[Path | None, typer.Option(help="Folder of MELD or CMU-MOSI; default: generated talk.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI; default: generated talk.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -92,7 +115,7 @@ def compare(
     """Train AMuSE, each modality alone, and plain concatenation; print a table of test scores."""
     from amuse.experiments.comparison import compare as run
 
-    typer.echo(run(data, out, config, overrides or ()))
+    say(run(data, out, config, overrides or ()))
 
 
 @app.command()
@@ -100,13 +123,47 @@ def repeat(
     out: Annotated[Path, typer.Option(help="Folder of the runs, one folder a seed; what is done there is kept.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(help="Number of runs.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds of groupings into folds.")] = 5,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation in this many folds; 0 = the data's own splits.")] = 0,
+    groups: Annotated[
+        str | None, typer.Option(help="What folds never split: dialogue, speaker or a column of the tables.")
+    ] = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(help="section.key=[value, ...]: with --folds, chosen in each fold by its validation part."),
+    ] = None,
 ) -> None:
-    """Train and test with several seeds; print every run, mean and deviation, every class, time and memory."""
+    """Train and test with several seeds, or with every fold of a grouped cross-validation; print mean and deviation."""
     from amuse.config import Config
+    from amuse.experiments.cross_validation import cross_validate
     from amuse.experiments.repetition import repeat as run
 
-    typer.echo(run(Config.load(config, overrides or ()), out, seeds))
+    folded = [f"data.folds={folds}"] if folds else []
+    folded += [f"data.groups={groups}"] if groups else []
+    settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
+    if settings.data.folds:
+        say(cross_validate(settings, out, seeds, choose or ()).to_markdown())
+    elif choose or groups:
+        raise ValueError("--choose, --groups: expected --folds beside them, got none")
+    else:
+        say(run(settings, out, seeds))
+
+
+@app.command()
+def differences(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat --folds; the first is the reference.")],
+    latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular instead of Markdown.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the numbers to this file.")] = None,
+) -> None:
+    """What each configuration brings to the first, fold by fold: mean difference, corrected interval, a verdict."""
+    from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
+    from amuse.files import write_text
+
+    measure, rows = compare_folders(runs)
+    say((to_latex if latex else to_markdown)(measure, rows))
+    if csv_file is not None:
+        write_text(to_csv(rows), csv_file)
 
 
 @app.command()
@@ -121,7 +178,16 @@ def ablate(
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
-    typer.echo(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+    say(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+
+
+def _source(data: Path | None) -> list[str]:
+    """The settings that name a folder of data."""
+    if data is None:
+        return []
+    from amuse.data.load import guess_dataset
+
+    return [f"data.dataset={guess_dataset(data)}", f"data.path={data}"]
 
 
 def main() -> None:

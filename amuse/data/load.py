@@ -1,27 +1,31 @@
 """The splits that a configuration asks for, with text features attached and features standardised."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from amuse.config import DataConfig, RawStream, from_dict
-from amuse.data.conversation import TOKEN_IDS, Conversations
+import torch
+
+from amuse.config import SPLITS, DataConfig, from_dict
+from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
+from amuse.data.folds import columns_of, cut_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
+from amuse.data.spec import DataSpec
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import synthetic_conversations
+from amuse.data.tables import UTTERANCES_FILE, read_tables
 from amuse.data.text import encode_text, tokenize
-
-SPLITS = ("train", "valid", "test")
+from amuse.encoders.signal import RawStream
 
 
 @dataclass
 class Splits:
     """The splits, and, where there is one, the standardizer fitted on `train` and the manifest of prepared data.
 
-    `raw`: the streams that an encoder of the model has to read, see `amuse.config.ModelConfig`.
+    `raw`: the streams that an encoder of the model has to read, see `DataSpec`.
     """
 
     train: Conversations
@@ -31,19 +35,28 @@ class Splits:
     media: dict[str, Any] | None = None
     raw: dict[str, RawStream] = field(default_factory=dict)
 
+    def spec(self, text_encoder: str) -> DataSpec:
+        """What these data decide about a model; `text_encoder` reads token ids, where there are any."""
+        modalities = dict(self.train.modalities)
+        encoder = text_encoder if TOKEN_IDS in modalities.values() else None
+        return DataSpec(modalities, self.train.label_names, encoder, dict(self.raw))
+
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same dialogues with these modalities only; what knows all modalities stays behind."""
         train, valid, test = (part.select(modalities) for part in (self.train, self.valid, self.test))
         return Splits(train, valid, test, None, raw={m: self.raw[m] for m in modalities if m in self.raw})
 
 
-def load_splits(config: DataConfig, progress: bool = True) -> Splits:
-    """All three splits of a data set.
+def load_splits(config: DataConfig, progress: bool = True, device: torch.device | str = "cpu") -> Splits:
+    """All three splits of a data set; a frozen text encoder runs on `device`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
-    train, valid, test = (load_split(config, split, progress=progress) for split in SPLITS)
+    if config.folds:
+        train, valid, test = load_fold(config, progress, device)
+    else:
+        train, valid, test = (load_split(config, split, progress, device) for split in SPLITS)
     media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
@@ -57,14 +70,66 @@ def load_splits(config: DataConfig, progress: bool = True) -> Splits:
     return Splits(train, valid, test, standardizer, media, raw)
 
 
-def load_split(config: DataConfig, split: str, progress: bool = True) -> Conversations:
-    """One split, "train", "valid" or "test", not standardised.
+def load_split(
+    config: DataConfig, split: str, progress: bool = True, device: torch.device | str = "cpu"
+) -> Conversations:
+    """One split, "train", "valid" or "test", not standardised; a frozen text encoder runs on `device`.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what is wrong with it.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+    if config.folds:
+        return load_fold(config, progress, device)[SPLITS.index(split)]
+    conversations = _own_split(config, split, progress, device)
+    return conversations if config.modalities is None else conversations.select(config.modalities)
+
+
+def load_fold(
+    config: DataConfig, progress: bool = True, device: torch.device | str = "cpu"
+) -> tuple[Conversations, Conversations, Conversations]:
+    """Training, validation and test part of one fold, not standardised.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_split`, and for groups that cannot be cut into folds.
+    """
+    cut = config.folds, config.fold, config.grouping, config.valid_fraction
+    if config.dataset == "tables":
+        tables = read_tables(_folder(config))
+        chosen = set(config.fold_splits)
+        columns = {
+            column: {name: found for name, found in values.items() if tables.splits[name] in {*chosen, ""}}
+            for column, values in tables.columns.items()
+        }
+        fold = cut_fold(groups_of(columns, config.groups), *cut)
+        parts = [tables.conversations(ids, fold.train) for ids in (fold.train, fold.valid, fold.test)]
+    else:
+        pool = _pooled({split: _own_split(config, split, progress, device) for split in config.fold_splits})
+        fold = cut_fold(groups_of(columns_of(pool), config.groups), *cut)
+        index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
+        parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
+    if config.modalities is not None:
+        parts = [part.select(config.modalities) for part in parts]
+    train, valid, test = parts
+    return train, valid, test
+
+
+def _pooled(splits: dict[str, Conversations]) -> Conversations:
+    """The dialogues of several splits; as ids may repeat between splits, they get the split's name in front."""
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    dialogues = [
+        Dialogue(f"{split}/{dialogue.id}", [replace(u, id=f"{split}/{u.id}") for u in dialogue.utterances])
+        for split, conversations in splits.items()
+        for dialogue in conversations.dialogues
+    ]
+    first = next(iter(splits.values()))
+    return Conversations(dialogues, first.label_names, first.modalities)
+
+
+def _own_split(config: DataConfig, split: str, progress: bool, device: torch.device | str) -> Conversations:
+    """A split as the data set has it, with all modalities."""
     if config.dataset == "synthetic":
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
@@ -73,24 +138,28 @@ def load_split(config: DataConfig, split: str, progress: bool = True) -> Convers
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:
-            conversations = add_text(config, conversations, progress, "words")
+            conversations = add_text(config, conversations, progress, "words", device)
+    elif config.dataset == "tables":
+        conversations = read_tables(_folder(config)).split(split)
     elif config.dataset == "prepared":
         conversations = read_prepared(_folder(config), split)
         if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
-            conversations = add_text(config, conversations, progress)
+            conversations = add_text(config, conversations, progress, device=device)
     else:
         name = "dev" if split == "valid" else split
-        conversations = add_text(config, read_meld(_folder(config), name, features=config.features), progress)
-    return conversations if config.modalities is None else conversations.select(config.modalities)
+        conversations = add_text(
+            config, read_meld(_folder(config), name, features=config.features), progress, device=device
+        )
+    return conversations
 
 
 def guess_dataset(folder: Path) -> str:
     """The data set whose files lie in a folder.
 
     Raises:
-        ValueError: neither prepared data nor MELD's or CMU-MOSI's files are there.
+        ValueError: neither prepared data nor tables nor MELD's or CMU-MOSI's files are there.
     """
-    marks = {"prepared": INDEX_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
+    marks = {"prepared": INDEX_FILE, "tables": UTTERANCES_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
             return dataset
@@ -111,9 +180,13 @@ def words_modality(config: DataConfig) -> str | None:
 
 
 def add_text(
-    config: DataConfig, conversations: Conversations, progress: bool = True, modality: str = "text"
+    config: DataConfig,
+    conversations: Conversations,
+    progress: bool = True,
+    modality: str = "text",
+    device: torch.device | str = "cpu",
 ) -> Conversations:
-    """The conversations with their words as a modality, as `config` says: token features or token ids."""
+    """The conversations with their words as a modality, as `config` says: token ids, or features made on `device`."""
     if config.encoder_mode == "finetune":
         return tokenize(
             conversations,
@@ -134,5 +207,6 @@ def add_text(
         context=config.context,
         speakers=config.speakers,
         max_tokens=config.max_tokens,
+        device=device,
         progress=progress,
     )

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amuse.config import RawStream
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.pretrained import feature_extractor, image_processor
-from amuse.encoders.signal import RAW, SAMPLE_RATE
+from amuse.encoders.signal import RAW, SAMPLE_RATE, RawStream
 from amuse.files import sha256
 
 SHORTEST = 800

@@ -1,5 +1,6 @@
 """Sound and pictures as encoders read them, and the protocol of an encoder."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,6 +9,14 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, interpolate
 
 SAMPLE_RATE = 16000
+
+
+@dataclass
+class RawStream:
+    """A stream of windows of sound or of key frames, flat, for an encoder that is trained with the model."""
+
+    encoder: str  # a transformers audio or vision model: local folder or hub name
+    shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
 
 
 class Encoder(Protocol):

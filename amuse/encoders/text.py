@@ -178,7 +178,9 @@ class FrozenTextEncoder:
         model = model.float().eval().to(self.device)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
         features: dict[int, Tensor] = {}
-        with tqdm(total=len(sequences), desc="encoding text", unit="utt", disable=not self.progress) as bar:
+        with tqdm(
+            total=len(sequences), desc="encoding text", unit="utt", disable=None if self.progress else True
+        ) as bar:
             for begin in range(0, len(order), self.batch_size):
                 rows = order[begin : begin + self.batch_size]
                 ids = torch.zeros(len(rows), len(sequences[rows[0]].ids), dtype=torch.int64)

@@ -43,5 +43,5 @@ def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Conf
         ValueError: a damaged checkpoint or an unknown split.
     """
     model, standardizer, config = load_best(folder)
-    conversations = load_split(config.data, split)
+    conversations = load_split(config.data, split, device=next(model.parameters()).device)
     return model, conversations if standardizer is None else standardizer.apply(conversations), config

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
@@ -130,6 +129,9 @@ def evaluate_predictions(
         ValueError: For empty input, different lengths, a class out of range, NaN among logits; the message names the
             argument and the first bad entry.
     """
+    # it takes a second to import, which commands that score nothing need not wait for
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     num_classes = len(label_names)
     targets = _classes("labels", labels, num_classes, unlabelled=True)
     values = _array("predictions", predictions)

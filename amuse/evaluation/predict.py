@@ -41,9 +41,9 @@ def predict(
     Raises:
         ValueError: the conversations have other modalities or feature widths than the model.
     """
-    if conversations.modalities != model.config.modalities:
+    if conversations.modalities != model.spec.modalities:
         raise ValueError(
-            f"conversations: expected the model's modalities {model.config.modalities}, got {conversations.modalities}"
+            f"conversations: expected the model's modalities {model.spec.modalities}, got {conversations.modalities}"
         )
     device = next(model.parameters()).device
     world = world or World(device)
@@ -91,9 +91,9 @@ def evaluate(
     Raises:
         ValueError: nothing is labelled, other modalities or other class names than the model's.
     """
-    if conversations.label_names != model.config.label_names:
+    if conversations.label_names != model.spec.label_names:
         raise ValueError(
-            f"conversations: expected the model's classes {model.config.label_names}, got {conversations.label_names}"
+            f"conversations: expected the model's classes {model.spec.label_names}, got {conversations.label_names}"
         )
     return score_predictions(predict(model, conversations, batch_size), conversations.label_names, bootstrap)
 

@@ -21,6 +21,7 @@ from amuse.data.load import Splits, load_splits
 from amuse.experiments.comparison import only_modalities
 from amuse.experiments.repetition import Scores, mean, run_once
 from amuse.files import read_json, write_text
+from amuse.world import choose_device
 
 TABLES = {
     "I": "modalities and stages (the paper on MELD)",
@@ -85,7 +86,7 @@ def ablate(
         raise ValueError(f"tables: expected some of {', '.join(TABLES)}, got {', '.join(tables) or 'none'}")
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
-    splits = load_splits(config.data) if splits is None else splits
+    splits = load_splits(config.data, device=choose_device(config.train.device)) if splits is None else splits
     if splits.train.label_names is None:
         raise ValueError("data: expected classes, got regression")
     unchanged = Row("", "unchanged", {}, None)
@@ -147,7 +148,7 @@ def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> Sc
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Tables with mean and population deviation over seeds beside the paper's single runs.
+    """Tables with mean and sample deviation over seeds beside the paper's single runs.
 
     Args:
         rows: the unchanged configuration first; its differences to the others are taken seed by seed.

@@ -16,8 +16,10 @@ from amuse.report import write_report
 from amuse.report.from_run import explain_run
 from amuse.training.state import STATE_FILE
 from amuse.training.train import train_on
+from amuse.world import choose_device
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = {"synthetic": "demo.yaml", "meld": "meld.yaml", "mosi": "mosi.yaml"}
 
 
 def compare(
@@ -31,20 +33,20 @@ def compare(
     With generated conversations it also writes `report.html` into `out`: the first test conversation, explained.
 
     Args:
-        data: folder of MELD or CMU-MOSI; None = generated conversations.
+        data: folder of prepared data, tables, MELD or CMU-MOSI; None = generated conversations.
         out: folder of the runs, one folder each; runs of an earlier call are overwritten.
-        config_file: default: the one shipped for the data set.
+        config_file: default: the one shipped for the data set, else the defaults.
         overrides: as of `Config.load`.
 
     Raises:
         ValueError, FileNotFoundError: naming what is wrong with the data or the configuration.
     """
     dataset = "synthetic" if data is None else guess_dataset(data)
-    if config_file is None:
-        config_file = CONFIGS / {"synthetic": "demo.yaml", "meld": "meld.yaml", "mosi": "mosi.yaml"}[dataset]
+    if config_file is None and dataset in SHIPPED:
+        config_file = CONFIGS / SHIPPED[dataset]
     paths = [] if data is None else [f"data.path={data}"]
     config = Config.load(config_file, [*paths, f"data.dataset={dataset}", *overrides])
-    splits = load_splits(config.data)
+    splits = load_splits(config.data, device=choose_device(config.train.device))
 
     rows = []
     for name, part, changed in contenders(config, splits):

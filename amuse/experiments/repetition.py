@@ -12,6 +12,7 @@ from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
 from amuse.files import LOG_FILE
 from amuse.training.train import train_on
+from amuse.world import choose_device
 
 
 @dataclass
@@ -57,7 +58,7 @@ def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = No
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
-    splits = load_splits(config.data, progress) if splits is None else splits
+    splits = load_splits(config.data, progress, device=choose_device(config.train.device)) if splits is None else splits
     if splits.test.label_names is None:
         raise ValueError("data: expected classes, got regression")
     runs = {}
@@ -70,7 +71,7 @@ def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = No
 
 
 def to_markdown(runs: dict[int, Scores]) -> str:
-    """A table of the runs by seed, and one of the classes' F1, with mean and population deviation."""
+    """A table of the runs by seed, and one of the classes' F1, with mean and sample deviation."""
     scores = list(runs.values())
     lines = ["| | weighted F1 | accuracy | seconds | peak MiB |", "|---|---|---|---|---|"]
     lines += [
@@ -86,6 +87,6 @@ def to_markdown(runs: dict[int, Scores]) -> str:
 
 
 def mean(values: Sequence[float]) -> str:
-    """Mean and, of several values, population deviation."""
+    """Mean and, of several values, sample deviation (n - 1)."""
     text = f"{statistics.fmean(values):.2f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.pstdev(values):.2f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.2f}"

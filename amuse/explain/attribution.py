@@ -128,7 +128,7 @@ def integrated_gradients(perturbation: Perturbation, target: int, samples: int =
         ValueError: A stream of token ids, which have no gradient.
         ImportError: captum is missing.
     """
-    for stream, width in perturbation.model.config.modalities.items():
+    for stream, width in perturbation.model.spec.modalities.items():
         if width == TOKEN_IDS:
             raise ValueError(f"stream {stream!r}: token ids have no gradient; expected method lime, shap or occlusion")
     try:

@@ -93,7 +93,7 @@ def explain(
     if samples < 2:
         raise ValueError(f"samples: expected at least 2, got {samples}")
     utterance = dialogue.utterances[position]
-    used = {name: utterance.features[name] for name in model.config.modalities if name in utterance.features}
+    used = {name: utterance.features[name] for name in model.spec.modalities if name in utterance.features}
     if method == "gradients":
         pictures = None
     groups = [g for g in feature_groups(utterance, pieces, max_segments, pictures) if g.stream in used]
@@ -111,7 +111,7 @@ def explain(
         value = float(probabilities[target])
         attribution = Attribution(method, target, torch.zeros(0, dtype=torch.float64), value)
         fidelity = Fidelity(float("nan"), value, value, value)
-    alone = collate([Dialogue(dialogue.id, [utterance])], model.config.modalities, perturbation.regression)
+    alone = collate([Dialogue(dialogue.id, [utterance])], model.spec.modalities, perturbation.regression)
     flow = attention_flow(model, alone.to(perturbation.speaker.device))
     return Explanation(
         probabilities=probabilities,

@@ -59,9 +59,9 @@ class Perturbation:
             raise ValueError("model: fusion 'random' draws its coefficients anew in each call, so nothing explains it")
         self.model = model.eval()
         self.position, self.groups, self.chunk, self.temperature = position, list(groups), chunk, temperature
-        self.regression = model.config.label_names is None
+        self.regression = model.spec.label_names is None
         device = next(model.parameters()).device
-        batch = collate([dialogue], model.config.modalities, self.regression).to(device)
+        batch = collate([dialogue], model.spec.modalities, self.regression).to(device)
         self.speaker = batch.speaker
         shown = {name for name, mask in batch.masks.items() if mask[position].any()}
         self.pictures = {name: each for name, each in (pictures or {}).items() if name in shown}

@@ -1,46 +1,55 @@
 """The configuration of AMuSE as transformers keeps it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
-from amuse.config import LossConfig, ModelConfig, from_dict
+from amuse.config import LossConfig, ModelConfig, from_dict, split_data_keys
+from amuse.data.spec import DataSpec
 from amuse.model.amuse import Amuse
 
 
 class AmuseConfig(PreTrainedConfig):
-    """Holds `amuse.config.ModelConfig` and `LossConfig` as plain dicts, whose keys and types are checked.
+    """Holds `ModelConfig`, `DataSpec` and `LossConfig` as plain dicts, whose keys and types are checked.
 
-    The labels follow from `network["label_names"]`: `id2label` and `num_labels` cannot be set apart from it.
+    The labels follow from `data["label_names"]`: `id2label` and `num_labels` cannot be set apart from it.
 
     Attributes:
-        network: Of `ModelConfig`; `modalities` has to be there to build a model.
+        network: Of `amuse.config.ModelConfig`.
+        data: Of `amuse.data.spec.DataSpec`; needed to build a model. Version 0.1 kept its keys in `network`, where they
+            are still read.
         loss: Of `LossConfig`.
         encoder_configs: Stream -> architecture of the encoder that is trained with the model.
-        modality_order: Of the modalities, since transformers sorts the keys of dicts; when left out, that of `network`.
-        class_weights: One a class, for `loss["class_weights"]`, see `amuse.training.optimization.class_weights`.
+        modality_order: Of the modalities, since transformers sorts the keys of dicts; when left out, that of `data`.
+        class_weights: One per class, for `loss["class_weights"]`, see `amuse.training.optimization.class_weights`.
     """
 
     model_type = "amuse"
     keys_to_ignore_at_inference: ClassVar = ["modality_logits", "descriptors", "alpha"]
 
     network: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
     encoder_configs: dict[str, Any] | None = None
     modality_order: list[str] | None = None
     class_weights: list[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        network = from_dict(ModelConfig, self.network or {}, "network")
-        self.modality_order = self.modality_order or list(network.modalities)
-        if set(self.modality_order) != set(network.modalities):
-            raise ValueError(f"modality_order: expected {list(network.modalities)}, got {self.modality_order}")
-        network.modalities = {name: network.modalities[name] for name in self.modality_order}
-        self.network, self.loss = asdict(network), asdict(from_dict(LossConfig, self.loss or {}, "loss"))
-        names = network.label_names
+        network, written_by_0_1 = split_data_keys(self.network or {})
+        self.network = asdict(from_dict(ModelConfig, network, "network"))
+        self.loss = asdict(from_dict(LossConfig, self.loss or {}, "loss"))
+        given = self.data or written_by_0_1
+        names: list[str] | None = None
+        if given:  # transformers makes a default configuration to compare with, which fits no data
+            spec = from_dict(DataSpec, given, "data")
+            names = spec.label_names
+            self.modality_order = self.modality_order or list(spec.modalities)
+            if set(self.modality_order) != set(spec.modalities):
+                raise ValueError(f"modality_order: expected {list(spec.modalities)}, got {self.modality_order}")
+            self.data = asdict(replace(spec, modalities={name: spec.modalities[name] for name in self.modality_order}))
         if names is not None and self.class_weights is not None and len(self.class_weights) != len(names):
-            raise ValueError(f"class_weights: expected one a class, {len(names)}, got {len(self.class_weights)}")
+            raise ValueError(f"class_weights: expected one per class, {len(names)}, got {len(self.class_weights)}")
         # "value" is the one output of a regression
         self.id2label = dict(enumerate(names if names is not None else ["value"]))
         self.label2id = {name: index for index, name in self.id2label.items()}
@@ -49,23 +58,33 @@ class AmuseConfig(PreTrainedConfig):
 
     @classmethod
     def of(cls, model: Amuse, loss: LossConfig | None = None, **kwargs: Any) -> Self:
-        """Of a model that is there."""
+        """The configuration of a model."""
         return cls(
             network=asdict(model.config),
+            data=asdict(model.spec),
             loss=asdict(loss or LossConfig()),
             encoder_configs=model.encoder_configs,
             **kwargs,
         )
 
     def network_config(self) -> ModelConfig:
-        """Raises ValueError for labels that were set apart from the network's."""
-        network = from_dict(ModelConfig, self.network, "network")
-        if self.num_labels != network.num_outputs:
+        return from_dict(ModelConfig, self.network, "network")
+
+    def data_spec(self) -> DataSpec:
+        """The model's inputs and outputs.
+
+        Raises:
+            ValueError: No `data`, or labels that were set apart from them.
+        """
+        if self.data is None:
+            raise ValueError("data: expected the fields of amuse.data.spec.DataSpec to build a model, got None")
+        spec = from_dict(DataSpec, self.data, "data")
+        if self.num_labels != spec.num_outputs:
             raise ValueError(
-                f"num_labels: expected {network.num_outputs}, got {self.num_labels}; the classes are those of "
-                "network['label_names'], set them there"
+                f"num_labels: expected {spec.num_outputs}, got {self.num_labels}; the classes are those of "
+                "data['label_names'], set them there"
             )
-        return network
+        return spec
 
     def loss_config(self) -> LossConfig:
         return from_dict(LossConfig, self.loss, "loss")

@@ -27,11 +27,11 @@ def export_run(run: str | Path, out: str | Path) -> tuple[AmuseForUtteranceClass
         raise FileExistsError(f"{out}: expected a new or empty folder")
     network, standardizer, config = load_best(run)
     words = words_modality(config.data)
-    if words not in network.config.modalities:
+    if words not in network.spec.modalities:
         words = None
     processor = AmuseProcessor(
-        network.config.modalities,
-        network.config.label_names,
+        network.spec.modalities,
+        network.spec.label_names,
         text=None if words is None else text_options(config.data),
         text_modality=words or "text",
         standardizer=None if standardizer is None else standardizer_dict(standardizer),

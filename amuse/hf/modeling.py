@@ -70,7 +70,7 @@ class AmusePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: AmuseConfig) -> None:
         super().__init__(config)
-        self.amuse = Amuse(config.network_config(), config.encoder_configs)
+        self.amuse = Amuse(config.network_config(), config.data_spec(), config.encoder_configs)
         self.gradient_checkpointing = False
         if not any(parameter.is_meta for parameter in self.amuse.parameters()):
             for module in self.amuse.modules():  # it has drawn its weights
@@ -119,7 +119,7 @@ class AmusePreTrainedModel(PreTrainedModel):
             ids=[],
         )
         if self.training:
-            batch = augment(batch, self.amuse.config)
+            batch = augment(batch, self.amuse.config, self.amuse.groups)
         return self.amuse(batch), batch
 
     def _converted(self, tokens: Tensor) -> Tensor:
@@ -167,8 +167,15 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
             return_dict: False = a tuple.
 
         Raises:
-            ValueError: The loss asks for class weights, and the configuration has none.
+            ValueError: The loss asks for class weights, and the configuration has none; or a training step without
+                labels, as Trainer's `label_smoothing_factor` makes it, which would replace the losses of the paper.
         """
+        if labels is None and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor takes them "
+                "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To "
+                "predict, call eval()."
+            )
         output, batch = self.run(features, masks, utterances, speakers, labels)
         loss = None if labels is None else self._loss(output, batch)
         rows = (output.logits, output.modality_logits, output.descriptors, output.alpha)
@@ -179,7 +186,7 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
         config, weights = self.config.loss_config(), self.config.class_weights
         if config.class_weights and self.config.problem_type != "regression" and weights is None:
             raise ValueError(
-                "class_weights: expected one a class in the configuration, since its loss has class_weights = "
+                "class_weights: expected one per class in the configuration, since its loss has class_weights = "
                 f"{config.class_weights}; amuse.training.optimization.class_weights counts them"
             )
         given = None if weights is None else torch.tensor(weights, device=output.logits.device)

@@ -21,7 +21,7 @@ def utterance_scores(config: AmuseConfig) -> Callable[[Any], dict[str, float]]:
         if config.problem_type == "regression":
             scores = evaluate_regression(labels, logits[:, 0])
             return {"mae": scores.mae, "pearson": scores.pearson, "binary_accuracy": scores.binary_accuracy}
-        metrics = evaluate_predictions(labels, logits, config.network_config().label_names or [])
+        metrics = evaluate_predictions(labels, logits, config.data_spec().label_names or [])
         return {"weighted_f1": metrics.weighted_f1, "macro_f1": metrics.macro_f1, "accuracy": metrics.accuracy}
 
     return compute

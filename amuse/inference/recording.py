@@ -9,16 +9,17 @@ from torch import Tensor
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.folder import Recording, conversations, find_transcript
 from amuse.data.load import add_text
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.files import BEST, MEDIA_FILE, read_json
-from amuse.media.decode import MediaError, media_seconds, read_audio
+from amuse.media.decode import media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
-from amuse.media.segments import speech_segments
+from amuse.media.segments import Segments, speech_segments
 from amuse.media.sources import Span, recording_clip
+from amuse.media.tracks import MediaError
 
 
 class Recognizer:
@@ -37,7 +38,7 @@ class Recognizer:
         self.run = run
         self.model, self.standardizer, self.config = load_best(run)
         self.temperature = load_temperature(run)
-        modalities = self.model.config.modalities
+        modalities = self.model.spec.modalities
         self.wanted = [modality for modality in modalities if modality != "text"]
         dataset = self.config.data.dataset
         if dataset not in ("prepared", "meld") or (dataset == "meld" and self.wanted):
@@ -51,14 +52,14 @@ class Recognizer:
             self.extractor = Extractor.from_manifest(manifest)
 
     def listen(
-        self, media: Path, transcript: Path | None, report: Report
+        self, media: Path, transcript: Path | None, report: ProblemHandler
     ) -> tuple[Dialogue, Iterator[tuple[Utterance, Perception]]]:
         """The utterances of a recording as its transcript has them, and then each with its features, one by one.
 
         Args:
             media: A video or audio file.
-            transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the
-                sound: then there are no words and all utterances count as one speaker's.
+            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or
+                else cuts at pauses of the sound: then there are no words and all utterances count as one speaker's.
             report: Takes what is wrong with the recording or the transcript.
 
         Raises:
@@ -69,34 +70,36 @@ class Recognizer:
         if not media.is_file():
             raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
         lines = _lines(media, transcript or find_transcript(media), report)
-        talk = conversations([Recording(media, lines)], self.model.config.label_names)
+        talk = conversations([Recording(media, lines)], self.model.spec.label_names)
         return talk[0], self._perceive(talk, media, report)
 
-    def _perceive(self, talk: Conversations, media: Path, report: Report) -> Iterator[tuple[Utterance, Perception]]:
-        if "text" in self.model.config.modalities:
-            talk = add_text(self.config.data, talk, progress=False)
+    def _perceive(
+        self, talk: Conversations, media: Path, report: ProblemHandler
+    ) -> Iterator[tuple[Utterance, Perception]]:
+        if "text" in self.model.spec.modalities:
+            talk = add_text(self.config.data, talk, progress=False, device=next(self.model.parameters()).device)
         empty = True
         for utterance in talk.utterances():
             features, seen = dict(utterance.features), Perception()
             if self.extractor is not None:
                 seen = self.extractor.perceive(recording_clip(media, utterance), utterance.id, report)
                 features |= self.extractor.encode(seen, utterance.id, report)
-            features = {m: features[m] for m in self.model.config.modalities if m in features}
+            features = {m: features[m] for m in self.model.spec.modalities if m in features}
             if self.standardizer is not None:
                 features = {m: self.standardizer.transform(m, x) for m, x in features.items()}
             empty = empty and not features
             yield replace(utterance, features=features), seen
         if empty:
-            wanted = ", ".join(self.model.config.modalities)
+            wanted = ", ".join(self.model.spec.modalities)
             raise ValueError(f"{media}: no utterance has any modality of the model ({wanted})")
 
     def predict(self, dialogue: Dialogue) -> Tensor:
         """Logits `(N, C)`, or values `(N, 1)` of regression, of utterances with features."""
-        config = self.model.config
-        return predict(self.model, Conversations([dialogue], config.label_names, config.modalities)).logits
+        spec = self.model.spec
+        return predict(self.model, Conversations([dialogue], spec.label_names, spec.modalities)).logits
 
 
-def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
+def _lines(media: Path, transcript: Path | None, report: ProblemHandler) -> list[Line]:
     if transcript is None:
         segments = _segments(media, report)
         return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
@@ -106,15 +109,15 @@ def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
     return lines
 
 
-def _segments(media: Path, report: Report) -> list[tuple[float, float]]:
+def _segments(media: Path, report: ProblemHandler) -> list[tuple[float, float]]:
     """Utterances between pauses; the whole video where nothing is heard."""
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
     except MediaError:  # the extractor will find it again and report it
-        segments = []
-    if segments:
-        report(Problem("no_transcript", media.name, f"{len(segments)} utterances between pauses"))
-        return segments
+        segments = Segments([], "")
+    if segments.times:
+        report(Problem("no_transcript", media.name, f"{len(segments.times)} utterances between pauses, {segments.how}"))
+        return segments.times
     try:
         length = media_seconds(media)
     except MediaError as error:

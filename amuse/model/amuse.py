@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from amuse.config import ModelConfig, from_dict
+from amuse.config import ModelConfig, from_dict, split_data_keys
 from amuse.data.batch import Batch, present_modalities
 from amuse.data.conversation import TOKEN_IDS
 from amuse.data.mix import Mix
+from amuse.data.spec import DataSpec
 from amuse.encoders.trainable import PretrainedEncoder, SignalEncoder, TextEncoder
 from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.model.allocation import AllocationLimit
-from amuse.model.fusion import closed_form, fuse
+from amuse.model.fusion import closed_form, flipped, fuse
 from amuse.model.output import Output
 from amuse.model.stages import CentralNetwork, StreamsStage, UnimodalStage, average
 from amuse.model.temporal import TemporalStage
@@ -36,35 +37,35 @@ class Amuse(nn.Module):
     """The model of SPEC section 4.
 
     Args:
-        config: With `modalities` and `label_names` filled in.
+        config: The network.
+        spec: Its inputs and outputs.
         encoder_configs: Stream -> architecture of its encoder, which then gets random weights; a stream that is not
-            named gets the pretrained weights of `config.text_encoder` or `config.raw`. Only for streams of token ids
-            or raw windows and frames.
+            named gets the pretrained weights of `spec.text_encoder` or `spec.raw`. Only for streams of token ids or raw
+            windows and frames.
 
     Raises:
-        ValueError: No modality, or token ids without a text encoder.
+        ValueError: A configuration that does not fit the data.
     """
 
-    def __init__(self, config: ModelConfig, encoder_configs: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, spec: DataSpec, encoder_configs: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         super().__init__()
-        if not config.modalities:
-            raise ValueError("config.modalities: expected at least one modality, got none")
-        self.config = config
+        self.config, self.spec = config, spec
         self.recompute = False
-        self.groups = config.groups
+        self.groups = fitting_groups(config, spec)
         self.modalities = list(self.groups)
         d, count = config.d_model, len(self.modalities)
-        widths = dict(config.modalities)
+        widths = dict(spec.modalities)
 
         self.encoders = nn.ModuleDict()
-        for name, width in config.modalities.items():
+        for name, width in spec.modalities.items():
             given = (encoder_configs or {}).get(name)
             if width == TOKEN_IDS:
-                if config.text_encoder is None:
-                    raise ValueError(f"config.text_encoder: modality {name!r} has token ids and needs an encoder")
-                self.encoders[name] = _encoder(TextEncoder, config.text_encoder, given, config.encoder_layers)
-            elif name in config.raw:
-                raw = config.raw[name]
+                assert spec.text_encoder is not None  # DataSpec has checked it
+                self.encoders[name] = _encoder(TextEncoder, spec.text_encoder, given, config.encoder_layers)
+            elif name in spec.raw:
+                raw = spec.raw[name]
                 self.encoders[name] = _encoder(SignalEncoder, raw.encoder, given, config.encoder_layers, raw.shape)
         widths |= {name: cast(PretrainedEncoder, encoder).width for name, encoder in self.encoders.items()}
         self.unimodal = nn.ModuleList(
@@ -74,11 +75,11 @@ class Amuse(nn.Module):
             for streams in self.groups.values()
         )
         self.central = nn.ModuleList(CentralNetwork(count - 1, config) for _ in self.modalities) if config.man else None
-        self.heads = nn.ModuleList(nn.Linear(d, config.num_outputs) for _ in self.modalities)
+        self.heads = nn.ModuleList(nn.Linear(d, spec.num_outputs) for _ in self.modalities)
         self.fusion = AdaptiveFusion(d, count, config.backend) if config.fusion == "learned" else None
         fused_width = d if config.fusion == "chain" else count * d
         self.temporal = TemporalStage(fused_width, config)
-        self.classifier = nn.Linear(self.temporal.width, config.num_outputs)
+        self.classifier = nn.Linear(self.temporal.width, spec.num_outputs)
         self.voice = nn.Linear(count * d, d) if config.speaker_head else None
         for parameter in self.parameters():
             if not parameter.numel():  # the pair weights of a single modality: nothing to learn, nothing to shard
@@ -151,6 +152,10 @@ class Amuse(nn.Module):
         """A(u) of Eq. 2, `(U, M * d)` (chain: `(U, d)`), and the coefficients; see `amuse.model.fusion`."""
         return fuse(descriptors, present, self._linear_heads, self.fusion, self.config)
 
+    def flipped(self, descriptors: Tensor, present: Tensor) -> Tensor:
+        """Utterances whose predicted class Eq. 6 changes, bool `(U,)`; see `amuse.model.fusion.flipped`."""
+        return flipped(descriptors, present, self._linear_heads, self.config)
+
     @property
     def _linear_heads(self) -> list[nn.Linear]:
         return [cast(nn.Linear, head) for head in self.heads]
@@ -164,7 +169,7 @@ class Amuse(nn.Module):
         """Write config.json and model.safetensors, each at once or not at all; `weights`: in place of its own."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tree = {"model": asdict(self.config), "encoder_configs": self.encoder_configs}
+        tree = {"model": asdict(self.config), "data": asdict(self.spec), "encoder_configs": self.encoder_configs}
         save_tensors(self.state_dict() if weights is None else weights, folder / WEIGHTS_FILE)
         write_text(json.dumps(tree, indent=2), folder / MODEL_CONFIG_FILE)
 
@@ -184,13 +189,15 @@ class Amuse(nn.Module):
         tree = read_json(folder / MODEL_CONFIG_FILE)
         weights = load_tensors(folder / WEIGHTS_FILE)
         try:
-            config = from_dict(ModelConfig, tree["model"], "model")
+            network, written_by_0_1 = split_data_keys(tree["model"])
+            config = from_dict(ModelConfig, network, "model")
+            spec = from_dict(DataSpec, tree.get("data", written_by_0_1), "data")
             encoders = tree.get("encoder_configs") or {}
             if not isinstance(encoders, dict) or not all(isinstance(entry, dict) for entry in encoders.values()):
                 raise TypeError(f"encoder_configs: expected stream -> architecture, got {encoders!r}")
             with AllocationLimit(weights) as limit:
                 limit.check_integers(tree)
-                model = cls(config, encoders)
+                model = cls(config, spec, encoders)
         except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{folder / MODEL_CONFIG_FILE}: not a model configuration: {error!r}") from None
         try:
@@ -204,3 +211,23 @@ def _encoder(
     kind: type[PretrainedEncoder], name: str, config: dict[str, Any] | None, *arguments: Any
 ) -> PretrainedEncoder:
     return kind.from_pretrained(name, *arguments) if config is None else kind(config, *arguments)
+
+
+def fitting_groups(config: ModelConfig, spec: DataSpec) -> dict[str, list[str]]:
+    """Modality of the model -> the data's streams that make it.
+
+    Raises:
+        ValueError: A setting that does not fit the data.
+    """
+    groups = config.groups(spec.modalities)
+    if len(groups) > 8:
+        raise ValueError(f"modalities: expected at most 8, got {len(groups)}")
+    for name in ("modality_dropout", "modality_swap"):
+        unknown = set(getattr(config, name)) - set(groups)
+        if unknown:
+            raise ValueError(f"{name}: expected names out of {list(groups)}, got {sorted(unknown)[0]!r}")
+    if spec.regression and config.fusion in ("closed_form", "chain"):
+        raise ValueError(f"fusion: {config.fusion!r} needs classes, since Eq. 6 uses the predicted label")
+    if spec.regression and config.gate_teacher:
+        raise ValueError("gate_teacher: needs classes, since Eq. 6 uses the label")
+    return groups

@@ -76,6 +76,22 @@ def chain(descriptors: Tensor, present: Tensor, heads: Sequence[nn.Linear], conf
     return mixed
 
 
+def flipped(descriptors: Tensor, present: Tensor, heads: Sequence[nn.Linear], config: ModelConfig) -> Tensor:
+    """The informative utterances of III-E2, bool `(U,)`: mixing by Eq. 6 changes what some modality predicts.
+
+    That is, for an ordered pair of present modalities, classifier m decides otherwise for alpha f_n + (1 - alpha) f_m
+    than for f_m.
+
+    Args: as of `fuse`.
+    """
+    f = descriptors.detach().to(heads[0].weight.dtype)
+    alpha = closed_form(f, heads, config)
+    mixed = alpha * f[:, None] + (1 - alpha) * f[:, :, None]  # (U, m, n, d)
+    changed = [head(mixed[:, m]).argmax(-1) != head(f[:, m]).argmax(-1)[:, None] for m, head in enumerate(heads)]
+    pairs = present[:, :, None] & present[:, None] & ~torch.eye(f.shape[1], dtype=torch.bool, device=f.device)
+    return (torch.stack(changed, dim=1) & pairs).flatten(1).any(-1)
+
+
 def _loss_gradient(head: nn.Linear, descriptor: Tensor, labels: Tensor | None = None) -> Tensor:
     """Gradient of a modality's own focal loss at its descriptor, for the label that the modality itself predicts.
 

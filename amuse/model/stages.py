@@ -2,11 +2,14 @@
 (III-D). Sizes as in `amuse.model.amuse`: U utterances, L tokens of a stream, d = d_model.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amuse.config import ModelConfig
+from amuse.model.score_map import MappedScoresAttention
 from amuse_kernels.nn import PeripheralCentralAttention
 
 
@@ -57,19 +60,32 @@ class StreamsStage(nn.Module):
 
 
 class CentralNetwork(nn.Module):
-    """The Central network of one modality (III-B): every layer attends to the other modalities' f_n (Eq. 1)."""
+    """The Central network of one modality (III-B): every layer attends to the other modalities' f_n (Eq. 1).
+
+    On request a Bi-LSTM follows the layers, which Fig. 1 draws before the fusion and the text does not mention.
+    """
 
     def __init__(self, num_peripherals: int, config: ModelConfig) -> None:
         super().__init__()
-        sources = [config.d_model] * num_peripherals
-        self.layers = nn.ModuleList(AttentionLayer(sources, config.man_gate, config) for _ in range(config.man_layers))
+        d = config.d_model
+        self.layers = nn.ModuleList(
+            AttentionLayer([d] * num_peripherals, config.man_gate, config, config.man_score_map)
+            for _ in range(config.man_layers)
+        )
+        self.lstm = BiLSTM(d, d) if config.man_lstm else None
 
     def forward(self, tokens: Tensor, mask: Tensor, peripherals: list[Tensor], masks: list[Tensor]) -> Tensor:
         """`(U, L, d)` tokens of this modality to g^h, the state after the last layer, of the same shape."""
         g = tokens
         for layer in self.layers:
             g = layer(g, mask, peripherals, masks)
-        return g
+        return g if self.lstm is None else self._recur(self.lstm, g, mask)
+
+    @staticmethod
+    def _recur(lstm: "BiLSTM", g: Tensor, mask: Tensor) -> Tensor:
+        """The Bi-LSTM over the real tokens; several streams of one modality have padding between them."""
+        order = mask.logical_not().byte().argsort(dim=1, stable=True)[..., None].expand_as(g)
+        return torch.zeros_like(g).scatter(1, order, lstm(g.gather(1, order), mask.sum(-1)).to(g.dtype))
 
 
 class AttentionLayer(nn.Module):
@@ -78,20 +94,18 @@ class AttentionLayer(nn.Module):
     The layer norms before both are ours: four layers train unreliably without.
     """
 
-    def __init__(self, source_dims: list[int], gate: str | float, config: ModelConfig) -> None:
+    def __init__(self, source_dims: list[int], gate: str | float, config: ModelConfig, score_map: bool = False) -> None:
         super().__init__()
         d = config.d_model
-        self.attention = None
+        options: dict[str, Any] = {"head_merge": config.head_merge, "backend": config.backend}
+        self.attention: nn.Module | None = None
         if source_dims:
             self.attention_norm = nn.LayerNorm(d)
-            self.attention = PeripheralCentralAttention(
-                d,
-                config.num_heads,
-                source_dims,
-                gate=gate,
-                head_merge=config.head_merge,
-                backend=config.backend,
-            )
+            if score_map:
+                mean = 1 / (len(source_dims) + 1)
+                self.attention = MappedScoresAttention(d, config.num_heads, source_dims, gate=mean, **options)
+            else:
+                self.attention = PeripheralCentralAttention(d, config.num_heads, source_dims, gate=gate, **options)
         self.dense_norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
         self.dropout = nn.Dropout(config.dropout)

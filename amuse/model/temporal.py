@@ -143,6 +143,6 @@ class Sequences:
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sine and cosine codes `(N, width)`, float32, of int64 `(N,)` positions."""
-    rate = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-9.21 / width))  # 10000 ** -(2i / width)
+    rate = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device) / width)
     angles = positions[:, None].float() * rate
     return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(1)

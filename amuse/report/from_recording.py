@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
-from amuse.data.problems import Report
+from amuse.data.problems import ProblemHandler
 from amuse.encoders.builtin import LogMel
 from amuse.evaluation.quality import Quality
 from amuse.explain import Explanation, Pictures, explain
@@ -28,7 +28,7 @@ def explain_recording(
     run: Path,
     media: Path,
     transcript: Path | None,
-    report: Report,
+    report: ProblemHandler,
     *,
     method: str = "lime",
     samples: int = 500,
@@ -87,7 +87,7 @@ def recording_content(
     recognizer: Recognizer, name: str, turns: list[Turn], method: str, samples: int, seed: int
 ) -> Content:
     """The report of a recording from its explained utterances."""
-    model, names = recognizer.model, recognizer.model.config.label_names
+    model, names = recognizer.model, recognizer.model.spec.label_names
     quality = None
     labels = [turn.utterance.label for turn in turns]
     if names is not None and any(label is not None for label in labels):

@@ -59,14 +59,14 @@ def explain_run(
     predictions = predict(model, conversations, config.train.batch_size)
     labels = predictions.labels
     quality: Quality | RegressionQuality | None = None
-    if labels is not None and model.config.label_names is None:
+    if labels is not None and model.spec.label_names is None:
         quality = RegressionQuality.measure(predictions.logits[:, 0], labels)
     elif labels is not None:
-        assert model.config.label_names is not None
-        quality = Quality.measure(predictions.probabilities(temperature), labels, model.config.label_names)
+        assert model.spec.label_names is not None
+        quality = Quality.measure(predictions.probabilities(temperature), labels, model.spec.label_names)
     source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
     card = model_card(model, temperature, source, method, samples, seed)
-    return Content(f"Conversation {chosen.id}", turns, model.config.label_names, model.modalities, card, quality)
+    return Content(f"Conversation {chosen.id}", turns, model.spec.label_names, model.modalities, card, quality)
 
 
 def model_card(model: Amuse, temperature: float, source: str, method: str, samples: int, seed: int) -> dict[str, str]:
@@ -78,7 +78,7 @@ def model_card(model: Amuse, temperature: float, source: str, method: str, sampl
         "Data": source,
         "Explanation": f"{method}, {samples} samples, seed {seed}",
     }
-    if model.config.label_names is not None:
+    if model.spec.label_names is not None:
         card["Probabilities"] = f"softmax at temperature {temperature:.2f}"
     return card
 
@@ -100,7 +100,7 @@ def word_pieces(utterance: Utterance, model: Amuse, data: DataConfig) -> dict[st
         tokens = utterance.features.get(stream)
         if tokens is None or data.dataset == "synthetic" or data.pool:
             continue
-        if model.config.modalities.get(stream) == TOKEN_IDS:
+        if model.spec.modalities.get(stream) == TOKEN_IDS:
             tokenizer = _tokenizer(data.encoder)
             special = set(tokenizer.all_special_ids)
             ids = tokens.tolist()

@@ -45,7 +45,7 @@ def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png"
     log = run / LOG_FILE
     if log.is_file():
         drawings["curves"] = draw_curves, [json.loads(line) for line in log.read_text().splitlines()]
-    names = model.config.label_names
+    names = model.spec.label_names
     if names is not None:
         predictions = predict(model, conversations, config.train.batch_size)
         probabilities = predictions.probabilities(load_temperature(run))

@@ -10,12 +10,12 @@ from amuse.data.batch import UNLABELLED, Batch, present_modalities
 from amuse.data.mix import Mix
 
 
-def augment(batch: Batch, config: ModelConfig) -> Batch:
-    """Swap noise and modality dropout as `config` says, drawn from torch's generator."""
+def augment(batch: Batch, config: ModelConfig, groups: dict[str, list[str]]) -> Batch:
+    """Swap noise and modality dropout as `config` says, drawn from torch's generator; `groups` as in `Amuse.groups`."""
     if config.modality_swap:
-        batch = _swap_modalities(batch, config)
+        batch = _swap_modalities(batch, config.modality_swap, groups)
     if config.modality_dropout:
-        batch = _drop_modalities(batch, config)
+        batch = _drop_modalities(batch, config.modality_dropout, groups)
     return batch
 
 
@@ -34,24 +34,23 @@ def draw_mix(labels: Tensor | None, alpha: float) -> Mix | None:
     return Mix(partner, share.masked_fill(unlabelled | unlabelled[partner], 1.0))
 
 
-def _drop_modalities(batch: Batch, config: ModelConfig) -> Batch:
+def _drop_modalities(batch: Batch, dropout: dict[str, float], groups: dict[str, list[str]]) -> Batch:
     """Take away each modality with its chance, but never all of an utterance."""
-    groups = config.groups
     present = present_modalities(batch, groups)
-    chances = [config.modality_dropout.get(name, 0.0) for name in groups]
+    chances = [dropout.get(name, 0.0) for name in groups]
     kept = present & (torch.rand(present.shape, device=present.device) >= torch.tensor(chances, device=present.device))
     kept = torch.where(kept.any(-1, keepdim=True), kept, present)
     masks = {s: batch.masks[s] & kept[:, m, None] for m, names in enumerate(groups.values()) for s in names}
     return replace(batch, masks=masks)
 
 
-def _swap_modalities(batch: Batch, config: ModelConfig) -> Batch:
+def _swap_modalities(batch: Batch, swap: dict[str, float], groups: dict[str, list[str]]) -> Batch:
     """Some utterances get a modality of another utterance of the batch, so that none is trusted blindly."""
     features, masks = dict(batch.features), dict(batch.masks)
-    for name, chance in config.modality_swap.items():
+    for name, chance in swap.items():
         count, device = len(batch), batch.dialogue.device
         other = torch.randint(count, (count,), device=device)
         source = torch.where(torch.rand(count, device=device) < chance, other, torch.arange(count, device=device))
-        for stream in config.groups[name]:
+        for stream in groups[name]:
             features[stream], masks[stream] = features[stream][source], masks[stream][source]
     return replace(batch, features=features, masks=masks)

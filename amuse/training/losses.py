@@ -36,9 +36,12 @@ class LossDenominators:
         class_weights: Tensor | None = None,
         mix: Mix | None = None,
         batch: Batch | None = None,
+        utterance_weights: Tensor | None = None,
     ) -> "LossDenominators":
         """Of one batch, arguments as of `amuse_loss`; a batch in parts has the sum over the parts."""
         weight = _label_weights(labels, class_weights, present)
+        if utterance_weights is not None:
+            weight = weight * utterance_weights
         mixed = weight if mix is None else mix.share * weight + (1 - mix.share) * weight[mix.partner]
         fellows = present.new_zeros((), dtype=torch.float)
         if batch is not None:
@@ -71,6 +74,7 @@ def amuse_loss(
     *,
     batch: Batch | None = None,
     mix: Mix | None = None,
+    utterance_weights: Tensor | None = None,
     denominators: LossDenominators | None = None,
     gather: GatherRows | None = None,
 ) -> dict[str, Tensor]:
@@ -83,6 +87,7 @@ def amuse_loss(
         class_weights: `(C,)`, classes only.
         batch: that the model was given; for models with `speaker_head` only.
         mix: the mixup that the model was given.
+        utterance_weights: `(U,)`, of each utterance in the losses of its label; None = alike.
         denominators: of the whole batch, where this is a part of it; the losses of all parts then add up.
         gather: see `contrastive_loss`.
 
@@ -92,14 +97,15 @@ def amuse_loss(
     """
     present = output.present
     if denominators is None:
-        denominators = LossDenominators.of(labels, present, class_weights, mix, batch)
+        denominators = LossDenominators.of(labels, present, class_weights, mix, batch, utterance_weights)
     # every output takes part, or DistributedDataParallel waits for gradients that never come
     zero = output.logits.sum() * 0.0 + output.modality_logits.sum() * 0.0
     parts = {"final": zero, "modality": zero, "contrastive": zero}
     if labels is not None:
-        parts["final"] = _final_loss(output.logits, labels, config, class_weights, mix, denominators.final)
+        weights = class_weights, utterance_weights
+        parts["final"] = _final_loss(output.logits, labels, config, *weights, mix, denominators.final)
         heads = [
-            _supervised(output.modality_logits[:, m], _only(labels, present[:, m]), config, class_weights, None, total)
+            _supervised(output.modality_logits[:, m], _only(labels, present[:, m]), config, *weights, total)
             for m, total in enumerate(denominators.modality)
         ]
         parts["modality"] = torch.stack(heads).mean()
@@ -118,13 +124,17 @@ def _final_loss(
     labels: Tensor,
     config: LossConfig,
     class_weights: Tensor | None,
+    utterance_weights: Tensor | None,
     mix: Mix | None,
     total: Tensor,
 ) -> Tensor:
     if mix is None:
-        return _supervised(logits, labels, config, class_weights, None, total)
-    own = _supervised(logits, labels, config, class_weights, mix.share, total)
-    return own + _supervised(logits, labels[mix.partner], config, class_weights, 1 - mix.share, total)
+        return _supervised(logits, labels, config, class_weights, utterance_weights, total)
+    own, partners = mix.share, 1 - mix.share
+    if utterance_weights is not None:
+        own, partners = own * utterance_weights, partners * utterance_weights[mix.partner]
+    loss = _supervised(logits, labels, config, class_weights, own, total)
+    return loss + _supervised(logits, labels[mix.partner], config, class_weights, partners, total)
 
 
 def _supervised(

@@ -3,12 +3,13 @@
 import contextlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from amuse.config import TrainConfig
 from amuse.evaluation.metrics import Metrics, RegressionMetrics
 
 
@@ -22,6 +23,19 @@ def describe(record: dict[str, Any], better: bool) -> str:
     scores = "  ".join(f"{name} {value:.4f}" for name, value in record["valid"].items())
     mark = "  (best so far)" if better else ""
     return f"epoch {record['epoch']:>3}  loss {record['train']['loss']:.4f}  {scores}  {record['seconds']:.1f} s{mark}"
+
+
+def why_stopped(epoch: int, best_epoch: int, config: TrainConfig, records: Sequence[dict[str, Any]]) -> str:
+    """Which of the two ends was reached, and the epoch whose model is kept."""
+    if epoch < config.epochs:
+        reason = f"no better validation score for {config.patience} epochs (train.patience)"
+    else:
+        reason = f"all {config.epochs} epochs are done (train.epochs)"
+    kept = best_epoch if config.keep == "best" else epoch
+    scores: dict[str, float] = next((record["valid"] for record in records if record["epoch"] == kept), {})
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    best = "" if kept == best_epoch else f"; the best was epoch {best_epoch}"
+    return f"stopped after epoch {epoch}: {reason}; kept epoch {kept}: {shown}{best}"
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -41,6 +41,17 @@ def class_weights(train: Conversations, config: LossConfig) -> Tensor | None:
     return None if train.label_names is None else _inverse_frequency(train, config.class_weights)
 
 
+def centre_outputs(model: Amuse, train: Conversations) -> None:
+    """Regression starts at the mean of the training labels, which small steps may be far from reaching.
+
+    Classifiers, and models of unlabelled conversations, stay as they are.
+    """
+    labels = [u.label for u in train.utterances() if u.label is not None]
+    if train.label_names is None and labels:
+        for head in (model.classifier, *model.heads):
+            torch.nn.init.constant_(cast(torch.nn.Linear, head).bias, float(torch.tensor(labels).double().mean()))
+
+
 def dialogue_weights(train: Conversations, config: TrainConfig) -> Tensor | None:
     """Per dialogue the mean over its labelled utterances of their class's frequency to the power of -config.balance.
 

@@ -42,7 +42,7 @@ from amuse.training.augmentation import augment, draw_mix
 from amuse.training.contrastive import contrastive_loss, contrasts
 from amuse.training.losses import LossDenominators, amuse_loss
 from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
-from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard
+from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard, why_stopped
 from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
 from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
@@ -93,6 +93,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.precision == "fp16")
         weights = class_weights(splits.train, config.loss)
         self.class_weights = None if weights is None else weights.to(world.device)
+        if train.flipped and splits.train.label_names is None:
+            raise ValueError("train.flipped: expected 0 for regression, which has no predicted class to flip")
         self.history = History()
         self.state = TrainingState(
             config, model, self.average, self.optimizer, self.scheduler, self.scaler, self.history, world
@@ -105,7 +107,7 @@ class Run:
                 started = time.perf_counter()
                 losses = self.run_epoch(progress)
                 predictions = predict(self.evaluated, self.splits.valid, train.batch_size, self.world)
-                metrics = score_predictions(predictions, self.config.model.label_names)
+                metrics = score_predictions(predictions, self.model.spec.label_names)
                 history.epoch += 1
                 better = score(metrics) > history.best_score
                 if better:
@@ -125,6 +127,8 @@ class Run:
                 write(record)
                 if progress:
                     tqdm.write(describe(record, better))
+        if progress:
+            tqdm.write(why_stopped(history.epoch, history.best_epoch, train, history.records))
 
     @property
     def evaluated(self) -> Amuse:
@@ -138,7 +142,9 @@ class Run:
         self.loader.set_epoch(history.epoch)
         self.micro_batches.start = history.step
         parts = iter(self.loader)
-        bar = tqdm(total=len(self.micro_batches.batches), initial=history.step, leave=False, disable=not progress)
+        bar = tqdm(
+            total=len(self.micro_batches.batches), initial=history.step, leave=False, disable=None if progress else True
+        )
         bar.set_description(f"epoch {history.epoch + 1}")
         while micro_batches := list(islice(parts, train.accumulate)):
             losses = self.step(micro_batches)
@@ -152,6 +158,7 @@ class Run:
         bar.close()
         means = {name: total / history.step for name, total in history.totals.items()}
         history.step, history.totals = 0, {}
+        history.flipped, history.flipping = history.flipping, []
         return means
 
     def step(self, micro_batches: list[Batch]) -> dict[str, float]:
@@ -159,9 +166,10 @@ class Run:
         train, loss_config = self.config.train, self.config.loss
         parts: list[tuple[Batch, Mix | None]] = []
         for batch in micro_batches:
-            batch = augment(batch.to(self.world.device), self.config.model)
+            batch = augment(batch.to(self.world.device), self.config.model, self.model.groups)
             parts.append((batch, draw_mix(batch.labels, train.mixup)))
-        denominators = self.denominators(parts)
+        weights = [self.utterance_weights(batch) for batch, _ in parts]
+        denominators = self.denominators(parts, weights)
         several = len(parts) > 1 and len(self.model.modalities) > 1
         cached = self.cached_contrastive_loss(parts) if several and contrasts(loss_config) else None
         if cached is not None:
@@ -180,9 +188,11 @@ class Run:
                     self.class_weights,
                     batch=batch,
                     mix=mix,
+                    utterance_weights=weights[index],
                     denominators=denominators,
                     gather=self.world.gather_rows if self.world.size > 1 else None,
                 )
+                self.note_flipped(batch, output)
                 loss = losses["loss"]
                 if cached is not None:
                     losses["contrastive"] = cached[index].loss
@@ -207,12 +217,29 @@ class Run:
         with torch.autocast(self.world.device.type, dtype=dtype, enabled=dtype is not None):
             return network(batch, mix)
 
-    def denominators(self, parts: list[tuple[Batch, Mix | None]]) -> LossDenominators:
+    def utterance_weights(self, batch: Batch) -> Tensor | None:
+        """1, and `train.flipped` more for utterances that fusion flipped in the epoch before; None = all alike."""
+        if not self.config.train.flipped:
+            return None
+        chosen = set(self.history.flipped)
+        known = [name in chosen for _, name in batch.ids]
+        return 1 + self.config.train.flipped * torch.tensor(known, device=batch.dialogue.device)
+
+    def note_flipped(self, batch: Batch, output: Output) -> None:
+        """Remember which utterances of all processes' micro-batches fusion flips, for the next epoch."""
+        if not self.config.train.flipped:
+            return
+        with torch.no_grad():
+            rows = self.model.flipped(output.descriptors, output.present).nonzero()[:, 0].tolist()
+        for names in self.world.gather([batch.ids[row][1] for row in rows]):
+            self.history.flipping.extend(names)
+
+    def denominators(self, parts: list[tuple[Batch, Mix | None]], weights: list[Tensor | None]) -> LossDenominators:
         """The sum over all micro-batches of all processes."""
-        groups = self.model.groups
+        groups, classes = self.model.groups, self.class_weights
         own = [
-            LossDenominators.of(batch.labels, present_modalities(batch, groups), self.class_weights, mix, batch)
-            for batch, mix in parts
+            LossDenominators.of(batch.labels, present_modalities(batch, groups), classes, mix, batch, weight)
+            for (batch, mix), weight in zip(parts, weights, strict=True)
         ]
         return LossDenominators.from_vector(self.world.sum(torch.stack([part.to_vector() for part in own]).sum(0)))
 
@@ -263,6 +290,6 @@ class Run:
             save_tensors(self.splits.standardizer.state_dict(), best / STANDARDIZER_FILE)
         if self.splits.media is not None:
             write_text(json.dumps(self.splits.media), best / MEDIA_FILE)
-        if self.config.model.label_names is not None and predictions.labels is not None:
+        if self.model.spec.label_names is not None and predictions.labels is not None:
             Calibration.fit(predictions.logits, predictions.labels).save(best)
         write_text(json.dumps(metrics.to_dict(), indent=2), best / "valid.json")

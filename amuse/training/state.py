@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse.config import Config
+from amuse.config import Config, split_data_keys
 from amuse.files import LOG_FILE, save_state, write_text
 from amuse.model.amuse import Amuse
 from amuse.training.parallel import shard_like, whole
 from amuse.world import World
 
 STATE_FILE = "state.pt"
-STATE_VERSION = 2
+STATE_VERSION = 2  # states without "data" have it in the model's configuration, as version 0.1 wrote it
 # settings of the machine, which a resumed run may change
 MACHINE = {"accumulate", "device", "recompute", "save_steps", "strategy"}
 
@@ -32,11 +32,14 @@ class History:
     best_epoch: int = 0
     best_score: float = -math.inf
     records: list[dict[str, Any]] = field(default_factory=list)
+    flipped: list[str] = field(default_factory=list)  # utterances that fusion flipped in the epoch before
+    flipping: list[str] = field(default_factory=list)  # and in the one under way
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take every value from a saved history."""
+        """Take every value from a saved history; files of version 0.1 know no flipped utterances."""
         for entry in fields(self):
-            setattr(self, entry.name, saved[entry.name])
+            if entry.name in saved:
+                setattr(self, entry.name, saved[entry.name])
 
 
 @dataclass
@@ -57,6 +60,7 @@ class TrainingState:
         state = {
             "version": STATE_VERSION,
             "config": asdict(self.config),
+            "data": asdict(self.model.spec),
             "model": whole(self.model.state_dict()),
             "average": None if self.average is None else whole(self.average.state_dict()),
             "optimizer": whole(self.optimizer.state_dict()),
@@ -86,7 +90,9 @@ class TrainingState:
             raise ValueError(f"{path}: not a complete training state: {error}") from None
         if state.get("version") != STATE_VERSION:
             raise ValueError(f"{path}: written by another version of this package, which has to finish the run")
-        self._check_same(state["config"])
+        saved = dict(state["config"])
+        saved["model"], written_by_0_1 = split_data_keys(saved["model"])
+        self._check_same({**saved, "DataSpec": state.get("data", written_by_0_1)})
         for model, weights in ((self.model, state["model"]), (self.average, state["average"])):
             if model is not None:
                 own = model.state_dict()
@@ -104,7 +110,7 @@ class TrainingState:
             set_rng_state(state["rng"][self.world.rank])
 
     def _check_same(self, saved: dict[str, Any]) -> None:
-        current = asdict(self.config)
+        current = {**asdict(self.config), "DataSpec": asdict(self.model.spec)}
         for section in saved:
             for key, value in saved[section].items():
                 if key not in MACHINE and current[section].get(key) != value:

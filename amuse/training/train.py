@@ -1,6 +1,5 @@
 """Train a model on the data of a configuration, or on conversations in memory."""
 
-import copy
 import random
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from amuse.files import (
     remove_leftovers,
 )
 from amuse.model.amuse import Amuse
+from amuse.training.optimization import centre_outputs
 from amuse.training.run import Run
 from amuse.training.state import STATE_FILE
 from amuse.world import choose_device, join_world
@@ -24,7 +24,7 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
     """Train as `config` says and return the best model; under torchrun all processes train one model.
 
     Args:
-        config: `model.modalities` and `model.label_names` are filled in from the data.
+        config: Everything that decides the run.
         folder: of the run.
         resume: go on from the last saved state, to the same result as without the interruption.
         progress: show progress bars.
@@ -39,22 +39,16 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
         raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
-            splits = load_splits(config.data, progress and world.is_main)
+            splits = load_splits(config.data, progress and world.is_main, world.device)
         return train_on(splits, config, folder, resume, progress)
 
 
 def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
     """`train` on conversations that are there already."""
     seed_everything(config.train.seed)
-    config = copy.deepcopy(config)
-    config.model.modalities = dict(splits.train.modalities)
-    config.model.label_names = splits.train.label_names
-    if 0 in config.model.modalities.values():
-        config.model.text_encoder = config.data.encoder
-    config.model.raw = dict(splits.raw)
-    config.model.__post_init__()
     with join_world(choose_device(config.train.device)) as world:
-        model = Amuse(config.model).to(world.device)
+        model = Amuse(config.model, splits.spec(config.data.encoder)).to(world.device)
+        centre_outputs(model, splits.train)
         if world.rank > 0:  # the same weights, but dropout of its own
             torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
         run = Run(config, model, splits, folder, world)

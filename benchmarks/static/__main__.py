@@ -2,8 +2,8 @@
 
 Compiles each Triton kernel ahead of time for every dtype, head dim, normalization and architecture, looks the CUDA C++
 kernels up in the installed library, and writes registers, local memory (spills), shared memory, instructions by pipe
-and the bound of the main loop to kernels.csv, and summaries to docs/gpu.md and README.md. Rows whose source has not
-changed are kept, so a run that was cut short goes on where it stopped; so are rows of CUDA that the library has no
+and the bound of the main loop to kernels.csv, and summaries to docs/gpu_tables.md. Rows whose source has not
+changed are kept, so a run that was cut short resumes where it stopped; so are rows of CUDA that the library has no
 code for:
 
     AMUSE_CUDA=1 AMUSE_CUDA_ARCHITECTURES="80 90a 100a 120" python setup.py build_ext --inplace
@@ -14,11 +14,11 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks import readme
+from benchmarks import performance
 from benchmarks.pages import rewrite
 from benchmarks.static import counters, summary, table
 
-DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static"
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         rows = table.update(lambda: deadline - time.monotonic(), options.processes)
         problems = []
         rewrite(DOCS, COMMAND, summary.render(rows))
-        rewrite(readme.README, readme.COMMAND, readme.render())
+        performance.write()
     problems += table.over_limits(rows)
     print(f"{len(rows)} rows in {table.CSV.name}, {len(problems)} problems")
     if problems:

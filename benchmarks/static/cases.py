@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from amuse_kernels import cuda
-from amuse_kernels.triton import attention, fusion, interpolation
-from amuse_kernels.triton.attention_config import Need, choose_tile
+from amuse_kernels.attention import cuda as attention_cuda
+from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.attention.triton.tiles import Need, choose_tile
+from amuse_kernels.fusion import cuda as fusion_cuda
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.interpolation import cuda as interpolation_cuda
+from amuse_kernels.interpolation import triton as interpolation
 from benchmarks.static import flash
 from benchmarks.static.compiled_cuda import CudaLaunch
 from tests.ptx.package import cuda_launches, triton_launches
@@ -50,13 +55,13 @@ class Case(NamedTuple):
             _CALLS[self.call](self)
         return launches
 
-    def glue(self, triton: ModuleType) -> ModuleType:
-        """The module with the backend's calls, of which Triton has one a family."""
+    def glue(self, triton: ModuleType, cuda: ModuleType) -> ModuleType:
+        """The module with the backend's calls."""
         return cuda if self.backend == "cuda" else triton
 
 
 def triton_cases() -> Iterator[Case]:
-    """In the order in which a run that is cut short makes them, the plain kernel's beside those of the same tile."""
+    """In the order in which a run that is cut short makes them, the plain kernel's next to those of the same tile."""
     yield from _row_cases("triton")
     for options, normalization, width in (
         *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),
@@ -101,13 +106,13 @@ def _has_own_tile(long: Case) -> bool:
     return many.constexprs != few.constexprs
 
 
-def _attention_arguments(case: Case, queries: int) -> attention.Attention:
+def _attention_inputs(case: Case, queries: int) -> AttentionInputs:
     dtype, sources = DTYPES[case.dtype], 3
     every = case.options == "all options"
     masked = every or case.options == "masks"
     tokens = torch.zeros(1, 2, queries, case.width, dtype=dtype)
     groups = torch.zeros(1, queries, dtype=torch.int64) if every else None
-    return attention.Attention(
+    return AttentionInputs(
         query=tokens,
         keys=[tokens] * sources,
         values=[tokens] * sources,
@@ -125,7 +130,7 @@ def _attention_arguments(case: Case, queries: int) -> attention.Attention:
 
 
 def _attention_forward(case: Case, queries: int = FEW) -> None:
-    case.glue(attention).p2c_attention_forward(*_attention_arguments(case, queries))
+    case.glue(attention, attention_cuda).p2c_attention_forward(_attention_inputs(case, queries))
 
 
 def _attention_forward_long(case: Case) -> None:
@@ -133,10 +138,10 @@ def _attention_forward_long(case: Case) -> None:
 
 
 def _attention_backward(case: Case, queries: int = LONG) -> None:
-    arguments = _attention_arguments(case, queries)
-    lse = torch.zeros(1, 2, queries) if arguments.joint else torch.zeros(1, 2, queries, len(arguments.keys))
+    inputs = _attention_inputs(case, queries)
+    lse = torch.zeros(1, 2, queries) if inputs.joint else torch.zeros(1, 2, queries, len(inputs.keys))
     grad_lse = lse if case.options == "all options" else None
-    case.glue(attention).p2c_attention_backward(arguments.query, grad_lse, None, lse, *arguments)
+    case.glue(attention, attention_cuda).p2c_attention_backward(inputs.query, grad_lse, None, lse, inputs)
 
 
 def _attention_backward_one_tile(case: Case) -> None:
@@ -160,22 +165,22 @@ def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
 
 
 def _fusion_forward(case: Case) -> None:
-    case.glue(fusion).adaptive_fusion_forward(*_fusion_inputs(case))
+    case.glue(fusion, fusion_cuda).adaptive_fusion_forward(*_fusion_inputs(case))
 
 
 def _fusion_backward(case: Case) -> None:
     descriptors, alpha, *gate = _fusion_inputs(case)
-    case.glue(fusion).adaptive_fusion_backward(descriptors, alpha, descriptors, alpha, *gate)
+    case.glue(fusion, fusion_cuda).adaptive_fusion_backward(descriptors, alpha, descriptors, alpha, *gate)
 
 
 def _interpolation_forward(case: Case) -> None:
     rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
-    case.glue(interpolation).interpolation_coefficients_forward(rows, rows, rows, 0.1)
+    case.glue(interpolation, interpolation_cuda).interpolation_coefficients_forward(rows, rows, rows, 0.1)
 
 
 def _interpolation_backward(case: Case) -> None:
     rows = torch.zeros(1000, case.width, dtype=DTYPES[case.dtype])
-    case.glue(interpolation).interpolation_coefficients_backward(rows, rows, rows, rows, 0.1)
+    case.glue(interpolation, interpolation_cuda).interpolation_coefficients_backward(rows, rows, rows, rows, 0.1)
 
 
 _CALLS = {

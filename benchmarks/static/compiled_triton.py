@@ -3,12 +3,13 @@
 import ast
 import functools
 import hashlib
+import inspect
 import tempfile
 from pathlib import Path
 
 import triton
 
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.launch import Launch
 from benchmarks.static.binaries import Usage, read_usage
 from tests.ptx.emulator.triton_kernels import compile_triton
 
@@ -42,13 +43,13 @@ def usage(launch: Launch, arch: int) -> Usage:
 def source_hash(launch: Launch) -> str:
     """Of what a launch's results depend on: the code of its family, without comments and layout, and its constants.
 
-    The glue in attention.py and the choice of tiles are left out: what they choose are constants and columns.
+    The plans and the choice of tiles are left out: what they choose are constants and columns.
     """
-    folder = Path(launch.kernel.fn.__code__.co_filename).parent
-    family = launch.kernel.fn.__module__.rpartition(".")[2].partition("_")[0]
-    glue = {folder / "attention.py", folder / "attention_config.py"}
-    files = {*folder.glob(f"{family}*.py"), folder / "launch.py"} - glue
-    hashed = _hash_files(tuple(sorted(file for file in files if file.is_file())))
+    module = Path(launch.kernel.fn.__code__.co_filename)
+    files = {module, Path(inspect.getfile(Launch))}
+    if module.parent.name == "triton":  # attention's kernels are several files
+        files |= {file for file in module.parent.glob("*.py") if file.name not in ("plans.py", "tiles.py")}
+    hashed = _hash_files(tuple(sorted(files)))
     return hashlib.sha256(f"{hashed} {sorted(launch.options.items())}".encode()).hexdigest()[:12]
 
 

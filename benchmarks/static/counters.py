@@ -1,6 +1,6 @@
-"""What the kernels execute and move, counted by the PTX emulator on sm_80, beside plain flash attention once a source.
+"""What the kernels execute and move, counted by the PTX emulator on sm_80, next to a plain flash attention per source.
 
-python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu.md and README.md
+python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu_tables.md
 
 Nothing is counted before results are found within the error budget.
 """
@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from amuse_kernels import cuda, reference
-from amuse_kernels.triton import attention, fusion
-from amuse_kernels.triton.launch import Launch
-from benchmarks import readme
+from amuse_kernels import reference
+from amuse_kernels.attention import cuda as attention_cuda
+from amuse_kernels.attention.triton import plans as attention
+from amuse_kernels.fusion import cuda as fusion_cuda
+from amuse_kernels.fusion import triton as fusion
+from amuse_kernels.launch import Launch
+from benchmarks import performance
 from benchmarks.pages import BACKENDS, rewrite
 from benchmarks.static import compiled_cuda, compiled_triton, flash
 from tests.ptx.emulator.report import Report
@@ -29,7 +32,7 @@ from tests.ptx.package.attention_calls import AttentionCall
 from tests.ptx.package.budget import assert_clean, within_budget
 
 CSV = Path(__file__).with_name("counters.csv")
-DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.counters"
 ARCH, DTYPE = 80, torch.float16
 BATCH, HEADS, QUERIES, KEYS, HEAD_DIM = 4, 2, 64, (64, 64, 64), 64
@@ -58,7 +61,7 @@ def backends() -> list[Backend]:
     run = functools.partial(triton_launches.emulated, ARCH)
     found = [Backend("triton", attention, fusion, run, compiled_triton.compiler())]
     if cuda_launches.missing() is None:
-        found.append(Backend("cuda", cuda, cuda, cuda_launches.emulated, compiled_cuda.compiler()))
+        found.append(Backend("cuda", attention_cuda, fusion_cuda, cuda_launches.emulated, compiled_cuda.compiler()))
     return found
 
 
@@ -75,11 +78,11 @@ def count_attention(backend: Backend) -> Iterator[Row]:
     call = _attention_call()
     inputs = [call.inputs.query, *call.inputs.keys, *call.inputs.values]
     with backend.emulated() as reports:
-        out, lse = backend.attention.p2c_attention_forward(*call.arguments)
+        out, lse = backend.attention.p2c_attention_forward(call.inputs)
     yield _row("attention forward", backend.name, backend.compiler, reports, [*inputs, out, lse])
     with backend.emulated() as reports:
         query, keys, values, gates = backend.attention.p2c_attention_backward(
-            call.grad_out, None, None, lse, *call.arguments
+            call.grad_out, None, None, lse, call.inputs
         )
     call.assert_within_budget(out, lse, query, keys, values, gates)
     tensors = [*inputs, call.grad_out, lse, query, *keys, *values]
@@ -116,7 +119,7 @@ def count_plain() -> Iterator[Row]:
     """Launches for each source, with Triton's tile; without what adds up outputs and gradients of the queries."""
     call = _attention_call()
     with triton_launches.recorded(ARCH) as launches:
-        attention.p2c_attention_forward(*call.arguments)
+        attention.p2c_attention_forward(call.inputs)
     [tile] = launches
     inputs = [call.inputs.query, *call.inputs.keys, *call.inputs.values]
     slices = BATCH * HEADS
@@ -215,4 +218,4 @@ def _ratio(row: Row, name: str) -> str:
 
 if __name__ == "__main__":
     rewrite(DOCS, COMMAND, render(update()))
-    rewrite(readme.README, readme.COMMAND, readme.render())
+    performance.write()

@@ -1,4 +1,4 @@
-"""Plain flash attention for one source without options: what the package's kernels stand beside."""
+"""Plain flash attention for one source without options: what the package's kernels are compared with."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels.triton.launch import Launch
+from amuse_kernels.launch import Launch
 from tests.ptx.emulator.fixtures.attention_triton import attention_backward, attention_delta, attention_forward
 
 

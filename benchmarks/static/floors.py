@@ -1,6 +1,6 @@
-"""What the hardware's published figures allow: least time of a shape, launches and bytes, beside SDPA per stream.
+"""What the hardware's published figures allow: least time of a shape, launches and bytes, next to SDPA per stream.
 
-python -m benchmarks.static.floors      writes the table of docs/gpu.md
+python -m benchmarks.static.floors      writes the table of docs/gpu_tables.md
 
 Nothing here is measured. A floor is the larger of bytes over bandwidth and FLOPs over tensor peak, each row of the
 inputs and outputs moved once, all keys visible, in 16 bits; launches, latencies and caches are not in it.
@@ -18,7 +18,7 @@ from benchmarks.gpu.suite import SHAPES
 from benchmarks.pages import rewrite
 from benchmarks.workloads import FUSION, HEAD_DIM, fusion
 
-DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.floors"
 BYTES = 2  # of a 16-bit number
 

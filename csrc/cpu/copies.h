@@ -31,7 +31,6 @@ struct Copies {
 #else
 #define AMUSE_AVX512(kernel) nullptr
 #endif
-#define AMUSE_COPIES(kernel) \
-  { baseline::kernel, AMUSE_AVX2(kernel), AMUSE_AVX512(kernel) }
+#define AMUSE_COPIES(kernel) {baseline::kernel, AMUSE_AVX2(kernel), AMUSE_AVX512(kernel)}
 
 }  // namespace amuse

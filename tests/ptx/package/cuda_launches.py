@@ -14,8 +14,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from amuse_kernels import cuda, native
+from amuse_kernels.attention import cuda as attention_cuda
+from amuse_kernels.attention import native as attention_native
 from amuse_kernels.dispatch import native_module
+from amuse_kernels.fusion import cuda as fusion_cuda
+from amuse_kernels.interpolation import cuda as interpolation_cuda
 from tests.ptx.emulator.arguments import Structure, pointing_into
 from tests.ptx.emulator.launch import Launch
 from tests.ptx.emulator.nvcc_kernels import compile_nvcc, nvcc, split_kernels
@@ -83,9 +86,10 @@ def _planned(handle: Callable[[Any, list[torch.Tensor]], None]) -> Iterator[None
         tensors.clear()
 
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(cuda, "address", address))
-        patches.enter_context(mock.patch.object(cuda, "run", take))
-        for glue in (cuda, native):
+        for glue in (attention_cuda, fusion_cuda, interpolation_cuda):
+            patches.enter_context(mock.patch.object(glue, "address", address))
+            patches.enter_context(mock.patch.object(glue, "run", take))
+        for glue in (attention_cuda, fusion_cuda, interpolation_cuda, attention_native):
             patches.enter_context(mock.patch.object(glue, "module", return_value=_Recording(tensors)))
         yield
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from amuse_kernels import cuda, reference
+from amuse_kernels import reference
+from amuse_kernels.fusion import cuda
 from tests.ptx.package.budget import within_budget
 from tests.ptx.package.cuda_launches import emulated, prepared
 from tests.test_adaptive_fusion import make_inputs

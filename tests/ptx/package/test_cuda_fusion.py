@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amuse_kernels import cuda, reference
+from amuse_kernels import reference
+from amuse_kernels.fusion import cuda
+from amuse_kernels.interpolation import cuda as interpolation_cuda
 from tests.ptx.emulator import mutation
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.ptx.package.cuda_launches import emulated, kernel, missing, recorded
@@ -131,8 +133,8 @@ def test_interpolation_coefficients(rows, width, dtype):
     g[-1] = 0
     upstream = torch.randn(rows, width).to(dtype)
     with emulated(readonly=[a, b, g, upstream]) as reports:
-        out = cuda.interpolation_coefficients_forward(a, b, g, 0.2)
-        grads = cuda.interpolation_coefficients_backward(upstream, a, b, g, 0.2)
+        out = interpolation_cuda.interpolation_coefficients_forward(a, b, g, 0.2)
+        grads = interpolation_cuda.interpolation_coefficients_backward(upstream, a, b, g, 0.2)
     assert_clean(reports)
     within_budget([out, *grads], [a, b, g], lambda t: (reference.interpolation_coefficients(*t, 0.2),), [upstream])
     if width <= 1000 and width % 8 == 0:

@@ -15,8 +15,8 @@ from tests.ptx.emulator.triton_kernels import launch_triton
 
 @contextlib.contextmanager
 def _launches_to(handle: Callable[[Any], None], arch: int) -> Iterator[None]:
-    from amuse_kernels.triton import attention
-    from amuse_kernels.triton.launch import Launch
+    from amuse_kernels.attention.triton import plans as attention
+    from amuse_kernels.launch import Launch
 
     def run(launch: Any, _device: torch.device) -> None:
         if launch.grid:

@@ -1,0 +1,94 @@
+"""How much does somebody enjoy talking to a robot? Own features as tables: audio, facial action units and timing.
+
+    python -m amuse.examples.enjoyment ICMI2024LLMsEnjoymentDetection --out TABLES
+    amuse repeat --data TABLES --config amuse/configs/enjoyment.yaml --folds 5 --groups dialogue --out RUNS
+
+The features and ratings of Pereira et al. (ICMI 2024), with the face's tokens in `video_tokens.npz`, become the folder
+of tables that `amuse.data.tables` describes: a row per exchange, the mean of three coders' ratings as target.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from amuse.data.delimited import read_utf8
+from amuse.data.tables import UTTERANCES_FILE, read_tables
+
+
+def run(
+    source: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="New folder for the tables.")],
+) -> None:
+    """Write the data set as tables and say what is in them."""
+    out.mkdir(parents=True, exist_ok=True)
+    ratings = read_ratings(source / "enjoyment_labels.csv")
+    rows = [
+        (participant, exchange_id(participant, turn), participant, float(np.mean(given)))
+        for (participant, turn), given in sorted(ratings.items())
+    ]
+    write_csv(out / UTTERANCES_FILE, ["dialogue", "id", "speaker", "target"], rows)
+    for name, file in (("audio", "Opensmile_features.csv"), ("prosody", "Audio_Features.csv")):
+        header, *lines = csv.reader(read_utf8(source / file).splitlines())
+        known = [[_id_of(line[0]), *line[1:]] for line in lines]
+        write_csv(out / f"{name}.csv", ["id", *header[1:]], [row for row in known if row[0] in {r[1] for r in rows}])
+    write_csv(out / "video.csv", *video_tokens(source / "video_tokens.npz"))
+    write_csv(out / "timing.csv", *timing(source / "turn_taking", {participant for participant, _ in ratings}))
+    tables = read_tables(out)
+    streams = ", ".join(f"{name} {width}" for name, width in tables.widths.items())
+    typer.echo(f"{len(tables.dialogues)} dialogues, {len(rows)} exchanges; {streams}; next: amuse repeat --data {out}")
+
+
+def read_ratings(path: Path) -> dict[tuple[int, int], list[float]]:
+    """(participant, turn) -> the ratings that coders gave it."""
+    ratings: dict[tuple[int, int], list[float]] = {}
+    for row in csv.DictReader(read_utf8(path).splitlines()):
+        for column, cell in row.items():
+            if column.startswith("Turn ") and cell:
+                ratings.setdefault((int(row["Participant"]), int(column[5:])), []).append(float(cell))
+    return ratings
+
+
+def exchange_id(participant: int, turn: int) -> str:
+    return f"P{participant}_T{turn}"
+
+
+def _id_of(name: str) -> str:
+    """`P09_T3` and `P9_T3` alike."""
+    participant, turn = name.lstrip("P").split("_T")
+    return exchange_id(int(participant), int(turn))
+
+
+def video_tokens(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: action units, expressions and pose of up to 64 moments per exchange."""
+    with np.load(path, allow_pickle=False) as arrays:
+        lengths = arrays["length"]
+        ids = [exchange_id(p, t) for p, t in zip(arrays["participant"], arrays["turn"], strict=True)]
+        tokens, columns = arrays["tokens"].astype(float), [str(name) for name in arrays["columns"]]
+    owners = [name for name, length in zip(ids, lengths, strict=True) for _ in range(length)]
+    rows = [[name, *(f"{x:.6g}" for x in token)] for name, token in zip(owners, tokens, strict=True)]
+    return ["id", *columns], rows
+
+
+def timing(folder: Path, participants: Iterable[int]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: how long robot, person and pauses of each exchange took."""
+    header: list[str] = []
+    rows = []
+    for participant in sorted(participants):
+        file = folder / f"turn_taking_{participant}.tsv"
+        names, *lines = csv.reader(read_utf8(file).splitlines(), delimiter="\t")
+        header = ["id", *names[1:]]
+        rows += [[exchange_id(participant, int(line[0])), *line[1:]] for line in lines if line]
+    return header, rows
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+if __name__ == "__main__":
+    typer.run(run)

@@ -1,0 +1,182 @@
+"""Grouped, repeated cross-validation: every dialogue is tested once per grouping, by a model that never saw its group.
+
+Choices (the epoch, and settings out of `choices`) are made on the validation part inside each fold. The predictions for
+all folds of a grouping are pooled into one score; mean and sample deviation are over groupings.
+"""
+
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from amuse.config import Config, from_dict
+from amuse.data.load import load_splits
+from amuse.evaluation.metrics import Metrics, RegressionMetrics
+from amuse.evaluation.predict import Predictions, evaluate, predict, score, score_predictions
+from amuse.files import read_json, write_text
+from amuse.training.train import train_on
+
+SCORES_FILE = "scores.json"
+
+
+@dataclass
+class FoldScore:
+    """One fold: its score on the test part alone, the numbers of utterances, and the settings chosen inside."""
+
+    grouping: int
+    fold: int
+    score: float  # weighted F1 in per cent, or Pearson r
+    train: int
+    test: int
+    chosen: list[str] = field(default_factory=list)
+
+
+@dataclass
+class CrossValidation:
+    """All folds of all groupings, and per grouping the scores of the pooled predictions."""
+
+    measure: str  # "weighted F1" | "Pearson r"
+    second: str  # "accuracy" | "MAE"
+    folds: list[FoldScore]
+    pooled: list[tuple[float, float]]  # per grouping: measure, second
+
+    def to_markdown(self) -> str:
+        """Groupings as rows, their mean and sample deviation last; then how often each setting was chosen."""
+        lines = [f"| | {self.measure} | {self.second} |", "|---|---|---|"]
+        lines += [f"| grouping {i} | {self._text(a)} | {self._text(b)} |" for i, (a, b) in enumerate(self.pooled)]
+        means = [self._mean([row[column] for row in self.pooled]) for column in range(2)]
+        lines.append(f"| mean | {' | '.join(means)} |")
+        chosen = [tuple(fold.chosen) for fold in self.folds if fold.chosen]
+        if chosen:
+            lines += ["", "| chosen inside | folds |", "|---|---|"]
+            lines += [f"| {', '.join(settings)} | {chosen.count(settings)} |" for settings in dict.fromkeys(chosen)]
+        return "\n".join(lines)
+
+    def _text(self, value: float) -> str:
+        return f"{value:.2f}" if self.measure == "weighted F1" else f"{value:.3f}"
+
+    def _mean(self, values: list[float]) -> str:
+        text = self._text(statistics.fmean(values))
+        return text if len(values) == 1 else f"{text} ± {self._text(statistics.stdev(values))}"
+
+
+def cross_validate(
+    config: Config, out: Path, groupings: int = 5, choices: Sequence[str] = (), progress: bool = True
+) -> CrossValidation:
+    """Train and test every fold of every grouping; writes `scores.json` into `out`.
+
+    Args:
+        config: with `data.folds` and `data.groups`; grouping g has `data.grouping` and `train.seed` raised by g.
+        out: one folder per fold; what is done there is kept, what was interrupted resumes.
+        groupings: number of ways in which groups are dealt into folds.
+        choices: settings to choose from in each fold, such as "model.dropout=[0.1, 0.5]"; all combinations are
+            trained, the best validation score is tested.
+        progress: say which fold is trained.
+
+    Raises:
+        ValueError: no folds, no grouping, a choice that is no list, or groups that cannot be cut into folds.
+    """
+    if config.data.folds < 2:
+        raise ValueError(f"data.folds: expected at least 2, got {config.data.folds}")
+    if groupings < 1:
+        raise ValueError(f"groupings: expected at least 1, got {groupings}")
+    candidates = combinations(choices)
+    folds, pooled = [], []
+    for grouping in range(groupings):
+        parts = []
+        for fold in range(config.data.folds):
+            if progress:
+                print(f"--- grouping {grouping}, fold {fold}", flush=True)
+            place = out / f"grouping{grouping}" / f"fold{fold}"
+            in_fold = replace(
+                config,
+                data=replace(config.data, fold=fold, grouping=config.data.grouping + grouping),
+                train=replace(config.train, seed=config.train.seed + grouping),
+            )
+            predictions, names, result = _run_fold(in_fold, place, candidates)
+            result.grouping, result.fold = grouping, fold
+            parts.append(predictions)
+            folds.append(result)
+        pooled.append(_headline(score_predictions(_joined(parts), names)))
+    kind = ("Pearson r", "MAE") if names is None else ("weighted F1", "accuracy")
+    done = CrossValidation(*kind, folds, pooled)
+    write_text(json.dumps(asdict(done), indent=2), out / SCORES_FILE)
+    return done
+
+
+def read_scores(folder: Path) -> CrossValidation:
+    """The scores that `cross_validate` wrote.
+
+    Raises:
+        FileNotFoundError: no finished cross-validation there.
+        ValueError: a damaged file.
+    """
+    path = folder / SCORES_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: expected the folder of a cross-validation, {SCORES_FILE} is missing")
+    tree = read_json(path)
+    try:
+        folds = [FoldScore(**fold) for fold in tree["folds"]]
+        return CrossValidation(tree["measure"], tree["second"], folds, [(a, b) for a, b in tree["pooled"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the scores of a cross-validation: {error!r}") from None
+
+
+def combinations(choices: Sequence[str]) -> list[list[str]]:
+    """All combinations of "section.key=[value, ...]" as lists of overrides; one without any for no choices."""
+    options = []
+    for choice in choices:
+        key, _, text = choice.partition("=")
+        values = yaml.safe_load(text)
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"--choose {choice}: expected section.key=[value, ...]")
+        options.append([f"{key}={json.dumps(value)}" for value in values])
+    return [list(settings) for settings in itertools.product(*options)]
+
+
+def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple[Predictions, Any, FoldScore]:
+    """Predictions for the test part by the candidate that is best on the validation part."""
+    splits = load_splits(config.data, progress=False)
+    best, inner, chosen = None, -float("inf"), candidates[0]
+    for number, settings in enumerate(candidates):
+        folder = place if len(candidates) == 1 else place / f"choice{number}"
+        model = train_on(splits, _with_settings(config, settings), folder, resume=True, progress=False)
+        value = score(evaluate(model, splits.valid, config.train.batch_size))
+        if best is None or value > inner:
+            best, inner, chosen = model, value, settings
+    assert best is not None
+    predictions = predict(best, splits.test, config.train.batch_size)
+    value, _ = _headline(score_predictions(predictions, splits.test.label_names))
+    counts = splits.train.num_utterances + splits.valid.num_utterances, splits.test.num_utterances
+    return predictions, splits.test.label_names, FoldScore(0, 0, value, *counts, chosen)
+
+
+def _with_settings(config: Config, settings: Sequence[str]) -> Config:
+    tree = asdict(config)
+    for setting in settings:
+        place, _, text = setting.partition("=")
+        section, _, key = place.partition(".")
+        if key not in tree.get(section, {}) or section == "data":
+            raise ValueError(f"--choose {place}: expected a key of model, loss or train")
+        tree[section][key] = yaml.safe_load(text)
+    return from_dict(Config, tree)
+
+
+def _headline(metrics: Metrics | RegressionMetrics) -> tuple[float, float]:
+    if isinstance(metrics, Metrics):
+        return 100 * metrics.weighted_f1, 100 * metrics.accuracy
+    return metrics.pearson, metrics.mae
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    labels = [part.labels for part in parts if part.labels is not None]
+    if len(labels) < len(parts):
+        raise ValueError("data: expected labels in every fold, found a fold without any")
+    ids = [name for part in parts for name in part.ids]
+    return Predictions(torch.cat([part.logits for part in parts]), torch.cat(labels), ids)

@@ -1,0 +1,95 @@
+"""Schema, fakes and autograd of p2c_attention."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amuse_kernels.attention import reference
+from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
+from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
+
+_INPUTS = (
+    "Tensor query, Tensor[] keys, Tensor[] values, Tensor? gates, Tensor?[] key_masks, Tensor? query_groups, "
+    "Tensor?[] key_groups, int[] relations, bool[] causal, bool joint, float softmax_scale, float dropout_p, "
+    "Tensor? seed, *, bool cuda_cpp=False"
+)
+library.define(f"p2c_attention_forward({_INPUTS}) -> (Tensor out, Tensor lse)")
+library.define(
+    f"p2c_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor? out, Tensor lse, {_INPUTS})"
+    " -> (Tensor query, Tensor[] keys, Tensor[] values, Tensor gates)"
+)
+
+
+def kernels(backend: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions of a backend by the name of the op, called with what the op is called with."""
+
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return backend.p2c_attention_forward(AttentionInputs(*inputs))
+
+    def backward(grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, *inputs: Any) -> Any:
+        return backend.p2c_attention_backward(grad_out, grad_lse, out, lse, AttentionInputs(*inputs))
+
+    return {"p2c_attention_forward": forward, "p2c_attention_backward": backward}
+
+
+implement("amuse_kernels.attention", kernels)
+
+
+@torch.library.register_fake("amuse_kernels::p2c_attention_forward", lib=library)
+def _forward_fake(*inputs: Any, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
+    return empty_outputs(AttentionInputs(*inputs))
+
+
+@torch.library.register_fake("amuse_kernels::p2c_attention_backward", lib=library)
+def _backward_fake(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor,
+    *inputs: Any,
+    cuda_cpp: bool = False,
+) -> Gradients:
+    return empty_gradients(AttentionInputs(*inputs))
+
+
+_forward = torch.ops.amuse_kernels.p2c_attention_forward.default
+_backward = torch.ops.amuse_kernels.p2c_attention_backward.default
+
+
+class _P2CAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, cuda_cpp, *entries):
+        inputs = AttentionInputs.from_flat(entries)
+        out, lse = _forward(*inputs, cuda_cpp=cuda_cpp)
+        ctx.set_materialize_grads(False)
+        ctx.cuda_cpp = cuda_cpp
+        ctx.numbers = [None if isinstance(entry, Tensor) else entry for entry in entries]
+        tensors = [entry if isinstance(entry, Tensor) else None for entry in entries]
+        ctx.save_for_backward(lse, out if inputs.joint else None, *tensors)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_lse):
+        lse, out, *tensors = ctx.saved_tensors
+        entries = [number if tensor is None else tensor for tensor, number in zip(tensors, ctx.numbers, strict=True)]
+        inputs = AttentionInputs.from_flat(entries)
+        if builds_a_graph():
+            outputs = reference.p2c_attention(inputs)
+            return None, *graph_gradients(outputs, (grad_out, grad_lse), entries)
+        if grad_out is None:
+            grad_out = torch.zeros_like(inputs.query)
+        query, keys, values, gates = _backward(grad_out, grad_lse, out, lse, *inputs, cuda_cpp=ctx.cuda_cpp)
+        none = AttentionInputs.from_flat([None] * len(entries))
+        gates = None if inputs.gates is None else gates
+        return None, *none._replace(query=query, keys=keys, values=values, gates=gates).flat()
+
+
+def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
+    """`reference.p2c_attention` by the fused kernels of the tensors' device."""
+    if needs_grad(inputs.query, inputs.gates, *inputs.keys, *inputs.values):
+        return _P2CAttention.apply(cuda_cpp, *inputs.flat())
+    return _forward(*inputs, cuda_cpp=cuda_cpp)

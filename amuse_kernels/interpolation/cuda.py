@@ -1,0 +1,29 @@
+"""interpolation_coefficients by the CUDA C++ kernels; see `amuse_kernels.attention.cuda`."""
+
+from torch import Tensor
+
+from amuse_kernels.buffers import dense
+from amuse_kernels.interpolation.native import interpolation_sizes
+from amuse_kernels.native import address, module, run
+
+
+def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
+    """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
+    a, b, grad_b = dense(a, b, grad_b)
+    out = a.new_empty(a.shape)
+    tensors = (a, b, grad_b, out)
+    plan = module().cuda_interpolation_coefficients_forward(*map(address, tensors), *interpolation_sizes(a, epsilon))
+    run(plan, a.device)
+    return out
+
+
+def interpolation_coefficients_backward(
+    grad: Tensor, a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a, b and grad_b."""
+    grad, a, b, grad_b = dense(grad, a, b, grad_b)
+    grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
+    tensors = (grad, a, b, grad_b, *grads)
+    plan = module().cuda_interpolation_coefficients_backward(*map(address, tensors), *interpolation_sizes(a, epsilon))
+    run(plan, a.device)
+    return grads

@@ -1,1 +1,0 @@
-"""Triton kernels. Importing this package needs no triton; its modules do."""
