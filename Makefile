@@ -106,6 +106,7 @@ triton-oldest:
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 	$(BIN)/mypy
 
 # libgomp stays outside: PyTorch brings one, and two OpenMP runtimes in a process would compete
@@ -120,7 +121,7 @@ wheel: install
 
 fuzz: install
 	AMUSE_SOAK_STEPS=10000 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
-		--hypothesis-profile=long tests/fuzz tests/test_endurance.py
+		--hypothesis-profile=long tests/fuzz tests/test_endurance.py tests/test_media_matrix.py
 
 CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DAMUSE_BUILD_PYTHON=OFF \
 		-DAMUSE_BUILD_TESTS=ON $(2) && $(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure

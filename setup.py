@@ -30,7 +30,7 @@ RECORD = "_build_info.json"
 
 
 class BuildError(RuntimeError):
-    """Something could not be built, and the strict switch or an explicit AMUSE_CUDA=1 forbids going on without it."""
+    """Something could not be built, and the strict switch or an explicit AMUSE_CUDA=1 forbids continuing without it."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What was built. The reasons say why a part is missing; they are None for a part that is there."""
+    """The result of a build. The reasons say why a part is missing; they are None for a part that is there."""
 
     options: Options
     native: bool = False
@@ -61,14 +61,14 @@ class Outcome:
     messages: list[str] = field(default_factory=list)
 
     def without_native(self, reason: str) -> None:
-        """Goes on without the native library, or raises if that is not allowed."""
+        """Continues without the native library, or raises if that is not allowed."""
         if self.options.strict or self.options.cuda == "on":
             raise BuildError(f"{reason} (required by AMUSE_STRICT_BUILD=1 or AMUSE_CUDA=1)")
         self.native_reason = self.cuda_reason = reason
         self._say(f"{reason}: pure Python install, only the reference and triton backends will run")
 
     def without_cuda(self, reason: str) -> None:
-        """Goes on without CUDA, or raises if that is not allowed."""
+        """Continues without CUDA, or raises if that is not allowed."""
         if self.options.strict or self.options.cuda == "on":
             raise BuildError(f"{reason} (required by AMUSE_STRICT_BUILD=1 or AMUSE_CUDA=1; AMUSE_CUDA=0: no CUDA)")
         self.cuda_reason = reason
@@ -245,7 +245,7 @@ def build_native(options: Options, environment: Mapping[str, str]) -> tuple[Outc
         return outcome, None
     outcome.native = True
     if outcome.cuda_reason is None:
-        # Said only now: had the C++ compiler been the culprit, nvcc would have been blamed for it.
+        # Said only now: had the C++ compiler failed, nvcc would have been blamed for it.
         outcome.without_cuda(cuda_error)
     return outcome, module
 
@@ -265,7 +265,7 @@ class CMakeBuild(build_ext):
         (target.parent / RECORD).write_text(record, encoding="utf-8")
 
     def copy_extensions_to_source(self) -> None:
-        """Editable installs: the module and the record go beside the Python files; a module of an older build goes."""
+        """Editable installs: puts the module and the record next to the Python files, in place of an older build's."""
         package = ROOT / "amuse_kernels"
         for ext in self.extensions:
             built = Path(self.build_lib, self.get_ext_filename(ext.name))
@@ -285,7 +285,7 @@ class CMakeBuild(build_ext):
 
 
 def native_sources() -> list[str]:
-    """What a source distribution needs beside the Python files."""
+    """The files that a source distribution needs besides the Python files."""
     patterns = ("*.h", "*.cpp", "*.cu", "*.cuh", "*.cmake", "CMakeLists.txt")
     files = [path for pattern in patterns for path in (ROOT / "csrc").rglob(pattern)]
     return ["CMakeLists.txt", *sorted(path.relative_to(ROOT).as_posix() for path in files)]

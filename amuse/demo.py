@@ -11,7 +11,7 @@ from typing import Any
 
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Problem, problem_table
-from amuse.inference.prediction import Row, rows
+from amuse.inference.prediction import PredictedUtterance, rows
 from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
 from amuse.media.extract import Perception
@@ -42,7 +42,7 @@ class Talk:
     name: str
     dialogue: Dialogue
     seen: list[Perception]
-    rows: list[Row]
+    rows: list[PredictedUtterance]
     count: int
     problems: list[Problem]
     turns: dict[int, Turn] = field(default_factory=dict)
@@ -202,7 +202,7 @@ def demo(run: Path, port: int | None) -> None:
         page.block_thread()
 
 
-def _cells(number: int, row: Row) -> list[str]:
+def _cells(number: int, row: PredictedUtterance) -> list[str]:
     said = row.emotion or f"{row.value:.2f}"
     sure = "" if row.probability is None else f"{100 * row.probability:.0f} %"
     return [str(number), clock(row.start), row.speaker, said, sure, row.text or ""]

@@ -17,15 +17,27 @@ from torch import Tensor
 library = torch.library.Library("amuse_kernels", "DEF")
 
 
-def implement(name: str, cpu: ModuleType, cuda: ModuleType, triton_module: str) -> None:
-    """Give the op `name` its kernels: the functions of that name in `cpu`, `cuda` and the Triton module."""
-    library.impl(name, getattr(cpu, name), "CPU")
-    library.impl(name, _on_cuda(name, getattr(cuda, name), triton_module), "CUDA")
-    # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
-    library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+def implement(package: str, kernels: Callable[[ModuleType], dict[str, Callable[..., Any]]]) -> None:
+    """Give the ops of a package the kernels that its modules `cpu`, `cuda` and `triton` have.
+
+    Args:
+        package: Its name.
+        kernels: From such a module to its functions by the name of the op.
+    """
+    on_cuda = kernels(importlib.import_module(f"{package}.cuda"))
+    for name, kernel in kernels(importlib.import_module(f"{package}.cpu")).items():
+        library.impl(name, kernel, "CPU")
+        library.impl(name, _on_cuda(name, on_cuda[name], package, kernels), "CUDA")
+        # torch's own fallback, which warns of a missing derivative, takes 20 us; derivatives are joined on outside.
+        library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
-def _on_cuda(name: str, cuda_kernel: Callable[..., Any], triton_module: str) -> Callable[..., Any]:
+def _on_cuda(
+    name: str,
+    cuda_kernel: Callable[..., Any],
+    package: str,
+    kernels: Callable[[ModuleType], dict[str, Callable[..., Any]]],
+) -> Callable[..., Any]:
     """Imports triton, which is optional and slow to import, with the first call that needs it."""
     triton_kernel: Callable[..., Any] | None = None
 
@@ -34,7 +46,7 @@ def _on_cuda(name: str, cuda_kernel: Callable[..., Any], triton_module: str) -> 
         if cuda_cpp:
             return cuda_kernel(*arguments)
         if triton_kernel is None:
-            triton_kernel = getattr(importlib.import_module(triton_module), name)
+            triton_kernel = kernels(importlib.import_module(f"{package}.triton"))[name]
         return triton_kernel(*arguments)
 
     return run
@@ -50,12 +62,12 @@ def builds_a_graph() -> bool:
 
 
 def graph_gradients(
-    outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None]
+    outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], inputs: Sequence[Any]
 ) -> list[Tensor | None]:
-    """Gradients of the reference's outputs as part of a graph; None for inputs that need none."""
+    """Gradients of the reference's outputs as part of a graph; None for inputs that need none or are no tensors."""
     given = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
     used_outputs, used_grads = zip(*given, strict=True)
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    wanted = [entry for entry in inputs if isinstance(entry, Tensor) and entry.requires_grad]
     grads = torch.autograd.grad(used_outputs, wanted, used_grads, create_graph=True, allow_unused=True)
     found = iter(grads)
-    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+    return [next(found) if isinstance(entry, Tensor) and entry.requires_grad else None for entry in inputs]

@@ -1,4 +1,4 @@
-"""Rounding errors of the ops against the formula in fp64, beside those of plain PyTorch in the same precision.
+"""Rounding errors of the ops against the formula in fp64, next to those of plain PyTorch in the same precision.
 
 python -m benchmarks.errors [--backend cpu]      the table of docs/numerics.md
 """

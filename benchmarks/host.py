@@ -10,12 +10,14 @@ allocated, with the driver's own work left out: the launch, and what PyTorch's d
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
 import triton
 
 from amuse_kernels.attention import cuda
+from amuse_kernels.attention.inputs import AttentionInputs, check_attention
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.dispatch import native_module
 from benchmarks.measure import alternate, machine
@@ -24,22 +26,22 @@ from tests.ptx.emulator.triton_kernels import chip
 CALLS, REPEATS = 100, 40
 
 
-def inputs() -> tuple:
+def inputs() -> AttentionInputs:
     query, *keys = (torch.randn(2, 4, length, 64, dtype=torch.float16) for length in (32, 50, 16))
     masks = [torch.ones(2, key.shape[2], dtype=torch.bool) for key in keys]
     gates = torch.full((2, 4, 2), 1 / 3)
-    return query, keys, keys, gates, masks, None, [None, None], [0, 0], [False, False], False, 0.125, 0.0, None
+    return check_attention(query, keys, keys, gates=gates, key_masks=masks)
 
 
 def runs() -> dict[str, Callable[[], object]]:
-    arguments = inputs()
-    query = arguments[0]
+    given = inputs()
+    query = given.query
     lse = torch.zeros(*query.shape[:3], 2)
 
-    def both(module) -> dict[str, Callable[[], object]]:
+    def both(module: Any) -> dict[str, Callable[[], object]]:
         return {
-            "forward": lambda: module.p2c_attention_forward(*arguments),
-            "backward": lambda: module.p2c_attention_backward(query, None, None, lse, *arguments),
+            "forward": lambda: module.p2c_attention_forward(given),
+            "backward": lambda: module.p2c_attention_backward(query, None, None, lse, given),
         }
 
     def new_layout(run: Callable[[], object]) -> Callable[[], object]:
@@ -63,7 +65,7 @@ def without_a_driver() -> ExitStack:
     stack.enter_context(chip(80))
     compiled = SimpleNamespace(function=None, packed_metadata=None, run=_nothing, launch_metadata=_nothing)
 
-    def compile_nothing(self, key, _signature, device, *_rest):
+    def compile_nothing(self: Any, key: Any, _signature: Any, device: Any, *_rest: Any) -> Any:
         return self.device_caches[device][0].setdefault(key, compiled)
 
     stack.enter_context(mock.patch.object(triton.JITFunction, "_do_compile", compile_nothing))
@@ -71,7 +73,7 @@ def without_a_driver() -> ExitStack:
     return stack
 
 
-def _nothing(*_arguments) -> None:
+def _nothing(*_arguments: object) -> None:
     pass
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from amuse_kernels.dispatch import native_module
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int, clock: str = "wall") -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], object]], repeats: int, clock: str = "wall") -> dict[str, float]:
     """Median seconds of each, run in turn, so that a busy moment of the machine hits all alike."""
     now = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -41,7 +41,7 @@ def peak_extra_bytes(run: Callable[[], object]) -> int | None:
     run()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the peak
 
     def kilobytes(field: str) -> int:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))

@@ -1,4 +1,4 @@
-"""Parts of pages that a command writes: they stand between a mark that names the command and the end mark."""
+"""Parts of pages that a command writes: they are between a mark that names the command and the end mark."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def rewrite(page: Path, command: str, content: str) -> None:
 
 
 def written(page: Path, command: str) -> str:
-    """What stands between those marks.
+    """The text between those marks.
 
     Raises:
         ValueError: the page lacks them.

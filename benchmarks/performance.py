@@ -93,7 +93,7 @@ def gpu_part() -> str:
 
 
 def _compiled(kernels: list[dict[str, str]], counters: list[dict[str, str]]) -> list[str]:
-    """Of a call's kernels the most registers, all local memory and the least bound, beside what the call moves."""
+    """For a call's kernels the most registers, all local memory and the least bound, with what the call moves."""
     lines = [
         "| call | | registers | spilled bytes | bound | launches | bytes moved, of least | warp instructions |",
         "|---|---|---|---|---|---|---|---|",
@@ -138,7 +138,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def pages() -> dict[Path, str]:
-    """What stands between the marks of each page."""
+    """The generated part of each page."""
     return {DOCS / "performance.md": cpu_tables(_read(CPU)), DOCS / "gpu_tables.md": gpu_part()}
 
 

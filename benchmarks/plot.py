@@ -26,7 +26,7 @@ def read(source: Path) -> list[dict[str, str]]:
 
 
 def table(records: list[dict[str, str]]) -> str:
-    """In Markdown, a row for every workload and mode: our time beside the floor, each contender's time over ours."""
+    """In Markdown, a row for every workload and mode: our time, the floor, each contender's time over ours."""
     lines = [
         "| workload | ms | floor, ms | % of gemm peak | times as long as ours | memory, MB: ours, others |",
         "|---|---|---|---|---|---|",

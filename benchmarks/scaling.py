@@ -1,4 +1,4 @@
-"""The cost model of `benchmarks.cost_model` beside measured training steps of one and of two processes on this machine.
+"""The cost model of `benchmarks.cost_model` against measured training steps of one and two processes on this machine.
 
     python -m benchmarks.scaling --steps 12 --d-model 32 64 128
 

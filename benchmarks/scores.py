@@ -121,7 +121,7 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-# Page -> command in its mark -> what stands there
+# Page -> command in its mark -> its content
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {COMMAND: headline},
     "MODEL_CARD.md": {COMMAND: headline},

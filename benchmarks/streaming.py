@@ -3,7 +3,7 @@
     python -m benchmarks.streaming --utterances 300 --threads 1
     python -m benchmarks.streaming --run runs/mine       the best model of a run with `causal: true`
 
-Prints the median and the 99th percentile of `StreamingSession.push`, and beside it those of the whole conversation so
+Prints the median and the 99th percentile of `StreamingSession.push`, and those of the whole conversation so
 far in one batch, which gives the same prediction without the cache.
 """
 

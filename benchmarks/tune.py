@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 import triton
 
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton import tiles
 from amuse_kernels.attention.triton.tiles import Need, Row, Tile
@@ -38,7 +39,7 @@ def candidates(queries: int) -> Iterator[Tile]:
 
 
 def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to as many queries as stand beside it."""
+    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
     for need, queries in needs:
         times = {tile: time(need, tile) for tile in candidates(need.queries)}
         best = min(times, key=lambda tile: times[tile])
@@ -78,29 +79,27 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
 
 def time_on_gpu(need: Need, tile: Tile) -> float:
     """Median milliseconds of a call with random tokens."""
-    arguments = _arguments(need)
-    out, lse = attention.p2c_attention_forward(*arguments)
+    inputs = _inputs(need)
+    out, lse = attention.p2c_attention_forward(inputs)
     with tried(need, tile):
         try:
             if need.kernel == "forward":
-                return triton.testing.do_bench(
-                    lambda: attention.p2c_attention_forward(*arguments), return_mode="median"
-                )
+                return triton.testing.do_bench(lambda: attention.p2c_attention_forward(inputs), return_mode="median")
             return triton.testing.do_bench(
-                lambda: attention.p2c_attention_backward(out, None, out, lse, *arguments), return_mode="median"
+                lambda: attention.p2c_attention_backward(out, None, out, lse, inputs), return_mode="median"
             )
         except triton.runtime.errors.OutOfResources:
             return math.inf
 
 
-def _arguments(need: Need) -> attention.Attention:
+def _inputs(need: Need) -> AttentionInputs:
     every = need.options == "all options"
 
     def tokens() -> torch.Tensor:
         return torch.randn(BATCH, HEADS, need.queries, need.head_dim, dtype=DTYPES[need.bytes], device="cuda")
 
     groups = torch.randint(0, 3, (BATCH, need.queries), device="cuda") if every else None
-    return attention.Attention(
+    return AttentionInputs(
         query=tokens(),
         keys=[tokens() for _ in range(SOURCES)],
         values=[tokens() for _ in range(SOURCES)],

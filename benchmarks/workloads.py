@@ -108,7 +108,7 @@ class Attention:
         return options | groups | {"causal": True}
 
     def masks(self) -> list[Tensor]:
-        """What PyTorch's own attention needs in their place, built anew by every call that uses it."""
+        """What PyTorch's own attention needs in their place, built again by every call that uses it."""
         if self.key_masks is not None:
             return [mask[:, None, None] for mask in self.key_masks]
         queries = self.query.shape[2]

@@ -9,11 +9,7 @@ import torch
 
 from tests import on_gpu, triton_interpreter
 
-KERNELS = {
-    "attention": ("p2c_attention_forward", "p2c_attention_backward"),
-    "fusion": ("adaptive_fusion_forward", "adaptive_fusion_backward"),
-    "interpolation": ("interpolation_coefficients_forward", "interpolation_coefficients_backward"),
-}
+PACKAGES = ("attention", "fusion", "interpolation")
 INTERPRETED = triton_interpreter.requested()
 GPU_KERNELS = INTERPRETED or on_gpu.requested() is not None
 _library = torch.library.Library("amuse_kernels", "IMPL")
@@ -37,15 +33,22 @@ def install() -> None:
         _replace(str(on_gpu.requested()), on_gpu.carried)
 
 
+def kernels(backend: str) -> dict[str, Callable[..., Any]]:
+    """A backend's implementations by the name of the op, called with what the op is called with."""
+    found: dict[str, Callable[..., Any]] = {}
+    for package in PACKAGES:
+        ops = importlib.import_module(f"amuse_kernels.{package}.ops")
+        found |= ops.kernels(importlib.import_module(f"amuse_kernels.{package}.{backend}"))
+    return found
+
+
 def _replace(backend: str, adapted: Callable[[Any], Any]) -> None:
     from amuse_kernels import dispatch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this replaces another kernel
-        for module_name, names in KERNELS.items():
-            module = importlib.import_module(f"amuse_kernels.{module_name}.{backend}")
-            for name in names:
-                _library.impl(name, adapted(getattr(module, name)), "CPU", allow_override=True)
+        for name, kernel in kernels(backend).items():
+            _library.impl(name, adapted(kernel), "CPU", allow_override=True)
 
     def unavailable_reason(name: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
         return None if name in (backend, "reference") else f"this process runs the {backend} kernels instead"

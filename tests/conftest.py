@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 # torch.empty from the package's kernels must never be read before it is written
-torch.utils.deterministic.fill_uninitialized_memory = True
+torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 # pytest --hypothesis-profile=long: what `make fuzz` runs
 hypothesis.settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
@@ -61,7 +61,7 @@ def leaves_no_state(request: pytest.FixtureRequest, module_leaves_no_state: None
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data sets beside the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
+    """Real data sets next to the checkout, or where AMUSE_DATA points; without them their tests are skipped."""
     folder = Path(os.environ.get("AMUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (folder / "meld").is_dir():
         pytest.skip(f"no real data in {folder}; set AMUSE_DATA to a folder with meld/ and mosi_features/")

@@ -1,4 +1,4 @@
-"""`make cuda-torch`: the package beside a CUDA build of torch, on a machine that may have no driver.
+"""`make cuda-torch`: the package with a CUDA build of torch, on a machine that may have no driver.
 
 Imports, runs the CPU backend, traces the CUDA backend on fake CUDA tensors, and shows what `backend="cuda"` says where
 nothing can run on it. Fails if any of it is not as it should be.

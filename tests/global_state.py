@@ -75,8 +75,6 @@ SWITCHES = (
     _attribute("backends.mkldnn.fp32_precision"),
     _attribute("backends.cuda.matmul.allow_tf32"),
     _attribute("backends.cudnn.allow_tf32"),
-    _attribute("backends.fp32_precision"),
-    _attribute("backends.cudnn.fp32_precision"),
     _attribute("backends.cuda.matmul.fp32_precision"),
     _attribute("backends.cudnn.conv.fp32_precision"),
     _attribute("backends.cudnn.rnn.fp32_precision"),

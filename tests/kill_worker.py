@@ -2,7 +2,7 @@
 
     python -m tests.kill_worker FOLDER
 
-A fork costs nothing, where a new process would import torch for seconds. Prints one line a death.
+A fork costs nothing, where a new process would import torch for seconds. Prints one line per death.
 """
 
 import os
@@ -57,7 +57,7 @@ def at_replacement(number: int, before: bool) -> None:
         if count[0] == number:
             die()
 
-    os.replace = replace_and_die  # type: ignore[assignment]
+    os.replace = replace_and_die
 
 
 def run(folder: Path, prepare: Callable[[], None], kill_after: float | None) -> bool:

@@ -1,6 +1,7 @@
 """Small real media files: pictures that change with the time and a tone, coded by the same FFmpeg that reads them."""
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,23 @@ def write_sound(path, seconds, hertz):
     return path
 
 
+def write_sound_of(path, codec, samples, rate=48000):
+    """`(samples,)` in a file of sound alone; the suffix chooses the container."""
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        _encode_sound(container, stream, samples)
+    return path
+
+
 def _encode_sound(container, stream, samples):
+    for packets in encoded_sound(stream, samples):
+        container.mux(packets)
+
+
+def encoded_sound(stream, samples):
+    """Packets of `(samples,)`, list by list."""
     import av
 
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
@@ -87,8 +104,100 @@ def _encode_sound(container, stream, samples):
     resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
     while (part := fifo.read(stream.frame_size or 1024, partial=True)) is not None:
         for converted in resampler.resample(part):
-            container.mux(stream.encode(converted))
-    container.mux(stream.encode())
+            yield stream.encode(converted)
+    yield stream.encode()
+
+
+FPS, BITS = 25, 8
+
+
+def write_numbered(
+    path, seconds=6.0, *, codec, sound=None, key_distance=25, reorder=0, form=None, options=None, aspect=None
+):
+    """A video whose frame i shows the number i, 25 frames a second, and whose sound has a burst every second.
+
+    Args:
+        sound: Codec of the sound; None = no sound.
+        key_distance: Frames from one key frame to the next.
+        reorder: B-frames between two others.
+        form: FFmpeg's name of the container; None = by the suffix.
+        options: Of the container.
+        aspect: Width of a pixel by its height, a Fraction.
+    """
+    import av
+
+    with av.open(path, "w", format=form, options=options or {}) as container:
+        fast = {"preset": "ultrafast", "sc_threshold": "0"} if codec == "libx264" else {}
+        video = container.add_stream(codec, rate=FPS, options=fast)
+        video.width, video.height = BITS * 16, 48
+        video.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        video.codec_context.gop_size, video.codec_context.max_b_frames = key_distance, reorder
+        video.bit_rate = 4_000_000
+        if aspect is not None:
+            video.codec_context.sample_aspect_ratio = aspect
+        audio = None if sound is None else container.add_stream(sound, rate=48000, layout="mono", bit_rate=96000)
+        heard = iter(()) if audio is None else encoded_sound(audio, bursts(seconds, audio.rate))
+        for i in range(round(seconds * FPS)):
+            frame = av.VideoFrame.from_ndarray(numbered(i), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            container.mux(video.encode(frame))
+            container.mux([packet for _, packets in zip(range(3), heard, strict=False) for packet in packets])
+        container.mux(video.encode())
+        container.mux([packet for packets in heard for packet in packets])
+    return path
+
+
+def numbered(i):
+    """A picture of `BITS` columns, bright where the number i has a 1; with noise, so that frames have a usual size."""
+    bits = np.array([i >> bit & 1 for bit in range(BITS)])
+    columns = np.repeat((60 + 140 * bits)[None, :, None], 48, axis=0).repeat(16, axis=1)
+    return (columns + np.random.default_rng(i).integers(-40, 41, (48, 16 * BITS, 3))).astype(np.uint8)
+
+
+def number(image):
+    """The number that a picture of `numbered` shows, whatever its size."""
+    columns = image.mean(axis=(0, 2)).reshape(BITS, -1).mean(axis=1) if image.shape[1] % BITS == 0 else None
+    if columns is None:
+        edges = np.linspace(0, image.shape[1], BITS + 1).round().astype(int)
+        columns = np.array([image[:, a:b].mean() for a, b in pairwise(edges)])
+    return sum(1 << bit for bit in range(BITS) if columns[bit] > 140)
+
+
+def bursts(seconds, rate=RATE):
+    """A tone of 1 kHz from 0.25 to 0.35 s of every second, and silence."""
+    samples = tone(seconds, 1000.0, rate)
+    return samples * (abs(np.arange(len(samples)) / rate % 1 - 0.3) < 0.05)
+
+
+def onsets(samples, rate=RATE):
+    """When the bursts in a sound begin, in seconds."""
+    loud = np.abs(samples) > 0.1
+    loud = np.convolve(loud, np.ones(rate // 100), mode="same") > 0
+    starts = np.flatnonzero(np.diff(loud.astype(int), prepend=0) > 0) + rate // 200
+    return [float(start) / rate for start in starts]
+
+
+def copied(source, target, *, form=None, options=None, shift=0.0, left_out=lambda kind, time: False):
+    """The packets of a file in another container.
+
+    Args:
+        form, options: As of `write_numbered`.
+        shift: Seconds that are added to all times; what comes before zero is kept, and is not to be shown.
+        left_out: Takes "video" or "audio" and seconds, and says which packets are missing.
+    """
+    import av
+
+    with av.open(source) as read, av.open(target, "w", format=form, options=options or {}) as write:
+        streams = {stream: write.add_stream_from_template(stream) for stream in read.streams}
+        for packet in read.demux():
+            stream = packet.stream
+            if packet.dts is None or left_out(stream.type, float(packet.pts * packet.time_base)):
+                continue
+            by = round(shift / packet.time_base)
+            packet.pts, packet.dts = packet.pts + by, packet.dts + by
+            packet.stream = streams[stream]
+            write.mux(packet)
+    return target
 
 
 def write_meld(folder, dialogues=2, utterances=3):

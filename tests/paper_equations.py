@@ -2,7 +2,7 @@
 time, without padding and without any of the product's code.
 
 `weights` are a model's, by the names of its `state_dict`. What the paper leaves open (layer norms, the residual dense
-layer, the utterance's own descriptor beside its contexts) is as docs/paper.md states it.
+layer, the utterance's own descriptor next to its contexts) is as docs/paper.md states it.
 """
 
 import math
@@ -54,7 +54,7 @@ def lstm(weights: Weights, name: str, x: Tensor, suffix: str) -> Tensor:
 
 
 def bi_lstm(weights: Weights, name: str, x: Tensor) -> Tensor:
-    """`(L, width)` to `(L, 2 * hidden)`: forwards and backwards, side by side."""
+    """`(L, width)` to `(L, 2 * hidden)`: forwards and backwards, concatenated."""
     forwards = lstm(weights, f"{name}.lstm", x, "")
     backwards = lstm(weights, f"{name}.lstm", x.flip(0), "_reverse").flip(0)
     return torch.cat([forwards, backwards], -1)
@@ -174,7 +174,7 @@ def equation_6(f_1: Tensor, f_2: Tensor, gradient_2: Tensor, epsilon: float) -> 
 def closed_form(
     weights: Weights, f: Tensor, present: Sequence[bool], epsilon: float, label: int | None = None
 ) -> Tensor:
-    """alpha^m_n of Eq. 2 by Eq. 6, `(M, M, d)`: f_n is its f_1 and f_m its f_2; 0 beside an absent modality."""
+    """alpha^m_n of Eq. 2 by Eq. 6, `(M, M, d)`: f_n is its f_1 and f_m its f_2; 0 for an absent modality."""
     count, d = f.shape
     alpha = f.new_zeros(count, count, d)
     for m in range(count):

@@ -10,6 +10,7 @@ from amuse.config import Config
 from amuse.evaluation.calibration import Calibration, expected_calibration_error, fit_temperature, load_temperature
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
+from amuse.evaluation.quality import Quality
 from amuse.training.train import train
 
 
@@ -71,3 +72,11 @@ def test_the_temperature_is_stored_with_the_checkpoint(tmp_path):
     (tmp_path / "best" / "calibration.json").write_text("{")
     with pytest.raises(ValueError, match="not a complete JSON file"):
         load_temperature(tmp_path)
+
+
+def test_every_page_shows_the_same_calibration_error():
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(400, 4), torch.randint(0, 4, (400,))
+    shown = Quality.measure(logits.double().softmax(-1), labels, list("abcd"))
+    assert shown.calibration_error == pytest.approx(Calibration.measure(logits, labels, 1.0).ece, abs=1e-12)
+    assert len(shown.bins) > 10

@@ -43,11 +43,11 @@ def test_sentiment_is_a_target_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("broken", "mended"),
+    ("broken", "fixed"),
     [("he\x92s", "he’s"), ("wait\x85", "wait…"), ("heâ€™s", "he’s"), ("NestlÃ©", "Nestlé"), ("sautéed â", "sautéed â")],
 )
-def test_broken_punctuation_is_mended_and_sound_text_kept(broken, mended):
-    assert mend_characters(broken) == mended
+def test_broken_punctuation_is_fixed_and_sound_text_kept(broken, fixed):
+    assert mend_characters(broken) == fixed
 
 
 @pytest.mark.parametrize(

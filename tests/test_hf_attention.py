@@ -119,3 +119,13 @@ def test_amuses_text_encoder_runs_on_it():
     inputs = padded()
     mask = inputs["attention_mask"].bool()
     torch.testing.assert_close(ours(inputs["input_ids"], mask), plain(inputs["input_ids"], mask), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=lambda config: config.model_type)
+def test_a_static_caches_unwritten_keys_are_not_attended_to(config):
+    ours, theirs = pair(config, "eager", transformers.AutoModelForCausalLM)
+    ids = torch.tensor([[3], [7]])
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    static = {"cache_implementation": "static", "disable_compile": True}
+    found, expected = (model.generate(ids, **options, **static).logits for model in (ours, theirs))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=0, atol=1e-5)

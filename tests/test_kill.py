@@ -1,4 +1,4 @@
-"""A training killed at any moment goes on to the same bits, and leaves no damaged and no stray file."""
+"""A run killed at any moment resumes to the same bits, and leaves no damaged or stray file."""
 
 from pathlib import Path
 

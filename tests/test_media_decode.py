@@ -5,9 +5,11 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 
 from amuse.data.problems import LOSSES, NOTES
 from amuse.encoders.signal import SAMPLE_RATE
-from amuse.media.decode import LONGEST_SIDE, MediaError, media_seconds, read_audio, read_frames
+from amuse.media.decode import media_seconds, read_audio, read_frames
+from amuse.media.picture import LONGEST_SIDE
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span
+from amuse.media.tracks import MediaError
 from tests.media_files import tone, write_sound, write_video, write_wav
 
 
@@ -168,7 +170,7 @@ def test_truncated_file_gives_what_there_is(tmp_path):
     assert 2 * SAMPLE_RATE < len(samples) < 6 * SAMPLE_RATE
     assert len(frames) == 4
     assert notes.count("truncated") == 2
-    path.write_bytes(whole[:300])  # within the index, which stands in front
+    path.write_bytes(whole[:300])  # within the index, which comes first
     assert fails(read_audio, Span(path), 30) in ("unreadable", "no_audio")
 
 

@@ -53,7 +53,7 @@ def model(request) -> Amuse:
 
 def test_one_dialogues_output_never_depends_on_which_others_share_its_batch(model):
     if model.config.fusion == "random":
-        model.config.fusion = "equal"  # coefficients are drawn anew in each call
+        model.config.fusion = "equal"  # coefficients are drawn again in each call
     together = model(make_batch())
     for index, dialogue in enumerate(CONVERSATIONS.dialogues):
         rows = make_batch().dialogue == index

@@ -1,4 +1,4 @@
-"""`amuse data prepare`: the same result however it was interrupted and divided, and nothing lost in silence."""
+"""`amuse data prepare`: the same result however it was interrupted or divided, and nothing lost silently."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Promises of repeated training: one run a seed, each kept and reported, no other configuration mixed in."""
+"""Promises of repeated training: one run per seed, each kept and reported, no other configuration mixed in."""
 
 import statistics
 

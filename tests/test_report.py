@@ -104,7 +104,7 @@ def test_a_report_without_times_labels_words_or_fusion(content):
 
 def test_quality_is_counted_right():
     probabilities = torch.tensor([[0.92, 0.08], [0.96, 0.04], [0.35, 0.65], [0.5, 0.5]])
-    quality = Quality.measure(probabilities, torch.tensor([0, 1, 1, -100]), ["a", "b"])
+    quality = Quality.measure(probabilities, torch.tensor([0, 1, 1, -100]), ["a", "b"], num_bins=10)
     assert [(round(b.confidence, 3), b.accuracy, b.count) for b in quality.bins] == [(0.65, 1.0, 1), (0.94, 0.5, 2)]
     assert quality.calibration_error == pytest.approx((0.35 + 2 * 0.44) / 3)
     assert quality.metrics.confusion == [[1, 0], [1, 1]]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from amuse.config import Config, ModelConfig
-from amuse.data import Dialogue, collate, synthetic_conversations
+from amuse.config import Config, DataConfig, ModelConfig
+from amuse.data import Dialogue, Utterance, collate, synthetic_conversations
 from amuse.data.spec import DataSpec
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
@@ -70,7 +70,7 @@ def test_the_cache_does_not_grow_beyond_the_window():
     [
         ({"causal": False}, "looks into the future"),
         ({"temporal": "bilstm", "causal": False}, "looks into the future"),
-        ({"fusion": "random"}, "draws anew"),
+        ({"fusion": "random"}, "draws new"),
     ],
 )
 def test_models_that_cannot_stream_are_refused(options, message):
@@ -89,3 +89,31 @@ def test_a_saved_run_streams_with_its_standardizer_and_temperature(tmp_path):
     torch.testing.assert_close(torch.stack([p.logits for p in first]), expected[: len(first)], atol=1e-5, rtol=1e-5)
     assert first[0].confidence == max(first[0].probabilities.values())
     assert session.temperature != 1.0
+
+
+def test_words_without_a_sound_are_heard(monkeypatch):
+    """Their features are those of the run's text encoder, with the context that it reads in training."""
+    read = []
+
+    def encode_text(conversations, *arguments, modality, **options):
+        read.append([u.text for u in conversations.utterances()])
+        features = {u.id: torch.full((3, 24), float(len(u.text))) for u in conversations.utterances()}
+        return conversations.with_features(modality, 24, features)
+
+    monkeypatch.setattr("amuse.data.load.encode_text", encode_text)
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=16, num_heads=2, man_layers=1, temporal="attention", causal=True)
+    model = Amuse(config, DataSpec({"text": 24, "audio": 4}, ["calm", "angry"])).eval()
+    data = DataConfig(dataset="prepared", path=".", context=1)
+    session = StreamingSession(model, text=data)
+    angry = session.push(Utterance("0", "Ann", {}, text="I hate you!")).logits
+    session.reset()
+    happy = session.push(Utterance("0", "Ann", {}, text="I am so very happy!")).logits
+    assert not torch.equal(angry, happy)
+    session.push(Utterance("1", "Bob", {"audio": torch.ones(2, 4)}, text="Me too."))
+    session.push(Utterance("2", "Ann", {}, text="Good."))
+    assert read == [["I hate you!"], ["I am so very happy!"], ["I am so very happy!", "Me too."], ["Me too.", "Good."]]
+    with pytest.raises(ValueError, match=r"expected features of some of \['text', 'audio'\], got \[\]"):
+        session.push(Utterance("3", "Ann", {}))
+    with pytest.raises(ValueError, match=r"got \[\]; this session cannot encode words"):
+        StreamingSession(model).push(Utterance("0", "Ann", {}, text="I hate you!"))

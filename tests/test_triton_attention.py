@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import p2c_attention
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.buffers import multiplies_as_tf32
 from tests import global_state, triton_interpreter
 
@@ -18,15 +19,13 @@ HEADS, WIDTH = 2, 32
 
 
 def arguments(lengths, queries, *, layout="bhld", **options):
-    from amuse_kernels.attention.triton.plans import Attention
-
     def tensor(length):
         if layout == "bhld":
             return torch.empty(2, HEADS, length, WIDTH, dtype=torch.float16)
         return torch.empty(2, length, HEADS, WIDTH, dtype=torch.float16).transpose(1, 2)
 
     count = len(lengths)
-    attention = Attention(
+    attention = AttentionInputs(
         query=tensor(queries),
         keys=[tensor(n) for n in lengths],
         values=[tensor(n) for n in lengths],
@@ -45,7 +44,8 @@ def arguments(lengths, queries, *, layout="bhld", **options):
 
 
 def launches(attention, arch=80):
-    from amuse_kernels.attention.triton.plans import Gradients, backward_launches, forward_launch
+    from amuse_kernels.attention.buffers import Gradients
+    from amuse_kernels.attention.triton.plans import backward_launches, forward_launch
 
     query = attention.query
     batch, heads, queries, width = query.shape

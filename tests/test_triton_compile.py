@@ -10,6 +10,7 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
+from amuse_kernels.attention.inputs import check_attention
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.fusion import triton as fusion
 from amuse_kernels.interpolation import triton as interpolation
@@ -74,8 +75,7 @@ def test_few_compilations_serve_any_lengths_of_attention():
     with recorded(80) as launches:
         for length in random_sizes(50):
             query, key = (torch.zeros(1, 1, n, 64, dtype=torch.float16) for n in (64, length))
-            options = (None, [None], None, [None], [0], [False], False, 0.125, 0.0, None)
-            attention.p2c_attention_forward(query, [key], [key], *options)
+            attention.p2c_attention_forward(check_attention(query, [key], [key]))
     assert compilations(launches) == 1
 
 

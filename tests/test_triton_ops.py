@@ -1,14 +1,12 @@
 """What the ops promise for CUDA tensors, seen without a GPU: on tensors that have a device and no memory."""
 
-import importlib
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
 from tests import triton_interpreter
-from tests.backends import KERNELS
+from tests.backends import kernels
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(triton_interpreter.requested(), reason="about compiled kernels")
@@ -71,13 +69,11 @@ def test_what_is_launched_depends_on_no_value():
     """So a call never waits for the GPU, and a CUDA graph can hold it. Meta tensors have no values to be read."""
     from tests.ptx.package.triton_launches import recorded
 
-    kernels = {}
-    for module, names in KERNELS.items():
-        kernels |= {name: getattr(importlib.import_module(f"amuse_kernels.{module}.triton"), name) for name in names}
+    run = kernels("triton")
     calls = [call for options in OPTIONS.values() for call in attention_calls("meta", **options)] + fusion_calls("meta")
     with recorded(80) as launches:
         for op, arguments in calls:
-            kernels[op._qualified_op_name.partition("::")[2]](*arguments)
+            run[op._qualified_op_name.partition("::")[2]](*arguments)
     assert len(launches) >= len(calls)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 NOTES = {
+    "cancelled": "the two channels of the sound cancel each other out; the louder one was used instead of their mean",
     "long_clip": "the clip is much longer than its utterance; its beginning was used",
     "long_utterance": "longer than --max-seconds; its beginning was used",
     "missing_speaker": "no speaker is named; counted as the speaker 'unknown'",
@@ -12,7 +13,9 @@ NOTES = {
     "no_transcript": "a recording without a transcript; cut at pauses, no words, one speaker",
     "no_face": "no face in any key frame; the utterance lacks the modality face",
     "overlap": "utterances overlap in time; each was cut as its transcript says",
+    "several_tracks": "more than one track of sound or picture; the default one was used, commentaries last",
     "silent": "the sound is digital silence; it was encoded as such",
+    "sound_gap": "the sound begins late or is interrupted; there it was taken for silent",
     "stray_file": "a clip that belongs to no utterance; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }

@@ -14,6 +14,7 @@ from amuse.data.batch import UNLABELLED
 from amuse.files import BEST, CALIBRATION_FILE, read_json, write_text
 
 COLDEST, HOTTEST = 0.02, 50.0
+NUM_BINS = 15  # of the expected calibration error, as Guo et al. have
 
 
 @dataclass
@@ -106,13 +107,32 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(torch.tensor(-(low + high) / 2, dtype=torch.float64).exp())
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean distance of accuracy from confidence over equally wide bins of confidence, weighted by their counts.
+@dataclass
+class Bin:
+    """Predictions of about the same confidence: its mean, their accuracy and number."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> list[Bin]:
+    """Confidence and accuracy by equally wide bins of confidence; empty bins are left out.
 
     Args:
         probabilities: `(N, C)`. labels: int64 `(N,)`, all labelled.
     """
     confidence, predicted = probabilities.double().max(-1)
-    surplus = confidence - (predicted == labels).double()
+    right = (predicted == labels).double()
     index = (confidence * bins).long().clamp(max=bins - 1)
-    return (torch.zeros(bins, dtype=torch.float64).index_add_(0, index, surplus).abs().sum() / len(labels)).item()
+    return [
+        Bin(float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum()))
+        for rows in (index == i for i in range(bins))
+        if rows.any()
+    ]
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> float:
+    """Mean distance of accuracy from confidence over the bins of `reliability`, weighted by their counts."""
+    found = reliability(probabilities, labels, bins)
+    return sum(each.count * abs(each.confidence - each.accuracy) for each in found) / len(labels)

@@ -6,16 +6,8 @@ import torch
 from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
+from amuse.evaluation.calibration import NUM_BINS, Bin, expected_calibration_error, reliability
 from amuse.evaluation.metrics import Metrics, RegressionMetrics, evaluate_predictions, evaluate_regression
-
-
-@dataclass
-class Bin:
-    """Predictions of about the same confidence: its mean, their accuracy and number."""
-
-    confidence: float
-    accuracy: float
-    count: int
 
 
 @dataclass
@@ -27,18 +19,13 @@ class Quality:
     calibration_error: float
 
     @classmethod
-    def measure(cls, probabilities: Tensor, labels: Tensor, label_names: list[str], num_bins: int = 10) -> "Quality":
-        """Of probabilities `(U, C)` and labels int64 `(U,)`, -100 = unlabelled; at least one is labelled."""
-        labelled = labels != UNLABELLED
-        confidence, predicted = probabilities[labelled].double().max(-1)
-        right = (predicted == labels[labelled]).double()
-        index = (confidence * num_bins).long().clamp(max=num_bins - 1)
-        bins = [
-            Bin(float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum()))
-            for rows in (index == i for i in range(num_bins))
-            if rows.any()
-        ]
-        error = sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(right)
+    def measure(
+        cls, probabilities: Tensor, labels: Tensor, label_names: list[str], num_bins: int = NUM_BINS
+    ) -> "Quality":
+        """From probabilities `(U, C)` and labels int64 `(U,)`, -100 = unlabelled; at least one is labelled."""
+        known = labels != UNLABELLED
+        bins = reliability(probabilities[known], labels[known], num_bins)
+        error = expected_calibration_error(probabilities[known], labels[known], num_bins)
         return cls(evaluate_predictions(labels, torch.log(probabilities), label_names), bins, error)
 
 

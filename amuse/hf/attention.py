@@ -7,9 +7,15 @@ It fits models with transformers' attention interface whose masks are causal or 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, causal_mask_function
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    bidirectional_mask_function,
+    causal_mask_function,
+    prepare_padding_mask,
+)
 
 from amuse_kernels import p2c_attention
 
@@ -77,16 +83,29 @@ def key_mask(
     kv_length: int,
     mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: Tensor | None = None,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
     **kwargs: Any,
 ) -> Tensor | None:
     """The bool `(B, Lk)` mask of the keys; causality is the module's to tell.
+
+    A static cache is as long as its last token will need it: keys after the newest query are not written yet, and are
+    masked.
 
     Raises:
         ValueError: Another pattern, such as a sliding window or packed sequences.
     """
     if mask_function not in (causal_mask_function, bidirectional_mask_function):
         raise ValueError(f"attn_implementation={P2C!r}: expected a causal mask or one of padding only, got another one")
-    return attention_mask if attention_mask is None else attention_mask[:, -kv_length:]
+    mask = prepare_padding_mask(attention_mask, kv_length, kv_offset)
+    if mask is not None:
+        mask = mask[:, kv_offset : kv_offset + kv_length].bool()
+    newest = q_offset + q_length
+    if mask_function is bidirectional_mask_function or (isinstance(newest, int) and kv_offset + kv_length <= newest):
+        return mask
+    device = mask.device if mask is not None else newest.device if isinstance(newest, Tensor) else kwargs.get("device")
+    written = torch.arange(kv_offset, kv_offset + kv_length, device=device) < newest
+    return written.expand(batch_size, -1) if mask is None else mask & written
 
 
 AttentionInterface.register(P2C, attend)

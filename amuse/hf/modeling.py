@@ -167,8 +167,15 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
             return_dict: False = a tuple.
 
         Raises:
-            ValueError: The loss asks for class weights, and the configuration has none.
+            ValueError: The loss asks for class weights, and the configuration has none; or a training step without
+                labels, as Trainer's `label_smoothing_factor` makes it, which would replace the losses of the paper.
         """
+        if labels is None and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor takes them "
+                "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To "
+                "predict, call eval()."
+            )
         output, batch = self.run(features, masks, utterances, speakers, labels)
         loss = None if labels is None else self._loss(output, batch)
         rows = (output.logits, output.modality_logits, output.descriptors, output.alpha)

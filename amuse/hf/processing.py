@@ -16,6 +16,7 @@ from amuse.data.batch import UNLABELLED, Batch, collate
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.load import add_text
 from amuse.data.standardize import Standardizer
+from amuse.inference.prediction import Prediction
 
 
 class AmuseProcessor(FeatureExtractionMixin):
@@ -94,15 +95,16 @@ class AmuseProcessor(FeatureExtractionMixin):
         return padded
 
     def predictions(self, logits: Tensor, utterances: Tensor) -> list[list[dict[str, Any]]]:
-        """What the model says, dialogue by dialogue: `label` and `probabilities` of each utterance, or its `value`."""
-        return [[self._said(row) for row in rows[real]] for rows, real in zip(logits, utterances, strict=True)]
+        """Per dialogue, the `label` and `probabilities` of each utterance, or its `value`."""
+        return [[self._prediction(row) for row in rows[real]] for rows, real in zip(logits, utterances, strict=True)]
 
-    def _said(self, row: Tensor) -> dict[str, Any]:
-        if self.label_names is None:
-            return {"value": row.item()}
-        probabilities = (row.float() / self.temperature).softmax(-1)
-        said = dict(zip(self.label_names, probabilities.tolist(), strict=True))
-        return {"label": self.label_names[int(probabilities.argmax())], "probabilities": said}
+    def _prediction(self, row: Tensor) -> dict[str, Any]:
+        found = Prediction.of(row, self.label_names, self.temperature)
+        return (
+            {"value": found.value}
+            if found.label is None
+            else {"label": found.label, "probabilities": found.probabilities}
+        )
 
     def _utterance(self, entry: Utterance | Mapping[str, Any], name: str) -> Utterance:
         """With an id of its own, since one dialogue may stand in a batch twice."""

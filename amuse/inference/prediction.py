@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
@@ -15,7 +17,36 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Row:
+class Prediction:
+    """The meaning of one utterance's logits.
+
+    Attributes:
+        label: name of the most probable class; None for regression.
+        confidence: its probability, with the temperature; None for regression.
+        probabilities: class name -> probability; empty for regression.
+        value: the regression output; None for classes.
+        logits: `(C,)`.
+    """
+
+    label: str | None
+    confidence: float | None
+    probabilities: dict[str, float]
+    value: float | None
+    logits: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, label_names: Sequence[str] | None, temperature: float) -> Self:
+        """From logits `(C,)`, or `(1,)` of regression, where `label_names` is None."""
+        if label_names is None:
+            return cls(None, None, {}, logits.item(), logits)
+        probabilities = (logits.float() / temperature).softmax(-1)
+        best = int(probabilities.argmax())
+        named = dict(zip(label_names, probabilities.tolist(), strict=True))
+        return cls(label_names[best], float(probabilities[best]), named, None, logits)
+
+
+@dataclass
+class PredictedUtterance:
     """One utterance.
 
     Attributes:
@@ -45,7 +76,7 @@ def log_problem(problem: Problem) -> None:
 
 def predict_recording(
     run: str | Path, media: str | Path, transcript: str | Path | None = None, report: Report = log_problem
-) -> list[Row]:
+) -> list[PredictedUtterance]:
     """One row per utterance of a recording, by the best model of a run; see `Recognizer` and its `listen`."""
     recognizer = Recognizer(Path(run))
     chosen = None if transcript is None else Path(transcript)
@@ -54,7 +85,7 @@ def predict_recording(
     return rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[PredictedUtterance]) -> str:
     """One line an utterance."""
     width = max(len(row.speaker) for row in rows)
     names = max(len(row.emotion or "") for row in rows)
@@ -65,29 +96,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def to_json(rows: list[Row]) -> str:
+def to_json(rows: list[PredictedUtterance]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
 
 
-def rows(dialogue: Dialogue, logits: Tensor, label_names: list[str] | None, temperature: float) -> list[Row]:
-    """What the logits `(N, C)` say of the utterances."""
-    names = label_names or []
+def rows(
+    dialogue: Dialogue, logits: Tensor, label_names: list[str] | None, temperature: float
+) -> list[PredictedUtterance]:
+    """The utterances with what their logits `(N, C)` mean."""
     found = []
     for utterance, row in zip(dialogue.utterances, logits, strict=True):
-        probabilities = dict(zip(names, (row / temperature).softmax(-1).tolist(), strict=True)) if names else {}
-        emotion = max(names, key=lambda name: probabilities[name], default=None)
+        prediction = Prediction.of(row, label_names, temperature)
         assert utterance.start is not None
         assert utterance.end is not None
         found.append(
-            Row(
+            PredictedUtterance(
                 start=utterance.start,
                 end=utterance.end,
                 speaker=utterance.speaker,
                 text=utterance.text,
-                emotion=emotion,
-                probability=None if emotion is None else probabilities[emotion],
-                probabilities=probabilities,
-                value=None if names else row.item(),
+                emotion=prediction.label,
+                probability=prediction.confidence,
+                probabilities=prediction.probabilities,
+                value=prediction.value,
                 modalities=list(utterance.features),
             )
         )

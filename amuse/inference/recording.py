@@ -15,10 +15,11 @@ from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.files import BEST, MEDIA_FILE, read_json
-from amuse.media.decode import MediaError, media_seconds, read_audio
+from amuse.media.decode import media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
 from amuse.media.segments import speech_segments
 from amuse.media.sources import Span, recording_clip
+from amuse.media.tracks import MediaError
 
 
 class Recognizer:

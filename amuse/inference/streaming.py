@@ -3,40 +3,25 @@
 Needs a model that looks back only: `temporal: attention` with `causal: true`, or `temporal: none`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
+from amuse.config import DataConfig
 from amuse.data.batch import collate
-from amuse.data.conversation import Dialogue, Utterance
+from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.load import add_text, words_modality
 from amuse.data.standardize import Standardizer
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
+from amuse.inference.prediction import Prediction
 from amuse.model.amuse import Amuse
 from amuse.model.temporal import ContextLayer, sinusoids
 from amuse_kernels import p2c_attention
-
-
-@dataclass
-class Prediction:
-    """Of one utterance.
-
-    Attributes:
-        label: name of the most probable class; None for regression.
-        confidence: its probability, with the temperature; None for regression.
-        probabilities: class name -> probability; empty for regression.
-        value: the regression output; None for classes.
-        logits: `(C,)`.
-    """
-
-    label: str | None
-    confidence: float | None
-    probabilities: dict[str, float]
-    value: float | None
-    logits: Tensor
 
 
 class StreamingSession:
@@ -49,30 +34,39 @@ class StreamingSession:
         model: with a temporal stage that is causal.
         standardizer: of the features, as in training; None = features are given as the model saw them.
         temperature: of the probabilities, see `amuse.evaluation.calibration`.
+        text: how words become features, as in training; None = they are given as features.
 
     Raises:
         ValueError: a model that needs the future, or one with random coefficients.
     """
 
-    def __init__(self, model: Amuse, standardizer: Standardizer | None = None, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: Amuse,
+        standardizer: Standardizer | None = None,
+        temperature: float = 1.0,
+        text: DataConfig | None = None,
+    ) -> None:
         config = model.config
         if config.temporal == "bilstm" or (config.temporal == "attention" and not config.causal):
             raise ValueError("model: its context looks into the future; train with temporal 'attention' and causal")
         if config.fusion == "random":
-            raise ValueError("model: fusion 'random' draws anew in each call")
+            raise ValueError("model: fusion 'random' draws new coefficients in each call")
         self.model, self.standardizer, self.temperature = model.eval(), standardizer, temperature
+        self.text, self.words = text, None if text is None else words_modality(text)
         self.device = next(model.parameters()).device
         self.reset()
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Self:
-        """With the best model of a run, its standardizer and its temperature."""
-        model, standardizer, _ = load_best(folder)
-        return cls(model, standardizer, load_temperature(folder))
+        """With the best model of a run, its standardizer, its temperature and its text encoder."""
+        model, standardizer, config = load_best(folder)
+        return cls(model, standardizer, load_temperature(folder), config.data)
 
     def reset(self) -> None:
         """Begin another conversation."""
         self.position = 0
+        self.spoken: list[Utterance] = []  # the last ones that the text encoder reads with the next one
         self.speakers: dict[str, int] = {}
         layers: Any = self.model.temporal.layers if self.model.config.temporal == "attention" else []
         self.layers = [LayerCache(cast(ContextLayer, layer), self.model.config.context_window) for layer in layers]
@@ -82,9 +76,15 @@ class StreamingSession:
         """The next utterance; its label, if it has one, is not looked at.
 
         Raises:
-            ValueError: features of other widths than the model's.
+            ValueError: features of other widths than the model's, or an utterance without any modality of the model.
         """
         model = self.model
+        utterance = self._with_words(utterance)
+        if not set(utterance.features) & set(model.spec.modalities):
+            raise ValueError(
+                f"utterance {utterance.id!r}: expected features of some of {list(model.spec.modalities)}, "
+                f"got {list(utterance.features)}{'' if self.text else '; this session cannot encode words, see text'}"
+            )
         if self.standardizer is not None:
             features = {m: self.standardizer.transform(m, x) for m, x in utterance.features.items()}
             utterance = replace(utterance, features=features)
@@ -100,21 +100,27 @@ class StreamingSession:
                 context = layer.step(context, torch.tensor([[speaker]], device=self.device))
             parts.append(context[:, 0])
         self.position += 1
-        return self._prediction(model.classifier(torch.cat(parts, dim=-1))[0].float().cpu())
+        logits = model.classifier(torch.cat(parts, dim=-1))[0].float().cpu()
+        return Prediction.of(logits, model.spec.label_names, self.temperature)
 
-    def _prediction(self, logits: Tensor) -> Prediction:
-        names = self.model.spec.label_names
-        if names is None:
-            return Prediction(None, None, {}, logits.item(), logits)
-        probabilities = (logits / self.temperature).softmax(-1)
-        best = int(probabilities.argmax())
-        return Prediction(
-            names[best],
-            float(probabilities[best]),
-            dict(zip(names, probabilities.tolist(), strict=True)),
-            None,
-            logits,
-        )
+    def _with_words(self, utterance: Utterance) -> Utterance:
+        """The utterance with its words as features, where it has words and the model reads them."""
+        if self.text is None or self.words is None or self.words not in self.model.spec.modalities:
+            return utterance
+        self.spoken = [*self.spoken, utterance][-(self.text.context + 1) :]
+        if not utterance.text or self.words in utterance.features:
+            return utterance
+        plain = [Utterance(str(i), spoken.speaker, {}, text=spoken.text) for i, spoken in enumerate(self.spoken)]
+        with TemporaryDirectory() as cache:  # what is said live hardly ever comes again
+            talk = add_text(
+                replace(self.text, cache_dir=cache),
+                Conversations([Dialogue("stream", plain)], None, {}),
+                progress=False,
+                modality=self.words,
+                device=self.device,
+            )
+        encoded = talk[0].utterances[-1].features
+        return replace(utterance, features={**utterance.features, **encoded})
 
 
 class LayerCache:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amuse.media.decode import pyav
+from amuse.media.tracks import pyav
 
 EMOTIONS = ("neutral", "joy", "anger")
 WORDS = {

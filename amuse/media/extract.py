@@ -10,9 +10,10 @@ from torch import Tensor
 from amuse.data.problems import Problem, Report
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
-from amuse.media.decode import MediaError, Note, read_audio, read_frames
+from amuse.media.decode import read_audio, read_frames
 from amuse.media.faces import FaceDetector, Picture, split_faces, whole
 from amuse.media.sources import Clip, Span
+from amuse.media.tracks import MediaError, Note
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The inputs of p2c_attention as one value, and the checks that make it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -27,45 +28,76 @@ MAX_SOURCES = 8
 MAX_HEAD_DIM = 256
 NORMALIZATIONS = ("per_source", "joint")
 RELATIONS = ("any", "same", "different")
+ANY, SAME, DIFFERENT = range(3)  # their places
 
 
 class AttentionInputs(NamedTuple):
-    """Validated arguments of p2c_attention, in one form: an entry per source, seed a tensor.
+    """Validated arguments of p2c_attention in one form, in the order of the op's schema.
 
-    Gates are `(B, H, P)` in the dtype of the computation.
+    Attributes:
+        query: `(B, H, Lq, D)`.
+        keys, values: P tensors each, `(B, H, Lp, D)`; no values where only the weights are wanted.
+        gates: `(B, H, P)` in the dtype of the computation, or None for ones.
+        key_masks: P entries, bool `(B, Lp)` or None.
+        query_groups: integers `(B, Lq)` or None.
+        key_groups: P entries, integers `(B, Lp)` or None.
+        relations: P entries of ANY, SAME and DIFFERENT.
+        causal: P flags.
+        joint: one softmax over all sources.
+        seed: int64 scalar tensor, None without dropout.
     """
 
     query: Tensor
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...] | None
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
     gates: Tensor | None
-    key_masks: tuple[Tensor | None, ...]
+    key_masks: Sequence[Tensor | None]
     query_groups: Tensor | None
-    key_groups: tuple[Tensor | None, ...]
-    relations: tuple[str, ...]
-    causal: tuple[bool, ...]
-    normalization: str
+    key_groups: Sequence[Tensor | None]
+    relations: Sequence[int]
+    causal: Sequence[bool]
+    joint: bool
     softmax_scale: float
     dropout_p: float
     seed: Tensor | None
+
+    def flat(self) -> tuple[Any, ...]:
+        """Every entry of every field: autograd does not look inside sequences."""
+        entries: list[Any] = []
+        for name in self._fields:
+            field = getattr(self, name)
+            entries += field if name in _PER_SOURCE else (field,)
+        return tuple(entries)
+
+    @classmethod
+    def from_flat(cls, entries: Sequence[Any]) -> Self:
+        """The inverse of `flat`."""
+        sources = (len(entries) - len(cls._fields) + len(_PER_SOURCE)) // len(_PER_SOURCE)
+        left = iter(entries)
+        fields: Any = (tuple(islice(left, sources)) if name in _PER_SOURCE else next(left) for name in cls._fields)
+        return cls(*fields)
+
+
+_PER_SOURCE = ("keys", "values", "key_masks", "key_groups", "relations", "causal")
 
 
 def check_attention(
     query: Tensor,
     keys: Sequence[Tensor],
     values: Sequence[Tensor] | None,
-    gates: Tensor | None,
-    key_masks: Sequence[Tensor | None] | None,
-    query_groups: Tensor | None,
-    key_groups: Sequence[Tensor | None] | None,
-    relations: Sequence[str] | None,
-    causal: bool | Sequence[bool],
-    normalization: str,
-    softmax_scale: float | None,
-    dropout_p: float,
-    seed: int | None,
+    *,
+    gates: Tensor | None = None,
+    key_masks: Sequence[Tensor | None] | None = None,
+    query_groups: Tensor | None = None,
+    key_groups: Sequence[Tensor | None] | None = None,
+    relations: Sequence[str] | None = None,
+    causal: bool | Sequence[bool] = False,
+    normalization: str = "per_source",
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
 ) -> AttentionInputs:
-    """Validate and normalise the arguments of `p2c_attention` (SPEC: see its docstring).
+    """Validate and normalise the arguments of `p2c_attention`; `values` None for its weights alone.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -90,29 +122,13 @@ def check_attention(
         if len(shape) != 4 or shape[0] != batch or shape[1] != heads or shape[3] != head_dim:
             raise ValueError(f"keys[{p}]: expected ({batch}, {heads}, L, {head_dim}), got {shape_of(key)}")
         lengths.append(shape[2])
-    if values is not None:
-        values = sequence("values", values, sources)
-        for p, value in enumerate(values):
-            check_like(f"values[{p}]", value, dtype, device)
-            if value.shape != keys[p].shape:
-                raise ValueError(
-                    f"values[{p}]: expected the shape of keys[{p}] {shape_of(keys[p])}, got {shape_of(value)}"
-                )
+    values = () if values is None else sequence("values", values, sources)
+    for p, value in enumerate(values):
+        check_like(f"values[{p}]", value, dtype, device)
+        if value.shape != keys[p].shape:
+            raise ValueError(f"values[{p}]: expected the shape of keys[{p}] {shape_of(keys[p])}, got {shape_of(value)}")
 
-    if gates is not None:
-        check_tensor("gates", gates, FLOATING, device)
-        computed_in = torch.float64 if dtype == torch.float64 else torch.float32
-        try:
-            # in this order, so that the gradients of a broadcast gate are added up before they are rounded to its dtype
-            gates = gates.to(computed_in).expand(batch, heads, sources)
-        except RuntimeError:
-            raise ValueError(
-                f"gates: expected a shape that broadcasts to (B, H, P) = ({batch}, {heads}, {sources}), "
-                f"got {shape_of(gates)}"
-            ) from None
-        if normalization == "joint" and can_read(gates) and bool((gates < 0).any()):
-            raise ValueError(f"gates: expected no negative gate with normalization='joint', got {float(gates.min())}")
-
+    joint = choice("normalization", normalization, NORMALIZATIONS) == "joint"
     masks = (None,) * sources
     if key_masks is not None:
         masks = sequence("key_masks", key_masks, sources)
@@ -130,11 +146,6 @@ def check_attention(
             if group is not None:
                 check_tensor(f"key_groups[{p}]", group, INTEGERS, device)
                 check_shape(f"key_groups[{p}]", group, (batch, lengths[p]))
-    relation_names = _relations(relations, sources)
-    for p, relation in enumerate(relation_names):
-        if relation != "any" and (query_groups is None or groups[p] is None):
-            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
-            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {relation!r}")
 
     dropout_p = _probability(dropout_p)
     largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
@@ -142,31 +153,54 @@ def check_attention(
         query=query,
         keys=keys,
         values=values,
-        gates=gates,
+        gates=None if gates is None else _gates(gates, query, (batch, heads, sources), joint),
         key_masks=masks,
         query_groups=query_groups,
         key_groups=groups,
-        relations=relation_names,
+        relations=_relations(relations, query_groups, groups),
         causal=_causal(causal, queries, lengths),
-        normalization=choice("normalization", normalization, NORMALIZATIONS),
+        joint=joint,
         softmax_scale=head_dim**-0.5 if softmax_scale is None else number("softmax_scale", softmax_scale, largest),
         dropout_p=dropout_p,
         seed=_seed(seed, device) if dropout_p > 0 else None,
     )
 
 
-def _relations(relations: Sequence[str] | None, sources: int) -> tuple[str, ...]:
+def _gates(gates: Tensor, query: Tensor, shape: tuple[int, int, int], joint: bool) -> Tensor:
+    check_tensor("gates", gates, FLOATING, query.device)
+    computed_in = torch.float64 if query.dtype == torch.float64 else torch.float32
+    try:
+        # in this order, so that the gradients of a broadcast gate are added up before they are rounded to its dtype
+        gates = gates.to(computed_in).expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"gates: expected a shape that broadcasts to (B, H, P) = {shape}, got {shape_of(gates)}"
+        ) from None
+    if can_read(gates):
+        if bool(torch.isinf(gates).any()):
+            raise ValueError("gates: expected finite gates, got an infinite one")
+        if joint and bool((gates < 0).any()):
+            raise ValueError(f"gates: expected no negative gate with normalization='joint', got {float(gates.min())}")
+    return gates
+
+
+def _relations(
+    relations: Sequence[str] | None, query_groups: Tensor | None, key_groups: Sequence[Tensor | None]
+) -> tuple[int, ...]:
     if relations is None:
-        return ("any",) * sources
+        return (ANY,) * len(key_groups)
     if isinstance(relations, str):
         raise TypeError(f"relations: expected a list or tuple with one entry per source, got {relations!r}")
-    names = sequence("relations", relations, sources)
-    for p, name in enumerate(names):
-        choice(f"relations[{p}]", name, RELATIONS)
-    return names
+    names = sequence("relations", relations, len(key_groups))
+    found = [RELATIONS.index(choice(f"relations[{p}]", name, RELATIONS)) for p, name in enumerate(names)]
+    for p, relation in enumerate(found):
+        if relation != ANY and (query_groups is None or key_groups[p] is None):
+            missing = "query_groups" if query_groups is None else f"key_groups[{p}]"
+            raise ValueError(f"{missing}: expected an integer tensor, since relations[{p}] is {names[p]!r}")
+    return tuple(found)
 
 
-def _causal(causal: bool | Sequence[bool], queries: int, lengths: list[int]) -> tuple[bool, ...]:
+def _causal(causal: bool | Sequence[bool], queries: int, lengths: Sequence[int]) -> tuple[bool, ...]:
     flags = (causal,) * len(lengths) if isinstance(causal, bool) else sequence("causal", causal, len(lengths))
     for p, flag in enumerate(flags):
         if not isinstance(flag, bool):

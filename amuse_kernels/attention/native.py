@@ -1,49 +1,35 @@
 """The inputs of p2c_attention in the form that the native module reads."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.buffers import dense, int64, rows_dense
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.native import module
 
 
-def attention_inputs(
-    query: Tensor,
-    keys: Sequence[Tensor],
-    values: Sequence[Tensor],
-    gates: Tensor | None,
-    key_masks: Sequence[Tensor | None],
-    query_groups: Tensor | None,
-    key_groups: Sequence[Tensor | None],
-    relations: Sequence[int],
-    causal: Sequence[bool],
-    joint: bool,
-    softmax_scale: float,
-    dropout_p: float,
-    *,
-    seed: int = 0,
-    num_threads: int = 0,
-) -> Any:
-    """What both directions share, in the form that the native module reads: see its `AttentionInputs`."""
-    if any(relations):
-        query_groups, key_groups = int64(query_groups), [*map(int64, key_groups)]
+def native_inputs(inputs: AttentionInputs, *, seed: int = 0, num_threads: int = 0) -> Any:
+    """What both directions share: the module's `AttentionInputs`.
+
+    Args:
+        inputs: Of the op.
+        seed, num_threads: Of the CPU kernels, which take them as numbers.
+    """
+    related = any(inputs.relations)
     return module().AttentionInputs(
-        rows_dense(query),
-        [*map(rows_dense, keys)],
-        [*map(rows_dense, values)],
-        gates,
-        dense(*key_masks),
-        query_groups,
-        key_groups,
-        relations,
-        causal,
-        joint,
-        softmax_scale,
-        dropout_p,
-        drop_threshold(dropout_p),
+        rows_dense(inputs.query),
+        [rows_dense(key) for key in inputs.keys],
+        [rows_dense(value) for value in inputs.values],
+        inputs.gates,
+        dense(*inputs.key_masks),
+        int64(inputs.query_groups) if related else None,
+        [int64(group) if related else None for group in inputs.key_groups],
+        inputs.relations,
+        inputs.causal,
+        inputs.joint,
+        inputs.softmax_scale,
+        inputs.dropout_p,
+        drop_threshold(inputs.dropout_p),
         seed,
         num_threads,
     )

@@ -7,7 +7,7 @@ differentiated twice and traced, and materialise what the fused kernels never do
 import torch
 from torch import Tensor
 
-from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.attention.inputs import ANY, SAME, AttentionInputs
 from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.dropout import keep_mask
 
@@ -18,7 +18,6 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     Returns:
         `(B, H, Lq, D)` in the query's dtype, stored as (B, Lq, H, D), and the lse, see `weights_and_lse`.
     """
-    assert inputs.values is not None
     dtype = accumulation_dtype(inputs.query.dtype)
     weights, lse = weights_and_lse(inputs)
     out = torch.zeros_like(inputs.query, dtype=dtype)
@@ -49,7 +48,7 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
 
     scores = [_scores(inputs, p) for p in range(len(inputs.keys))]
     pivots = [_row_max(score) for score in scores]
-    if inputs.normalization == "joint":
+    if inputs.joint:
         # a source whose gate is 0 must not set the pivot, or the others could underflow
         open_pivots = [torch.where(g > 0, pivot, -torch.inf) for g, pivot in zip(gate, pivots, strict=True)]
         pivots = [torch.stack(open_pivots).amax(0)] * len(scores)
@@ -58,7 +57,7 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
     exps = [torch.exp((s - pivot[..., None]).clamp(max=80.0)) for s, pivot in zip(scores, pivots, strict=True)]
     sums = [e.sum(-1) for e in exps]  # (B, H, Lq)
 
-    if inputs.normalization == "joint":
+    if inputs.joint:
         total = torch.stack([g * s for g, s in zip(gate, sums, strict=True)]).sum(0)
         weights = [(g / _nonzero(total))[..., None] * e for g, e in zip(gate, exps, strict=True)]
         lse = _log(total, pivots[0])
@@ -82,12 +81,12 @@ def visible_pairs(inputs: AttentionInputs, p: int) -> Tensor:
     key_mask, relation = inputs.key_masks[p], inputs.relations[p]
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :]
-    if relation != "any":
+    if relation != ANY:
         query_group, key_group = inputs.query_groups, inputs.key_groups[p]
         assert query_group is not None
         assert key_group is not None
         same = query_group[:, None, :, None] == key_group[:, None, None, :]
-        visible = visible & (same if relation == "same" else ~same)
+        visible = visible & (same if relation == SAME else ~same)
     if inputs.causal[p]:
         position = torch.arange(queries, device=query.device)
         visible = visible & (position[None, :] <= position[:, None])

@@ -1,12 +1,15 @@
 """Schema, fakes and autograd of adaptive_fusion."""
 
 import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from amuse_kernels.buffers import accumulation_dtype
-from amuse_kernels.fusion import cpu, cuda, reference
+from amuse_kernels.fusion import reference
 from amuse_kernels.fusion.buffers import fusion_outputs
 from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
 
@@ -21,8 +24,14 @@ library.define(
     "Tensor descriptors, Tensor? alpha, Tensor? pair_weight, Tensor? pair_bias, Tensor? present, *, "
     "bool cuda_cpp=False) -> (Tensor descriptors, Tensor alpha, Tensor pair_weight, Tensor pair_bias)"
 )
-for _name in ("adaptive_fusion_forward", "adaptive_fusion_backward"):
-    implement(_name, cpu, cuda, "amuse_kernels.fusion.triton")
+
+
+def kernels(backend: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions of a backend by the name of the op."""
+    return {name: getattr(backend, name) for name in ("adaptive_fusion_forward", "adaptive_fusion_backward")}
+
+
+implement("amuse_kernels.fusion", kernels)
 
 
 @torch.library.register_fake("amuse_kernels::adaptive_fusion_forward", lib=library)

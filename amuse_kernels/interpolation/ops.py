@@ -1,11 +1,14 @@
 """Schema, fakes and autograd of interpolation_coefficients."""
 
 import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amuse_kernels.interpolation import cpu, cuda, reference
+from amuse_kernels.interpolation import reference
 from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
 
 library.define(
@@ -17,8 +20,16 @@ library.define(
     "bool cuda_cpp=False) -> (Tensor a, Tensor b, Tensor grad_b)"
 )
 
-for _name in ("interpolation_coefficients_forward", "interpolation_coefficients_backward"):
-    implement(_name, cpu, cuda, "amuse_kernels.interpolation.triton")
+
+def kernels(backend: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions of a backend by the name of the op."""
+    return {
+        name: getattr(backend, name)
+        for name in ("interpolation_coefficients_forward", "interpolation_coefficients_backward")
+    }
+
+
+implement("amuse_kernels.interpolation", kernels)
 
 
 @torch.library.register_fake("amuse_kernels::interpolation_coefficients_forward", lib=library)

@@ -3,7 +3,7 @@
 Compiles each Triton kernel ahead of time for every dtype, head dim, normalization and architecture, looks the CUDA C++
 kernels up in the installed library, and writes registers, local memory (spills), shared memory, instructions by pipe
 and the bound of the main loop to kernels.csv, and summaries to docs/gpu_tables.md. Rows whose source has not
-changed are kept, so a run that was cut short goes on where it stopped; so are rows of CUDA that the library has no
+changed are kept, so a run that was cut short resumes where it stopped; so are rows of CUDA that the library has no
 code for:
 
     AMUSE_CUDA=1 AMUSE_CUDA_ARCHITECTURES="80 90a 100a 120" python setup.py build_ext --inplace

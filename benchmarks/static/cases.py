@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from amuse_kernels.attention import cuda as attention_cuda
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton.tiles import Need, choose_tile
 from amuse_kernels.fusion import cuda as fusion_cuda
@@ -60,7 +61,7 @@ class Case(NamedTuple):
 
 
 def triton_cases() -> Iterator[Case]:
-    """In the order in which a run that is cut short makes them, the plain kernel's beside those of the same tile."""
+    """In the order in which a run that is cut short makes them, the plain kernel's next to those of the same tile."""
     yield from _row_cases("triton")
     for options, normalization, width in (
         *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),
@@ -105,13 +106,13 @@ def _has_own_tile(long: Case) -> bool:
     return many.constexprs != few.constexprs
 
 
-def _attention_arguments(case: Case, queries: int) -> attention.Attention:
+def _attention_inputs(case: Case, queries: int) -> AttentionInputs:
     dtype, sources = DTYPES[case.dtype], 3
     every = case.options == "all options"
     masked = every or case.options == "masks"
     tokens = torch.zeros(1, 2, queries, case.width, dtype=dtype)
     groups = torch.zeros(1, queries, dtype=torch.int64) if every else None
-    return attention.Attention(
+    return AttentionInputs(
         query=tokens,
         keys=[tokens] * sources,
         values=[tokens] * sources,
@@ -129,7 +130,7 @@ def _attention_arguments(case: Case, queries: int) -> attention.Attention:
 
 
 def _attention_forward(case: Case, queries: int = FEW) -> None:
-    case.glue(attention, attention_cuda).p2c_attention_forward(*_attention_arguments(case, queries))
+    case.glue(attention, attention_cuda).p2c_attention_forward(_attention_inputs(case, queries))
 
 
 def _attention_forward_long(case: Case) -> None:
@@ -137,10 +138,10 @@ def _attention_forward_long(case: Case) -> None:
 
 
 def _attention_backward(case: Case, queries: int = LONG) -> None:
-    arguments = _attention_arguments(case, queries)
-    lse = torch.zeros(1, 2, queries) if arguments.joint else torch.zeros(1, 2, queries, len(arguments.keys))
+    inputs = _attention_inputs(case, queries)
+    lse = torch.zeros(1, 2, queries) if inputs.joint else torch.zeros(1, 2, queries, len(inputs.keys))
     grad_lse = lse if case.options == "all options" else None
-    case.glue(attention, attention_cuda).p2c_attention_backward(arguments.query, grad_lse, None, lse, *arguments)
+    case.glue(attention, attention_cuda).p2c_attention_backward(inputs.query, grad_lse, None, lse, inputs)
 
 
 def _attention_backward_one_tile(case: Case) -> None:

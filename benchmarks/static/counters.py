@@ -1,4 +1,4 @@
-"""What the kernels execute and move, counted by the PTX emulator on sm_80, beside plain flash attention once a source.
+"""What the kernels execute and move, counted by the PTX emulator on sm_80, next to a plain flash attention per source.
 
 python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu_tables.md
 
@@ -78,11 +78,11 @@ def count_attention(backend: Backend) -> Iterator[Row]:
     call = _attention_call()
     inputs = [call.inputs.query, *call.inputs.keys, *call.inputs.values]
     with backend.emulated() as reports:
-        out, lse = backend.attention.p2c_attention_forward(*call.arguments)
+        out, lse = backend.attention.p2c_attention_forward(call.inputs)
     yield _row("attention forward", backend.name, backend.compiler, reports, [*inputs, out, lse])
     with backend.emulated() as reports:
         query, keys, values, gates = backend.attention.p2c_attention_backward(
-            call.grad_out, None, None, lse, *call.arguments
+            call.grad_out, None, None, lse, call.inputs
         )
     call.assert_within_budget(out, lse, query, keys, values, gates)
     tensors = [*inputs, call.grad_out, lse, query, *keys, *values]
@@ -119,7 +119,7 @@ def count_plain() -> Iterator[Row]:
     """Launches for each source, with Triton's tile; without what adds up outputs and gradients of the queries."""
     call = _attention_call()
     with triton_launches.recorded(ARCH) as launches:
-        attention.p2c_attention_forward(*call.arguments)
+        attention.p2c_attention_forward(call.inputs)
     [tile] = launches
     inputs = [call.inputs.query, *call.inputs.keys, *call.inputs.values]
     slices = BATCH * HEADS

@@ -1,4 +1,4 @@
-"""Plain flash attention for one source without options: what the package's kernels stand beside."""
+"""Plain flash attention for one source without options: what the package's kernels are compared with."""
 
 import math
 from typing import Any

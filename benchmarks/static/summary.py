@@ -12,7 +12,7 @@ CHIPS = {"80": "sm_80", "86": "sm_86", "89": "sm_89", "90": "sm_90a"}
 def render(rows: list[Row]) -> str:
     parts = (
         resources(rows),
-        "Instructions of a whole kernel by pipe, as they stand in its machine code, and the bound of its main loop:\n"
+        "Instructions of a whole kernel by pipe, as they are in its machine code, and the bound of its main loop:\n"
         "fp16, sm_80, attention with D 64, gates, masks and one softmax per source, the rest with width 256.",
         instructions(rows),
         "Bound of the main loop in % of the tensor peak, busiest pipe, tile, warps: fp16, D 64, a softmax per source.",
@@ -52,7 +52,7 @@ def instructions(rows: list[Row]) -> str:
 
 
 def bounds(rows: list[Row]) -> str:
-    """By kernel and call, a column a chip."""
+    """By kernel and call, one column per chip."""
     lines = [f"| kernel | call | | {' | '.join(CHIPS.values())} |", "|---" * (3 + len(CHIPS)) + "|"]
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
@@ -66,7 +66,7 @@ def bounds(rows: list[Row]) -> str:
 
 
 def _typical(rows: Iterable[Row], arch: str) -> list[Row]:
-    """fp16, D 64 or rows of 256; attention with gates and masks, one softmax a source."""
+    """fp16, D 64 or rows of 256; attention with gates and masks, one softmax per source."""
     return [
         row
         for row in rows

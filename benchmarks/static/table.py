@@ -19,7 +19,7 @@ PIPE_COLUMNS = tuple(f"sass_{pipe}" for pipe in PIPES)
 RESULTS = ("registers", "local_bytes", "shared_bytes", *PIPE_COLUMNS, "bound", "bound_pipe")
 COLUMNS = (*IDENTITY, "tile", "warps", "stages", "shared_limit", *RESULTS, "compiler", "source")
 Row = dict[str, str]
-SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, beside those whose source has changed
+SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, besides those whose source has changed
 
 
 def read() -> list[Row]:

@@ -5,122 +5,90 @@
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from amuse_kernels.attention.buffers import attention_outputs
-from amuse_kernels.attention.inputs import RELATIONS
+from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
+from amuse_kernels.attention.inputs import DIFFERENT, AttentionInputs
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
 from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
-from amuse_kernels.buffers import grad_like, int64, multiplies_as_tf32, rows_dense
+from amuse_kernels.buffers import dense, int64, multiplies_as_tf32, rows_dense
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.launch import Launch, architecture, pack
 
 _LOG2_E = 1.4426950408889634
 
 
-class Attention(NamedTuple):
-    """The arguments that forward and backward share, as the ops take them (see `ops.py`)."""
-
-    query: Tensor
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    gates: Tensor | None  # (B, H, P) fp32
-    key_masks: Sequence[Tensor | None]
-    query_groups: Tensor | None
-    key_groups: Sequence[Tensor | None]
-    relations: Sequence[int]  # 0 any, 1 same, 2 different
-    causal: Sequence[bool]
-    joint: bool
-    softmax_scale: float
-    dropout_p: float
-    seed: Tensor | None
-
-
-def p2c_attention_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+def p2c_attention_forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """See `cpu.p2c_attention_forward`."""
-    attention = _in_place(Attention(*arguments))
-    out, lse = attention_outputs(attention.query, len(attention.keys), attention.joint)
-    device = attention.query.device
-    forward_launch(attention, out, lse, architecture(device)).run(device)
+    inputs = _in_place(inputs)
+    out, lse = empty_outputs(inputs)
+    device = inputs.query.device
+    forward_launch(inputs, out, lse, architecture(device)).run(device)
     return out, lse
 
 
 def p2c_attention_backward(
-    grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, *arguments: Any
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, inputs: AttentionInputs
+) -> Gradients:
     """See `cpu.p2c_attention_backward`; `out` is not used."""
-    attention = _in_place(Attention(*arguments))
-    query, gates = attention.query, attention.gates
-    grads = Gradients(
-        grad_like(query),
-        [grad_like(key) for key in attention.keys],
-        [grad_like(value) for value in attention.values],
-        None if gates is None else lse.new_empty(gates.shape),
-    )
-    grad_lse = None if grad_lse is None else grad_lse.contiguous()
-    launches = backward_launches(
-        attention, grads, rows_dense(grad_out), lse.contiguous(), grad_lse, architecture(query.device)
-    )
-    for launch in launches:
-        launch.run(query.device)
-    return grads.query, grads.keys, grads.values, lse.new_empty(0) if grads.gates is None else grads.gates
+    inputs = _in_place(inputs)
+    grads = empty_gradients(inputs)
+    device = inputs.query.device
+    lse, grad_lse = dense(lse, grad_lse)
+    for launch in backward_launches(inputs, grads, rows_dense(grad_out), lse, grad_lse, architecture(device)):
+        launch.run(device)
+    return grads
 
 
-class Gradients(NamedTuple):
-    query: Tensor
-    keys: list[Tensor]
-    values: list[Tensor]
-    gates: Tensor | None  # (B, H, P) contiguous
-
-
-def forward_launch(attention: Attention, out: Tensor, lse: Tensor, arch: int) -> Launch:
+def forward_launch(inputs: AttentionInputs, out: Tensor, lse: Tensor, arch: int) -> Launch:
     """The one launch of the forward pass; tensors have a contiguous last dim, lse is contiguous."""
-    plan = _forward_plan(_layout(attention, [out], arch))
-    return plan.launch(attention_forward, (out, lse, *_tensors(attention)))
+    plan = _forward_plan(_layout(inputs, [out], arch))
+    return plan.launch(attention_forward, (out, lse, *_tensors(inputs)))
 
 
 def backward_launches(
-    attention: Attention, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int
+    inputs: AttentionInputs, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int
 ) -> list[Launch]:
     """One launch where one tile holds all queries, else one for queries and one for keys and gates."""
-    plans = _backward_plans(_layout(attention, [grad_out, grads.query, *grads.keys, *grads.values], arch))
-    tensors, grad_keys, grad_values = _tensors(attention), tuple(grads.keys), tuple(grads.values)
+    plans = _backward_plans(_layout(inputs, [grad_out, grads.query, *grads.keys, *grads.values], arch))
+    tensors, grad_keys, grad_values = _tensors(inputs), tuple(grads.keys), tuple(grads.values)
+    grad_gates = None if inputs.gates is None else grads.gates
     if len(plans) == 1:
-        outputs = (grads.query, grad_keys, grad_values, grads.gates, None, None, None)
+        outputs = (grads.query, grad_keys, grad_values, grad_gates, None, None, None)
         return [plans[0].launch(attention_backward_queries, (*outputs, grad_out, lse, grad_lse, *tensors))]
-    batch, heads, queries, _ = attention.query.shape
+    batch, heads, queries, _ = inputs.query.shape
     sources = len(grad_keys)
-    rows = (batch, heads, 1 if attention.joint else sources, queries)
+    rows = (batch, heads, 1 if inputs.joint else sources, queries)
     shifts, deltas = lse.new_empty(rows), lse.new_empty(rows)  # both aligned, unlike halves of one
-    gate_rows = lse.new_empty((batch, heads, sources, queries)) if attention.joint else deltas
+    gate_rows = lse.new_empty((batch, heads, sources, queries)) if inputs.joint else deltas
     between = (shifts, deltas, gate_rows, grad_out)
     return [
         plans[0].launch(attention_backward_queries, (grads.query, None, None, None, *between, lse, grad_lse, *tensors)),
-        plans[1].launch(attention_backward_keys, (grad_keys, grad_values, grads.gates, *between, grad_lse, *tensors)),
+        plans[1].launch(attention_backward_keys, (grad_keys, grad_values, grad_gates, *between, grad_lse, *tensors)),
     ]
 
 
-def _tensors(attention: Attention) -> tuple[Any, ...]:
+def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
     """The inputs, in the order of every kernel's signature."""
-    masks, groups, relations = attention.key_masks, attention.key_groups, attention.relations
+    masks, groups, relations = inputs.key_masks, inputs.key_groups, inputs.relations
     # stand in for those that are not there
     a_mask = next((mask for mask in masks if mask is not None), None)
     a_group = next((group for group, relation in zip(groups, relations, strict=True) if relation), None)
     return (
-        attention.query,
-        tuple(attention.keys),
-        tuple(attention.values),
-        attention.gates,
+        inputs.query,
+        tuple(inputs.keys),
+        tuple(inputs.values),
+        inputs.gates,
         None if a_mask is None else tuple([(a_mask if m is None else m).view(torch.uint8) for m in masks]),
-        None if a_group is None else attention.query_groups,
+        None if a_group is None else inputs.query_groups,
         None if a_group is None else tuple([a_group if group is None else group for group in groups]),
-        attention.seed if attention.dropout_p > 0 else None,
+        inputs.seed if inputs.dropout_p > 0 else None,
     )
 
 
@@ -167,20 +135,20 @@ class Plan(NamedTuple):
         )
 
 
-def _layout(attention: Attention, others: list[Tensor], arch: int) -> Layout:
-    tokens = [attention.query, *attention.keys, *attention.values, *others]
+def _layout(inputs: AttentionInputs, others: list[Tensor], arch: int) -> Layout:
+    tokens = [inputs.query, *inputs.keys, *inputs.values, *others]
     return Layout(
         arch,
-        attention.query.element_size(),
+        inputs.query.element_size(),
         all(t.data_ptr() % 16 == 0 for t in tokens),
         tuple([(t.shape, t.stride()) for t in tokens]),
-        None if attention.gates is None else attention.gates.stride(),
-        tuple([None if mask is None else mask.stride(0) for mask in attention.key_masks]),
-        tuple(attention.relations),
-        tuple(attention.causal),
-        attention.joint,
-        attention.softmax_scale,
-        attention.dropout_p,
+        None if inputs.gates is None else inputs.gates.stride(),
+        tuple([None if mask is None else mask.stride(0) for mask in inputs.key_masks]),
+        tuple(inputs.relations),
+        tuple(inputs.causal),
+        inputs.joint,
+        inputs.softmax_scale,
+        inputs.dropout_p,
         "tf32" if multiplies_as_tf32() else "ieee",
     )
 
@@ -276,7 +244,7 @@ class _Shared(NamedTuple):
                 queries,
                 _bits(stride is not None for stride in masks),
                 _bits(relations) if any(relations) else None,
-                _bits(RELATIONS[relation] == "different" for relation in relations),
+                _bits(relation == DIFFERENT for relation in relations),
                 _bits(layout.causal) if any(layout.causal) else None,
             ),
             dropout=(1 / (1 - layout.dropout_p), drop_threshold(layout.dropout_p)),
@@ -304,16 +272,16 @@ def _bits(flags: Iterable[Any]) -> int:
     return sum(1 << i for i, flag in enumerate(flags) if flag)
 
 
-def _in_place(attention: Attention) -> Attention:
+def _in_place(inputs: AttentionInputs) -> AttentionInputs:
     """With tensors that kernels can read: a contiguous last dim, groups int64 and contiguous."""
-    groups = attention.query_groups, attention.key_groups
-    if any(attention.relations):
+    groups = inputs.query_groups, inputs.key_groups
+    if any(inputs.relations):
         groups = int64(groups[0]), [int64(group) for group in groups[1]]
-    return attention._replace(
-        query=rows_dense(attention.query),
-        keys=[rows_dense(key) for key in attention.keys],
-        values=[rows_dense(value) for value in attention.values],
-        key_masks=[None if mask is None else rows_dense(mask) for mask in attention.key_masks],
+    return inputs._replace(
+        query=rows_dense(inputs.query),
+        keys=[rows_dense(key) for key in inputs.keys],
+        values=[rows_dense(value) for value in inputs.values],
+        key_masks=[None if mask is None else rows_dense(mask) for mask in inputs.key_masks],
         query_groups=groups[0],
         key_groups=groups[1],
     )

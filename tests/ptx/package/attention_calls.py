@@ -36,19 +36,7 @@ MANY_QUERIES: dict[str, Any] = {
 
 
 def inputs_of(case: Case) -> AttentionInputs:
-    options = {"gates": None, "key_masks": None, "query_groups": None, "key_groups": None, "relations": None}
-    options |= {"causal": False, "normalization": "per_source", "softmax_scale": None, "dropout_p": 0.0, "seed": None}
-    return check_attention(case.query, case.keys, case.values, **(options | case.options))
-
-
-def op_arguments(inputs: AttentionInputs) -> tuple:
-    names = ("any", "same", "different")
-    gates = None if inputs.gates is None else inputs.gates.float()
-    return (
-        *(inputs.query, inputs.keys, inputs.values, gates, inputs.key_masks, inputs.query_groups, inputs.key_groups),
-        *([names.index(r) for r in inputs.relations], inputs.causal, inputs.normalization == "joint"),
-        *(inputs.softmax_scale, inputs.dropout_p, inputs.seed),
-    )
+    return check_attention(case.query, case.keys, case.values, **case.options)
 
 
 def hide_what_is_masked(case: Case) -> None:
@@ -70,15 +58,15 @@ def eager_attention(inputs: AttentionInputs):
     total = sum(g * s for g, s in zip(gates, sums, strict=True))
     out = 0
     for p, (gate, weight, value) in enumerate(zip(gates, weights, inputs.values, strict=True)):
-        norm = total if inputs.normalization == "joint" else sums[p]
+        norm = total if inputs.joint else sums[p]
         weight = gate * weight / torch.where(norm == 0, 1.0, norm)
         if inputs.dropout_p:
             kept = keep_mask(inputs.seed, inputs.dropout_p, weight.shape, p)
             weight = weight * kept / (1 - inputs.dropout_p)
         out = out + weight @ value
-    sums = total if inputs.normalization == "joint" else torch.cat(sums, -1)
+    sums = total if inputs.joint else torch.cat(sums, -1)
     lse = torch.where(sums == 0, 1.0, sums).log()  # of rows without a visible key the caller takes no lse
-    return out, lse[..., 0] if inputs.normalization == "joint" else lse
+    return out, lse[..., 0] if inputs.joint else lse
 
 
 @dataclass
@@ -86,7 +74,6 @@ class AttentionCall:
     """A call, its upstream gradients, and whether results are within the error budget."""
 
     inputs: AttentionInputs
-    arguments: tuple
     grad_out: Tensor
     grad_lse: Tensor | None = None
 
@@ -103,7 +90,7 @@ class AttentionCall:
         case = make_case(batch, 2, queries, lengths, head_dim, dtype, **options)
         hide_what_is_masked(case)
         inputs = inputs_of(case)
-        return AttentionCall(inputs, op_arguments(inputs), torch.randn(inputs.query.shape).to(dtype))
+        return AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
 
     def draw_upstream(self, lse: Tensor) -> None:
         """Draws the gradient of lse, 0 where nothing is visible."""

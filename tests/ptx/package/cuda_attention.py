@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.dropout import drop_threshold
 from tests.ptx.emulator.arguments import Structure
 from tests.ptx.emulator.launch import Launch
@@ -180,13 +181,15 @@ class Call:
         return found
 
 
-def forward_launches(*arguments: Any, allow_tf32: bool = False) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
+def forward_launches(
+    inputs: AttentionInputs, *, allow_tf32: bool = False
+) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
     """What `cuda.p2c_attention_forward` launches, and where out and lse will be."""
-    query, keys, joint = arguments[0], arguments[1], arguments[9]
+    query = inputs.query
     batch, heads, queries, head_dim = query.shape
     out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
-    lse = poisoned((batch, heads, queries) if joint else (batch, heads, queries, len(keys)))
-    call = Call(ForwardParams(), arguments, allow_tf32)
+    lse = poisoned((batch, heads, queries) if inputs.joint else (batch, heads, queries, len(inputs.keys)))
+    call = Call(ForwardParams(), inputs, allow_tf32)
     strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
     call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
     call.params.lse = call.pointer(lse, [FORWARD])
@@ -194,10 +197,10 @@ def forward_launches(*arguments: Any, allow_tf32: bool = False) -> tuple[list[La
 
 
 def p2c_attention_forward(
-    *arguments: Any, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
+    inputs: AttentionInputs, *, allow_tf32: bool = False, mutants: Mapping[str, str] = NO_MUTANTS, seed: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, list[Report]]:
     """`cpu.p2c_attention_forward` in the emulator; out, lse, and the report of each launch. `mutants` replace PTX."""
-    launches, out, lse = forward_launches(*arguments, allow_tf32=allow_tf32)
+    launches, out, lse = forward_launches(inputs, allow_tf32=allow_tf32)
     return out, lse, [launch.run(mutants.get(launch.entry), seed=seed) for launch in launches]
 
 
@@ -208,12 +211,13 @@ def backward_launches(
     grad_out: torch.Tensor,
     grad_lse: torch.Tensor | None,
     lse: torch.Tensor,
-    *arguments: Any,
+    inputs: AttentionInputs,
+    *,
     allow_tf32: bool = False,
 ) -> tuple[list[Launch], Gradients]:
     """What `cuda.p2c_attention_backward` launches, and where the gradients of query, keys, values, gates will be."""
-    query, keys, values, gates = arguments[:4]
-    call = Call(BackwardParams(), arguments, allow_tf32)
+    query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
+    call = Call(BackwardParams(), inputs, allow_tf32)
     params = call.params
     grad_query = poisoned(query.shape, query.dtype)
     grad_keys, grad_values = ([poisoned(t.shape, t.dtype) for t in tensors] for tensors in (keys, values))

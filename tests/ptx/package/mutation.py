@@ -41,21 +41,21 @@ def _attention_call(pair: tuple[int, int]) -> tuple[AttentionCall, torch.Tensor,
     odd = bool(queries % 2)
     options = {"normalization": "joint" if odd else "per_source", "gates": odd, "masks": odd}
     call = AttentionCall.make(queries, (keys, keys // 2), cases.HEAD_DIM, torch.float16, batch=1, **options)
-    out, lse = cpu.p2c_attention_forward(*call.arguments)
+    out, lse = cpu.p2c_attention_forward(call.inputs)
     call.draw_upstream(lse)
     return call, out, lse
 
 
 def _cuda_forward(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
     call, *expected = _attention_call(pair)
-    launches, out, lse = cuda_attention.forward_launches(*call.arguments)
-    gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, *call.arguments)
+    launches, out, lse = cuda_attention.forward_launches(call.inputs)
+    gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, call.inputs)
     return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 
 
 def _cuda_backward(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
     call, out, lse = _attention_call(pair)
-    launches, gradients = cuda_attention.backward_launches(call.grad_out, call.grad_lse, lse, *call.arguments)
+    launches, gradients = cuda_attention.backward_launches(call.grad_out, call.grad_lse, lse, call.inputs)
     return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 
 

@@ -27,10 +27,10 @@ CALLS = [
 
 def run(call: AttentionCall, grad_lse: bool = True, **options):
     """Forward and backward; outputs, gradients, and the reports."""
-    out, lse, forward = p2c_attention_forward(*call.arguments, **options)
+    out, lse, forward = p2c_attention_forward(call.inputs, **options)
     if grad_lse:
         call.draw_upstream(lse)
-    *grads, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, *call.arguments, **options)
+    *grads, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, call.inputs, **options)
     return (out, lse, *grads), [*forward, *backward]
 
 
@@ -49,9 +49,9 @@ def test_attention(name, dtype, head_dim):
 def test_the_glue_of_the_backend_launches_the_same(name, dtype):
     call = AttentionCall.of(name, dtype)
     with emulated() as reports:
-        out, lse = cuda.p2c_attention_forward(*call.arguments)
+        out, lse = cuda.p2c_attention_forward(call.inputs)
         call.draw_upstream(lse)
-        grads = cuda.p2c_attention_backward(call.grad_out, call.grad_lse, out, lse, *call.arguments)
+        grads = cuda.p2c_attention_backward(call.grad_out, call.grad_lse, out, lse, call.inputs)
     assert_clean(reports)
     assert len(reports) == 3
     call.assert_within_budget(out, lse, *grads)
@@ -65,8 +65,9 @@ def test_rows_at_odd_addresses_are_read_and_written_element_by_element():
     def shifted(tensor):
         return torch.cat([tensor[..., :1], tensor], -1)[..., 1:]
 
-    query, keys, values, *rest = call.arguments
-    call.arguments = (shifted(query), [*map(shifted, keys)], [*map(shifted, values)], *rest)
+    given = call.inputs
+    query, keys, values = shifted(given.query), [*map(shifted, given.keys)], [*map(shifted, given.values)]
+    call.inputs = given._replace(query=query, keys=keys, values=values)
     results, reports = run(call, grad_lse=False)
     assert_clean(reports)
     torch.testing.assert_close(results[:5], aligned[:5], rtol=0, atol=0)
@@ -92,8 +93,8 @@ def test_the_only_key_of_a_row_gets_no_gradient_at_all():
 @needs_nvcc
 def test_tf32_is_coarser_and_only_on_demand():
     call = AttentionCall.of("plain", torch.float32, 24)
-    exact, _, _ = p2c_attention_forward(*call.arguments)
-    coarse, _, reports = p2c_attention_forward(*call.arguments, allow_tf32=True)
+    exact, _, _ = p2c_attention_forward(call.inputs)
+    coarse, _, reports = p2c_attention_forward(call.inputs, allow_tf32=True)
     assert_clean(reports)
     assert 1e-5 < (coarse - exact).abs().max() < 1e-2
 
@@ -110,13 +111,13 @@ def test_no_queries_give_keys_and_gates_gradients_of_zero():
 def test_forward_moves_each_byte_once():
     """fp16, B 4, H 2, Lq 64, three streams of 64 keys, D 64."""
     call = AttentionCall.make(64, (64, 64, 64), 64, torch.float16, batch=4, gates=False, masks=False)
-    out, lse, [report] = p2c_attention_forward(*call.arguments)
+    out, lse, [report] = p2c_attention_forward(call.inputs)
     counters, tokens = report.counters, call.inputs.query.numel() * 2
     moved = counters["global_bytes_read"] + counters["global_bytes_written"]
     assert moved <= 1.05 * (8 * tokens + lse.numel() * 4)  # query, three keys, three values, output
     assert counters["global_sectors"] == counters["global_sectors_ideal"]
     assert counters["shared_wavefronts"] <= 1.1 * counters["shared_wavefronts_ideal"]
-    *_, reports = p2c_attention_backward(out, None, lse, *call.arguments)
+    *_, reports = p2c_attention_backward(out, None, lse, call.inputs)
     moved = sum(r.counters["global_bytes_read"] + r.counters["global_bytes_written"] for r in reports)
     assert moved <= 1.9 * (15 * tokens + lse.numel() * 4)  # inputs, gradient of the output, and seven gradients
     for report in reports:
@@ -128,7 +129,7 @@ def test_forward_moves_each_byte_once():
 
 def test_a_grid_holds_more_than_65535_batches_and_heads():
     call = AttentionCall.make(70, (3,), 8, torch.float16)
-    planned = Call(ForwardParams(), call.arguments, allow_tf32=False)
+    planned = Call(ForwardParams(), call.inputs, allow_tf32=False)
     planned.params.b = 50_000
     [launch], _ = planned.plan("amuse_cuda_attention_plan_forward")
     assert launch.grid == 50_000 * 2 * 2
@@ -137,7 +138,7 @@ def test_a_grid_holds_more_than_65535_batches_and_heads():
 
 @pytest.mark.parametrize(("field", "value"), [("dtype", 1), ("d", 264), ("d", 12), ("sources", 9), ("lq", 2**31)])
 def test_what_the_kernels_cannot_do_is_refused(field, value):
-    planned = Call(ForwardParams(), AttentionCall.of("plain", torch.float16).arguments, allow_tf32=False)
+    planned = Call(ForwardParams(), AttentionCall.of("plain", torch.float16).inputs, allow_tf32=False)
     setattr(planned.params, field, value)
     with pytest.raises(ValueError, match="outside of the contract"):
         planned.plan("amuse_cuda_attention_plan_forward")
@@ -179,9 +180,9 @@ def verdict(call: AttentionCall, results, mutants: dict[str, str]) -> set[str]:
     """How mutants are caught: kinds of findings, "numbers", or nothing. `results` are those without them."""
     out, lse, *grads = results
     if "forward" in next(iter(mutants)):
-        out, lse, reports = p2c_attention_forward(*call.arguments, mutants=mutants)
+        out, lse, reports = p2c_attention_forward(call.inputs, mutants=mutants)
     else:
-        *grads, reports = p2c_attention_backward(call.grad_out, call.grad_lse, lse, *call.arguments, mutants=mutants)
+        *grads, reports = p2c_attention_backward(call.grad_out, call.grad_lse, lse, call.inputs, mutants=mutants)
     kinds = {kind for report in reports for kind in report.kinds}
     if not kinds:
         try:

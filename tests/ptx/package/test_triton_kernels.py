@@ -10,7 +10,7 @@ import torch
 
 from amuse_kernels import reference
 from tests.attention_cases import make_case
-from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of, op_arguments
+from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -68,10 +68,10 @@ def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
 def emulate(call, arch):
     """Forward and backward: clean, and within the error budget."""
     with emulated(arch, seed=1) as reports:
-        out, lse = attention.p2c_attention_forward(*call.arguments)
+        out, lse = attention.p2c_attention_forward(call.inputs)
         call.draw_upstream(lse)
-        saved = out if call.inputs.normalization == "joint" else None
-        grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, *call.arguments)
+        saved = out if call.inputs.joint else None
+        grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, call.inputs)
     assert_clean(reports)
     call.assert_within_budget(out, lse, *grads)
 
@@ -82,9 +82,9 @@ def test_attention_moves_each_byte_once():
     inputs = inputs_of(case)
     tokens, lse_bytes = 4 * 2 * 64 * 64 * 2, 4 * 2 * 64 * 3 * 4
     with emulated(80) as forward:
-        out, lse = attention.p2c_attention_forward(*op_arguments(inputs))
+        out, lse = attention.p2c_attention_forward(inputs)
     with emulated(80) as backward:
-        attention.p2c_attention_backward(out, None, None, lse, *op_arguments(inputs))
+        attention.p2c_attention_backward(out, None, None, lse, inputs)
     assert len(forward) == 1
     assert len(backward) <= 3
     counters = forward[0].counters

@@ -6,8 +6,9 @@ from unittest import mock
 
 import torch
 
+from amuse_kernels.attention.buffers import Gradients
+from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
-from amuse_kernels.attention.triton.plans import Attention
 from amuse_kernels.attention.triton.tiles import Tile
 from amuse_kernels.launch import Launch
 from tests.ptx.emulator import launch as emulator
@@ -33,7 +34,7 @@ def backward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Laun
     inputs = _two_streams(problem)
     dq, dk, dv = (poisoned((1, *tensor.shape), tensor.dtype) for tensor in (problem.q, problem.k, problem.v))
     n = problem.k.shape[1] // 2
-    grads = attention.Gradients(dq, [dk[:, :, :n], dk[:, :, n:]], [dv[:, :, :n], dv[:, :, n:]], None)
+    grads = Gradients(dq, [dk[:, :, :n], dk[:, :, n:]], [dv[:, :, :n], dv[:, :, n:]], torch.empty(0))
     lse = problem.reference()["lse"].float()[None]
     attention.forget_plans()
     with mock.patch.object(attention, "choose_tile", return_value=Tile(128, 32, 8, 2)):
@@ -41,12 +42,12 @@ def backward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Laun
     return [_of_package(launch, arch)], {"dq": dq[0], "dk": dk[0], "dv": dv[0]}
 
 
-def _two_streams(problem: cases.Problem) -> Attention:
+def _two_streams(problem: cases.Problem) -> AttentionInputs:
     """One softmax over two halves of the keys, all of them visible, is attention over all keys."""
 
     n = problem.k.shape[1] // 2
     keys = [problem.k[None, :, :n], problem.k[None, :, n:]]
-    return Attention(
+    return AttentionInputs(
         query=problem.q[None],
         keys=keys,
         values=[problem.v[None, :, :n], problem.v[None, :, n:]],
