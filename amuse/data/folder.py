@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
 SPLITS = ("train", "valid", "test")
@@ -29,7 +29,7 @@ def read_folder(
     valid_fraction: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
-    report: Report,
+    report: ProblemHandler,
 ) -> tuple[dict[str, Conversations], dict[str, dict[str, Path]]]:
     """Reads `NAME.mp4` (or another recording) with `NAME.csv` or `NAME.srt`; every recording is a dialogue.
 
@@ -87,7 +87,7 @@ def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | 
     return Conversations(dialogues, label_names, {})
 
 
-def _recordings(folder: Path, report: Report) -> list[Recording]:
+def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
     found: dict[str, Recording] = {}
     ids: set[str] = set()
     for media in sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO + AUDIO):

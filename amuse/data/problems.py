@@ -61,7 +61,7 @@ class Problem:
         return self.kind not in NOTES
 
 
-Report = Callable[[Problem], None]
+ProblemHandler = Callable[[Problem], None]
 """Takes findings as they come up; `list.append` is one."""
 
 

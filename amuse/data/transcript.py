@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 
 SUFFIXES = (".csv", ".srt")
 COLUMNS = ("start", "end", "speaker", "text", "label", "id")
@@ -33,7 +33,7 @@ class Line:
     label: str | None
 
 
-def read_transcript(path: Path, report: Report) -> list[Line]:
+def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
     """The utterances of one recording, by their start; lines that cannot be used are reported and left out.
 
     CSV: columns `start` and `end` (seconds, or [hours:]minutes:seconds), and, where known, `speaker`, `text`, `label`
