@@ -106,6 +106,7 @@ triton-oldest:
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 	$(BIN)/mypy
 
 # libgomp stays outside: PyTorch brings one, and two OpenMP runtimes in a process would compete

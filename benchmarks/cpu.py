@@ -14,7 +14,7 @@ resident memory rises during a call, results included.
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def measure_step(
 def _records(
     name: str,
     mode: str,
-    runs: dict[str, Callable[[], object]],
+    runs: Mapping[str, Callable[[], object]],
     repeats: int,
     clock: str,
     floor: float = 0.0,

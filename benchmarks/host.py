@@ -10,6 +10,7 @@ allocated, with the driver's own work left out: the launch, and what PyTorch's d
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import torch
@@ -37,7 +38,7 @@ def runs() -> dict[str, Callable[[], object]]:
     query = given.query
     lse = torch.zeros(*query.shape[:3], 2)
 
-    def both(module) -> dict[str, Callable[[], object]]:
+    def both(module: Any) -> dict[str, Callable[[], object]]:
         return {
             "forward": lambda: module.p2c_attention_forward(given),
             "backward": lambda: module.p2c_attention_backward(query, None, None, lse, given),
@@ -64,7 +65,7 @@ def without_a_driver() -> ExitStack:
     stack.enter_context(chip(80))
     compiled = SimpleNamespace(function=None, packed_metadata=None, run=_nothing, launch_metadata=_nothing)
 
-    def compile_nothing(self, key, _signature, device, *_rest):
+    def compile_nothing(self: Any, key: Any, _signature: Any, device: Any, *_rest: Any) -> Any:
         return self.device_caches[device][0].setdefault(key, compiled)
 
     stack.enter_context(mock.patch.object(triton.JITFunction, "_do_compile", compile_nothing))
@@ -72,7 +73,7 @@ def without_a_driver() -> ExitStack:
     return stack
 
 
-def _nothing(*_arguments) -> None:
+def _nothing(*_arguments: object) -> None:
     pass
 
 

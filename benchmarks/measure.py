@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from amuse_kernels.dispatch import native_module
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int, clock: str = "wall") -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], object]], repeats: int, clock: str = "wall") -> dict[str, float]:
     """Median seconds of each, run in turn, so that a busy moment of the machine hits all alike."""
     now = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 # torch.empty from the package's kernels must never be read before it is written
-torch.utils.deterministic.fill_uninitialized_memory = True
+torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 # pytest --hypothesis-profile=long: what `make fuzz` runs
 hypothesis.settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)

@@ -46,10 +46,12 @@ WAYS = {
 
 def some_absent() -> Splits:
     """Conversations in which modalities and labels are missing, so that the processes count differently."""
-    parts = [synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")]
-    for utterance in parts[0].dialogues[0].utterances:
+    train, valid, test = (
+        synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")
+    )
+    for utterance in train.dialogues[0].utterances:
         utterance.label = None
-    return Splits(*parts, None)
+    return Splits(train, valid, test, None)
 
 
 def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:

@@ -27,6 +27,8 @@ def fusion_oracle(
                     continue
                 f_m, f_n = descriptors[r, m].double(), descriptors[r, n].double()
                 if alpha is None:
+                    assert pair_weight is not None
+                    assert pair_bias is not None
                     w = pair_weight[pair].double()
                     coefficient = torch.sigmoid(w[0] @ f_m + w[1] @ f_n + pair_bias[pair].double())
                 else:

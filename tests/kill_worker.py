@@ -57,7 +57,7 @@ def at_replacement(number: int, before: bool) -> None:
         if count[0] == number:
             die()
 
-    os.replace = replace_and_die  # type: ignore[assignment]
+    os.replace = replace_and_die
 
 
 def run(folder: Path, prepare: Callable[[], None], kill_after: float | None) -> bool:

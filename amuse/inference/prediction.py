@@ -10,7 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from amuse.data.conversation import Dialogue
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.inference.recording import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def log_problem(problem: Problem) -> None:
 
 
 def predict_recording(
-    run: str | Path, media: str | Path, transcript: str | Path | None = None, report: Report = log_problem
+    run: str | Path, media: str | Path, transcript: str | Path | None = None, report: ProblemHandler = log_problem
 ) -> list[PredictedUtterance]:
     """One row per utterance of a recording, by the best model of a run; see `Recognizer` and its `listen`."""
     recognizer = Recognizer(Path(run))

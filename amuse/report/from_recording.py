@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
-from amuse.data.problems import Report
+from amuse.data.problems import ProblemHandler
 from amuse.encoders.builtin import LogMel
 from amuse.evaluation.quality import Quality
 from amuse.explain import Explanation, Pictures, explain
@@ -28,7 +28,7 @@ def explain_recording(
     run: Path,
     media: Path,
     transcript: Path | None,
-    report: Report,
+    report: ProblemHandler,
     *,
     method: str = "lime",
     samples: int = 500,

@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,9 @@ def main() -> int:
         print(report.DRY, flush=True)
     suite = Suite(device, 60 * arguments.minutes, dtypes, not arguments.no_compile)
     results = suite.run(chosen)
-    conditions = machine() | device.describe() | {"amuse_kernels": __version__, "arguments": sys.argv[1:]}
+    conditions: dict[str, Any] = (
+        machine() | device.describe() | {"amuse_kernels": __version__, "arguments": sys.argv[1:]}
+    )
     conditions["gemm_tflops"] = {name: suite.flops[DTYPES[name]] / 1e12 for name in dtypes}
     conditions["copy_gbytes_per_s"] = suite.bandwidth / 1e9
     folder = arguments.out or Path(f"gpu-benchmark-{time.strftime('%Y%m%d-%H%M%S')}")

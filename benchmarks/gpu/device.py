@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -39,7 +40,7 @@ class Gpu:
         run()
         torch.cuda.synchronize()
         inner = max(1, min(20, int(0.01 / max(time.perf_counter() - started, 1e-6))))
-        times = []
+        times: list[float] = []
         while not times or (time.perf_counter() - started < seconds and len(times) < 100):
             begin = time.perf_counter()
             for _ in range(inner):
@@ -66,7 +67,8 @@ class Gpu:
                 run()
         graph.replay()
         torch.cuda.synchronize()
-        times, started = [], time.perf_counter()
+        times: list[float] = []
+        started = time.perf_counter()
         while not times or (time.perf_counter() - started < seconds and len(times) < 100):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -94,7 +96,7 @@ class Gpu:
         flops = {}
         for dtype in dtypes:
             a, b = (torch.randn(size, size, device=self.device, dtype=dtype) for _ in range(2))
-            flops[dtype] = 2 * size**3 / self.wall(lambda a=a, b=b: a @ b, seconds)
+            flops[dtype] = 2 * size**3 / self.wall(partial(torch.matmul, a, b), seconds)
         source = torch.empty(2**28, device=self.device)
         target = torch.empty_like(source)
         return flops, 2 * source.nbytes / self.wall(lambda: target.copy_(source), seconds)

@@ -66,7 +66,7 @@ def tensor_pieces(instruction: Instruction) -> float:
 def bound(instructions: list[Instruction], arch: int) -> Bound:
     """Of one iteration of a loop."""
     rates = CYCLES[arch]
-    cycles: collections.Counter[str] = collections.Counter()
+    cycles: collections.defaultdict[str, float] = collections.defaultdict(float)
     for instruction in instructions:
         cycles["issue"] += 1
         if instruction.pipe == "tensor":
@@ -76,7 +76,7 @@ def bound(instructions: list[Instruction], arch: int) -> Bound:
         elif instruction.pipe in rates:
             cycles[instruction.pipe] += rates[instruction.pipe]
     limiter = max(cycles, key=lambda pipe: cycles[pipe])
-    return Bound(100 * cycles["tensor"] / cycles[limiter], limiter, dict(cycles))
+    return Bound(100 * cycles.get("tensor", 0.0) / cycles[limiter], limiter, dict(cycles))
 
 
 def _wavefronts(opcode: str) -> int:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from amuse_kernels.dispatch import native_module
@@ -30,6 +31,13 @@ def architectures() -> dict[int, str]:
     return {int(number): f"sm_{number}{suffix}" for number, suffix in re.findall(r"(\d+)([af]?)(?!\S*virtual)", built)}
 
 
+def _library() -> ModuleType:
+    native = native_module()
+    if native is None:
+        raise LookupError("the native library is not built")
+    return native
+
+
 def code_for(arch: int) -> str | None:
     """What runs on a chip: sm_86 and 89 run the code of sm_80, for which alone the library is built by default."""
     built = architectures()
@@ -37,7 +45,7 @@ def code_for(arch: int) -> str | None:
 
 
 def compiler() -> str:
-    return f"nvcc {native_module().build_info()['nvcc']}"
+    return f"nvcc {_library().build_info()['nvcc']}"
 
 
 def facts(launch: CudaLaunch) -> dict[str, str]:
@@ -58,7 +66,7 @@ def usage(launch: CudaLaunch, arch: int) -> Usage:
     code = code_for(arch)
     if code is None:
         raise LookupError(f"the library has code for {architectures()}, none that runs on sm_{arch}")
-    used = read_usage(Path(native_module().__file__), launch.entry, "-arch", code)
+    used = read_usage(Path(str(_library().__file__)), launch.entry, "-arch", code)
     own = max(0, used.shared_bytes - (RESERVED_SHARED if arch >= 90 else 0))
     return used._replace(shared_bytes=own + launch.shared_bytes)
 
