@@ -6,7 +6,7 @@ import pytest
 
 from amuse.config import Config
 from amuse.experiments import repetition
-from amuse.experiments.ablation import Row, ablate, changed, rows_of, to_markdown
+from amuse.experiments.ablation import Variant, ablate, changed, to_markdown, variants_of
 from amuse.experiments.repetition import Scores
 
 TINY = [
@@ -49,24 +49,24 @@ def test_a_grid_is_written_resumed_and_says_the_papers_numbers(tmp_path, monkeyp
 
 def test_the_tables_change_what_they_say():
     config = Config.load(None, TINY)
-    rows = {row.name: row for row in rows_of("I", ["text", "audio", "video"])}
+    rows = {row.name: row for row in variants_of("I", ["text", "audio", "video"])}
     assert len(rows) == 7 + 2
     assert rows["text+audio, concatenation"].paper == (62.65, 57.27)
     alone = changed(config, rows["audio alone"], 3)
     assert (alone.model.man, alone.model.fusion, alone.train.seed) == (False, "concat", 3)
     assert alone.model.modality_swap == {}
     assert changed(config, rows["AMuSE"], 0) == config
-    assert [changed(config, row, 0).model.man_layers for row in rows_of("V", ["text"])] == [1, 3, 4, 5]
-    assert [changed(config, row, 0).loss.gamma for row in rows_of("IV", ["text"])] == [0.5, 0.75, 1.0, 1.25]
+    assert [changed(config, row, 0).model.man_layers for row in variants_of("V", ["text"])] == [1, 3, 4, 5]
+    assert [changed(config, row, 0).loss.gamma for row in variants_of("IV", ["text"])] == [0.5, 0.75, 1.0, 1.25]
 
 
 def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():
     def runs(*scores):
         return [Scores(score, score + 1, {}, 1234, 5.4, 100) for score in scores]
 
-    unchanged = Row("", "unchanged", {}, None, scores=runs(70.0, 80.0))
-    worse = Row("III", "random α", {}, (70.86, 72.07), scores=runs(69.0, 78.0))
-    same = Row("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
+    unchanged = Variant("", "unchanged", {}, None, scores=runs(70.0, 80.0))
+    worse = Variant("III", "random α", {}, (70.86, 72.07), scores=runs(69.0, 78.0))
+    same = Variant("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
     lines = to_markdown([unchanged, worse, same]).splitlines()
     # differences -1 and -2: mean -1.5, standard error 0.5, much below the deviation between seeds
     assert "| random α | 73.50 ± 6.36 | 74.50 ± 6.36 | -1.50 (error 0.50) | 1,234 | 5 | 70.86 | 72.07 |" in lines
