@@ -11,8 +11,8 @@ from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.delimited import read_utf8
 from amuse.data.problems import Problem, ProblemHandler
-from amuse.data.transcript import read_utf8
 
 SPLITS = ("train", "valid", "test")
 PROTOCOLS = {

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.delimited import csv_of, read_utf8
 from amuse.data.problems import Problem, ProblemHandler
-from amuse.data.transcript import csv_of, read_utf8
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from amuse.evaluation.predict import predict
 from amuse.files import BEST, MEDIA_FILE, read_json
 from amuse.media.decode import media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
-from amuse.media.segments import speech_segments
+from amuse.media.segments import Segments, speech_segments
 from amuse.media.sources import Span, recording_clip
 from amuse.media.tracks import MediaError
 
@@ -58,8 +58,8 @@ class Recognizer:
 
         Args:
             media: A video or audio file.
-            transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the
-                sound: then there are no words and all utterances count as one speaker's.
+            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or
+                else cuts at pauses of the sound: then there are no words and all utterances count as one speaker's.
             report: Takes what is wrong with the recording or the transcript.
 
         Raises:
@@ -114,10 +114,10 @@ def _segments(media: Path, report: ProblemHandler) -> list[tuple[float, float]]:
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
     except MediaError:  # the extractor will find it again and report it
-        segments = []
-    if segments:
-        report(Problem("no_transcript", media.name, f"{len(segments)} utterances between pauses"))
-        return segments
+        segments = Segments([], "")
+    if segments.times:
+        report(Problem("no_transcript", media.name, f"{len(segments.times)} utterances between pauses, {segments.how}"))
+        return segments.times
     try:
         length = media_seconds(media)
     except MediaError as error:
