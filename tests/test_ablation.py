@@ -6,7 +6,7 @@ import pytest
 
 from amuse.config import Config
 from amuse.experiments import repetition
-from amuse.experiments.ablation import Variant, ablate, changed, to_markdown, variants_of
+from amuse.experiments.ablation import Variant, ablate, changed, rows_of, to_markdown
 from amuse.experiments.repetition import Scores
 
 TINY = [
@@ -49,15 +49,15 @@ def test_a_grid_is_written_resumed_and_says_the_papers_numbers(tmp_path, monkeyp
 
 def test_the_tables_change_what_they_say():
     config = Config.load(None, TINY)
-    rows = {row.name: row for row in variants_of("I", ["text", "audio", "video"])}
+    rows = {row.name: row for row in rows_of("I", ["text", "audio", "video"])}
     assert len(rows) == 7 + 2
     assert rows["text+audio, concatenation"].paper == (62.65, 57.27)
     alone = changed(config, rows["audio alone"], 3)
     assert (alone.model.man, alone.model.fusion, alone.train.seed) == (False, "concat", 3)
     assert alone.model.modality_swap == {}
     assert changed(config, rows["AMuSE"], 0) == config
-    assert [changed(config, row, 0).model.man_layers for row in variants_of("V", ["text"])] == [1, 3, 4, 5]
-    assert [changed(config, row, 0).loss.gamma for row in variants_of("IV", ["text"])] == [0.5, 0.75, 1.0, 1.25]
+    assert [changed(config, row, 0).model.man_layers for row in rows_of("V", ["text"])] == [1, 3, 4, 5]
+    assert [changed(config, row, 0).loss.gamma for row in rows_of("IV", ["text"])] == [0.5, 0.75, 1.0, 1.25]
 
 
 def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():

@@ -120,7 +120,7 @@ def test_shapes_speakers_and_imbalance_are_as_documented():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "valid"}, {"num_dialogues": 0}, {"turns": (0, 3)}, {"absent_rate": 1.0}, {"imbalance": 0.5}]
+    "wrong", [{"split": "dev"}, {"num_dialogues": 0}, {"turns": (0, 3)}, {"absent_rate": 1.0}, {"imbalance": 0.5}]
 )
 def test_impossible_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

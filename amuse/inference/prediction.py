@@ -41,9 +41,9 @@ class Prediction:
         if label_names is None:
             return cls(None, None, {}, logits.item(), logits)
         probabilities = (logits.float() / temperature).softmax(-1)
-        best = int(probabilities.argmax())
         named = dict(zip(label_names, probabilities.tolist(), strict=True))
-        return cls(label_names[best], float(probabilities[best]), named, None, logits)
+        label = label_names[int(probabilities.argmax())]
+        return cls(label, named[label], named, None, logits)
 
 
 @dataclass
