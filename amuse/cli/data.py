@@ -1,10 +1,15 @@
 """`amuse data prepare` and `amuse predict`: raw media in, features and emotions out."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from amuse.data.problems import ProblemHandler
+    from amuse.data.transcript import Line
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,13 +70,15 @@ def prepare(
         frames=frames,
         max_seconds=max_seconds,
     )
+    rank, world_size = preparation.ranks()
     if dataset == "meld":
         found = meld_source(source)
     elif dataset == "iemocap":
         found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
     else:
-        found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
-    rank, world_size = preparation.ranks()
+        recognize = _speech_recognizer(source, out) if world_size == 1 else None  # ranks must agree on every word
+        valid = 0.15 if valid_fraction is None else valid_fraction
+        found = folder_source(source, valid, test_fraction, seed, recognize)
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -115,7 +122,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
@@ -130,6 +137,17 @@ def predict(
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
+    """Makes transcripts of recordings that have none, where that is installed."""
+    from amuse.speech.automatic import recognizer_of_folder
+
+    try:
+        return recognizer_of_folder(source, out / "transcripts")
+    except ImportError as error:
+        typer.echo(f"recordings without a transcript are left out: {error}")
+        return None
 
 
 def _detector_installed() -> bool:

@@ -71,7 +71,8 @@ class Transcription:
         count, people = len(self.utterances), self.speakers
         found = f"{count} utterance{'s' * (count != 1)} of {people} speaker{'s' * (people != 1)}"
         language = f" in {self.language!r}" if self.language else ""
-        return f"{found}{language}, by {self.by}"
+        left = f"; {len(self.wordless)} stretches of voice without words left out" if self.wordless else ""
+        return f"{found}{language}, by {self.by}{left}"
 
 
 class Transcriber:

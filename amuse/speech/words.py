@@ -49,7 +49,10 @@ def recognizer(name: str, language: str | None = None, device: str = "cpu") -> R
     """
     model = speech_model(name)
     found: Whisper | Transformers
-    found = Transformers(model.folder, name, device) if model.folder is not None and model.is_transformers else Whisper(model, device)
+    if model.folder is not None and model.is_transformers:
+        found = Transformers(model.folder, name, device)
+    else:
+        found = Whisper(model, device)
     known = found.languages()
     if language is not None and known is not None and language not in known:
         raise ValueError(f"language: {name} knows {', '.join(sorted(known))}, got {language!r}")
@@ -57,7 +60,7 @@ def recognizer(name: str, language: str | None = None, device: str = "cpu") -> R
 
 
 class Whisper:
-    """Whisper (Radford et al. 2022) by faster-whisper, in 8 bits on a CPU. The same samples always give the same words."""
+    """Whisper (Radford et al. 2022) by faster-whisper, in 8 bits on a CPU; the same samples give the same words."""
 
     def __init__(self, model: SpeechModel, device: str) -> None:
         from faster_whisper import WhisperModel
