@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,13 @@ from amuse_kernels.nn.checks import check_floating, check_size
 
 GATES = ("learned", "mean", "input")
 HEAD_MERGES = ("concat", "mean")
+
+
+class ProjectedSource(NamedTuple):
+    """Keys and values of one source, `(B, H, Lp, D)` each."""
+
+    key: Tensor
+    value: Tensor
 
 
 class PeripheralCentralAttention(nn.Module):
@@ -32,7 +39,7 @@ class PeripheralCentralAttention(nn.Module):
         normalization: "per_source" (the paper) | "joint".
         gate: weight of each source. "mean": the paper's constant 1 / (P + 1) | "learned": one positive parameter a head
             and source | "input": positive, from the average query token, so that it differs between instances | a
-            number: that constant. The trainable gates start at 1 / (P + 1).
+            number: that constant | a list of P numbers: a constant per source. Trainable gates start at 1 / (P + 1).
         head_merge: "concat" | "mean" (the paper pools heads by average).
         dropout: probability to drop an attention weight in training.
         bias: whether the projections have biases.
@@ -50,7 +57,7 @@ class PeripheralCentralAttention(nn.Module):
         source_dims: Sequence[int | tuple[int, int]],
         *,
         normalization: str = "per_source",
-        gate: str | float = "mean",
+        gate: str | float | Sequence[float] = "mean",
         head_merge: str = "concat",
         dropout: float = 0.0,
         bias: bool = True,
@@ -74,8 +81,12 @@ class PeripheralCentralAttention(nn.Module):
             raise ValueError(f"source_dims: expected 1 to {MAX_SOURCES} sources, got {len(source_dims)}")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization: expected one of {NORMALIZATIONS}, got {normalization!r}")
-        if not _is_number(gate) and gate not in GATES:
-            raise ValueError(f"gate: expected one of {GATES} or a finite number, got {gate!r}")
+        if isinstance(gate, list | tuple):
+            if len(gate) != len(source_dims) or not all(_is_number(g) for g in gate):
+                raise ValueError(f"gate: expected {len(source_dims)} finite numbers, one per source, got {gate!r}")
+            gate = tuple(gate)
+        elif not _is_number(gate) and gate not in GATES:
+            raise ValueError(f"gate: expected one of {GATES}, a finite number or one per source, got {gate!r}")
         if head_merge not in HEAD_MERGES:
             raise ValueError(f"head_merge: expected one of {HEAD_MERGES}, got {head_merge!r}")
         if not _is_number(dropout) or not 0 <= dropout < 1:
@@ -159,7 +170,7 @@ class PeripheralCentralAttention(nn.Module):
     def forward(
         self,
         query: Tensor,
-        sources: Sequence[Tensor | tuple[Tensor, Tensor]],
+        sources: Sequence[Tensor | tuple[Tensor, Tensor] | ProjectedSource],
         *,
         query_mask: Tensor | None = None,
         key_masks: Sequence[Tensor | None] | None = None,
@@ -167,6 +178,7 @@ class PeripheralCentralAttention(nn.Module):
         key_groups: Sequence[Tensor | None] | None = None,
         relations: Sequence[str] | None = None,
         causal: bool | Sequence[bool] = False,
+        gates: Tensor | None = None,
         need_weights: bool = False,
         average_attn_weights: bool = True,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
@@ -174,10 +186,12 @@ class PeripheralCentralAttention(nn.Module):
 
         Args:
             query: `(B, Lq, embed_dim)`.
-            sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens.
+            sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens, or what
+                `project_sources` made of it for this layer.
             query_mask: bool `(B, Lq)`, True = a real token; only read by gate="input", for its average.
             key_masks, query_groups, key_groups, relations, causal: see `p2c_attention`. They are batch first always,
                 and a mask is True where a key may be attended (`nn.MultiheadAttention` has it the other way round).
+            gates: for this call, broadcastable to `(B, H, P)`, in place of the layer's own.
             need_weights: also return the attention weights.
             average_attn_weights: weights averaged over heads.
 
@@ -195,58 +209,100 @@ class PeripheralCentralAttention(nn.Module):
         check_flag("need_weights", need_weights)
         check_flag("average_attn_weights", average_attn_weights)
         check_floating("query", query)
-        pairs = [_tokens(f"sources[{p}]", source) for p, source in enumerate(sources)]
         if not self.batch_first:
             query = query.transpose(0, 1)
-            pairs = [(key.transpose(0, 1), value.transpose(0, 1)) for key, value in pairs]
-        self._check(query, pairs)
+        self._check_query(query)
 
-        heads_query = self._split_heads(self.q_proj(query))
-        keys = [self._split_heads(project(key)) for project, (key, _) in zip(self.k_proj, pairs, strict=True)]
-        values = [self._split_heads(project(value)) for project, (_, value) in zip(self.v_proj, pairs, strict=True)]
+        heads_query = self.project_query(query)
+        projected = [self._projected(p, source, query.shape[0]) for p, source in enumerate(sources)]
         options: dict[str, Any] = {
-            "gates": self._gates(query, query_mask),
+            "gates": self.gates(query, query_mask) if gates is None else gates,
             "key_masks": key_masks,
             "query_groups": query_groups,
             "key_groups": key_groups,
             "relations": relations,
             "causal": causal,
-            "normalization": self.normalization,
         }
-        dropout_p = self.dropout if self.training else 0.0
-        heads: Any = p2c_attention(heads_query, keys, values, dropout_p=dropout_p, backend=self.backend, **options)
-        # (B, Lq, H * D) or (B, Lq, D)
-        merged = heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1)
-        output = self.out_proj(merged)
+        output = self.finish(self.attend(heads_query, projected, **options))
         if not self.batch_first:
             output = output.transpose(0, 1)
         if not need_weights:
             return output, None
-        weights: Any = p2c_attention_weights(heads_query, keys, **options)
+        keys = [source.key for source in projected]
+        weights: Any = p2c_attention_weights(heads_query, keys, normalization=self.normalization, **options)
         return output, tuple(w.mean(1) for w in weights) if average_attn_weights else weights
 
-    def _check(self, query: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
-            raise ValueError(f"query: expected (B, Lq, {self.embed_dim}), got {tuple(query.shape)}")
-        for p, ((key, value), (key_dim, value_dim)) in enumerate(zip(pairs, self.source_dims, strict=True)):
-            for name, tokens, dim in (("key", key, key_dim), ("value", value, value_dim)):
-                if tokens.dim() != 3 or tokens.shape[0] != query.shape[0] or tokens.shape[-1] != dim:
-                    raise ValueError(
-                        f"sources[{p}] ({name}): expected ({query.shape[0]}, L, {dim}), got {tuple(tokens.shape)}"
-                    )
+    def project_query(self, query: Tensor) -> Tensor:
+        """The heads of `(B, Lq, embed_dim)` tokens, `(B, H, Lq, D)`: the first step of `forward`."""
+        return self._split_heads(self.q_proj(query))
 
-    def _split_heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def project_source(self, p: int, source: Tensor | tuple[Tensor, Tensor]) -> ProjectedSource:
+        """Keys and values of source p, from its tokens `(B, Lp, dim)` or a pair of key tokens and value tokens."""
+        key, value = source if isinstance(source, tuple) else (source, source)
+        return ProjectedSource(self._split_heads(self.k_proj[p](key)), self._split_heads(self.v_proj[p](value)))
 
-    def _gates(self, query: Tensor, query_mask: Tensor | None) -> Tensor:
-        """Broadcastable to (B, H, P)."""
+    def gates(self, query: Tensor, query_mask: Tensor | None = None) -> Tensor:
+        """The gates of a call, broadcastable to (B, H, P); `query` and `query_mask` as in `forward`, batch first."""
         sources = len(self.source_dims)
         if self.gate == "learned":
             return self.log_gate.exp()
         if self.gate == "input":
             return self.gate_proj(_average(query, query_mask)).exp().unflatten(-1, (self.num_heads, sources))
-        constant = 1 / (sources + 1) if self.gate == "mean" else float(self.gate)
-        return torch.full((sources,), constant, device=query.device)
+        if self.gate == "mean":
+            constants = [1 / (sources + 1)] * sources
+        else:
+            given: Any = self.gate
+            constants = [float(g) for g in given] if isinstance(given, tuple) else [float(given)] * sources
+        # no copy from the host, and not in torch's default dtype, which says nothing of this layer
+        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        return torch.stack([torch.full((), g, dtype=dtype, device=query.device) for g in constants])
+
+    def attend(self, query: Tensor, sources: Sequence[ProjectedSource], *, gates: Tensor, **options: Any) -> Tensor:
+        """`p2c_attention` with this layer's normalization, dropout and backend.
+
+        Args:
+            query: what `project_query` gives, `(B, H, Lq, D)`.
+            sources: per source what `project_source` gives.
+            gates: see `gates`.
+            options: `key_masks`, `query_groups`, `key_groups`, `relations` and `causal` of `p2c_attention`.
+
+        Returns:
+            `(B, H, Lq, D)`, for `finish`.
+        """
+        heads: Any = p2c_attention(
+            query,
+            [source.key for source in sources],
+            [source.value for source in sources],
+            gates=gates,
+            normalization=self.normalization,
+            dropout_p=self.dropout if self.training else 0.0,
+            backend=self.backend,
+            **options,
+        )
+        return heads
+
+    def finish(self, heads: Tensor) -> Tensor:
+        """Merge the heads `(B, H, Lq, D)` and project them to the output `(B, Lq, embed_dim)`."""
+        return self.out_proj(heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1))
+
+    def _check_query(self, query: Tensor) -> None:
+        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
+            raise ValueError(f"query: expected (B, Lq, {self.embed_dim}), got {tuple(query.shape)}")
+
+    def _projected(self, p: int, source: Any, batch: int) -> ProjectedSource:
+        """Keys and values of source p, whichever form it has."""
+        if isinstance(source, ProjectedSource):
+            return source  # the op checks it
+        key, value = _tokens(f"sources[{p}]", source)
+        if not self.batch_first:
+            key, value = key.transpose(0, 1), value.transpose(0, 1)
+        for name, tokens, dim in zip(("key", "value"), (key, value), self.source_dims[p], strict=True):
+            if tokens.dim() != 3 or tokens.shape[0] != batch or tokens.shape[-1] != dim:
+                raise ValueError(f"sources[{p}] ({name}): expected ({batch}, L, {dim}), got {tuple(tokens.shape)}")
+        return self.project_source(p, (key, value))
+
+    def _split_heads(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def extra_repr(self) -> str:
         dims = ", ".join(str(k) if k == v else f"({k}, {v})" for k, v in self.source_dims)
@@ -254,6 +310,60 @@ class PeripheralCentralAttention(nn.Module):
             f"{self.embed_dim}, num_heads={self.num_heads}, source_dims=[{dims}], "
             f"normalization={self.normalization!r}, gate={self.gate!r}, head_merge={self.head_merge!r}"
         )
+
+
+def project_sources(
+    layers: Sequence[PeripheralCentralAttention], sources: Sequence[Tensor | tuple[Tensor, Tensor]]
+) -> list[list[ProjectedSource]]:
+    """Keys and values of the same sources for several layers, in one matrix product per source.
+
+    Args:
+        layers: with the same `source_dims`; their heads may differ.
+        sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens (two products).
+
+    Returns:
+        Per layer what its `forward` takes in place of `sources`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected.
+    """
+    if not layers:
+        raise ValueError("layers: expected at least one")
+    for i, layer in enumerate(layers):
+        if layer.source_dims != layers[0].source_dims:
+            raise ValueError(f"layers[{i}]: expected source_dims {layers[0].source_dims}, got {layer.source_dims}")
+    if len(sources) != len(layers[0].source_dims):
+        raise ValueError(f"sources: expected {len(layers[0].source_dims)} entries, got {len(sources)}")
+    found: list[list[ProjectedSource]] = [[] for _ in layers]
+    for p, source in enumerate(sources):
+        key, value = _tokens(f"sources[{p}]", source)
+        for name, tokens, dim in zip(("key", "value"), (key, value), layers[0].source_dims[p], strict=True):
+            if tokens.dim() != 3 or tokens.shape[-1] != dim:
+                raise ValueError(f"sources[{p}] ({name}): expected (B, L, {dim}), got {tuple(tokens.shape)}")
+        key_linears: list[Any] = [layer.k_proj[p] for layer in layers]
+        value_linears: list[Any] = [layer.v_proj[p] for layer in layers]
+        if key is value:
+            projected = _project(key_linears + value_linears, key)
+        else:
+            projected = [*_project(key_linears, key), *_project(value_linears, value)]
+        for i, layer in enumerate(layers):
+            heads = [projected[i], projected[len(layers) + i]]
+            if not layer.batch_first:
+                heads = [tokens.transpose(0, 1) for tokens in heads]
+            found[i].append(ProjectedSource(*[layer._split_heads(tokens) for tokens in heads]))
+    return found
+
+
+def _project(linears: list[nn.Linear], tokens: Tensor) -> list[Tensor]:
+    """What each of the maps makes of the tokens, in one product."""
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    weight = torch.cat(weights)
+    biases = [
+        tokens.new_zeros(linear.out_features, dtype=weight.dtype) if linear.bias is None else linear.bias
+        for linear in linears
+    ]
+    bias = None if all(linear.bias is None for linear in linears) else torch.cat(biases)
+    return list(nn.functional.linear(tokens, weight, bias).split([linear.out_features for linear in linears], -1))
 
 
 def _is_number(value: object) -> bool:
