@@ -16,6 +16,12 @@ from amuse.explain.groups import WORD_STREAMS
 from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
 
+FLATTERING = {
+    "train": "The model was trained on these: on new data it is worse.",
+    "valid": "These chose the checkpoint and the temperature: on new data the model is a little worse.",
+}
+"""Split -> what to know of figures on it."""
+
 
 def explain_run(
     run: Path,
@@ -66,7 +72,15 @@ def explain_run(
         quality = Quality.measure(predictions.probabilities(temperature), labels, model.spec.label_names)
     source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
     card = model_card(model, temperature, source, method, samples, seed)
-    return Content(f"Conversation {chosen.id}", turns, model.spec.label_names, model.modalities, card, quality)
+    return Content(
+        f"Conversation {chosen.id}",
+        turns,
+        model.spec.label_names,
+        model.modalities,
+        card,
+        quality,
+        FLATTERING.get(split, ""),
+    )
 
 
 def model_card(model: Amuse, temperature: float, source: str, method: str, samples: int, seed: int) -> dict[str, str]:
