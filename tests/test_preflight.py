@@ -52,7 +52,7 @@ def test_preflight_counts_labels_speakers_and_lengths_by_split():
         ({"test": [0, None, None]}, "test: 2 of 3 utterances have no label"),
         ({"train": [0] * 400}, "class 'angry' is in valid and test and never in train"),
         ({"train": [0] * 400 + [1] * 3}, "class 'angry' has 3 labels to learn from"),
-        ({"train": [0] * 20 + [1] * 15}, "train: 35 labels, from which a small model learns more"),
+        ({"train": [0] * 20 + [1] * 15}, "train: 35 labels are few"),
         ({"valid": [0] * 400, "train": [0] * 400, "test": [0]}, "train: a single class"),
     ],
 )
@@ -82,7 +82,7 @@ def test_dry_run_reports_and_encodes_nothing(tmp_path):
     assert result.exit_code == 0
     report = json.loads((tmp_path / "data" / "report.json").read_text(encoding="utf-8"))
     assert report["preflight"]["splits"]["test"]["labels"] == {"angry": 2, "calm": 2}
-    assert any("from which a small model learns more" in text for text in report["preflight"]["oddities"])
+    assert any("labels are few" in text for text in report["preflight"]["oddities"])
 
 
 SMALL_RUN = [
@@ -112,9 +112,9 @@ def test_training_says_when_the_model_is_large_for_the_data(tmp_path, caplog):
     few = Splits(splits.train.subset([0]), splits.valid.subset([0]), splits.test, splits.standardizer)
     with caplog.at_level(logging.WARNING):
         train_on(few, config, tmp_path / "run", progress=False)
-    assert "see amuse/configs/small.yaml" in caplog.text
+    assert "try --config small" in caplog.text
     assert "probabilities are not calibrated" in caplog.text
-    small = Config.load("amuse/configs/small.yaml", ["data.dataset=synthetic"])
+    small = Config.load("small", ["data.dataset=synthetic"])
     model = Amuse(small.model, load_splits(small.data).spec(small.data.encoder))
     assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
 
@@ -136,3 +136,9 @@ def test_temperature_at_its_bound_is_told(caplog, labels, said):
         Calibration.fit(logits, right if labels == "right" else (right + 1) % 4)
     assert "is at its bound" in caplog.text
     assert said in caplog.text
+
+
+def test_configurations_of_the_package_go_by_their_names():
+    assert Config.load("small").model.d_model == 32
+    with pytest.raises(FileNotFoundError, match=r"smal: expected a YAML file, or one of .*small"):
+        Config.load("smal")

@@ -1,4 +1,4 @@
-"""What a data set holds, split by split, and what is odd about it: before hours go into it."""
+"""A summary of a data set by split, and what looks wrong with it, before hours are spent on it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PERCENTILES = (10, 50, 90, 99)
 RARE = 10
 """Classes with fewer labels than this for training are hardly learned."""
 SMALL = 300
-"""Labels for training below which a model of the usual size learns them by heart, see configs/small.yaml."""
+"""Labels below which a model of the usual size memorises them; configs/small.yaml is for such data."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _oddities(splits: dict[str, SplitSummary], max_seconds: float | None) -> lis
     if train.labels is not None and sum(count > 0 for count in train.labels.values()) == 1:
         found.append("train: a single class, so that there is nothing to tell apart")
     if 0 < train.labelled < SMALL:
-        found.append(f"train: {train.labelled} labels, from which a small model learns more: amuse/configs/small.yaml")
+        found.append(f"train: {train.labelled} labels are few: amuse train --config small has a model of that size")
     owners = Counter(speaker for part in splits.values() for speaker in part.speakers)
     shared = sorted(speaker for speaker, count in owners.items() if count > 1)
     if shared:

@@ -25,7 +25,7 @@ from amuse.world import choose_device, join_world
 logger = logging.getLogger(__name__)
 
 LARGE = 1_000_000
-"""Parameters that are many for small data."""
+"""Parameters from which on a model memorises fewer than `SMALL` labels."""
 
 
 def train(config: Config, folder: str | Path, resume: bool = False, progress: bool = True) -> Amuse:
@@ -81,13 +81,13 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
 
 
 def _advise(model: Amuse, splits: Splits) -> None:
-    """Says what the sizes of data and model do not go well with."""
+    """Warn of a model too large for its data, and of a validation split too small to calibrate on."""
     labels, checked = (sum(u.label is not None for u in part.utterances()) for part in (splits.train, splits.valid))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if labels < SMALL and parameters > LARGE:
         logger.warning(
-            "%d labelled utterances for %.1f million parameters: a small model learns more from them, see "
-            "amuse/configs/small.yaml",
+            "%d labelled utterances for %.1f million parameters: a smaller model generalises better from so few; "
+            "try --config small",
             labels,
             parameters / 1e6,
         )
