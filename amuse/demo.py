@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from amuse.data.clock import clock
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Problem, problem_table
+from amuse.explain.explanation import DEFAULTS
 from amuse.inference.prediction import PredictedUtterance, rows
 from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
 from amuse.media.extract import Perception
 from amuse.report import Content, Turn, render, write_report
-from amuse.report.figures import clock
 from amuse.report.from_recording import explain_turn, recording_content
 
-METHOD, SAMPLES, SEED = "lime", 500, 0  # as `amuse explain` does without options
 HOST = "127.0.0.1"
 HEADERS = ["", "time", "speaker", "emotion", "sure", "words"]
 CSS = ".explanation iframe { width: 100%; height: 46rem; border: 0; } .status textarea { font-family: monospace; }"
@@ -68,9 +68,7 @@ def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iter
 def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
     """The explanation of one utterance; computed once."""
     if position not in talk.turns:
-        talk.turns[position] = explain_turn(
-            recognizer, talk.dialogue, position, talk.seen[position], method=METHOD, samples=SAMPLES, seed=SEED
-        )
+        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position])
     return talk.turns[position]
 
 
@@ -89,7 +87,7 @@ def explanation(recognizer: Recognizer, talk: Talk, position: int) -> str:
 
 
 def _content(recognizer: Recognizer, talk: Talk, turns: list[Turn]) -> Content:
-    return recording_content(recognizer, talk.name, turns, METHOD, SAMPLES, SEED)
+    return recording_content(recognizer, talk.name, turns, DEFAULTS)
 
 
 def build(recognizer: Recognizer, folder: Path) -> Any:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from amuse_kernels.attention import ops as attention_ops
 from amuse_kernels.attention import reference as attention_reference
-from amuse_kernels.attention.inputs import check_attention
+from amuse_kernels.attention.inputs import AttentionInputs, check_attention
+from amuse_kernels.attention.varlen import check_attention_varlen
 from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
 from amuse_kernels.fusion import ops as fusion_ops
@@ -99,10 +100,80 @@ def p2c_attention(
     )
     name = choose_backend("p2c_attention", inputs.query, backend)
     with without_autocast:
-        if name == "reference":
-            out, lse = attention_reference.p2c_attention(inputs)
-        else:
-            out, lse = attention_ops.p2c_attention(inputs, cuda_cpp=name == "cuda")
+        out, lse = _attend(inputs, name)
+    return (out, lse) if return_lse else out
+
+
+def p2c_attention_varlen(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    cu_seq_q: Tensor,
+    cu_seq_k: Sequence[Tensor],
+    max_q: int,
+    max_k: Sequence[int],
+    *,
+    gates: Tensor | None = None,
+    query_groups: Tensor | None = None,
+    key_groups: Sequence[Tensor | None] | None = None,
+    relations: Sequence[str] | None = None,
+    causal: bool | Sequence[bool] = False,
+    normalization: str = "per_source",
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`p2c_attention` of packed samples: the tokens of all B samples one after the other, none of them padding.
+
+    Sample b is exactly `p2c_attention` of its own tokens; positions, for causal and for dropout, count from its start.
+    Names and layout are those of `torch.nn.attention.varlen.varlen_attn`.
+
+    Args:
+        query: `(Tq, H, D)`.
+        keys, values: P tensors each, `(Tp, H, D)`.
+        cu_seq_q: int32 `(B + 1,)` on the tensors' device: cumulative lengths, 0 first and Tq last.
+        cu_seq_k: P such tensors. A source of length 0 is an absent modality.
+        max_q: the longest sequence of queries, or more.
+        max_k: P ints, of each source. Host numbers, so that nothing waits for a GPU.
+        gates: broadcastable to `(B, H, P)`.
+        query_groups: integers `(Tq,)`.
+        key_groups: P entries, integers `(Tp,)`, or None where the relation is "any".
+        causal: bool, or one per source; needs `cu_seq_k[p]` equal to `cu_seq_q`.
+        relations, normalization, softmax_scale, dropout_p, seed, return_lse, backend: see `p2c_attention`.
+
+    Returns:
+        `(Tq, H, D)` in the query's dtype; with `return_lse` also the lse: `(Tq, H, P)`, or `(Tq, H)` for "joint".
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it was and what was expected. Offsets are looked into on CPU
+            tensors only.
+        BackendUnavailableError: the named backend cannot run here.
+    """
+    check_flag("return_lse", return_lse)
+    without_autocast, (query, keys, values) = _autocast(query, keys, values)
+    inputs, packing = check_attention_varlen(
+        query,
+        keys,
+        values,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        gates=gates,
+        query_groups=query_groups,
+        key_groups=key_groups,
+        relations=relations,
+        causal=causal,
+        normalization=normalization,
+        softmax_scale=softmax_scale,
+        dropout_p=dropout_p,
+        seed=seed,
+    )
+    name = choose_backend("p2c_attention_varlen", query, backend)
+    with without_autocast:
+        out, lse = packing.unpad_outputs(*_attend(inputs, name), query.shape[0])
     return (out, lse) if return_lse else out
 
 
@@ -233,6 +304,12 @@ def interpolation_coefficients(
         if name == "reference":
             return interpolation_reference.interpolation_coefficients(*arguments)
         return interpolation_ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
+
+
+def _attend(inputs: AttentionInputs, backend: str) -> tuple[Tensor, Tensor]:
+    if backend == "reference":
+        return attention_reference.p2c_attention(inputs)
+    return attention_ops.p2c_attention(inputs, cuda_cpp=backend == "cuda")
 
 
 # asked once, since torch.compile cannot trace the question in torch 2.11

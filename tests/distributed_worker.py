@@ -47,7 +47,7 @@ WAYS = {
 def some_absent() -> Splits:
     """Conversations in which modalities and labels are missing, so that the processes count differently."""
     train, valid, test = (
-        synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "dev", "test")
+        synthetic_conversations(split, num_dialogues=7, absent_rate=0.3) for split in ("train", "valid", "test")
     )
     for utterance in train.dialogues[0].utterances:
         utterance.label = None

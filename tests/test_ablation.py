@@ -6,7 +6,7 @@ import pytest
 
 from amuse.config import Config
 from amuse.experiments import repetition
-from amuse.experiments.ablation import Row, ablate, changed, rows_of, to_markdown
+from amuse.experiments.ablation import Variant, ablate, changed, rows_of, to_markdown
 from amuse.experiments.repetition import Scores
 
 TINY = [
@@ -64,9 +64,9 @@ def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():
     def runs(*scores):
         return [Scores(score, score + 1, {}, 1234, 5.4, 100) for score in scores]
 
-    unchanged = Row("", "unchanged", {}, None, scores=runs(70.0, 80.0))
-    worse = Row("III", "random α", {}, (70.86, 72.07), scores=runs(69.0, 78.0))
-    same = Row("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
+    unchanged = Variant("", "unchanged", {}, None, scores=runs(70.0, 80.0))
+    worse = Variant("III", "random α", {}, (70.86, 72.07), scores=runs(69.0, 78.0))
+    same = Variant("III", "learned α", {}, (71.32, 73.91), scores=runs(70.0, 80.0))
     lines = to_markdown([unchanged, worse, same]).splitlines()
     # differences -1 and -2: mean -1.5, standard error 0.5, much below the deviation between seeds
     assert "| random α | 73.50 ± 6.36 | 74.50 ± 6.36 | -1.50 (error 0.50) | 1,234 | 5 | 70.86 | 72.07 |" in lines

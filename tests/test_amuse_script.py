@@ -102,7 +102,7 @@ def test_text_is_encoded_on_the_device_of_the_training(tmp_path, monkeypatch):
 
 def test_compare_takes_any_data_that_train_takes(tmp_path, monkeypatch):
     """Data sets without a configuration of their own get the defaults."""
-    splits = Splits(*(synthetic_conversations(s, num_dialogues=3) for s in ("train", "dev", "test")), None)
+    splits = Splits(*(synthetic_conversations(s, num_dialogues=3) for s in ("train", "valid", "test")), None)
     for dataset in ("prepared", "tables", "meld", "mosi"):
         monkeypatch.setattr("amuse.experiments.comparison.guess_dataset", lambda folder, found=dataset: found)
         monkeypatch.setattr("amuse.experiments.comparison.load_splits", lambda *_, **__: splits)
@@ -112,7 +112,7 @@ def test_compare_takes_any_data_that_train_takes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("patience", "epochs", "reason"), [(1, 9, "train.patience"), (9, 2, "train.epochs")])
 def test_the_end_says_why_training_stopped_and_which_epoch_is_kept(tmp_path, capsys, patience, epochs, reason):
-    splits = Splits(*(synthetic_conversations(s, num_dialogues=3) for s in ("train", "dev", "test")), None)
+    splits = Splits(*(synthetic_conversations(s, num_dialogues=3) for s in ("train", "valid", "test")), None)
     rate = "train.learning_rate=1e-12"  # so that no epoch is better than the first
     config = Config.load(None, [*TINY[1:], f"train.patience={patience}", f"train.epochs={epochs}", rate])
     train_on(splits, config, tmp_path)

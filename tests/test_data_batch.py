@@ -113,17 +113,7 @@ def test_shuffled_batches_hold_dialogues_of_similar_length():
     assert padding(DialogueBatches(LENGTHS, 8, shuffle=True)) < 1.2 < ordered
 
 
-def test_processes_share_an_epoch_without_overlap_and_equally_when_shuffled():
-    whole = list(DialogueBatches(LENGTHS, 8, shuffle=True))
-    parts = [list(DialogueBatches(LENGTHS, 8, shuffle=True, rank=rank, world_size=4)) for rank in range(4)]
-    assert len({len(part) for part in parts}) == 1
-    assert sorted(b for part in parts for b in part)[0] in whole
-    assert {tuple(b) for part in parts for b in part} == {tuple(b) for b in whole}
-    ordered = [b for rank in range(4) for b in DialogueBatches(LENGTHS, 8, shuffle=False, rank=rank, world_size=4)]
-    assert sorted(i for b in ordered for i in b) == list(range(len(LENGTHS)))
-
-
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"max_utterances": 0}, {"rank": 2, "world_size": 2}])
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"max_utterances": 0}])
 def test_sampler_refuses_impossible_arguments(changes):
     arguments = {"batch_size": 2, "shuffle": True, **changes}
     with pytest.raises(ValueError, match="expected"):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from amuse.data.clock import clock
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 
 NAMES = ["calm", "angry"]
@@ -94,3 +95,18 @@ def test_added_features_are_checked_and_absent_where_there_is_no_entry():
 def test_subset_holds_the_dialogues_at_the_indices():
     dialogues = [Dialogue(f"d{i}", [utterance(f"u{i}")]) for i in range(3)]
     assert [d.id for d in Conversations(dialogues, NAMES, WIDTHS).subset([2, 0]).dialogues] == ["d2", "d0"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "decimals", "written"),
+    [
+        (0, 0, "0:00"),
+        (125.4, 0, "2:05"),
+        (59.6, 0, "1:00"),
+        (2.4, 2, "0:02.40"),
+        (59.999, 2, "1:00.00"),
+        (3725.5, 2, "1:02:05.50"),
+    ],
+)
+def test_times_are_written_as_minutes_and_seconds(seconds, decimals, written):
+    assert clock(seconds, decimals) == written

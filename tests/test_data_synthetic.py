@@ -15,8 +15,8 @@ from amuse.data.synthetic import (
     VOICES,
     WORDS,
     oracle_accuracy,
+    shared_vectors,
     synthetic_conversations,
-    world,
 )
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size)]
@@ -32,13 +32,13 @@ def equal(a, b):
 def test_same_arguments_give_the_same_conversations_and_splits_differ():
     first = synthetic_conversations("train", num_dialogues=3, seed=5)
     assert equal(first, synthetic_conversations("train", num_dialogues=3, seed=5))
-    other = synthetic_conversations("dev", num_dialogues=3, seed=5)
+    other = synthetic_conversations("valid", num_dialogues=3, seed=5)
     assert first[0].utterances[0].text != other[0].utterances[0].text
 
 
 def burst_level(utterance):
     token = utterance.features["audio"][utterance.evidence["audio"][0], :-CLOCK].numpy()
-    directions = np.stack([world().onset, world().level])
+    directions = np.stack([shared_vectors().onset, shared_vectors().level])
     return round(float(np.linalg.lstsq(directions.T, token, rcond=None)[0][1]))
 
 
@@ -55,7 +55,7 @@ def test_label_follows_from_the_planted_evidence_and_the_speaker(contrast):
             tones = [t for t in WORDS for i in utterance.evidence["text"] if words[i] in WORDS[t]] or ["plain"]
             apex = utterance.features["video"][utterance.evidence["video"][0], :-CLOCK].numpy()
             rest = utterance.features["video"][:, :-CLOCK].numpy().mean(axis=0)
-            face = FACES[0 if (apex - rest) @ world().expression > 0 else 1]
+            face = FACES[0 if (apex - rest) @ shared_vectors().expression > 0 else 1]
             heard = levels[utterance.speaker]
             assert not {-1, 1} <= heard  # a speaker is quiet or loud, never both
             level = burst_level(utterance)
@@ -74,8 +74,8 @@ def test_mean_of_the_voice_tells_nothing():
 
 
 def test_text_features_are_the_vectors_of_the_words():
-    for utterance in synthetic_conversations("dev", num_dialogues=3, noise=0.0).utterances():
-        vectors = torch.from_numpy(np.stack([world().words[word] for word in utterance.text.split()])).float()
+    for utterance in synthetic_conversations("valid", num_dialogues=3, noise=0.0).utterances():
+        vectors = torch.from_numpy(np.stack([shared_vectors().words[word] for word in utterance.text.split()])).float()
         assert torch.equal(utterance.features["text"][:, :-CLOCK], vectors)
 
 
@@ -120,7 +120,7 @@ def test_shapes_speakers_and_imbalance_are_as_documented():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "valid"}, {"num_dialogues": 0}, {"turns": (0, 3)}, {"absent_rate": 1.0}, {"imbalance": 0.5}]
+    "wrong", [{"split": "dev"}, {"num_dialogues": 0}, {"turns": (0, 3)}, {"absent_rate": 1.0}, {"imbalance": 0.5}]
 )
 def test_impossible_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

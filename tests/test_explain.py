@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, Utterance, collate, synthetic_conversations
 from amuse.data.spec import DataSpec
-from amuse.explain import explain, feature_groups
+from amuse.explain import ExplainOptions, explain, feature_groups
 from amuse.explain.attribution import METHODS, lime, neighbourhood, occlusion, shap
 from amuse.explain.fidelity import measure
 from amuse.explain.influence import attention_flow, fusion_weights
@@ -117,13 +117,13 @@ def test_the_short_way_says_what_the_whole_model_says_of_the_perturbed_dialogue(
 
 def test_an_utterance_that_was_never_said():
     model, dialogue = make_model(), CONVERSATIONS.dialogues[0]
-    explanation = explain(model, dialogue, 1, method="occlusion")
+    explanation = explain(model, dialogue, 1, ExplainOptions("occlusion"))
     for j in range(len(dialogue)):
         rest = [u for i, u in enumerate(dialogue.utterances) if i != j or i == 1]
         logits = model(collate([Dialogue("d", rest)], CONVERSATIONS.modalities)).logits
         own = next(i for i, u in enumerate(rest) if u is dialogue.utterances[1])
         torch.testing.assert_close(explanation.without_utterance[j], logits[own].softmax(-1), atol=1e-5, rtol=1e-4)
-    alone = explain(model, Dialogue("d", dialogue.utterances[1:2]), 0, method="occlusion")
+    alone = explain(model, Dialogue("d", dialogue.utterances[1:2]), 0, ExplainOptions("occlusion"))
     assert list(alone.without_speaker) == [dialogue.utterances[1].speaker]
 
 
@@ -133,7 +133,7 @@ def test_a_missing_modality_is_what_the_model_says_of_data_without_it():
     batch = collate([dialogue], CONVERSATIONS.modalities)
     batch.masks["audio"][position] = False
     expected = model(batch).logits[position].softmax(-1)
-    ours = explain(model, dialogue, position, method="occlusion").without_modality
+    ours = explain(model, dialogue, position, ExplainOptions("occlusion")).without_modality
     assert list(ours) == list(CONVERSATIONS.modalities)
     torch.testing.assert_close(ours["audio"], expected, atol=1e-5, rtol=1e-4)
 
@@ -144,7 +144,7 @@ def test_what_is_absent_has_no_score_and_no_effect():
         for position, utterance in enumerate(dialogue.utterances):
             if len(utterance.features) == 3:
                 continue
-            explanation = explain(model, dialogue, position, method="occlusion")
+            explanation = explain(model, dialogue, position, ExplainOptions("occlusion"))
             absent = CONVERSATIONS.modalities.keys() - utterance.features.keys()
             assert absent.isdisjoint(explanation.without_modality)
             perturbation = perturb(model, dialogue, position)
@@ -223,12 +223,12 @@ def test_lime_finds_the_coefficients_of_a_linear_model():
 
 def test_a_seed_decides_everything_and_chunks_nothing():
     model, dialogue = make_model(), CONVERSATIONS.dialogues[0]
-    first, again = (explain(model, dialogue, 0, samples=100, seed=3, chunk=c) for c in (128, 128))
+    first, again = (explain(model, dialogue, 0, ExplainOptions(samples=100, seed=3), chunk=c) for c in (128, 128))
     assert torch.equal(first.scores, again.scores)
     assert first.fidelity == again.fidelity
-    pieces = explain(model, dialogue, 0, samples=100, seed=3, chunk=9)
+    pieces = explain(model, dialogue, 0, ExplainOptions(samples=100, seed=3), chunk=9)
     torch.testing.assert_close(first.scores, pieces.scores, atol=1e-5, rtol=0)
-    assert not torch.equal(first.scores, explain(model, dialogue, 0, samples=100, seed=4).scores)
+    assert not torch.equal(first.scores, explain(model, dialogue, 0, ExplainOptions(samples=100, seed=4)).scores)
 
 
 def test_occlusion_of_one_group_is_the_fall_of_the_output():
@@ -286,8 +286,6 @@ def test_word_pieces_make_words_and_special_tokens_are_never_left_out(pieces):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "method: expected one of lime"),
-        ({"samples": 1}, "samples: expected at least 2"),
         ({"target": 9}, "target: expected 0 to 5"),
         ({"chunk": 0}, "chunk: expected at least 1"),
     ],
@@ -295,6 +293,15 @@ def test_word_pieces_make_words_and_special_tokens_are_never_left_out(pieces):
 def test_impossible_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         explain(make_model(), CONVERSATIONS.dialogues[0], 0, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"method": "magic"}, "method: expected one of lime"), ({"samples": 1}, "samples: expected at least 2")],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExplainOptions(**options)
 
 
 def test_random_coefficients_cannot_be_explained():

@@ -7,7 +7,7 @@ import torch
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Utterance, collate
 from amuse.data.load import Splits
-from amuse.explain import Pictures, explain, feature_groups
+from amuse.explain import ExplainOptions, Pictures, explain, feature_groups
 from amuse.explain.attribution import METHODS, neighbourhood
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import cell_box
@@ -166,10 +166,10 @@ def test_an_utterance_without_the_pictures_and_gradients_of_whole_tokens(trained
     model, test, images = trained
     first = test.dialogues[0].utterances[0]
     pictures = {"face": Pictures(images[first.id], colours)}
-    explanation = explain(model, test.dialogues[0], 0, method="gradients", samples=8, pictures=pictures)
+    explanation = explain(model, test.dialogues[0], 0, ExplainOptions("gradients", samples=8), pictures=pictures)
     assert {g.cell for g in explanation.groups} == {None}
     silent = Dialogue("d", [Utterance("a", "Ann", {"text": first.features["text"]}), first])
-    assert {g.stream for g in explain(model, silent, 0, samples=20).groups} == {"text"}
+    assert {g.stream for g in explain(model, silent, 0, ExplainOptions(samples=20)).groups} == {"text"}
 
 
 def test_an_utterance_without_anything_is_explained_by_its_context(trained):

@@ -1,5 +1,8 @@
+import sys
+
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
@@ -7,7 +10,7 @@ from amuse.data.problems import LOSSES, NOTES
 from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.decode import media_seconds, read_audio, read_frames
 from amuse.media.picture import LONGEST_SIDE
-from amuse.media.segments import speech_segments
+from amuse.media.segments import by_loudness, by_voice, speech_segments
 from amuse.media.sources import Span
 from amuse.media.tracks import MediaError
 from tests.media_files import tone, write_sound, write_video, write_wav
@@ -255,10 +258,27 @@ def test_nothing_but_reports_comes_of_files_broken_at_random(tmp_path):
 def test_speech_is_cut_at_pauses():
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
     samples = np.concatenate([quiet, tone(1.0), quiet[:3200], tone(0.6), quiet, tone(2.0), quiet])
-    assert speech_segments(samples) == [pytest.approx(s, abs=0.06) for s in ((1.0, 2.8), (3.8, 5.8))]
-    assert speech_segments(np.zeros(SAMPLE_RATE, np.float32)) == []
-    assert speech_segments(np.zeros(10, np.float32)) == []
-    assert max(end - begin for begin, end in speech_segments(np.concatenate([quiet, tone(25.0)]))) <= 10.01
+    assert by_loudness(samples) == [pytest.approx(s, abs=0.06) for s in ((1.0, 2.8), (3.8, 5.8))]
+    assert by_loudness(np.zeros(SAMPLE_RATE, np.float32)) == []
+    assert by_loudness(np.zeros(10, np.float32)) == []
+    assert max(end - begin for begin, end in by_loudness(np.concatenate([quiet, tone(25.0)]))) <= 10.01
+
+
+def test_how_speech_was_found_is_told(monkeypatch):
+    quiet = 1e-4 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
+    samples = np.concatenate([quiet, tone(1.0), quiet])
+    assert speech_segments(samples).times == by_loudness(samples)  # a tone is no voice
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    assert "pip install amuse-kernels[speech]" in speech_segments(samples).how
+
+
+def test_voices_are_told_from_other_sounds(shared_data):
+    pytest.importorskip("silero_vad", reason="needs the extra: pip install amuse-kernels[speech]")
+    voice = read_audio(Span(shared_data / "clip" / "no_face.mp4"), 30, Notes())
+    threads = torch.get_num_threads()
+    assert by_voice(voice) == by_voice(voice)
+    assert by_voice(tone(3.0)) == []
+    assert torch.get_num_threads() == threads
 
 
 def test_real_clips_are_read(shared_data):

@@ -196,9 +196,9 @@ def test_faulty_lines_of_a_transcript_are_reported(tmp_path):
     ("content", "suffix", "message"),
     [
         (b"start,end\n0,1,\x92", ".csv", "line 2: expected UTF-8, got byte 0x92"),
-        (b"begin,end\n0,1", ".csv", "got no start"),
+        (b"when,end\n0,1", ".csv", "got no start"),
         (b"Hello", ".srt", "expected subtitles"),
-        (b"", ".txt", r"expected a transcript ending in .csv or .srt"),
+        (b"", ".txt", r"expected a transcript ending in .csv, .tsv, .srt"),
     ],
 )
 def test_unusable_transcripts_are_refused(tmp_path, content, suffix, message):

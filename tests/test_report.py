@@ -10,7 +10,7 @@ import torch
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, synthetic_conversations
 from amuse.data.spec import DataSpec
-from amuse.explain import explain
+from amuse.explain import ExplainOptions, explain
 from amuse.model.amuse import Amuse
 
 pytest.importorskip("jinja2")
@@ -48,7 +48,7 @@ def content():
     turns = []
     for position, utterance in enumerate(dialogue.utterances):
         media = make_media(utterance, rng) if position < 2 else Media()
-        turns.append(Turn(utterance, explain(model, dialogue, position, method="occlusion"), media))
+        turns.append(Turn(utterance, explain(model, dialogue, position, ExplainOptions("occlusion")), media))
     labels = torch.tensor([u.label for u in CONVERSATIONS.utterances()])
     probabilities = torch.rand(len(labels), len(NAMES)).softmax(-1)
     return Content(
@@ -215,7 +215,7 @@ def numbers(content):
     model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities)).eval()
     talk = [dataclasses.replace(u, label=float(i) - 2.5) for i, u in enumerate(CONVERSATIONS.dialogues[0].utterances)]
     dialogue = Dialogue("d", talk)
-    turns = [Turn(u, explain(model, dialogue, i, method="occlusion")) for i, u in enumerate(talk)]
+    turns = [Turn(u, explain(model, dialogue, i, ExplainOptions("occlusion"))) for i, u in enumerate(talk)]
     labels = torch.tensor([u.label for u in talk])
     quality = RegressionQuality.measure(torch.stack([t.explanation.probabilities[0] for t in turns]), labels)
     return Content("Numbers", turns, None, model.modalities, {"Model": "tiny"}, quality)
@@ -246,5 +246,5 @@ def test_regression_in_the_browser(numbers, browser, tmp_path):
 def test_dialogue_of_one_utterance(content):
     model = Amuse(ModelConfig(d_model=16, num_heads=2), DataSpec(CONVERSATIONS.modalities, NAMES)).eval()
     lone = Dialogue("d", CONVERSATIONS.dialogues[0].utterances[:1])
-    turn = Turn(lone.utterances[0], explain(model, lone, 0, method="occlusion"))
+    turn = Turn(lone.utterances[0], explain(model, lone, 0, ExplainOptions("occlusion")))
     assert "No other utterance mattered." in render(dataclasses.replace(content, turns=[turn]))

@@ -10,7 +10,7 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 pytest.importorskip("jinja2", reason="needs the extra: pip install amuse-kernels[explain]")
 
 from amuse.data import Utterance
-from amuse.explain import Group
+from amuse.explain import ExplainOptions, Group
 from amuse.media.cartoon import write_talk
 from amuse.media.extract import Extractor, Options, Perception
 from amuse.media.faces import Picture
@@ -39,7 +39,7 @@ def talk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content(run, talk):
-    return explain_recording(run, talk, None, print, method="occlusion", progress=False)
+    return explain_recording(run, talk, None, print, ExplainOptions("occlusion"), progress=False)
 
 
 def test_report_by_the_command(run, talks, tmp_path):
@@ -92,13 +92,13 @@ def test_content_of_a_recording_is_what_was_predicted_heard_and_seen(run, talk, 
 
 def test_a_sound_file_and_a_video_without_sound(run, tmp_path):
     mute = write_video(tmp_path / "mute.mp4", 2.0, sound=False)
-    (turn,) = explain_recording(run, mute, None, print, method="occlusion", progress=False).turns
+    (turn,) = explain_recording(run, mute, None, print, ExplainOptions("occlusion"), progress=False).turns
     assert turn.media.waveform is None
     assert len(turn.media.frames) == 4
     loud = write_video(tmp_path / "loud.mp4", 1.0, sound=np.concatenate([tone(0.5, 250), tone(0.5, 750)]))
     (tmp_path / "loud.csv").write_text("start,end,speaker,text,label\n0,1,Ann,hello,\n5,6,Ann,never said,\n")
     problems = []
-    content = explain_recording(run, loud, None, problems.append, method="occlusion", progress=False)
+    content = explain_recording(run, loud, None, problems.append, ExplainOptions("occlusion"), progress=False)
     assert {problem.kind for problem in problems} >= {"out_of_range"}
     assert not content.turns[1].explanation.groups
     assert "never said" in render(content)

@@ -223,7 +223,7 @@ def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_pa
     splits = Splits(
         *(
             synthetic_conversations(s, num_dialogues=n, noise=0.1)
-            for s, n in (("train", 160), ("dev", 30), ("test", 60))
+            for s, n in (("train", 160), ("valid", 30), ("test", 60))
         ),
         None,
     )

@@ -115,7 +115,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],
     transcript: Annotated[
-        Path | None, typer.Option(help="CSV or SRT. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:

@@ -21,18 +21,21 @@ def explain(
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",
     method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
-    samples: Annotated[int, typer.Option(help="Perturbations an utterance.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
+    samples: Annotated[int, typer.Option(help="Perturbations per utterance.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
+    from amuse.explain import ExplainOptions
     from amuse.report import write_report
+
+    options = ExplainOptions(method, samples, seed)
 
     if video is None:
         from amuse.report.from_run import explain_run
 
         if transcript is not None:
             raise ValueError("--transcript: belongs to a recording, expected VIDEO before it")
-        content = explain_run(run, dialogue, split=split, method=method, samples=samples, seed=seed)
+        content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
         from amuse.report.from_recording import explain_recording
@@ -40,7 +43,7 @@ def explain(
         if dialogue is not None:
             raise ValueError("--dialogue: names a dialogue of the run's data, expected no VIDEO beside it")
         problems: list[Problem] = []
-        content = explain_recording(run, video, transcript, problems.append, method=method, samples=samples, seed=seed)
+        content = explain_recording(run, video, transcript, problems.append, options)
         typer.echo(problem_table(problems), err=True)
     write_report(content, out)
     typer.echo(f"{len(content.turns)} utterances explained: {out}")

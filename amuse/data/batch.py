@@ -16,6 +16,8 @@ from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
 UNLABELLED = -100
 """The class index of an utterance without a label, which every loss and metric leaves out."""
 
+POOL = 16  # batches that are drawn and sorted by length together
+
 
 @dataclass
 class Batch:
@@ -128,7 +130,7 @@ def _labels(labels: list[int | float | None], regression: bool) -> Tensor | None
 class DialogueBatches(Sampler[list[int]]):
     """Draws batches of dialogues of similar length, the same ones for the same (seed, epoch).
 
-    A shuffled epoch cuts a permutation of the dialogues into pools of `pool` batches, sorts each pool by number of
+    A shuffled epoch cuts a permutation of the dialogues into pools of `POOL` batches, sorts each pool by number of
     utterances, cuts it into batches and shuffles these: little padding, and still different batches every epoch.
 
     Args:
@@ -138,10 +140,6 @@ class DialogueBatches(Sampler[list[int]]):
         seed: Together with the epoch it decides everything.
         max_utterances: Upper bound on the utterances of a batch, so that memory is bounded; a single dialogue longer
             than that is a batch of its own.
-        pool: Batches per pool.
-        rank, world_size: This process takes every `world_size`-th batch. A shuffled epoch repeats batches from its
-            beginning until all processes have equally many, since unequal counts stall distributed training; an
-            unshuffled one never repeats, so that metrics count every utterance once.
         weights: Per dialogue; a shuffled epoch then draws as many dialogues as there are, with replacement.
     """
 
@@ -153,24 +151,16 @@ class DialogueBatches(Sampler[list[int]]):
         shuffle: bool,
         seed: int = 0,
         max_utterances: int | None = None,
-        pool: int = 16,
-        rank: int = 0,
-        world_size: int = 1,
         weights: Tensor | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("pool", pool), ("max_utterances", max_utterances)):
+        for name, value in (("batch_size", batch_size), ("max_utterances", max_utterances)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < world_size ({world_size}), got {rank}")
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.max_utterances = max_utterances
-        self.pool = pool
-        self.rank = rank
-        self.world_size = world_size
         self.weights = weights
         self.epoch = 0
 
@@ -193,15 +183,11 @@ class DialogueBatches(Sampler[list[int]]):
                 order = torch.randperm(len(order), generator=generator).tolist()
             else:
                 order = torch.multinomial(self.weights, len(order), replacement=True, generator=generator).tolist()
-            size = self.batch_size * self.pool
+            size = self.batch_size * POOL
             pools = [order[i : i + size] for i in range(0, len(order), size)]
             batches = [b for p in pools for b in self._cut(sorted(p, key=lambda i: self.lengths[i]))]
-            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-            missing = -len(batches) % self.world_size
-            batches += [batches[i % len(batches)] for i in range(missing)]
-        else:
-            batches = self._cut(order)
-        return batches[self.rank :: self.world_size]
+            return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return self._cut(order)
 
     def _cut(self, order: Sequence[int]) -> list[list[int]]:
         batches: list[list[int]] = []
@@ -225,27 +211,16 @@ class ConversationLoader(DataLoader[Dialogue]):
 
 
 def make_loader(
-    conversations: Conversations,
-    batch_size: int,
-    shuffle: bool,
-    seed: int = 0,
-    *,
-    max_utterances: int | None = None,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
+    conversations: Conversations, batch_size: int, shuffle: bool, seed: int = 0, *, max_utterances: int | None = None
 ) -> ConversationLoader:
     """A loader of `Batch`es of whole dialogues, deterministic by (seed, epoch).
 
     Args:
-        conversations: What to load.
+        conversations: Loaded whole dialogue by whole dialogue.
         batch_size: Dialogues per batch.
         shuffle: Length-aware shuffling (see `DialogueBatches`); False keeps the order.
         seed: Seed of the shuffling.
         max_utterances: Upper bound on the utterances of a batch.
-        num_workers, pin_memory: As in `torch.utils.data.DataLoader`.
-        rank, world_size: Which share of the batches this process takes.
     """
     batches = DialogueBatches(
         [len(dialogue) for dialogue in conversations.dialogues],
@@ -253,15 +228,11 @@ def make_loader(
         shuffle=shuffle,
         seed=seed,
         max_utterances=max_utterances,
-        rank=rank,
-        world_size=world_size,
     )
     return ConversationLoader(
         conversations,
         batch_sampler=batches,
         collate_fn=partial(collate, modalities=conversations.modalities, regression=conversations.regression),
-        num_workers=num_workers,
-        pin_memory=pin_memory,
         # its own generator: a loader otherwise draws from torch's global one at every epoch, and evaluation
         # between epochs would change the training that follows
         generator=torch.Generator().manual_seed(seed),

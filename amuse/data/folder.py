@@ -1,18 +1,31 @@
 """A plain folder of conversations: recordings, each with a transcript of the same name beside it."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
 SPLITS = ("train", "valid", "test")
-VIDEO = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
-AUDIO = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
+VIDEO = (
+    *(".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".m2ts", ".mts", ".vob"),
+    *(".3gp", ".3g2", ".ogv", ".asf", ".divx", ".dv", ".f4v", ".gif", ".m2v", ".mjpeg", ".mxf", ".nut", ".rm", ".rmvb"),
+)
+AUDIO = (
+    *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".dts"),
+    *(".mka", ".mp2", ".oga", ".w64", ".weba", ".wma", ".wv"),
+)
+"""Suffixes of recordings; a file with any other one is a recording where a transcript lies beside it."""
+DRAWS = 200
+"""Random draws of the splits, of which the one whose splits are most alike is used."""
+_LANGUAGE = r"(?:\.[a-z]{2,3}(?:[-_][a-z0-9]{2,8})?)?"
 
 
 @dataclass
@@ -29,20 +42,24 @@ def read_folder(
     valid_fraction: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
-    report: Report,
+    report: ProblemHandler,
 ) -> tuple[dict[str, Conversations], dict[str, dict[str, Path]]]:
-    """Reads `NAME.mp4` (or another recording) with `NAME.csv` or `NAME.srt`; every recording is a dialogue.
+    """Reads `NAME.mp4` (or another recording) with `NAME.csv` (or another transcript); every recording is a dialogue.
+
+    Names are compared without regard to case and to how accents are composed; `NAME.en.srt` is a transcript too.
 
     Args:
         folder: Holds the recordings, or folders `train`, `valid` and `test` of recordings (some of them).
         valid_fraction, test_fraction: Shares of the dialogues where there are no such folders, at least one dialogue
-            each; with fewer than three dialogues all of them are `"test"`.
+            each, drawn so that the splits have labels and classes alike; with fewer than three dialogues all of them
+            are `"test"`.
         seed: Chooses them.
         report: Takes everything that is wrong with a recording or its transcript.
 
     Returns:
-        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; without
-        any label there is one class, `"unlabelled"`, that no utterance has. Split -> dialogue id -> media file.
+        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; those
+        that differ in case only are one, spelled as most often. Without any label there is one class, `"unlabelled"`,
+        that no utterance has. Split -> dialogue id -> media file.
 
     Raises:
         FileNotFoundError: No folder, or no usable recording in it.
@@ -51,13 +68,17 @@ def read_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of recordings, no such folder")
     parts = {split: _recordings(folder / split, report) for split in SPLITS if (folder / split).is_dir()}
-    if not parts:
-        parts = _draw(_recordings(folder, report), valid_fraction, test_fraction, seed)
+    given = bool(parts)
+    if not given:
+        parts = {"": _recordings(folder, report)}
+    _merge_classes([recording for recordings in parts.values() for recording in recordings], report)
+    if not given:
+        parts = _draw(parts[""], valid_fraction, test_fraction, seed)
     parts = {split: recordings for split, recordings in parts.items() if recordings}
     if not parts:
         raise FileNotFoundError(
             f"{folder}: expected recordings ({', '.join(VIDEO[:3])}, {AUDIO[0]}, ...), each with a transcript of the "
-            "same name ending in .csv or .srt, found none that can be used"
+            f"same name ending in {', '.join(SUFFIXES[:3])}, ..., found none that can be used"
         )
     every = [recording for recordings in parts.values() for recording in recordings]
     names = sorted({line.label for recording in every for line in recording.lines if line.label is not None})
@@ -87,50 +108,127 @@ def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | 
     return Conversations(dialogues, label_names, {})
 
 
-def _recordings(folder: Path, report: Report) -> list[Recording]:
+def find_transcripts(media: Path) -> list[Path]:
+    """The transcripts of a recording's name beside it, the one to use first: CSV before SRT, no language before one."""
+    name = re.compile(re.escape(_folded(media.stem)) + _LANGUAGE)
+    found = [
+        path
+        for path in media.parent.iterdir()
+        if path.suffix.lower() in SUFFIXES and name.fullmatch(_folded(path.stem)) and path.is_file()
+    ]
+    order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
+    return sorted(found, key=lambda path: (len(_folded(path.stem)), order[path.suffix.lower()], path.name))
+
+
+def find_transcript(media: Path) -> Path | None:
+    """The transcript to use of a recording, if there is one."""
+    return next(iter(find_transcripts(media)), None)
+
+
+def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
     found: dict[str, Recording] = {}
-    ids: set[str] = set()
-    for media in sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO + AUDIO):
-        if media.name.startswith("."):
+    taken: set[Path] = set()
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    for media in (path for path in files if path.suffix.lower() not in SUFFIXES):
+        transcripts = find_transcripts(media)
+        if media.suffix.lower() not in VIDEO + AUDIO and not transcripts:
+            report(Problem("stray_file", str(media), "neither a recording nor a transcript by its suffix"))
             continue
-        transcript = find_transcript(media)
+        taken.update(transcripts)
         if media.stem in found:
             other = found[media.stem].media.name
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
-        if transcript is None:
-            report(
-                Problem("missing_transcript", str(media), f"expected {media.stem}.csv or {media.stem}.srt beside it")
-            )
+        if not transcripts:
+            expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript beside it"
+            report(Problem("missing_transcript", str(media), expected))
             continue
+        for spare in transcripts[1:]:
+            report(Problem("stray_file", str(spare), f"{transcripts[0].name} is used instead"))
         try:
-            lines = read_transcript(transcript, report)
+            lines = read_transcript(transcripts[0], report)
         except ValueError as error:
-            report(Problem("bad_transcript", str(transcript), str(error)))
+            report(Problem("bad_transcript", str(transcripts[0]), str(error)))
             continue
-        fresh = [line for line in lines if line.id not in ids]
-        for line in lines:
-            if line.id in ids:
-                report(Problem("duplicate_id", str(transcript), f"id {line.id!r} stands in another transcript too"))
-        ids.update(line.id for line in fresh)
-        if fresh:
-            found[media.stem] = Recording(media, fresh)
+        if lines:
+            found[media.stem] = Recording(media, lines)
         else:
-            report(Problem("bad_transcript", str(transcript), "not one usable utterance in it"))
-    return list(found.values())
+            report(Problem("bad_transcript", str(transcripts[0]), "not one usable utterance in it"))
+    for path in files:
+        if path.suffix.lower() in SUFFIXES and path not in taken:
+            report(Problem("stray_file", str(path), "a transcript without a recording of its name"))
+    recordings = list(found.values())
+    _tell_ids_apart(recordings, report)
+    return recordings
 
 
-def find_transcript(media: Path) -> Path | None:
-    """The CSV or SRT file of the same name beside a recording."""
-    return next((path for suffix in SUFFIXES if (path := media.with_suffix(suffix)).is_file()), None)
+def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None:
+    """Ids that start again in each transcript get the recording's name in front."""
+    counts = Counter(line.id for recording in recordings for line in recording.lines)
+    if any(count > 1 for count in counts.values()):
+        for recording in recordings:
+            recording.lines = [replace(line, id=f"{recording.media.stem}_{line.id}") for line in recording.lines]
+    seen: set[str] = set()
+    for recording in recordings:
+        fresh = [line for line in recording.lines if line.id not in seen]
+        for line in recording.lines:
+            if line.id in seen:
+                message = f"id {line.id!r} stands in another transcript too"
+                report(Problem("duplicate_id", str(recording.media), message))
+        seen.update(line.id for line in fresh)
+        recording.lines = fresh
+    recordings[:] = [recording for recording in recordings if recording.lines]
+
+
+def _merge_classes(recordings: Iterable[Recording], report: ProblemHandler) -> None:
+    """Labels that differ in case only become one."""
+    recordings = list(recordings)
+    counts = Counter(line.label for recording in recordings for line in recording.lines if line.label is not None)
+    spellings: dict[str, list[str]] = {}
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        spellings.setdefault(_folded(label), []).append(label)
+    for first, *others in spellings.values():
+        if others:
+            report(Problem("same_class", first, f"also spelled {', '.join(others)}"))
+    for recording in recordings:
+        recording.lines = [
+            line if line.label is None else replace(line, label=spellings[_folded(line.label)][0])
+            for line in recording.lines
+        ]
 
 
 def _draw(recordings: list[Recording], valid: float, test: float, seed: int) -> dict[str, list[Recording]]:
+    """Random splits of whole recordings; of many draws, the one whose splits are most alike in labels."""
     for name, share in (("valid_fraction", valid), ("test_fraction", test)):
         if not 0 < share < 0.5:
             raise ValueError(f"{name}: expected a number between 0 and 0.5, got {share}")
     if len(recordings) < 3:
         return {"test": recordings}
-    order = random.Random(seed).sample(recordings, len(recordings))
-    tests, valids = (max(round(share * len(order)), 1) for share in (test, valid))
+    rng = random.Random(seed)
+    tests, valids = (max(round(share * len(recordings)), 1) for share in (test, valid))
+    labels = {
+        id(recording): Counter(line.label for line in recording.lines if line.label is not None)
+        for recording in recordings
+    }
+
+    def unlikeness(order: list[Recording]) -> float:
+        """How far the classes of the splits are from those of all, and worse where a split lacks labels or classes."""
+        parts = order[:tests], order[tests : tests + valids], order[tests + valids :]
+        counts = [sum((labels[id(recording)] for recording in part), Counter()) for part in parts]
+        every = sum(counts, Counter())
+        total = 0.0
+        for part, weight in zip(counts, (1.0, 1.0, 3.0), strict=True):
+            size = part.total()
+            if not size:
+                total += 10 * weight
+                continue
+            total += sum(abs(part[label] / size - every[label] / every.total()) for label in every)
+            total += weight * sum(not part[label] for label in every) / len(every)
+        return total
+
+    order = min((rng.sample(recordings, len(recordings)) for _ in range(DRAWS)), key=unlikeness)
     return {"train": order[tests + valids :], "valid": order[tests : tests + valids], "test": order[:tests]}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

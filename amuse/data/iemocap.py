@@ -11,8 +11,8 @@ from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.problems import Problem, Report
-from amuse.data.transcript import read_utf8
+from amuse.data.delimited import read_utf8
+from amuse.data.problems import Problem, ProblemHandler
 
 SPLITS = ("train", "valid", "test")
 PROTOCOLS = {
@@ -30,7 +30,7 @@ def read_iemocap(
     classes: int = 6,
     valid_fraction: float = 0.1,
     seed: int = 0,
-    report: Report | None = None,
+    report: ProblemHandler | None = None,
 ) -> dict[str, Conversations]:
     """Reads all splits; dialogues such as `"Ses01F_impro01"`, utterances such as `"Ses01F_impro01_F000"`, by start.
 
@@ -79,7 +79,7 @@ def read_iemocap(
         raise ValueError(f"{folder}: {error}") from None
 
 
-def _dialogue(table: Path, label_names: dict[str, str], report: Report | None) -> Dialogue:
+def _dialogue(table: Path, label_names: dict[str, str], report: ProblemHandler | None) -> Dialogue:
     texts = _texts(table.parents[1] / "transcriptions" / table.name, report)
     names = list(dict.fromkeys(label_names.values()))
     utterances: list[Utterance] = []
@@ -119,7 +119,7 @@ def _dialogue(table: Path, label_names: dict[str, str], report: Report | None) -
     return Dialogue(table.stem, sorted(utterances, key=lambda utterance: utterance.start or 0.0))
 
 
-def _texts(path: Path, report: Report | None) -> dict[str, str]:
+def _texts(path: Path, report: ProblemHandler | None) -> dict[str, str]:
     if not path.is_file():
         _bad_row(str(path), "no such file; the dialogue has no text", report)
         return {}
@@ -128,7 +128,7 @@ def _texts(path: Path, report: Report | None) -> dict[str, str]:
     return {match[1]: match[2].strip() for match in matches if match}
 
 
-def _bad_row(place: str, message: str, report: Report | None) -> None:
+def _bad_row(place: str, message: str, report: ProblemHandler | None) -> None:
     if report is None:
         raise ValueError(f"{place}: {message}")
     report(Problem("bad_row", place, message))

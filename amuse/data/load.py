@@ -133,8 +133,7 @@ def _own_split(config: DataConfig, split: str, progress: bool, device: torch.dev
     if config.dataset == "synthetic":
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
-        name = "dev" if split == "valid" else split
-        conversations = synthetic_conversations(name, num_dialogues=count, seed=config.seed, contrast=config.contrast)
+        conversations = synthetic_conversations(split, num_dialogues=count, seed=config.seed, contrast=config.contrast)
     elif config.dataset == "mosi":
         conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
         if config.transcripts:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.problems import Problem, Report
-from amuse.data.transcript import csv_of, read_utf8
+from amuse.data.delimited import csv_of, read_utf8
+from amuse.data.problems import Problem, ProblemHandler
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def read_meld(
     *,
     target: str = "emotion",
     features: Mapping[str, str | PathLike[str]] | None = None,
-    report: Report | None = None,
+    report: ProblemHandler | None = None,
 ) -> Conversations:
     """Reads one split of MELD.
 

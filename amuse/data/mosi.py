@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.transcript import csv_of, read_utf8
+from amuse.data.delimited import csv_of, read_utf8
 
 MODALITIES = {"text": 100, "audio": 73, "video": 100}
 LABEL_NAMES = ("negative", "positive")

@@ -8,15 +8,18 @@ NOTES = {
     "cancelled": "the two channels of the sound cancel each other out; the louder one was used instead of their mean",
     "long_clip": "the clip is much longer than its utterance; its beginning was used",
     "long_utterance": "longer than --max-seconds; its beginning was used",
+    "milliseconds": "times without a unit that would be hours in seconds; they were taken for milliseconds",
     "missing_speaker": "no speaker is named; counted as the speaker 'unknown'",
     "missing_text": "an utterance without words in the transcript; it lacks text",
     "no_transcript": "a recording without a transcript; cut at pauses, no words, one speaker",
     "no_face": "no face in any key frame; the utterance lacks the modality face",
     "overlap": "utterances overlap in time; each was cut as its transcript says",
+    "same_class": "labels that differ in case only; they were taken for one class",
     "several_tracks": "more than one track of sound or picture; the default one was used, commentaries last",
     "silent": "the sound is digital silence; it was encoded as such",
     "sound_gap": "the sound begins late or is interrupted; there it was taken for silent",
-    "stray_file": "a clip that belongs to no utterance; not used",
+    "stray_file": "a file that belongs to no utterance; not used",
+    "unused": "columns, tiers or lines of a transcript without a meaning here; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }
 """Kinds of problems that lose nothing."""
@@ -61,7 +64,7 @@ class Problem:
         return self.kind not in NOTES
 
 
-Report = Callable[[Problem], None]
+ProblemHandler = Callable[[Problem], None]
 """Takes findings as they come up; `list.append` is one."""
 
 

@@ -28,6 +28,7 @@ from itertools import combinations, product
 import numpy as np
 import torch
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "contempt")
@@ -36,7 +37,6 @@ VOICES = ("calm", "excited")
 FACES = ("smile", "frown")
 MODALITIES = {"text": 24, "audio": 16, "video": 20}
 CLOCK = 4
-SPLITS = ("train", "dev", "test")
 
 EMOTION_OF = {
     ("plain", "calm", "smile"): "neutral",
@@ -62,7 +62,7 @@ SPEAKERS = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
 
 
 @dataclass(frozen=True)
-class World:
+class SharedVectors:
     """What all generated conversations share: the vectors of words and the directions of voice and face.
 
     Attributes:
@@ -78,13 +78,13 @@ class World:
 
 
 @cache
-def world() -> World:
-    """The one world, the same in every process."""
+def shared_vectors() -> SharedVectors:
+    """The same vectors in every process."""
     rng = np.random.default_rng(20240127)
     text, audio, video = (width - CLOCK for width in MODALITIES.values())
     words = {word: _vector(rng, text, 2.0) for tone in WORD_TONES for word in WORDS[tone]}
     onset, level = _vector(rng, audio, 2.0), _vector(rng, audio, 2.0)
-    return World(words, onset, level, _vector(rng, video, 2.0))
+    return SharedVectors(words, onset, level, _vector(rng, video, 2.0))
 
 
 def synthetic_conversations(
@@ -102,7 +102,7 @@ def synthetic_conversations(
     """Generates one split as the module's docstring says.
 
     Args:
-        split: `"train"`, `"dev"` or `"test"`; the splits of one seed are independent.
+        split: `"train"`, `"valid"` or `"test"`; the splits of one seed are independent.
         num_dialogues: Dialogues, of 2 to 4 speakers each.
         seed: The same arguments give the same conversations.
         imbalance: How much more frequent the first emotion is than the last one; between them geometric.
@@ -239,7 +239,7 @@ def _perform(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[int]], list[str]]:
     """The streams of one utterance, float64 `(L, d)`, their evidence, and the words."""
     tone, voice, face = factors
-    shared = world()
+    shared = shared_vectors()
     length = {modality: int(rng.integers(3, 11)) for modality in MODALITIES}
     evidence: dict[str, list[int]] = {"text": []}
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.transcript import csv_of, read_utf8
+from amuse.data.delimited import csv_of, read_utf8
 
 UTTERANCES_FILE = "utterances.csv"
 _OWN_COLUMNS = {"id", "speaker", "label", "target", "split", "text", "start", "end"}

@@ -1,24 +1,21 @@
-"""Transcripts of conversations: who said what when, from CSV or SRT files."""
+"""Transcripts of conversations: who said what when, in the formats that people have."""
 
-import csv
-import io
-import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from amuse.data.problems import Problem, Report
+from amuse.data.annotations import read_elan, read_rttm, read_textgrid
+from amuse.data.delimited import read_table
+from amuse.data.fields import Fields, Row, seconds
+from amuse.data.problems import Problem, ProblemHandler
+from amuse.data.recognized import read_json_lines, read_json_transcript
+from amuse.data.speakers import speaker_name
+from amuse.data.subtitles import OTHERS, read_subtitles
 
-SUFFIXES = (".csv", ".srt")
-COLUMNS = ("start", "end", "speaker", "text", "label", "id")
 UNKNOWN_SPEAKER = "unknown"
-_CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:[.,]\d+)?)")
-_ARROW = re.compile(r"\s*(\S+)\s+-->\s+(\S+)")
-_SPEAKER = re.compile(r"\[?([^\W\d_][\w .'-]{0,30}?)\]?:\s+(.*)", re.DOTALL)
-_MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|\{\\[^}]*\}")
+MILLISECONDS = 100
+"""Whole numbers without a unit are milliseconds where most utterances would otherwise last longer than this, in s."""
 
 
 @dataclass(frozen=True)
@@ -33,43 +30,47 @@ class Line:
     label: str | None
 
 
-def read_transcript(path: Path, report: Report) -> list[Line]:
-    """The utterances of one recording, by their start; lines that cannot be used are reported and left out.
+def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
+    """The utterances of one recording, by their start; what cannot be used is reported and left out.
 
-    CSV: columns `start` and `end` (seconds, or [hours:]minutes:seconds), and, where known, `speaker`, `text`, `label`
-    and `id`. SRT: a speaker stands as `Name: ` before the words.
+    Which format by the suffix: tables (.csv, .tsv; columns `start`, `end` or `duration`, and, where known, `speaker`,
+    `text`, `label` and `id`, or their aliases in `amuse.data.fields`), subtitles (.srt, .vtt, .ass, ...; a speaker
+    stands as `Name: ` before the words, a label as `Name (label): `), speech recognisers' .json and .jsonl, ELAN's
+    .eaf, Praat's .TextGrid, and .rttm. See docs/data.md for an example of each.
 
     Args:
-        path: `.csv` or `.srt`, UTF-8.
-        report: Takes `bad_row`, `duplicate_id`, `missing_speaker` and `overlap`.
+        path: UTF-8, or UTF-16 with a byte order mark.
+        report: Takes `bad_row`, `duplicate_id`, `missing_speaker`, `milliseconds`, `overlap` and `unused`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not UTF-8, a missing column or another kind of file, named with file and line.
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file, or one that cannot be read at all, named with file and line.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: expected a transcript ending in {' or '.join(SUFFIXES)}")
-    rows = (_csv_rows if path.suffix.lower() == ".csv" else _srt_rows)(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: expected a transcript ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     lines: list[Line] = []
     seen: set[str] = set()
-    for number, row in rows:
-        place = f"{path.name}, line {number}"
+    for row in reader(path, report):
+        place = f"{path.name}, line {row.number}"
         try:
-            start, end = _seconds(row["start"], "start"), _seconds(row["end"], "end")
+            start, end = seconds(row.start, "start"), seconds(row.end, "end")
             if end <= start:
                 raise ValueError(f"end: expected a time after the start {start:g}, got {end:g}")
         except ValueError as error:
-            report(Problem("bad_row", place, str(error)))
+            words = f"; its words: {row.text[:60]!r}" if row.text else ""
+            report(Problem("bad_row", place, f"{error}{words}"))
             continue
-        line_id = row["id"] or f"{path.stem}_{len(seen)}"
+        line_id = row.id or _free_id(path.stem, len(lines), seen)
         if line_id in seen:
             report(Problem("duplicate_id", place, f"id {line_id!r} stood in an earlier line"))
             continue
         seen.add(line_id)
-        if not row["speaker"]:
-            report(Problem("missing_speaker", place, f"nobody is named for {row['text'][:40]!r}"))
-        speaker = row["speaker"] or UNKNOWN_SPEAKER
-        lines.append(Line(line_id, start, end, speaker, row["text"] or None, row["label"] or None))
+        speaker = speaker_name(row.speaker)
+        if not speaker:
+            report(Problem("missing_speaker", place, f"nobody is named for {row.text[:40]!r}"))
+        text, label = row.text.strip(), " ".join(row.label.split())
+        lines.append(Line(line_id, start, end, speaker or UNKNOWN_SPEAKER, text or None, label or None))
     lines.sort(key=lambda line: line.start)
     for before, after in pairwise(lines):
         if after.start < before.end - 0.05:
@@ -81,69 +82,54 @@ def read_transcript(path: Path, report: Report) -> list[Line]:
     return lines
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not UTF-8; names the line.
-    """
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: expected UTF-8, got byte 0x{data[error.start]:02x}; "
-            "save the file as UTF-8 (spreadsheet programs often write Windows-1252)"
-        ) from None
-
-
-@contextmanager
-def csv_of(path: Path) -> Iterator[None]:
-    """What the csv module cannot read becomes a ValueError that names the file."""
-    try:
-        yield
-    except csv.Error as error:
-        raise ValueError(f"{path}: not a CSV file: {error}") from None
+def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
+    table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
+    fields = Fields.find(table.header)
+    missing = [name for name in ("start", "end") if name not in fields.columns]
+    if not fields.timed:
+        raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
+    repeated = {name for name in table.header if name and table.header.count(name) > 1}
+    if fields.unused or repeated:
+        names = ", ".join(dict.fromkeys([*fields.unused, *sorted(repeated)]))
+        report(Problem("unused", path.name, f"columns: {names[:200]}"))
+    rows: list[Row] = []
+    for number, cells in table.rows:
+        # of columns of the same name, the first one counts
+        named = dict(reversed(list(zip(table.header, cells, strict=False))))
+        rows.append(fields.row(number, named))
+    _convert_milliseconds(rows, fields, path, report)
+    return rows
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
-    with csv_of(path):
-        names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        missing = [name for name in ("start", "end") if name not in names]
-        if missing:
-            raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
-        for row in reader:
-            # cells beyond the header stand under None, which no column is named
-            cells = {column: row.get(names[column]) if column in names else None for column in COLUMNS}
-            yield reader.line_num, {column: (cell or "").strip() for column, cell in cells.items()}
+def _convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: ProblemHandler) -> None:
+    """Whisper's TSV counts milliseconds and does not say so."""
+    times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
+    long = sum(end - start > MILLISECONDS for _, start, end in times)
+    told = any(fields.units.get(name, 1.0) != 1.0 for name in ("start", "end", "duration"))
+    if told or long * 2 <= len(times) or not all(start.is_integer() and end.is_integer() for _, start, end in times):
+        return
+    for row, start, end in times:
+        row.start, row.end = start / 1000, end / 1000
+    report(Problem("milliseconds", path.name, f"the first utterance lasts from {times[0][1]:g} to {times[0][2]:g}"))
 
 
-def _srt_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    lines = read_utf8(path).splitlines()
-    starts = [number for number, line in enumerate(lines) if _ARROW.match(line)]
-    if not starts:
-        raise ValueError(f"{path}: expected subtitles with times such as 00:00:01,000 --> 00:00:02,500, got none")
-    for position, number in enumerate(starts):
-        arrow = _ARROW.match(lines[number])
-        assert arrow is not None
-        # a number stands in the line above the next subtitle's times
-        stop = starts[position + 1] - 1 if position + 1 < len(starts) else len(lines)
-        words = _MARKUP.sub("", " ".join(line.strip() for line in lines[number + 1 : stop] if line.strip()))
-        named = _SPEAKER.fullmatch(words)
-        speaker, text = named.groups() if named else ("", words)
-        row = {"start": arrow[1], "end": arrow[2], "speaker": speaker, "text": text.strip(), "label": "", "id": ""}
-        yield number + 1, row
+def _free_id(stem: str, number: int, seen: set[str]) -> str:
+    while f"{stem}_{number}" in seen:
+        number += 1
+    return f"{stem}_{number}"
 
 
-def _seconds(cell: str, column: str) -> float:
-    match = _CLOCK.fullmatch(cell)
-    if match is None:
-        raise ValueError(f"{column}: expected seconds or hours:minutes:seconds, got {cell!r}")
-    hours, minutes, seconds = match.groups()
-    total = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(seconds.replace(",", "."))
-    if not math.isfinite(total):
-        raise ValueError(f"{column}: expected seconds or hours:minutes:seconds, got a number of {len(cell)} digits")
-    return total
+READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[Row]]] = {
+    ".csv": _table_rows,
+    ".tsv": _table_rows,
+    ".srt": read_subtitles,
+    ".vtt": read_subtitles,
+    **dict.fromkeys(OTHERS, read_subtitles),
+    ".json": read_json_transcript,
+    ".jsonl": read_json_lines,
+    ".eaf": read_elan,
+    ".textgrid": read_textgrid,
+    ".rttm": read_rttm,
+}
+"""Suffix -> what reads it; of several transcripts beside a recording, the first one in this order counts."""
+SUFFIXES = tuple(READERS)

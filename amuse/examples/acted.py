@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
+from amuse.data.delimited import read_utf8
 from amuse.data.tables import UTTERANCES_FILE, read_tables
-from amuse.data.transcript import read_utf8
 from amuse.examples.enjoyment import write_csv
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")

@@ -15,8 +15,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from amuse.data.delimited import read_utf8
 from amuse.data.tables import UTTERANCES_FILE, read_tables
-from amuse.data.transcript import read_utf8
 
 
 def run(

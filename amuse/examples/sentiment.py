@@ -13,8 +13,8 @@ import typer
 
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, read_meld
+from amuse.data.delimited import csv_of, read_utf8
 from amuse.data.load import Splits, add_text, load_splits
-from amuse.data.transcript import csv_of, read_utf8
 from amuse.evaluation.predict import evaluate
 from amuse.experiments.comparison import CONFIGS
 from amuse.training.train import train_on

@@ -49,7 +49,7 @@ LETTERS = {"text": "T", "audio": "A", "video": "V"}
 
 
 @dataclass
-class Row:
+class Variant:
     """A line of a table: what is changed, and the paper's weighted F1 for it, where it has one."""
 
     table: str
@@ -89,7 +89,7 @@ def ablate(
     splits = load_splits(config.data, device=choose_device(config.train.device)) if splits is None else splits
     if splits.train.label_names is None:
         raise ValueError("data: expected classes, got regression")
-    unchanged = Row("", "unchanged", {}, None)
+    unchanged = Variant("", "unchanged", {}, None)
     rows = [unchanged, *(row for table in tables for row in rows_of(table, list(splits.train.modalities)))]
     for row in rows:
         for seed in range(config.train.seed, config.train.seed + seeds):
@@ -100,28 +100,30 @@ def ablate(
     return to_markdown(rows)
 
 
-def rows_of(table: str, modalities: list[str]) -> list[Row]:
+def rows_of(table: str, modalities: list[str]) -> list[Variant]:
     """The rows of one table for a data set with these modalities."""
     if table == "III":
-        return [Row(table, f"{name} α", {"model.fusion": name}, paper) for name, paper in FUSION.items()]
+        return [Variant(table, f"{name} α", {"model.fusion": name}, paper) for name, paper in FUSION.items()]
     if table == "IV":
-        return [Row(table, f"γ = {gamma:g}", {"loss.gamma": gamma}, paper) for gamma, paper in GAMMA.items()]
+        return [Variant(table, f"γ = {gamma:g}", {"loss.gamma": gamma}, paper) for gamma, paper in GAMMA.items()]
     if table == "V":
-        return [Row(table, f"{n} layer{'s' * (n > 1)}", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()]
+        return [
+            Variant(table, f"{n} layer{'s' * (n > 1)}", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()
+        ]
     concatenation = {"model.man": False, "model.fusion": "concat"}
     rows = []
     for size in range(1, len(modalities) + 1):
         for chosen in combinations(modalities, size):
             name = "+".join(chosen) + (", concatenation" if size > 1 else " alone")
             letters = "+".join(LETTERS.get(modality, "?") for modality in chosen)
-            rows.append(Row(table, name, concatenation, UNIMODAL_AND_CONCATENATION.get(letters), list(chosen)))
+            rows.append(Variant(table, name, concatenation, UNIMODAL_AND_CONCATENATION.get(letters), list(chosen)))
     if len(modalities) > 1:
-        rows.append(Row(table, "MAN + concatenation", {"model.fusion": "concat"}, MAN_AND_CONCATENATION))
-        rows.append(Row(table, "AMuSE", {}, AMUSE))
+        rows.append(Variant(table, "MAN + concatenation", {"model.fusion": "concat"}, MAN_AND_CONCATENATION))
+        rows.append(Variant(table, "AMuSE", {}, AMUSE))
     return rows
 
 
-def changed(config: Config, row: Row, seed: int) -> Config:
+def changed(config: Config, row: Variant, seed: int) -> Config:
     """The configuration of one run of a row.
 
     Raises:
@@ -134,7 +136,7 @@ def changed(config: Config, row: Row, seed: int) -> Config:
     return config if row.modalities is None else only_modalities(config, row.modalities)
 
 
-def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
+def _score(row: Variant, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
     """Of one run, from the folder of an earlier one if there is one."""
     config = changed(config, row, seed)
     chosen = row.modalities or list(splits.train.modalities)
@@ -147,7 +149,7 @@ def _score(row: Row, config: Config, splits: Splits, seed: int, out: Path) -> Sc
     return Scores(**read_json(file))
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def to_markdown(rows: Sequence[Variant]) -> str:
     """Tables with mean and sample deviation over seeds beside the paper's single runs.
 
     Args:
@@ -180,7 +182,7 @@ def _difference(scores: Sequence[Scores], unchanged: Sequence[Scores]) -> str:
     return text if count == 1 else f"{text} (error {statistics.stdev(differences) / count**0.5:.2f})"
 
 
-def _write(rows: Sequence[Row], out: Path) -> None:
+def _write(rows: Sequence[Variant], out: Path) -> None:
     done = [dataclasses.asdict(row) for row in rows if row.scores]
     write_text(json.dumps(done, indent=2, ensure_ascii=False), out / "ablation.json")
     write_text(to_markdown(rows), out / "ablation.md")

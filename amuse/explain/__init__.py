@@ -1,8 +1,8 @@
 """Why a prediction came about: words, voice, picture, modalities and the rest of the dialogue."""
 
-from amuse.explain.explanation import Explanation, explain
+from amuse.explain.explanation import ExplainOptions, Explanation, explain
 from amuse.explain.fidelity import Fidelity
 from amuse.explain.groups import Group, feature_groups
 from amuse.explain.pictures import Pictures
 
-__all__ = ["Explanation", "Fidelity", "Group", "Pictures", "explain", "feature_groups"]
+__all__ = ["ExplainOptions", "Explanation", "Fidelity", "Group", "Pictures", "explain", "feature_groups"]

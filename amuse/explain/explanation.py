@@ -1,4 +1,4 @@
-"""Everything that is known about why the model said what it said of one utterance."""
+"""Explanation of the prediction for one utterance: attribution, fidelity, fusion, attention, counterfactuals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,36 @@ from amuse.explain.pictures import Pictures
 from amuse.model.amuse import Amuse
 
 
+@dataclass(frozen=True)
+class ExplainOptions:
+    """How scores are found; the same options give the same scores.
+
+    Attributes:
+        method: "lime" | "shap" | "occlusion" | "gradients".
+        samples: Perturbations (lime, shap) or steps of the integral (gradients) per utterance.
+        seed: Seed of the perturbations and of the fidelity.
+
+    Raises:
+        ValueError: An unknown method, or fewer than two samples.
+    """
+
+    method: str = "lime"
+    samples: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.samples < 2:
+            raise ValueError(f"samples: expected at least 2, got {self.samples}")
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.samples} samples, seed {self.seed}"
+
+
+DEFAULTS = ExplainOptions()
+
+
 @dataclass
 class Explanation:
     """Why one utterance got its prediction. C classes (1 for regression), G groups, N utterances, M modalities.
@@ -26,7 +56,7 @@ class Explanation:
         target: The explained class; 0 for regression.
         groups: What the scores belong to.
         scores: float64 `(G,)` in units of the output; positive contributed, negative distracted.
-        method, samples, seed: How they were found; the same ones give the same scores.
+        options: How the scores were found.
         fidelity: How far they can be trusted.
         fusion: `(M,)` share of each modality in the fused descriptor, or None where the fusion has no coefficients.
         attention: (central, peripheral) modality -> `(L,)` mean weight that each peripheral token receives.
@@ -39,9 +69,7 @@ class Explanation:
     target: int
     groups: list[Group]
     scores: Tensor
-    method: str
-    samples: int
-    seed: int
+    options: ExplainOptions
     fidelity: Fidelity
     fusion: Tensor | None
     attention: dict[tuple[str, str], Tensor]
@@ -59,11 +87,9 @@ def explain(
     model: Amuse,
     dialogue: Dialogue,
     position: int,
+    options: ExplainOptions = DEFAULTS,
     *,
     target: int | None = None,
-    method: str = "lime",
-    samples: int = 500,
-    seed: int = 0,
     pieces: Mapping[str, Sequence[str | None]] | None = None,
     max_segments: int = 24,
     chunk: int = 128,
@@ -76,10 +102,8 @@ def explain(
         model: Trained; put into evaluation mode.
         dialogue: Prepared as in training (standardised).
         position: Index of the utterance in it.
+        options: Method, number of samples and seed.
         target: Class to explain; None = the predicted one.
-        method: "lime" | "shap" | "occlusion" | "gradients".
-        samples: Perturbations (lime, shap) or steps (gradients).
-        seed: Of the perturbations and of the fidelity.
         pieces, max_segments: See `feature_groups`.
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
@@ -88,13 +112,9 @@ def explain(
     Raises:
         ValueError: An argument out of its range.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
     utterance = dialogue.utterances[position]
     used = {name: utterance.features[name] for name in model.spec.modalities if name in utterance.features}
-    if method == "gradients":
+    if options.method == "gradients":
         pictures = None
     groups = [g for g in feature_groups(utterance, pieces, max_segments, pictures) if g.stream in used]
     perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature, pictures)
@@ -105,11 +125,11 @@ def explain(
     elif not 0 <= target < len(probabilities):
         raise ValueError(f"target: expected 0 to {len(probabilities) - 1}, got {target}")
     if groups:
-        attribution = METHODS[method](perturbation, target, samples, seed)
-        fidelity = measure(perturbation, attribution, seed)
+        attribution = METHODS[options.method](perturbation, target, options.samples, options.seed)
+        fidelity = measure(perturbation, attribution, options.seed)
     else:  # without a token, only the context speaks
         value = float(probabilities[target])
-        attribution = Attribution(method, target, torch.zeros(0, dtype=torch.float64), value)
+        attribution = Attribution(options.method, target, torch.zeros(0, dtype=torch.float64), value)
         fidelity = Fidelity(float("nan"), value, value, value)
     alone = collate([Dialogue(dialogue.id, [utterance])], model.spec.modalities, perturbation.regression)
     flow = attention_flow(model, alone.to(perturbation.speaker.device))
@@ -118,9 +138,7 @@ def explain(
         target=target,
         groups=groups,
         scores=attribution.scores,
-        method=method,
-        samples=samples,
-        seed=seed,
+        options=options,
         fidelity=fidelity,
         fusion=fusion_weights(perturbation.alpha, perturbation.present),
         attention={pair: weights[0].cpu() for pair, weights in flow.items()},

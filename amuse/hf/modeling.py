@@ -95,15 +95,56 @@ class AmusePreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, *arguments, **options)
         self.amuse.recompute = enable
 
-    def run(
+    def forward(
         self,
         features: dict[str, Tensor],
         masks: dict[str, Tensor],
         utterances: Tensor,
         speakers: Tensor,
         labels: Tensor | None = None,
-    ) -> tuple[Output, Batch]:
-        """The model's output for the real utterances, and the batch of them."""
+        return_dict: bool | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:
+        """Run the model on padded dialogues; `AmuseProcessor` makes the arguments from conversations.
+
+        Args:
+            features: Modality -> `(B, N, L, width)` token features, or `(B, N, L)` token ids.
+            masks: Modality -> bool `(B, N, L)`, a prefix of True; all False = the utterance lacks the modality.
+            utterances: bool `(B, N)`, False = padding.
+            speakers: int64 `(B, N)`, index of the speaker within the dialogue.
+            labels: int64 `(B, N)`, or floating point for regression; -100 = unlabelled or padding.
+            return_dict: False = a tuple; None = as the configuration says.
+
+        Raises:
+            ValueError: `AmuseModel` got labels. `AmuseForUtteranceClassification`: the loss asks for class weights and
+                the configuration has none; or a training step without labels, as Trainer's `label_smoothing_factor`
+                makes it, which would replace the losses of the paper.
+        """
+        self._check_labels(labels)
+        batch = self._batch(features, masks, utterances, speakers, labels)
+        result = self._result(self.amuse(batch), batch)
+        for name, rows in result.items():
+            if name != "loss":
+                result[name] = _padded(rows, utterances)
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if as_dict else result.to_tuple()
+
+    def _check_labels(self, labels: Tensor | None) -> None:
+        """Refuse labels that this model cannot use, or their absence."""
+        raise NotImplementedError
+
+    def _result(self, output: Output, batch: Batch) -> ModelOutput:
+        """What the model returns, with rows for the real utterances."""
+        raise NotImplementedError
+
+    def _batch(
+        self,
+        features: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        utterances: Tensor,
+        speakers: Tensor,
+        labels: Tensor | None,
+    ) -> Batch:
+        """The real utterances, flat."""
         dialogue, _ = utterances.nonzero(as_tuple=True)
         if labels is not None:
             labels = labels[utterances]
@@ -118,69 +159,37 @@ class AmusePreTrainedModel(PreTrainedModel):
             labels=labels,
             ids=[],
         )
-        if self.training:
-            batch = augment(batch, self.amuse.config, self.amuse.groups)
-        return self.amuse(batch), batch
+        return augment(batch, self.amuse.config, self.amuse.groups) if self.training else batch
 
     def _converted(self, tokens: Tensor) -> Tensor:
         return tokens.to(self.dtype) if tokens.is_floating_point() else tokens
 
 
 class AmuseModel(AmusePreTrainedModel):
-    """AMuSE without its classifier's opinion: every utterance in its context (`AutoModel`)."""
+    """AMuSE without its classifier: every utterance in its context (`AutoModel`)."""
 
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        masks: dict[str, Tensor],
-        utterances: Tensor,
-        speakers: Tensor,
-        return_dict: bool | None = None,
-    ) -> AmuseModelOutput | tuple[Tensor, ...]:
-        """Arguments as of `AmuseForUtteranceClassification.forward`."""
-        output, _ = self.run(features, masks, utterances, speakers)
-        padded = [_padded(rows, utterances) for rows in (output.context, output.descriptors, output.alpha)]
-        result = AmuseModelOutput(*padded)
-        return result if _as_dict(self, return_dict) else result.to_tuple()
+    def _check_labels(self, labels: Tensor | None) -> None:
+        if labels is not None:
+            raise ValueError("labels: AmuseModel has no loss; expected None, or AmuseForUtteranceClassification")
+
+    def _result(self, output: Output, batch: Batch) -> AmuseModelOutput:
+        return AmuseModelOutput(output.context, output.descriptors, output.alpha)
 
 
 class AmuseForUtteranceClassification(AmusePreTrainedModel):
     """A label (or, without label names, a number) for every utterance (`AutoModelForTokenClassification`)."""
 
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        masks: dict[str, Tensor],
-        utterances: Tensor,
-        speakers: Tensor,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> AmuseUtteranceOutput | tuple[Tensor, ...]:
-        """Predict every utterance; `AmuseProcessor` makes the arguments from conversations.
-
-        Args:
-            features: Modality -> `(B, N, L, width)` token features, or `(B, N, L)` token ids.
-            masks: Modality -> bool `(B, N, L)`, a prefix of True; all False = the utterance lacks the modality.
-            utterances: bool `(B, N)`, False = padding.
-            speakers: int64 `(B, N)`, who speaks, counted in each dialogue.
-            labels: int64 `(B, N)`, or floating for regression; -100 = unlabelled or padding.
-            return_dict: False = a tuple.
-
-        Raises:
-            ValueError: The loss asks for class weights, and the configuration has none; or a training step without
-                labels, as Trainer's `label_smoothing_factor` makes it, which would replace the losses of the paper.
-        """
+    def _check_labels(self, labels: Tensor | None) -> None:
         if labels is None and self.training and torch.is_grad_enabled():
             raise ValueError(
                 "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor takes them "
                 "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To "
                 "predict, call eval()."
             )
-        output, batch = self.run(features, masks, utterances, speakers, labels)
-        loss = None if labels is None else self._loss(output, batch)
-        rows = (output.logits, output.modality_logits, output.descriptors, output.alpha)
-        result = AmuseUtteranceOutput(loss, *[_padded(part, utterances) for part in rows])
-        return result if _as_dict(self, return_dict) else result.to_tuple()
+
+    def _result(self, output: Output, batch: Batch) -> AmuseUtteranceOutput:
+        loss = None if batch.labels is None else self._loss(output, batch)
+        return AmuseUtteranceOutput(loss, output.logits, output.modality_logits, output.descriptors, output.alpha)
 
     def _loss(self, output: Output, batch: Batch) -> Tensor:
         config, weights = self.config.loss_config(), self.config.class_weights
@@ -193,14 +202,8 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
         return amuse_loss(output, batch.labels, config, given, batch=batch)["loss"]
 
 
-def _padded(rows: Tensor | None, utterances: Tensor) -> Tensor | None:
+def _padded(rows: Tensor, utterances: Tensor) -> Tensor:
     """`(U, ...)` rows of the real utterances to `(B, N, ...)`."""
-    if rows is None:
-        return None
     padded = rows.new_zeros(*utterances.shape, *rows.shape[1:])
     padded[utterances] = rows
     return padded
-
-
-def _as_dict(model: PreTrainedModel, asked: bool | None) -> bool:
-    return bool(model.config.return_dict if asked is None else asked)

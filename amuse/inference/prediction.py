@@ -9,8 +9,9 @@ from typing import Self
 
 from torch import Tensor
 
+from amuse.data.clock import clock
 from amuse.data.conversation import Dialogue
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.inference.recording import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,9 @@ class Prediction:
         if label_names is None:
             return cls(None, None, {}, logits.item(), logits)
         probabilities = (logits.float() / temperature).softmax(-1)
-        best = int(probabilities.argmax())
         named = dict(zip(label_names, probabilities.tolist(), strict=True))
-        return cls(label_names[best], float(probabilities[best]), named, None, logits)
+        label = label_names[int(probabilities.argmax())]
+        return cls(label, named[label], named, None, logits)
 
 
 @dataclass
@@ -75,7 +76,7 @@ def log_problem(problem: Problem) -> None:
 
 
 def predict_recording(
-    run: str | Path, media: str | Path, transcript: str | Path | None = None, report: Report = log_problem
+    run: str | Path, media: str | Path, transcript: str | Path | None = None, report: ProblemHandler = log_problem
 ) -> list[PredictedUtterance]:
     """One row per utterance of a recording, by the best model of a run; see `Recognizer` and its `listen`."""
     recognizer = Recognizer(Path(run))
@@ -86,13 +87,15 @@ def predict_recording(
 
 
 def table(rows: list[PredictedUtterance]) -> str:
-    """One line an utterance."""
-    width = max(len(row.speaker) for row in rows)
-    names = max(len(row.emotion or "") for row in rows)
+    """One line per utterance."""
+    speakers = max(len(row.speaker) for row in rows)
+    emotions = max(len(row.emotion or "") for row in rows)
+    times = max(len(clock(row.end, decimals=2)) for row in rows)
     lines = []
     for row in rows:
-        result = f"{row.emotion:<{names}}  {row.probability:5.2f}" if row.emotion else f"{row.value:6.2f}"
-        lines.append(f"{_clock(row.start)} - {_clock(row.end)}  {row.speaker:<{width}}  {result}  {row.text or '-'}")
+        result = f"{row.emotion:<{emotions}}  {row.probability:5.2f}" if row.emotion else f"{row.value:6.2f}"
+        start, end = (f"{clock(seconds, decimals=2):>{times}}" for seconds in (row.start, row.end))
+        lines.append(f"{start} - {end}  {row.speaker:<{speakers}}  {result}  {row.text or '-'}")
     return "\n".join(lines)
 
 
@@ -123,8 +126,3 @@ def rows(
             )
         )
     return found
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes):02d}:{rest:05.2f}"

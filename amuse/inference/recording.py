@@ -9,7 +9,7 @@ from torch import Tensor
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.folder import Recording, conversations, find_transcript
 from amuse.data.load import add_text
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
@@ -17,7 +17,7 @@ from amuse.evaluation.predict import predict
 from amuse.files import BEST, MEDIA_FILE, read_json
 from amuse.media.decode import media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
-from amuse.media.segments import speech_segments
+from amuse.media.segments import Segments, speech_segments
 from amuse.media.sources import Span, recording_clip
 from amuse.media.tracks import MediaError
 
@@ -52,14 +52,14 @@ class Recognizer:
             self.extractor = Extractor.from_manifest(manifest)
 
     def listen(
-        self, media: Path, transcript: Path | None, report: Report
+        self, media: Path, transcript: Path | None, report: ProblemHandler
     ) -> tuple[Dialogue, Iterator[tuple[Utterance, Perception]]]:
         """The utterances of a recording as its transcript has them, and then each with its features, one by one.
 
         Args:
             media: A video or audio file.
-            transcript: CSV or SRT; None takes the one of the same name beside `media`, or else cuts at pauses of the
-                sound: then there are no words and all utterances count as one speaker's.
+            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or
+                else cuts at pauses of the sound: then there are no words and all utterances count as one speaker's.
             report: Takes what is wrong with the recording or the transcript.
 
         Raises:
@@ -73,7 +73,9 @@ class Recognizer:
         talk = conversations([Recording(media, lines)], self.model.spec.label_names)
         return talk[0], self._perceive(talk, media, report)
 
-    def _perceive(self, talk: Conversations, media: Path, report: Report) -> Iterator[tuple[Utterance, Perception]]:
+    def _perceive(
+        self, talk: Conversations, media: Path, report: ProblemHandler
+    ) -> Iterator[tuple[Utterance, Perception]]:
         if "text" in self.model.spec.modalities:
             talk = add_text(self.config.data, talk, progress=False, device=next(self.model.parameters()).device)
         empty = True
@@ -97,7 +99,7 @@ class Recognizer:
         return predict(self.model, Conversations([dialogue], spec.label_names, spec.modalities)).logits
 
 
-def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
+def _lines(media: Path, transcript: Path | None, report: ProblemHandler) -> list[Line]:
     if transcript is None:
         segments = _segments(media, report)
         return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
@@ -107,15 +109,15 @@ def _lines(media: Path, transcript: Path | None, report: Report) -> list[Line]:
     return lines
 
 
-def _segments(media: Path, report: Report) -> list[tuple[float, float]]:
+def _segments(media: Path, report: ProblemHandler) -> list[tuple[float, float]]:
     """Utterances between pauses; the whole video where nothing is heard."""
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
     except MediaError:  # the extractor will find it again and report it
-        segments = []
-    if segments:
-        report(Problem("no_transcript", media.name, f"{len(segments)} utterances between pauses"))
-        return segments
+        segments = Segments([], "")
+    if segments.times:
+        report(Problem("no_transcript", media.name, f"{len(segments.times)} utterances between pauses, {segments.how}"))
+        return segments.times
     try:
         length = media_seconds(media)
     except MediaError as error:

@@ -28,7 +28,7 @@ PAUSE = 0.4  # seconds between utterances
 
 
 @dataclass(frozen=True)
-class Line:
+class CartoonUtterance:
     """One utterance: when, who, what, and which of "word", "voice" and "face" tell its emotion."""
 
     start: float
@@ -46,7 +46,7 @@ def write_talks(folder: Path, count: int, utterances: int = 8, seed: int = 0) ->
         write_talk(folder / f"talk{number}.webm", utterances, seed=1000 * seed + number)
 
 
-def write_talk(video: Path, utterances: int = 8, seed: int = 0) -> list[Line]:
+def write_talk(video: Path, utterances: int = 8, seed: int = 0) -> list[CartoonUtterance]:
     """One talk: a WebM video, and its transcript of the same name ending in .csv.
 
     Raises:
@@ -67,7 +67,7 @@ def write_talk(video: Path, utterances: int = 8, seed: int = 0) -> list[Line]:
     return lines
 
 
-def _script(rng: random.Random, count: int) -> list[Line]:
+def _script(rng: random.Random, count: int) -> list[CartoonUtterance]:
     lines, time = [], PAUSE
     for _ in range(count):
         emotion = rng.choice(EMOTIONS)
@@ -77,12 +77,12 @@ def _script(rng: random.Random, count: int) -> list[Line]:
         if "word" in evidence:
             words[rng.randrange(len(words))] = rng.choice(WORDS[emotion])
         end = round(time + 0.3 * len(words), 1)
-        lines.append(Line(time, end, rng.choice(list(SPEAKERS)), " ".join(words), emotion, evidence))
+        lines.append(CartoonUtterance(time, end, rng.choice(list(SPEAKERS)), " ".join(words), emotion, evidence))
         time = round(end + PAUSE, 1)
     return lines
 
 
-def _voice(rng: np.random.Generator, line: Line, count: int) -> np.ndarray:
+def _voice(rng: np.random.Generator, line: CartoonUtterance, count: int) -> np.ndarray:
     """A hum in syllables; in its midst, perhaps, half a second of chirp or growl."""
     time = np.arange(count) / RATE
     pitch = SPEAKERS[line.speaker][1]
@@ -98,7 +98,7 @@ def _voice(rng: np.random.Generator, line: Line, count: int) -> np.ndarray:
     return sound.astype(np.float32)
 
 
-def _face_at(lines: list[Line], time: float) -> np.ndarray:
+def _face_at(lines: list[CartoonUtterance], time: float) -> np.ndarray:
     """Who speaks, or spoke last; the mouth moves with the words, and shows the emotion where the face tells it."""
     line = next((line for line in reversed(lines) if line.start <= time), lines[0])
     curve = {"joy": -1.0, "anger": 1.0}[line.emotion] if "face" in line.evidence else 0.0

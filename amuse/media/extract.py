@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from amuse.data.problems import Problem, Report
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
 from amuse.media.decode import read_audio, read_frames
@@ -113,11 +113,11 @@ class Extractor:
                 )
         return self
 
-    def __call__(self, clip: Clip, place: str, report: Report) -> dict[str, Tensor]:
+    def __call__(self, clip: Clip, place: str, report: ProblemHandler) -> dict[str, Tensor]:
         """Modality -> float32 `(L, width)`; a modality that cannot be had is missing, and why was reported."""
         return self.encode(self.perceive(clip, place, report), place, report)
 
-    def perceive(self, clip: Clip, place: str, report: Report) -> Perception:
+    def perceive(self, clip: Clip, place: str, report: ProblemHandler) -> Perception:
         """What the encoders will read; what cannot be had is missing, and why was reported."""
 
         def note(kind: str, message: str) -> None:
@@ -136,7 +136,7 @@ class Extractor:
                     note(error.kind, str(error))
         return seen
 
-    def encode(self, seen: Perception, place: str, report: Report) -> dict[str, Tensor]:
+    def encode(self, seen: Perception, place: str, report: ProblemHandler) -> dict[str, Tensor]:
         """Modality -> float32 `(L, width)`."""
         features: dict[str, Tensor] = {}
         if seen.samples is not None:

@@ -97,9 +97,7 @@ def _turn(content: Content, index: int, outcome: Outcome) -> dict[str, Any]:
         "speakers": _speakers(turn, outcome),
         "attention": _attention(turn),
         "fidelity": explained.fidelity,
-        "method": explained.method,
-        "samples": explained.samples,
-        "seed": explained.seed,
+        "options": str(explained.options),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from amuse.data.clock import clock
 from amuse.explain import Group
 from amuse.report.content import KeyFrame, Turn
 from amuse.report.outcome import Outcome, ink
@@ -56,10 +57,6 @@ def timeline(turns: list[Turn], outcome: Outcome) -> dict[str, Any]:
     marks = np.arange(np.ceil(first / step) * step, last, step).tolist() if timed else []
     ticks = [{"x": round(LEFT + (t - first) * scale, 1), "text": clock(t)} for t in marks]
     return {"speakers": speakers, "blocks": blocks, "ticks": ticks, "height": LANE * len(speakers) + 22, "lane": LANE}
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def mark(score: float, strongest: float, outcome: Outcome) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
-from amuse.data.problems import Report
+from amuse.data.problems import ProblemHandler
 from amuse.encoders.builtin import LogMel
 from amuse.evaluation.quality import Quality
-from amuse.explain import Explanation, Pictures, explain
+from amuse.explain import ExplainOptions, Explanation, Pictures, explain
+from amuse.explain.explanation import DEFAULTS
 from amuse.explain.pictures import cell_box
 from amuse.inference.recording import Recognizer
 from amuse.media.extract import Perception
@@ -28,18 +29,16 @@ def explain_recording(
     run: Path,
     media: Path,
     transcript: Path | None,
-    report: Report,
+    report: ProblemHandler,
+    options: ExplainOptions = DEFAULTS,
     *,
-    method: str = "lime",
-    samples: int = 500,
-    seed: int = 0,
     progress: bool = True,
 ) -> Content:
     """Everything that a report shows of a recording: what is said, heard and seen in it, and what counted.
 
     Args:
         run, media, transcript, report: As of `Recognizer` and its `listen`, which say what is raised.
-        method, samples, seed: As of `explain`.
+        options: Method, number of samples and seed.
         progress: Show a progress bar.
     """
     recognizer = Recognizer(run)
@@ -48,10 +47,10 @@ def explain_recording(
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
     turns = [
-        explain_turn(recognizer, dialogue, position, seen[position], method=method, samples=samples, seed=seed)
+        explain_turn(recognizer, dialogue, position, seen[position], options)
         for position in tqdm(range(len(dialogue)), "explaining", disable=not progress, leave=False)
     ]
-    return recording_content(recognizer, media.name, turns, method, samples, seed)
+    return recording_content(recognizer, media.name, turns, options)
 
 
 def explain_turn(
@@ -59,10 +58,7 @@ def explain_turn(
     dialogue: Dialogue,
     position: int,
     seen: Perception,
-    *,
-    method: str = "lime",
-    samples: int = 500,
-    seed: int = 0,
+    options: ExplainOptions = DEFAULTS,
 ) -> Turn:
     """One utterance of a recording: words, segments of its sound and regions of its pictures, all at once."""
     utterance = _as_read(recognizer, dialogue.utterances[position])
@@ -70,9 +66,7 @@ def explain_turn(
         recognizer.model,
         Dialogue(dialogue.id, [utterance if i == position else u for i, u in enumerate(dialogue.utterances)]),
         position,
-        method=method,
-        samples=samples,
-        seed=seed,
+        options,
         pieces=word_pieces(utterance, recognizer.model, recognizer.config.data),
         temperature=recognizer.temperature,
         pictures={
@@ -83,9 +77,7 @@ def explain_turn(
     return Turn(utterance, explanation, Media(seen.samples, mel, key_frames(utterance, explanation, seen)))
 
 
-def recording_content(
-    recognizer: Recognizer, name: str, turns: list[Turn], method: str, samples: int, seed: int
-) -> Content:
+def recording_content(recognizer: Recognizer, name: str, turns: list[Turn], options: ExplainOptions) -> Content:
     """The report of a recording from its explained utterances."""
     model, names = recognizer.model, recognizer.model.spec.label_names
     quality = None
@@ -95,7 +87,7 @@ def recording_content(
         quality = Quality.measure(
             probabilities, torch.tensor([UNLABELLED if label is None else int(label) for label in labels]), names
         )
-    card = model_card(model, recognizer.temperature, name, method, samples, seed)
+    card = model_card(model, recognizer.temperature, name, options)
     return Content(f"Conversation {name}", turns, names, model.modalities, card, quality)
 
 

@@ -11,7 +11,7 @@ from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
 from amuse.evaluation.quality import Quality, RegressionQuality
-from amuse.explain.explanation import explain
+from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
 from amuse.explain.groups import WORD_STREAMS
 from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
@@ -20,11 +20,9 @@ from amuse.report.content import Content, Turn
 def explain_run(
     run: Path,
     dialogue: str | None = None,
+    options: ExplainOptions = DEFAULTS,
     *,
     split: str = "test",
-    method: str = "lime",
-    samples: int = 500,
-    seed: int = 0,
     progress: bool = True,
 ) -> Content:
     """Everything that a report shows of one dialogue of a run's data.
@@ -32,8 +30,8 @@ def explain_run(
     Args:
         run: Folder of the run.
         dialogue: Id; None = the first of the split.
+        options: Method, number of samples and seed.
         split: "train", "valid" or "test".
-        method, samples, seed: As of `explain`.
         progress: Show a progress bar.
 
     Raises:
@@ -49,9 +47,7 @@ def explain_run(
             model,
             chosen,
             position,
-            method=method,
-            samples=samples,
-            seed=seed,
+            options,
             pieces=word_pieces(utterance, model, config.data),
             temperature=temperature,
         )
@@ -65,18 +61,18 @@ def explain_run(
         assert model.spec.label_names is not None
         quality = Quality.measure(predictions.probabilities(temperature), labels, model.spec.label_names)
     source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
-    card = model_card(model, temperature, source, method, samples, seed)
+    card = model_card(model, temperature, source, options)
     return Content(f"Conversation {chosen.id}", turns, model.spec.label_names, model.modalities, card, quality)
 
 
-def model_card(model: Amuse, temperature: float, source: str, method: str, samples: int, seed: int) -> dict[str, str]:
+def model_card(model: Amuse, temperature: float, source: str, options: ExplainOptions) -> dict[str, str]:
     """Facts about the model and how the report came about."""
     card = {
         "Model": f"AMuSE, {sum(p.numel() for p in model.parameters()):,} parameters",
         "Modalities": ", ".join(model.modalities),
         "Fusion, context": f"{model.config.fusion}, {model.config.temporal}",
         "Data": source,
-        "Explanation": f"{method}, {samples} samples, seed {seed}",
+        "Explanation": str(options),
     }
     if model.spec.label_names is not None:
         card["Probabilities"] = f"softmax at temperature {temperature:.2f}"

@@ -3,11 +3,10 @@
 namespace amuse {
 namespace {
 
-constexpr int default_shared_bytes = 48 * 1024;  // more has to be asked for, kernel by kernel
-
 cudaError_t run(const CudaLaunch& launch, cudaStream_t stream) {
   if (launch.grid == 0) return cudaSuccess;
-  if (launch.shared_bytes > default_shared_bytes) {
+  // 48 KiB need no asking, but the kernel's static shared memory is part of them: every dynamic byte is asked for.
+  if (launch.shared_bytes > 0) {
     const cudaError_t code =
         cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);
     if (code != cudaSuccess) return code;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,18 @@ SHARED_LIMIT_KB = {
 }
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 LARGEST_BLOCK = (1024, 1024, 64)
+LARGEST_CLUSTER = 8  # CTAs, where the launch does not ask for sizes that are not portable
+DEFAULT_SHARED = 48 * 1024  # bytes, static and dynamic: what a launch gets that does not opt in to more
+REGISTER_FILE, REGISTER_UNIT = 65536, 256  # of a multiprocessor; a warp's registers come in units
+
+
+@dataclass(frozen=True)
+class SharedMemory:
+    """Bytes of a launch. `opted_in`: CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, None where nothing set it."""
+
+    static: int
+    dynamic: int
+    opted_in: int | None
 
 
 @dataclass(frozen=True)
@@ -174,11 +187,18 @@ def _scalar(parameter: Parameter, value: int | float, name: str) -> bytes:
     return (value & ((1 << bits) - 1)).to_bytes(parameter.size, "little")
 
 
-def check_launch(kernel: Kernel, target: str, block: tuple[int, int, int], shared_bytes: int) -> None:
-    """What a GPU rejects before the kernel starts."""
+def check_launch(
+    kernel: Kernel,
+    target: str,
+    grid: tuple[int, int, int],
+    block: tuple[int, int, int],
+    shared: SharedMemory,
+    registers: int | None,
+) -> None:
+    """What a driver rejects before the kernel starts."""
     threads = block[0] * block[1] * block[2]
-    if threads > 1024:
-        raise ValueError(f"block: {block} has {threads} threads, the limit is 1024")
+    if threads > LARGEST_BLOCK[0]:
+        raise ValueError(f"block: {block} has {threads} threads, the limit is {LARGEST_BLOCK[0]}")
     if kernel.required_block and block != kernel.required_block:
         raise ValueError(f"block: kernel {kernel.name!r} requires {kernel.required_block} (.reqntid), got {block}")
     if kernel.largest_block and threads > kernel.largest_block:
@@ -186,9 +206,41 @@ def check_launch(kernel: Kernel, target: str, block: tuple[int, int, int], share
             f"block: kernel {kernel.name!r} is compiled for at most {kernel.largest_block} threads (.maxntid), "
             f"got {threads}"
         )
+    if kernel.cluster:
+        if math.prod(kernel.cluster) > LARGEST_CLUSTER:
+            raise ValueError(
+                f"kernel {kernel.name!r}: clusters of {kernel.cluster} CTAs, the limit is {LARGEST_CLUSTER}"
+            )
+        if any(size % ctas for size, ctas in zip(grid, kernel.cluster, strict=True)):
+            raise ValueError(f"grid: {grid} is not divisible by the clusters of {kernel.cluster} CTAs")
+    registers = registers or kernel.registers_per_thread
+    if registers is not None:
+        warps = -(-threads // 32)
+        needed = warps * (-(-32 * registers // REGISTER_UNIT) * REGISTER_UNIT)
+        if needed > REGISTER_FILE:
+            raise ValueError(
+                f"block: {threads} threads of {registers} registers take {needed} registers, "
+                f"a multiprocessor has {REGISTER_FILE}"
+            )
+    _check_shared(shared, target)
+
+
+def _check_shared(shared: SharedMemory, target: str) -> None:
     chip = target.removeprefix("sm_").rstrip("af")
     limit = SHARED_LIMIT_KB.get(chip, 227) * 1024
-    if shared_bytes > limit:
+    if shared.static > DEFAULT_SHARED:
         raise ValueError(
-            f"dynamic_shared: the kernel needs {shared_bytes} bytes of shared memory, sm_{chip} has {limit}"
+            f"the kernel declares {shared.static} bytes of static shared memory, the limit is {DEFAULT_SHARED}"
+        )
+    if shared.opted_in is not None and shared.static + shared.opted_in > limit:
+        raise ValueError(
+            f"max_dynamic_shared: {shared.opted_in} bytes and {shared.static} static ones are asked for, "
+            f"sm_{chip} has {limit} bytes of shared memory"
+        )
+    allowed = DEFAULT_SHARED - shared.static if shared.opted_in is None else shared.opted_in
+    if shared.dynamic > allowed:
+        why = "without an opt-in (max_dynamic_shared)" if shared.opted_in is None else "as opted in to"
+        raise ValueError(
+            f"dynamic_shared: the kernel needs {shared.static + shared.dynamic} bytes of shared memory, "
+            f"{shared.static} of them static; the limit is {allowed} dynamic bytes {why}, sm_{chip} has {limit} in all"
         )

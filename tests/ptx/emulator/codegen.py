@@ -23,6 +23,7 @@ HANDLERS = [
     "store_matrix",
     "move_matrix",
     "multiply",
+    "fence_wgmma",
     "warpgroup_multiply",
     "shuffle",
     "vote",

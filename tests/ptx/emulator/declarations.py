@@ -63,6 +63,10 @@ def launch_bounds(parser: Parser, kernel: Kernel) -> None:
             kernel.largest_block = 1
             for number in numbers:
                 kernel.largest_block *= number
+        elif directive == ".reqnctapercluster":
+            kernel.cluster = tuple(numbers + [1] * (3 - len(numbers)))
+        elif directive == ".maxnreg":
+            kernel.registers_per_thread = numbers[0]
 
 
 def registers(parser: Parser, kernel: Kernel, scopes: list[dict[str, str]], scope_number: int) -> None:

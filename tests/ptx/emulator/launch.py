@@ -98,6 +98,8 @@ def run(
     args: Sequence[Any],
     *,
     dynamic_shared: int = 0,
+    max_dynamic_shared: int | None = None,
+    registers: int | None = None,
     readonly: Iterable[int | torch.Tensor] = (),
     races: bool = True,
     seed: int = 0,
@@ -110,6 +112,9 @@ def run(
         grid, block: Launch sizes.
         args: Tensors and Python scalars in parameter order; None is a null pointer, bytes fill a structure.
         dynamic_shared: Bytes of dynamic shared memory.
+        max_dynamic_shared: The bytes that the launch opts in to; None: it does not, and 48 KiB with the static ones
+            are the limit.
+        registers: Of a thread, as ptxas says, to check that a block of them fits; None: what .maxnreg says.
         readonly: Positions of the arguments (or the tensors) that the kernel must not write.
         races: Check for races; the other checks are always on.
         seed: 0 runs CTAs and warps in order, anything else in a random order that the seed fixes.
@@ -129,7 +134,8 @@ def run(
         raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
     if isinstance(args, torch.Tensor) or not isinstance(args, (list, tuple)):
         raise TypeError(f"args: expected a list or a tuple, got {type(args).__name__}")
-    arguments.check_launch(kernel, program.module.target, block3, program.code.slots.shared_bytes + dynamic_shared)
+    shared = arguments.SharedMemory(program.code.slots.shared_bytes, dynamic_shared, max_dynamic_shared)
+    arguments.check_launch(kernel, program.module.target, grid3, block3, shared, registers)
     memory = Memory(program.code.slots.static_buffers)
     parameters = arguments.pack(
         kernel, args, arguments.readonly_indices(readonly, args), memory, program.code.parameters_read
@@ -176,6 +182,7 @@ class Launch:
     args: list[Any]
     readonly: list[torch.Tensor]
     dynamic_shared: int = 0
+    max_dynamic_shared: int | None = None
 
     def run(self, ptx: str | None = None, **options: Any) -> Report:
         return run(
@@ -185,6 +192,7 @@ class Launch:
             self.block,
             self.args,
             dynamic_shared=self.dynamic_shared,
+            max_dynamic_shared=self.max_dynamic_shared,
             readonly=self.readonly,
             **options,
         )

@@ -132,6 +132,10 @@ def lower_wgmma(lowering: Lowering) -> None:
     )
 
 
+def lower_wgmma_fence(lowering: Lowering) -> None:
+    lowering.emit("fence_wgmma", flow="aligned_sync")
+
+
 def lower_wgmma_wait(lowering: Lowering) -> None:
     lowering.emit("wait_wgmma", [], [lowering.immediate(0)], flow="aligned_sync")
 
@@ -142,5 +146,6 @@ MATRIX_LOWERINGS: dict[str, Callable[[Lowering], None]] = {
     "movmatrix": lower_movmatrix,
     "mma": lower_mma,
     "wgmma": lower_wgmma,
+    "wgmma_fence": lower_wgmma_fence,
     "wgmma_wait": lower_wgmma_wait,
 }

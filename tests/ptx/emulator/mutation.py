@@ -64,6 +64,8 @@ def _rules(line: str) -> Iterator[tuple[str, str]]:
         )
     if "shfl.sync.bfly" in line:
         yield "wrong shuffle lane", re.sub(r",\s*(\d+),\s*31", lambda m: f", {int(m[1]) * 2 % 31}, 31", line)
+    if "wgmma.fence" in line:
+        yield "drop wgmma.fence", ""
     if re.search(r"\bmma\.sync|\bwgmma\.mma", line):
         yield "drop mma", ""
     if re.search(r"\bxor\.b32\s+%r\d+, %r\d+, \d+;", line):

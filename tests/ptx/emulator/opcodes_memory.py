@@ -105,7 +105,7 @@ def matrix_rows() -> list[Row]:
         Row("ldmatrix.sync.aligned.m8n8.tiles{.trans}{.space}.b16", "", "{d}, [a]", "@ldmatrix"),
         Row("stmatrix.sync.aligned.m8n8.tiles{.trans}{.space}.b16", "", "[a], {b}", "@stmatrix"),
         Row("movmatrix.sync.aligned.m8n8.trans.b16", "", "d:b32, a:b32", "@movmatrix"),
-        Row("wgmma.fence.sync.aligned", "", "", "@nothing"),
+        Row("wgmma.fence.sync.aligned", "", "", "@wgmma_fence"),
         Row("wgmma.commit_group.sync.aligned", "", "", "@nothing"),
         Row("wgmma.wait_group.sync.aligned", "", "groups:imm", "@wgmma_wait"),
     ]

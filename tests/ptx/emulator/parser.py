@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from . import declarations
 from .errors import Unsupported
+from .forms import matches
 from .lexer import Token, integer, tokens
 from .program import (
     Address,
@@ -204,6 +205,9 @@ class Parser:
             self.fail(f"expected an instruction, got {token!r}")
         opcode_line = self.line()
         operands: list[Operand] = []
+        if not matches(token):  # refused by its name, whatever its operands look like
+            while self.peek() != ";":
+                self.next()
         while self.peek() != ";":
             operands.append(self.operand(scopes))
             if self.peek() == "|":

@@ -104,6 +104,8 @@ class Kernel:
     variables: dict[str, Variable] = field(default_factory=dict)
     required_block: tuple[int, ...] | None = None
     largest_block: int | None = None
+    cluster: tuple[int, ...] | None = None  # CTAs of a cluster along x, y, z
+    registers_per_thread: int | None = None  # .maxnreg
 
 
 @dataclass

@@ -112,6 +112,11 @@ def compile_triton(kernel: Any, *args: Any, arch: int = 80, **options: Any) -> t
     return compiled, taken, named
 
 
+def opted_in(shared: int) -> int | None:
+    """What Triton's launcher opts in to: more than 48 KiB where a kernel takes it; its shared memory is all dynamic."""
+    return shared if shared > 48 * 1024 else None
+
+
 def launch_triton(
     kernel: Any,
     grid: Grid,
@@ -146,6 +151,7 @@ def launch_triton(
         32 * compiled.metadata.num_warps,
         taken,
         dynamic_shared=compiled.metadata.shared,
+        max_dynamic_shared=opted_in(compiled.metadata.shared),
         readonly=list(readonly),
         races=races,
         seed=seed,

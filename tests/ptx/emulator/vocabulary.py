@@ -52,6 +52,7 @@ FINDINGS = (
     "readonly_write",
     "race",
     "pending_async_access",
+    "missing_fence",
     "barrier_divergence",
     "deadlock",
 )

@@ -22,6 +22,7 @@ from tests.ptx.emulator.native import cache_folder, compiler
 from tests.ptx.emulator.nvcc_kernels import compile_nvcc, split_kernels
 from tests.ptx.emulator.poison import poisoned
 from tests.ptx.emulator.report import Report
+from tests.ptx.package.launcher import prepare
 
 SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
 DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
@@ -176,8 +177,7 @@ class Call:
                 entry = launch.entry.decode()
                 text = kernels(dtype, int(re.findall(r"_(\d+)", entry)[0]))[entry]
                 structure = Structure(argument, self.read, self.outputs[launch.kernel])
-                grid, shared = (launch.grid,), launch.shared_bytes
-                found.append(Launch(entry, text, entry, grid, launch.block, [structure], [], shared))
+                found.append(prepare(entry, text, launch.grid, launch.block, structure, launch.shared_bytes))
         return found
 
 

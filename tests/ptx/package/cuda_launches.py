@@ -24,6 +24,7 @@ from tests.ptx.emulator.launch import Launch
 from tests.ptx.emulator.nvcc_kernels import compile_nvcc, nvcc, split_kernels
 from tests.ptx.emulator.report import Report
 from tests.ptx.package import cuda_attention
+from tests.ptx.package.launcher import prepare
 
 SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
 FILES = ("fusion_forward.cu", "fusion_backward.cu", "fusion_weight.cu", "interpolation.cu")
@@ -152,6 +153,6 @@ def _launches_to(
                 [tensor for tensor in used if tensor.data_ptr() in protected],
                 [tensor for tensor in used if tensor.data_ptr() not in protected],
             )
-            take(Launch(entry, kernel(entry, arch), entry, (grid,), block, [structure], [], shared_bytes))
+            take(prepare(entry, kernel(entry, arch), grid, block, structure, shared_bytes))
 
     return handle

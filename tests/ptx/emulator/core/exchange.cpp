@@ -139,7 +139,14 @@ void elect(Warp& warp, const Instruction& i, u32 mask) {
   warp.predicates_defined[i.slot[1]] |= mask;
 }
 
-void warp_barrier(Warp& warp, const Instruction&, u32) { warp.sync++; }
+// Lanes that meet here may name different groups of lanes: each group waits for its own.
+void warp_barrier(Warp& warp, const Instruction& i, u32 mask) {
+  for (u32 left = mask, group; left; left &= ~group) {
+    u32 members = i.members < 0 ? ALL_LANES : (u32)warp.reg(i.members)[__builtin_ctz(left)];
+    group = left & (members | 1u << __builtin_ctz(left));
+    synchronise(warp, group);
+  }
+}
 
 void active_mask(Warp& warp, const Instruction& i, u32 mask) {
   each_lane(mask, [&](int lane) { warp.reg(i.slot[0])[lane] = mask; });

@@ -19,6 +19,7 @@ void load_matrix(Warp&, const Instruction&, u32);
 void store_matrix(Warp&, const Instruction&, u32);
 void move_matrix(Warp&, const Instruction&, u32);
 void multiply(Warp&, const Instruction&, u32);
+void fence_wgmma(Warp&, const Instruction&, u32);
 void warpgroup_multiply(Warp&, const Instruction&, u32);
 void shuffle(Warp&, const Instruction&, u32);
 void vote(Warp&, const Instruction&, u32);

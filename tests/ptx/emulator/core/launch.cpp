@@ -76,7 +76,8 @@ static void start_warp(Cta& cta, u32 id, u32 threads) {
   for (u32 slot : program.implicit_definitions) warp.origin[slot] = 1;
   warp.clock.assign(cta.warps.size(), 0);
   warp.clock[id] = 1;
-  warp.sync = 1;
+  warp.sync = warp.whole_sync = 1;
+  if (program.has_wgmma) warp.written.assign(program.registers, 0);
   warp.local.assign((size_t)program.local_bytes * LANES, 0xcd);
   warp.local_defined.assign(warp.local.size(), 0);
 }
@@ -92,7 +93,7 @@ static void run_one(Machine& machine, u32 number) {
   cta.shared.assign(SHARED_BASE + machine.program->shared_bytes + machine.dynamic_shared, 0xcd);
   cta.warps.resize((threads + LANES - 1) / LANES);
   cta.cells.assign(cta.shared.size() / machine.program->shared_cell + 1, SharedCell{});
-  cta.reads.assign(machine.races ? cta.cells.size() * cta.warps.size() : 0, 0);
+  cta.reads.assign(machine.races ? cta.cells.size() * cta.warps.size() : 0, Reads{});
   for (u32 id = 0; id < cta.warps.size(); id++) start_warp(cta, id, threads);
   run_cta(cta);
   for (auto entry = machine.releases.begin(); entry != machine.releases.end();)  // shared addresses die with the CTA
@@ -132,6 +133,8 @@ Program* core_program(const s64* records, u64 count, const s32* slots, u64 slot_
   for (u64 k = 0; k < constant_predicate_count; k++)
     program->constant_predicates.push_back({(u32)constant_predicates[2 * k], constant_predicates[2 * k + 1] != 0});
   for (u64 k = 0; k < special_count; k++) program->specials.push_back({(u32)specials[2 * k], (u32)specials[2 * k + 1]});
+  program->has_wgmma = std::any_of(program->code.begin(), program->code.end(),
+                                   [](const Instruction& i) { return i.handler == handler::warpgroup_multiply; });
   program->implicit_definitions.assign(implicit, implicit + implicit_count);
   return program;
 }

@@ -39,6 +39,7 @@ struct Program {
   std::vector<s32> slots;
   std::vector<s64> values;
   u32 registers, predicates;
+  bool has_wgmma;
   std::vector<std::pair<u32, u64>> constants;  // register, value in every lane
   std::vector<std::pair<u32, bool>> constant_predicates;
   std::vector<std::pair<u32, u32>> specials;  // register, number in vocabulary.py: SPECIALS
@@ -74,6 +75,10 @@ struct SharedCell {
   bool initialised, pending, strong, undefined;
 };
 
+struct Reads {  // of a cell by a warp: by which lanes, and when
+  u32 clock, sync, lanes;
+};
+
 struct AsyncCopy {
   u32 lane, group, destination, bytes, source_bytes, line;
   u64 source;
@@ -102,11 +107,15 @@ struct Warp {
   std::vector<u32> predicates, predicates_defined;
   u32 carry;
   std::vector<u32> clock;        // vector clock over the warps of the CTA
-  u32 sync;                      // counts warp-wide synchronisations
+  u32 sync, whole_sync;          // counts synchronisations of lanes; the last one of the whole warp
+  // [lane * LANES + other]: up to which count `lane` is behind what `other` did; empty until a part of the warp syncs
+  std::vector<u32> known_sync;
   std::vector<u32> fence_clock;  // the clock at the last fence, empty: no fence yet
   std::vector<AsyncCopy> copies;
   std::array<u32, LANES> copy_group;
   std::vector<u32> pending_registers;  // accumulators of wgmma in flight
+  std::vector<u64> written;            // per register: `executed` when an instruction wrote it; empty without wgmma
+  u64 fenced;                          // `executed` at the last wgmma.fence
   std::vector<u8> local, local_defined;
   u64 executed;
 
@@ -119,7 +128,7 @@ struct Cta {
   u32 number, x, y, z;
   std::vector<u8> shared;
   std::vector<SharedCell> cells;
-  std::vector<u64> reads;  // per cell and warp: clock << 32 | sync << 8 | lane + 1, 255: several lanes
+  std::vector<Reads> reads;  // per cell and warp
   std::vector<Warp> warps;
   Knowledge acquired;
   u64 progress;  // changes of memory, barriers passed, lanes gone: a spinning CTA makes none
@@ -186,6 +195,7 @@ void global_access(Warp&, u32 lane, Buffer&, u64 offset, u32 size, const u8* byt
 void acquire(Warp&, u64 address);
 void release(Warp&, u64 address, bool fenced_only);
 void fence(Warp&);
+void synchronise(Warp&, u32 lanes);  // orders what these lanes did before against what they do after
 // async.cpp
 void leave_with_copies(Warp&, u32 mask);
 // schedule.cpp

@@ -244,6 +244,17 @@ static float shared_element(Warp& warp, u64 descriptor, u32 row, u32 k, bool tra
   return value;
 }
 
+// wgmma.fence: what was written to registers before it is what a wgmma after it sees.
+void fence_wgmma(Warp& warp, const Instruction&, u32) { warp.fenced = warp.executed; }
+
+static void require_fence(Warp& warp, const Instruction& i, s32 slot, const char* use) {
+  if (warp.fenced && warp.written[slot] <= warp.fenced) return;
+  warp.cta->machine->report(Finding::missing_fence, warp, 0, i.line, [&] {
+    return warp.fenced ? std::string(use) + " of wgmma was written after the last wgmma.fence"
+                       : std::string("the first wgmma of the warp comes before any wgmma.fence");
+  });
+}
+
 // wgmma: slots d registers, a (4 registers or a descriptor), descriptor of b, scale-d predicate.
 // values: n, k, operand type, a in registers, a negated, b negated, a transposed, b transposed, d is f16.
 // Each warp computes its own 16 of the 64 rows.
@@ -255,7 +266,10 @@ void warpgroup_multiply(Warp& warp, const Instruction& i, u32) {
   static thread_local float a[16][64], b[64][256];
   const s32* slot = i.slot + d_count;
   if (from_registers) {
-    for (int k = 0; k < 4; k++) require_defined(warp, slot[k], ALL_LANES, "an operand of wgmma");
+    for (int k = 0; k < 4; k++) {
+      require_defined(warp, slot[k], ALL_LANES, "an operand of wgmma");
+      require_fence(warp, i, slot[k], "an operand");
+    }
     read_fragment(warp, slot, 4, type, true, [&](int row, int k, auto x) { a[row][k] = (float)x; });
     slot += 4;
   } else {
@@ -275,6 +289,7 @@ void warpgroup_multiply(Warp& warp, const Instruction& i, u32) {
   float sign = i.value[4] == i.value[5] ? 1.f : -1.f;
   for (int reg = 0; reg < d_count; reg++) {
     s32 to = i.slot[reg];
+    require_fence(warp, i, to, "an accumulator");
     if (accumulate && warp.origin[to] != PENDING_WGMMA) require_defined(warp, to, ALL_LANES, "an accumulator of wgmma");
     for (int lane = 0; lane < LANES; lane++) {
       u64 bits = warp.reg(to)[lane], result = 0;

@@ -8,8 +8,6 @@
 
 namespace ptx {
 
-constexpr u8 SEVERAL_LANES = 255;
-
 static void report_race(Warp& warp, u32 lane, const char* what, const std::string& place, const std::string& other) {
   warp.cta->machine->report(Finding::race, warp, lane, warp.instruction().line, [&] {
     return std::string(what) + " at " + place + " without synchronisation with " + other;
@@ -27,7 +25,34 @@ static std::string thread_name(u32 warp, u32 lane) {
 // Whether a write of a thread of this CTA, recorded in a cell, happened before what `lane` does now.
 static bool ordered(Warp& warp, u32 lane, u32 other_warp, u32 clock, u32 other_lane, u32 sync) {
   if (other_warp != warp.id) return warp.clock[other_warp] >= clock;
-  return other_lane == lane || sync < warp.sync;
+  if (other_lane == lane || sync < warp.whole_sync) return true;
+  return !warp.known_sync.empty() && sync < warp.known_sync[lane * LANES + other_lane];
+}
+
+// Those of `lanes` whose accesses are not ordered before what `lane` does now.
+static u32 unordered(Warp& warp, u32 lane, u32 lanes, u32 sync) {
+  if (sync < warp.whole_sync) return 0;
+  u32 found = 0;
+  for (u32 other = 0; other < LANES; other++)
+    if ((lanes >> other & 1) && !ordered(warp, lane, warp.id, 0, other, sync)) found |= 1u << other;
+  return found;
+}
+
+void synchronise(Warp& warp, u32 lanes) {
+  warp.sync++;
+  if ((lanes & warp.alive) == warp.alive) {
+    warp.whole_sync = warp.sync;
+    return;
+  }
+  if (warp.known_sync.empty()) warp.known_sync.assign(LANES * LANES, 0);
+  std::array<u32, LANES> known{};
+  for (u32 other = 0; other < LANES; other++)
+    for (u32 lane = 0; lane < LANES; lane++)
+      if (lanes >> lane & 1) known[other] = std::max(known[other], warp.known_sync[lane * LANES + other]);
+  for (u32 lane = 0; lane < LANES; lane++)
+    if (lanes >> lane & 1) known[lane] = warp.sync;
+  for (u32 lane = 0; lane < LANES; lane++)
+    if (lanes >> lane & 1) std::copy(known.begin(), known.end(), &warp.known_sync[lane * LANES]);
 }
 
 bool shared_read(Warp& warp, u32 lane, u64 address, u32 size, Use use) {
@@ -51,15 +76,11 @@ bool shared_read(Warp& warp, u32 lane, u64 address, u32 size, Use use) {
     }
     if (cell.undefined) defined = false;
     if (!machine.races || use.strong) continue;
-    u64& record = cta.reads[index * cta.warps.size() + warp.id];
-    u32 stamp =
-        use.collective ? 0 : lane + 1;  // ldmatrix reads for the warp as one: nothing of it races inside the warp
-    u64 now = (u64)warp.clock[warp.id] << 32 | (u64)(warp.sync & 0xffffff) << 8;
-    if (record >> 8 == now >> 8 && (record & 255) && stamp && (record & 255) != stamp)
-      stamp = SEVERAL_LANES;
-    else if (record >> 8 == now >> 8 && !stamp)
-      stamp = record & 255;
-    record = now | stamp;
+    Reads& record = cta.reads[index * cta.warps.size() + warp.id];
+    // ldmatrix reads for the warp as one: nothing of it races inside the warp
+    u32 lanes = use.collective ? 0 : 1u << lane;
+    if (record.clock == warp.clock[warp.id]) lanes |= unordered(warp, lane, record.lanes, record.sync);
+    record = {warp.clock[warp.id], warp.sync, lanes};
   }
   return defined;
 }
@@ -84,15 +105,11 @@ static void check_shared_write(Warp& warp, u32 lane, u64 address, u32 size, cons
         !ordered(warp, lane, cell.warp, cell.clock, cell.lane, cell.sync))
       report_race(warp, lane, "write", shared_place(start), "the write of " + thread_name(cell.warp, cell.lane));
     for (u32 other = 0; other < cta.warps.size(); other++) {
-      u64 record = cta.reads[index * cta.warps.size() + other];
-      if (!record) continue;
-      u32 reader = record & 255;
-      bool races;
-      if (other != warp.id)
-        races = (record >> 32) > warp.clock[other];
-      else
-        races = reader && reader != lane + 1 && (record >> 32) == warp.clock[other] &&
-                (record >> 8 & 0xffffff) == (warp.sync & 0xffffff);
+      const Reads& record = cta.reads[index * cta.warps.size() + other];
+      if (!record.clock) continue;
+      bool races = other != warp.id ? record.clock > warp.clock[other]
+                                    : record.clock == warp.clock[other] &&
+                                          unordered(warp, lane, record.lanes, record.sync) != 0;
       if (races && !equal) {
         report_race(warp, lane, "write", shared_place(start), "a read by warp " + std::to_string(other));
         break;

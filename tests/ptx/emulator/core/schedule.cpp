@@ -318,7 +318,7 @@ static bool release_barrier(Cta& cta, u32 barrier, std::vector<Arrival>& arrival
     warp->clock = clock;
     warp->clock[warp->id]++;
     warp->fence_clock = fence_clock;
-    warp->sync++;
+    synchronise(*warp, ALL_LANES);
     warp->waiting = false;
     warp->pc++;
     if (warp->mask != warp->alive) {

@@ -59,6 +59,7 @@ enum class Finding : u8 {
   readonly_write,
   race,
   pending_async_access,
+  missing_fence,
   barrier_divergence,
   deadlock
 };

@@ -9,6 +9,7 @@ void define(Warp& warp, s32 slot, u32 mask, u32 defined, u32 origin) {
   if (slot < 0) return;
   warp.defined[slot] = (warp.defined[slot] & ~mask) | (defined & mask);
   if (mask & ~defined) warp.origin[slot] = origin;
+  if (!warp.written.empty()) warp.written[slot] = warp.executed;
 }
 
 static bool report_special(Warp& warp, s32 slot, u32 mask, u32 line) {

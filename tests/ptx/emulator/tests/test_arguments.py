@@ -129,23 +129,6 @@ def test_launch_sizes(grid, block, named):
         run(kernel(""), None, grid=grid, block=block)
 
 
-def test_launch_bounds_of_the_kernel():
-    required = kernel("").replace(")\n{", ")\n.reqntid 64\n{")
-    run(required, None, block=64).assert_clean()
-    with pytest.raises(ValueError, match="requires"):
-        run(required, None, block=32)
-    with pytest.raises(ValueError, match="at most 64"):
-        run(kernel("").replace(")\n{", ")\n.maxntid 64, 1, 1\n{"), None, block=65)
-
-
-def test_more_shared_memory_than_the_chip_has():
-    run(kernel(""), None, dynamic_shared=227 * 1024).assert_clean()
-    with pytest.raises(ValueError, match="needs 166913 bytes of shared memory, sm_80 has 166912"):
-        run(kernel("").replace("sm_90a", "sm_80"), None, dynamic_shared=163 * 1024 + 1)
-    with pytest.raises(ValueError, match="dynamic_shared"):
-        run(kernel(""), None, dynamic_shared=-1)
-
-
 @pytest.mark.parametrize(
     ("readonly", "error"), [([1], ValueError), ([torch.zeros(1)], ValueError), (["x"], TypeError), ([True], TypeError)]
 )

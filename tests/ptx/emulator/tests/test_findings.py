@@ -379,3 +379,87 @@ def test_findings_name_everything():
     assert finding.count == 56
     with pytest.raises(AssertionError, match="out_of_bounds in k, line"):
         launch(text, torch.zeros(4, dtype=torch.int32)).assert_clean()
+
+
+# lanes 0 to 15 store, lanes 16 to 31 store; then each lane reads the slot of the lane that XOR names
+HALVES = (
+    THREAD
+    + SLOT
+    + "  setp.lt.u32 %p1, %r1, 16;\n  selp.b32 %r8, 0xffff, 0xffff0000, %p1;\n  st.shared.u32 [%r4], %r1;\n"
+    + "  {barrier}\n  xor.b32 %r5, %r4, {distance};\n  ld.shared.u32 %r6, [%r5];\n  st.global.u32 [%rd3], %r6;"
+)
+
+
+@pytest.mark.parametrize(
+    ("barrier", "distance", "clean"),
+    [
+        ("bar.warp.sync %r8;", 4, True),  # the neighbour is in the same half
+        ("bar.warp.sync %r8;", 64, False),  # lane ^ 16 is in the other half
+        ("bar.warp.sync -1;", 64, True),
+    ],
+)
+def test_a_part_of_a_warp_that_synchronises_orders_only_itself(barrier, distance, clean):
+    text = kernel(HALVES.format(barrier=barrier, distance=distance), declarations=SHARED)
+    if clean:
+        launch(text, poisoned(32, torch.int32)).assert_clean()
+    else:
+        expect(text, "race", "ld.shared", poisoned(32, torch.int32))
+
+
+def test_order_is_handed_from_part_to_part_of_a_warp():
+    """Lane 0 meets lanes 0 to 15, then lane 0 meets lane 16, then lane 16 meets lanes 16 to 31."""
+    chain = "bar.warp.sync %r8;\n  @%p2 bar.warp.sync 0x10001;\n  bar.warp.sync %r8;"  # %p2: lanes 0 and 16
+    head = "  and.b32 %r9, %r1, 15;\n  setp.eq.u32 %p2, %r9, 0;\n"
+    text = kernel(HALVES.format(barrier=head + "  " + chain, distance=64), declarations=SHARED)
+    launch(text, poisoned(32, torch.int32)).assert_clean()
+    without = text.replace("  @%p2 bar.warp.sync 0x10001;\n", "")
+    assert launch(without, poisoned(32, torch.int32)).kinds == {"race"}
+
+
+def test_a_write_after_reads_of_another_part_of_the_warp():
+    body = (
+        SLOT.replace("%r4, %r2, %r3", "%r4, %r2, 0")
+        + "  setp.lt.u32 %p1, %r1, 16;\n  st.shared.u32 [%r4], 7;\n  bar.warp.sync -1;\n  ld.shared.u32 %r6, [%r4];\n"
+        + "  {barrier}\n  setp.eq.u32 %p3, %r1, 3;\n  @%p3 st.shared.u32 [%r4], 8;"
+    )
+    head = "  mov.u32 %r1, %tid.x;\n"
+    whole = kernel(head + body.format(barrier="bar.warp.sync -1;"), declarations=SHARED)
+    launch(whole, torch.zeros(1)).assert_clean()
+    part = kernel(head + body.format(barrier="@%p1 bar.warp.sync 0xffff;"), declarations=SHARED)
+    expect(part, "race", "@%p3 st.shared", torch.zeros(1))
+
+
+WGMMA = "  wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {{%f0, %f1, %f2, %f3}}, {a}, %rd5, 1, 1, 1{more};\n"
+WGMMA_FROM_SHARED = WGMMA.format(a="%rd5", more=", 0, 0")
+WGMMA_FROM_REGISTERS = WGMMA.format(a="{%r10, %r11, %r12, %r13}", more=", 0")
+WGMMA_DONE = "  wgmma.commit_group.sync.aligned;\n  wgmma.wait_group.sync.aligned 0;\n"
+FENCE = "  wgmma.fence.sync.aligned;\n"
+ACCUMULATORS = "".join(f"  mov.f32 %f{k}, 0f00000000;\n" for k in range(4))
+FRAGMENTS = "".join(f"  mov.b32 %r{k}, 0;\n" for k in range(10, 14))
+
+
+def warpgroup(body):
+    """Four warps, a tile of zeros in shared memory, %rd5 its descriptor."""
+    head = (
+        "  mov.u32 %r1, %tid.x;\n  mov.u32 %r2, tile;\n  shl.b32 %r3, %r1, 4;\n  add.u32 %r4, %r2, %r3;\n"
+        "  st.shared.v4.b32 [%r4], {0, 0, 0, 0};\n  bar.sync 0;\n  fence.proxy.async;\n"
+        "  cvt.u64.u32 %rd4, %r2;\n  shr.u64 %rd4, %rd4, 4;\n  or.b64 %rd5, %rd4, 0x80010000;\n"
+    )
+    return kernel(head + body, declarations=".shared .align 128 .b8 tile[4096];")
+
+
+@pytest.mark.parametrize(
+    ("body", "clean"),
+    [
+        (ACCUMULATORS + FENCE + WGMMA_FROM_SHARED + WGMMA_DONE, True),
+        (ACCUMULATORS + FENCE + WGMMA_FROM_SHARED + WGMMA_DONE + WGMMA_FROM_SHARED + WGMMA_DONE, True),
+        (ACCUMULATORS + WGMMA_FROM_SHARED + WGMMA_DONE, False),
+        (FENCE + ACCUMULATORS + WGMMA_FROM_SHARED + WGMMA_DONE, False),
+        (ACCUMULATORS + FENCE + FRAGMENTS + WGMMA_FROM_REGISTERS + WGMMA_DONE, False),
+        (ACCUMULATORS + FRAGMENTS + FENCE + WGMMA_FROM_REGISTERS + WGMMA_DONE, True),
+    ],
+)
+def test_a_wgmma_sees_only_registers_written_before_a_fence(body, clean):
+    report = launch(warpgroup(body), torch.zeros(1), block=128)
+    assert report.kinds == (set() if clean else {"missing_fence"}), [str(f) for f in report.findings]
+    assert all("wgmma.mma_async" in finding.instruction for finding in report.findings)

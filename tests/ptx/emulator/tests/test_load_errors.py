@@ -62,6 +62,12 @@ from .snippets import HEADER, kernel
         ("mov.u16 %h1, 70000;", "70000"),
         ("call.uni helper, ();", "call"),
         ("ld.global.f32 %f1, %rd1;", "address"),
+        (
+            "cp.async.bulk.tensor.2d.shared::cta.global.tile [%r1], [%rd1, {%r2, %r3}], [%r4];",
+            "cp.async.bulk.tensor.2d",
+        ),
+        ("@%p1 cp.async.bulk.tensor.1d.global.shared::cta.bulk_group [%rd1, {%r2}], [%r3];", "cp.async.bulk.tensor.1d"),
+        ("tex.1d.v4.f32.s32 {%f0, %f1, %f2, %f3}, [a, {%r1}];", "tex"),
         ("@%r1 add.u32 %r1, %r1, 1;", "guard"),
     ],
 )

@@ -1,0 +1,132 @@
+"""What the columns of tables and the keys of JSON objects mean for an utterance, whatever they are called."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ALIASES = {
+    "start": ("start", "begin", "onset", "starttime", "begintime", "timestart", "tmin", "xmin", "from"),
+    "end": ("end", "stop", "offset", "endtime", "stoptime", "timeend", "tmax", "xmax", "to"),
+    "duration": ("duration", "dur", "length"),
+    "speaker": ("speaker", "speakername", "speakerid", "participant", "who", "name", "actor"),
+    "text": ("text", "utterance", "transcript", "transcription", "sentence", "words", "content"),
+    "label": ("label", "emotion", "emotionlabel", "class", "category", "affect", "sentiment"),
+    "id": ("id", "utteranceid", "uttid", "segmentid"),
+}
+"""Field of an utterance -> names it goes by, the preferred first; case, spaces and punctuation do not matter."""
+UNITS = {"milliseconds": 1e-3, "msec": 1e-3, "ms": 1e-3, "seconds": 1.0, "sec": 1.0, "s": 1.0}
+"""What the name of a column of times may end with -> seconds."""
+
+
+@dataclass
+class Row:
+    """An utterance as a transcript has it, before it is checked.
+
+    Attributes:
+        number: Of its line, or of its place among others.
+        start, end: Seconds, or text such as 00:01:02,5.
+        speaker, text, label, id: Empty where unknown.
+    """
+
+    number: int
+    start: str | float | None
+    end: str | float | None
+    speaker: str = ""
+    text: str = ""
+    label: str = ""
+    id: str = ""
+
+
+@dataclass
+class Fields:
+    """Which column holds which field.
+
+    Attributes:
+        columns: Field -> its column.
+        unused: Columns without a meaning here.
+        units: Field of times -> seconds in its unit, where its column says so.
+    """
+
+    columns: dict[str, str]
+    unused: list[str]
+    units: dict[str, float]
+
+    @classmethod
+    def find(cls, names: Iterable[str]) -> "Fields":
+        named: dict[str, tuple[int, str]] = {}
+        unused: list[str] = []
+        units: dict[str, float] = {}
+        for name in names:
+            field, rank, unit = _meaning(name)
+            if field is None or (field in named and named[field][0] <= rank):
+                unused.append(name)
+                continue
+            if field in named:
+                unused.append(named[field][1])
+            named[field], units[field] = (rank, name), unit
+        if "duration" in named and "end" in named:
+            unused.append(named.pop("duration")[1])
+        return cls({field: name for field, (_, name) in named.items()}, [name for name in unused if name], units)
+
+    @property
+    def timed(self) -> bool:
+        return "start" in self.columns and ("end" in self.columns or "duration" in self.columns)
+
+    def row(self, number: int, cells: Mapping[str, Any]) -> Row:
+        """The utterance of these cells; a time that cannot be read stays text."""
+
+        def text(field: str) -> str:
+            value = cells.get(self.columns.get(field, ""))
+            return "" if value is None else str(value).strip()
+
+        def time(field: str) -> float | str:
+            try:
+                return seconds(text(field), field) * self.units[field]
+            except ValueError:
+                return text(field)
+
+        start = time("start")
+        end = time("duration" if "duration" in self.columns else "end")
+        if "duration" in self.columns and isinstance(start, float) and isinstance(end, float):
+            end += start
+        return Row(number, start, end, text("speaker"), text("text"), text("label"), text("id"))
+
+
+_CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:[.,]\d*)?(?:[eE][+-]?\d{1,3})?)")
+
+
+def seconds(cell: str | float | None, field: str) -> float:
+    """Seconds, of seconds or [hours:]minutes:seconds.
+
+    Raises:
+        ValueError: Something else, or a number that is not finite.
+    """
+    text = cell.strip() if isinstance(cell, str) else "" if cell is None else repr(float(cell))
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{field}: expected seconds or hours:minutes:seconds, got {cell!r}")
+    hours, minutes, rest = match.groups()
+    total = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(rest.replace(",", "."))
+    if not total < 1e9:
+        raise ValueError(f"{field}: expected seconds or hours:minutes:seconds, got {text[:20]!r}")
+    return total
+
+
+def is_label(name: str) -> bool:
+    """Whether a tier of this name holds labels: "emotion", "Ann_emotion", "label@Ann"."""
+    return any(part in ALIASES["label"] for part in re.split(r"[\W_]+", name.lower()))
+
+
+def _meaning(name: str) -> tuple[str | None, int, float]:
+    """Field of a column, how far behind the preferred name it stands, and seconds in its unit."""
+    plain = re.sub(r"[\W_]+", "", name.lower())
+    for field, names in ALIASES.items():
+        if plain in names:
+            return field, names.index(plain), 1.0
+    for unit, value in UNITS.items():
+        bare = plain.removesuffix(unit)
+        for field in ("start", "end", "duration"):
+            if bare != plain and bare in ALIASES[field]:
+                return field, ALIASES[field].index(bare), value
+    return None, 0, 1.0

@@ -1,0 +1,64 @@
+"""What speech recognisers write: JSON of Whisper, WhisperX and their kind, and JSON lines of utterances."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from amuse.data.delimited import read_text
+from amuse.data.fields import Fields, Row
+from amuse.data.problems import Problem, ProblemHandler
+
+LISTS = ("segments", "utterances", "turns", "results", "transcript")
+"""Keys under which a JSON object may hold its utterances, the first one that is a list."""
+TECHNICAL = {
+    *("seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "words", "chars"),
+    *("confidence", "score", "channel"),
+}
+"""Keys of an utterance that say nothing about it here."""
+
+
+def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
+    """One JSON object a line."""
+    objects = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            objects.append((number, _parsed(line)))
+    return _rows(objects, path, "line", report)
+
+
+def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
+    """A JSON list of objects, or an object that holds one under `segments` (Whisper, WhisperX) or a name like it.
+
+    Raises:
+        ValueError: Not JSON, or without such a list.
+    """
+    content = _parsed(read_text(path))
+    if isinstance(content, dict):
+        key = next((key for key in LISTS if isinstance(content.get(key), list)), None)
+        content = None if key is None else content[key]
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a JSON list of utterances, or an object with one under {', '.join(LISTS)}")
+    return _rows(list(enumerate(content, 1)), path, "entry", report)
+
+
+def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> Iterator[Row]:
+    keys = dict.fromkeys(key for _, each in objects if isinstance(each, dict) for key in each if key not in TECHNICAL)
+    fields = Fields.find(keys)
+    if objects and not fields.timed:
+        raise ValueError(f"{path}: expected objects with start and end, got the keys {', '.join(keys)[:200] or 'none'}")
+    if fields.unused:
+        report(Problem("unused", path.name, f"keys: {', '.join(fields.unused)[:200]}"))
+    for number, each in objects:
+        place = f"{path.name}, {what} {number}"
+        if not isinstance(each, dict):
+            report(Problem("bad_row", place, "expected a JSON object with start and end"))
+            continue
+        yield fields.row(number, {key: value for key, value in each.items() if not isinstance(value, dict | list)})
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

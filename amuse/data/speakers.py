@@ -1,0 +1,62 @@
+"""Who speaks a line of subtitles: `Ann: words`, `[Ann]: words`, `- Ann: words`, `Ann (angry): words`, `Ann : mots`."""
+
+import re
+import unicodedata
+from itertools import pairwise
+from typing import NamedTuple
+
+LONGEST_NAME = 4
+"""Words before a colon that can be a name; more of them are what is said."""
+_QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00a0": " ", "\u202f": " "})
+# letters with their combining marks, which \w lacks: Devanagari, Tamil, Bengali, Thai
+_NAME = r"[^\W\d_][^:\uff1a()\[\]!?;,\u201c\u201d\"<>{}]{0,40}?"
+_NAMED = re.compile(
+    rf"(?:\[(?P<bracketed>{_NAME})\]|(?P<name>{_NAME}))"
+    r"(?P<remarks>(?:\s*\([^()]{1,40}\))*)\s*(?::(?=\s|$)|\uff1a)\s*(?P<words>.*)",
+    re.DOTALL,
+)
+_DIARIZED = re.compile(r"\[?(?P<name>SPEAKER_\d+)\]?\s*[:\uff1a]?\s+(?P<words>.*)", re.DOTALL)
+_REMARK = re.compile(r"\(([^()]*)\)")
+# voice over, off screen, off camera, continued: about the picture, not about the speaker
+_STAGE = re.compile(
+    r"v\.?\s*o\.?|o\.?\s*[sc]\.?|cont(['\u2019]?d|inued)\.?|off([- ]?(screen|camera))?|voice[- ]?over", re.I
+)
+_DASH = re.compile(r"^\s*[-\u2010-\u2015]\s*")
+
+
+class Said(NamedTuple):
+    """Words and, where they are told, their speaker and label; empty otherwise."""
+
+    speaker: str
+    label: str
+    words: str
+
+
+def speaker_name(name: str) -> str:
+    """One spelling of a name: composed characters, straight apostrophes, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).translate(_QUOTES).split())
+
+
+def said(lines: list[str]) -> list[Said]:
+    """Who says what in the lines of one subtitle; several speakers where each has a line with a dash and a name."""
+    lines = [line.strip() for line in lines if line.strip()]
+    parts = [_one(_DASH.sub("", line)) for line in lines]
+    begins = [i for i, line in enumerate(lines) if _DASH.match(line)]
+    if len(begins) > 1 and begins[0] == 0 and all(parts[i].speaker for i in begins):
+        edges = (*begins, len(lines))
+        return [_one(_DASH.sub("", " ".join(lines[a:b]))) for a, b in pairwise(edges)]
+    return [_one(_DASH.sub("", " ".join(lines)) if len(begins) == 1 else " ".join(lines))]
+
+
+def _one(words: str) -> Said:
+    match = _NAMED.fullmatch(words)
+    if match is not None:
+        name = match["bracketed"] or match["name"]
+        if len(name.split()) <= LONGEST_NAME:
+            remarks = (remark.strip() for remark in _REMARK.findall(match["remarks"]))
+            labels = [remark for remark in remarks if remark and not _STAGE.fullmatch(remark)]
+            # several remarks are no single label; they stay with the words
+            kept = "".join(f"({label}) " for label in labels) if len(labels) > 1 else ""
+            return Said(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
+    match = _DIARIZED.fullmatch(words)
+    return Said("", "", words) if match is None else Said(match["name"], "", match["words"].strip())

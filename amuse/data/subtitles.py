@@ -1,0 +1,116 @@
+"""Subtitles: SubRip and WebVTT as people write them, and what pysubs2 reads (ASS, SSA, TTML, SAMI, MicroDVD).
+
+pysubs2 reads SubRip and WebVTT too, but takes a last line of digits for the number of the next subtitle, and WebVTT's
+notes and names of cues for words.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from amuse.data.delimited import read_text
+from amuse.data.fields import Row
+from amuse.data.problems import Problem, ProblemHandler
+from amuse.data.speakers import Said, said
+
+SUBRIP, WEBVTT = ".srt", ".vtt"
+OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml", ".sami": "sami", ".smi": "sami"}
+"""Suffix -> what pysubs2 calls the format."""
+_TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
+_ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
+_MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
+_BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)\b")
+
+
+def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
+    """The subtitles of a file in its order, with a speaker and a label where the words name them.
+
+    Raises:
+        ValueError: Not one subtitle, not UTF-8 or UTF-16, or a format that needs pysubs2, which is not installed.
+    """
+    text = read_text(path)
+    if path.suffix.lower() in OTHERS:
+        yield from _foreign(path, text)
+        return
+    lines = text.splitlines()
+    arrows = [number for number, line in enumerate(lines) if "-->" in line]
+    if not any(_ARROW.fullmatch(lines[number]) for number in arrows):
+        raise ValueError(f"{path}: expected subtitles with times such as 00:00:01,000 --> 00:00:02,500, got none")
+    cues = _webvtt(lines, arrows, path, report) if path.suffix.lower() == WEBVTT else _subrip(lines, arrows)
+    if path.suffix.lower() == SUBRIP:
+        before = [line for line in lines[: arrows[0]] if line.strip() and not line.strip().isdecimal()]
+        if before:
+            report(Problem("unused", f"{path.name}, line 1", f"text before the first times: {' '.join(before)[:60]!r}"))
+    for number, words in cues:
+        match = _ARROW.fullmatch(lines[number])
+        # the line itself is named by who checks the times
+        start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
+        for part in _spoken(words):
+            yield Row(number + 1, start, end, part.speaker, part.words, part.label)
+
+
+def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str]]]:
+    """Line of the times, and the lines of words below, without the number of the next subtitle."""
+    numbered = any(line.strip().isdecimal() for line in lines[: arrows[0]])
+    last = next((int(line) for line in lines[: arrows[0]] if line.strip().isdecimal() and len(line) < 10), 0)
+    for number, following in zip(arrows, [*arrows[1:], None], strict=True):
+        words = lines[number + 1 : following]
+        filled = [i for i, line in enumerate(words) if line.strip()]
+        if following is not None and numbered and filled:
+            digits = words[filled[-1]].strip()
+            apart = filled[-1] == 0 or not words[filled[-1] - 1].strip()
+            if digits.isdecimal() and len(digits) < 10 and (apart or int(digits) == last + 1):
+                last, words = int(digits), words[: filled[-1]]
+        yield number, words
+
+
+def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHandler) -> Iterator[tuple[int, list[str]]]:
+    """Line of the times, and the lines of words up to the next empty one."""
+    marked = set(arrows)
+    place = 0
+    while place < len(lines):
+        stop = next((i for i in range(place, len(lines)) if not lines[i].strip()), len(lines))
+        block = range(place, stop)
+        times = [i for i in block if i in marked]
+        for begin, end in pairwise((*times, stop)):
+            yield begin, lines[begin + 1 : end]
+        if block and not times and not _BLOCK.match(lines[place]):
+            message = f"text without times: {' '.join(lines[place:stop])[:60]!r}"
+            report(Problem("bad_row", f"{path.name}, line {place + 1}", message))
+        place = stop + 1
+
+
+def _foreign(path: Path, text: str) -> Iterator[Row]:
+    try:
+        import pysubs2
+    except ImportError:
+        raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
+    try:
+        events = pysubs2.SSAFile.from_string(text, format_=OTHERS[path.suffix.lower()]).events
+    except (pysubs2.Pysubs2Error, ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"{path}: not subtitles: {error!r}") from None
+    events = [event for event in events if not event.is_comment]
+    if not events:
+        raise ValueError(f"{path}: expected subtitles, got none")
+    for number, event in enumerate(events, 1):
+        for part in _spoken(event.plaintext.splitlines()):
+            yield Row(number, event.start / 1000, event.end / 1000, event.name or part.speaker, part.words, part.label)
+
+
+def _spoken(lines: list[str]) -> list[Said]:
+    """What is said, without markup; a WebVTT voice is a speaker."""
+    text = "\n".join(lines)
+    voices = list(_VOICE.finditer(text))
+    if not voices:
+        return said([_plain(line) for line in lines])
+    parts = [Said("", "", _plain(text[: voices[0].start()]))] if _plain(text[: voices[0].start()]) else []
+    for voice, stop in zip(voices, [*(v.start() for v in voices[1:]), len(text)], strict=True):
+        parts.append(Said(_plain(voice[1]), "", _plain(text[voice.end() : stop])))
+    return parts
+
+
+def _plain(text: str) -> str:
+    return " ".join(html.unescape(_MARKUP.sub("", text)).split())
