@@ -95,12 +95,15 @@ def test_words_without_a_sound_are_heard(monkeypatch):
     """Their features are those of the run's text encoder, with the context that it reads in training."""
     read = []
 
-    def encode_text(conversations, *arguments, modality, **options):
-        read.append([u.text for u in conversations.utterances()])
-        features = {u.id: torch.full((3, 24), float(len(u.text))) for u in conversations.utterances()}
-        return conversations.with_features(modality, 24, features)
+    class Reader:
+        def __init__(self, config, device):
+            self.config = config
 
-    monkeypatch.setattr("amuse.data.load.encode_text", encode_text)
+        def __call__(self, words):
+            read.append([entry.text for entry in words])
+            return torch.full((3, 24), float(len(words[-1].text)))
+
+    monkeypatch.setattr("amuse.inference.streaming.WordReader", Reader)
     torch.manual_seed(0)
     config = ModelConfig(d_model=16, num_heads=2, man_layers=1, temporal="attention", causal=True)
     model = Amuse(config, DataSpec({"text": 24, "audio": 4}, ["calm", "angry"])).eval()
