@@ -38,7 +38,9 @@ class PretrainedEncoder(nn.Module):
         if trained_layers is not None:
             if not layers or not 0 <= trained_layers <= len(layers):
                 depth = f"{len(layers)} layers" if layers else "an encoder without a list of layers"
-                raise ValueError(f"encoder_layers: expected a number of layers to train of {depth}, got {trained_layers}")
+                raise ValueError(
+                    f"encoder_layers: expected a number of layers to train of {depth}, got {trained_layers}"
+                )
             self.model.requires_grad_(False)
             for layer in layers[len(layers) - trained_layers :]:
                 layer.requires_grad_(True)
