@@ -21,7 +21,7 @@ from amuse.evaluation.load import load_best
 from amuse.inference.prediction import Prediction
 from amuse.model.amuse import Amuse
 from amuse.model.temporal import ContextLayer, sinusoids
-from amuse_kernels import p2c_attention
+from amuse_kernels.nn import ProjectedSource
 
 
 class StreamingSession:
@@ -134,24 +134,19 @@ class LayerCache:
         """The state of the newest utterance, `(1, 1, d)`, and its speaker `(1, 1)`, to the layer's output for it."""
         attention: Any = self.layer.attention
         y = self.layer.attention_norm(x)
-
-        def heads(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-
-        self.keys = self._grown(self.keys, [heads(project(y)) for project in attention.k_proj], dim=2)
-        self.values = self._grown(self.values, [heads(project(y)) for project in attention.v_proj], dim=2)
+        new = [attention.project_source(p, y) for p in range(len(attention.source_dims))]
+        self.keys = self._grown(self.keys, [source.key for source in new], dim=2)
+        self.values = self._grown(self.values, [source.value for source in new], dim=2)
         self.speakers = self._grown([] if self.speakers is None else [self.speakers], [speaker], dim=1)[0]
-        attended: Any = p2c_attention(
-            heads(attention.q_proj(y)),
-            self.keys,
-            self.values,
-            gates=attention.log_gate.exp(),
+        attended = attention.attend(
+            attention.project_query(y),
+            [ProjectedSource(key, value) for key, value in zip(self.keys, self.values, strict=True)],
+            gates=attention.gates(y),
             query_groups=speaker,
             key_groups=[self.speakers] * len(self.keys),
             relations=self.layer.RELATIONS,
-            backend=attention.backend,
         )
-        return self.layer.finish(x, attention.out_proj(attended.transpose(1, 2).flatten(2)))
+        return self.layer.finish(x, attention.finish(attended))
 
     def _grown(self, old: list[Tensor], new: list[Tensor], dim: int) -> list[Tensor]:
         grown = [torch.cat(pair, dim) for pair in zip(old, new, strict=True)] if old else new
