@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amuse.encoders.hub import encoder_folder
-from amuse.encoders.signal import SAMPLE_RATE, MIN_SAMPLES, pool, token_count
+from amuse.encoders.signal import MIN_SAMPLES, SAMPLE_RATE, pool, token_count
 from amuse.encoders.trainable import average_hidden, pretrained_model
 from amuse.files import sha256
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.pretrained import feature_extractor, image_processor
-from amuse.encoders.signal import RAW, SAMPLE_RATE, MIN_SAMPLES, RawStream
+from amuse.encoders.signal import MIN_SAMPLES, RAW, SAMPLE_RATE, RawStream
 from amuse.files import sha256
 
 

@@ -61,7 +61,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Self:
-        """The temperature that these predictions ask for, 1 with fewer than `ENOUGH` labels; see `measure`."""
+        """With the temperature that is best for these predictions, 1 with fewer than `ENOUGH` labels; see `measure`."""
         if int((labels != UNLABELLED).sum()) < ENOUGH:
             return cls.measure(logits, labels, 1.0)
         temperature = fit_temperature(logits, labels)

@@ -22,7 +22,7 @@ def augment(batch: Batch, config: ModelConfig, groups: dict[str, list[str]]) -> 
 def draw_mix(labels: Tensor | None, alpha: float) -> Mix | None:
     """Partners within a batch and shares max(x, 1 - x), x ~ Beta(alpha, alpha); None if nothing is labelled.
 
-    An utterance without a label, or whose partner has none, is not mixed. The larger share is the utterance's own, since
+    An utterance without a label, or whose partner has none, is not mixed. The larger share is its own, since
     the temporal stage sees its speaker and position.
     """
     if labels is None or alpha == 0:

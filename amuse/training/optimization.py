@@ -13,7 +13,7 @@ from amuse.model.amuse import Amuse
 
 
 def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameter groups: lower rates for a pretrained encoder, lowest at the bottom; no decay of biases, norms, gates."""
+    """Lower rates for a pretrained encoder, lowest for its bottom layers; no decay of biases, norms and gates."""
     own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
     rated = [(own, config.learning_rate)]
     for encoder in model.encoders.values():
