@@ -1,9 +1,12 @@
 """`amuse transcribe`: the words and speakers of recordings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def transcribe(
@@ -27,6 +30,8 @@ def transcribe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace transcripts that exist.")] = False,
 ) -> None:
     """Who says what when in a recording, as a transcript to be corrected by hand."""
+    from functools import partial
+
     from tqdm import tqdm
 
     from amuse.data.clock import clock
@@ -42,7 +47,7 @@ def transcribe(
     transcriber = Transcriber(SpeechOptions(model, speakers, language, voices, device))
     for recording, target in zip(recordings, targets, strict=True):
         with tqdm(total=100, desc=recording.name, unit="%", leave=False) as bar:
-            found = run(recording, transcriber, lambda share: bar.update(round(100 * share) - bar.n))  # noqa: B023
+            found = run(recording, transcriber, partial(_show, bar))
         if not found.utterances:
             raise ValueError(f"{recording}: no speech is heard in it, so there is nothing to write")
         write_transcription(found, target)
@@ -51,3 +56,7 @@ def transcribe(
             sure = "" if utterance.confidence is None else f"{utterance.confidence:.2f}"
             typer.echo(f"{times}  {utterance.speaker}  {sure:>4}  {utterance.text}")
         typer.echo(f"{found}: {target}")
+
+
+def _show(bar: "tqdm[Any]", share: float) -> None:
+    bar.update(round(100 * share) - bar.n)

@@ -1,7 +1,7 @@
 """Who speaks when: voices of short windows, clustered, then decoded into turns.
 
-As in Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences", but simpler: agglomerative clustering finds
-the speakers, and a Viterbi pass with a price on every change of speaker assigns the windows to them.
+A simpler relative of Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences": agglomerative clustering
+finds the speakers, and a Viterbi pass with a price on every change of speaker assigns the windows to them.
 """
 
 from collections.abc import Iterable
