@@ -70,6 +70,17 @@ def installed() -> bool:
     return shutil.which("espeak-ng") is not None
 
 
+def say(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
+    """float32 `(samples,)` at 16 kHz, from the first to the last audible sample; arguments as in `VOICES`."""
+    command = ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(speed), "--stdout", text]
+    output = subprocess.run(command, check=True, capture_output=True).stdout
+    with wave.open(io.BytesIO(output)) as file:
+        rate, samples = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    heard = resample_poly(samples / 32768, SAMPLE_RATE, rate).astype(np.float32)
+    audible = np.flatnonzero(np.abs(heard) > 0.01)
+    return heard[audible[0] : audible[-1] + 1]
+
+
 def speak(turns: list[tuple[str, str]], pauses: list[float], noise: float = 1e-4, seed: int = 0) -> Spoken:
     """Turns of (name in `VOICES`, words), each after its pause in seconds, over steady noise of that deviation."""
     rng = np.random.default_rng(seed)
@@ -77,7 +88,7 @@ def speak(turns: list[tuple[str, str]], pauses: list[float], noise: float = 1e-4
     lines: list[SpokenLine] = []
     time = 0.0
     for (speaker, text), pause in zip(turns, pauses, strict=True):
-        voice = _say(text, *VOICES[speaker])
+        voice = say(text, *VOICES[speaker])
         start = time + round(pause * SAMPLE_RATE) / SAMPLE_RATE
         time = start + len(voice) / SAMPLE_RATE
         parts += [np.zeros(round(pause * SAMPLE_RATE), np.float32), voice]
@@ -95,14 +106,3 @@ def conversation(speakers: int, turns: int, seed: int, pauses: tuple[float, floa
     while len(who) < turns:
         who.append(rng.choice([name for name in names if name != who[-1]] or names))
     return speak(list(zip(who, texts, strict=True)), [rng.uniform(*pauses) for _ in texts], seed=seed)
-
-
-def _say(text: str, voice: str, pitch: int, speed: int) -> np.ndarray:
-    """float32 at 16 kHz, from the first to the last audible sample."""
-    command = ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(speed), "--stdout", text]
-    output = subprocess.run(command, check=True, capture_output=True).stdout
-    with wave.open(io.BytesIO(output)) as file:
-        rate, samples = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    heard = resample_poly(samples / 32768, SAMPLE_RATE, rate).astype(np.float32)
-    audible = np.flatnonzero(np.abs(heard) > 0.01)
-    return heard[audible[0] : audible[-1] + 1]

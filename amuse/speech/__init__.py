@@ -1,6 +1,6 @@
 """From a bare recording to who says what when."""
 
-from amuse.speech.transcribe import SpeechOptions, Transcriber, Transcription, transcribe
+from amuse.speech.transcription import SpeechOptions, Transcriber, Transcription, transcribe
 from amuse.speech.utterances import SpokenUtterance
 from amuse.speech.words import Word
 from amuse.speech.writing import write_transcription

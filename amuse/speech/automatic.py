@@ -5,7 +5,7 @@ from pathlib import Path
 
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import Line, read_transcript
-from amuse.speech.transcribe import Transcriber, transcribe
+from amuse.speech.transcription import Transcriber, transcribe
 from amuse.speech.writing import lines, write_transcription
 
 

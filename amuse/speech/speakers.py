@@ -40,6 +40,7 @@ class Turn(NamedTuple):
 class _Window(NamedTuple):
     piece: int
     centre: float
+    seconds: float  # of speech that it stands for
 
 
 def find_turns(
@@ -57,11 +58,13 @@ def find_turns(
         return [Turn(*piece, 0) for piece in pieces]
     windows = list(_windows(pieces))
     voices = encoder([_sound(samples, pieces[window.piece], window.centre) for window in windows]).numpy()
+    seconds = np.array([window.seconds for window in windows])
     reliable = np.array([pieces[w.piece][1] - pieces[w.piece][0] >= RELIABLE for w in windows])
     if not reliable.any():
         reliable[:] = True
     numbers = [window.piece for window in windows]
-    centroids = _centroids(voices[reliable & ~_mixed(voices, numbers)], speakers)
+    chosen = reliable & ~_mixed(voices, numbers)
+    centroids = _centroids(voices[chosen], seconds[chosen], speakers)
     states = _decode(voices @ centroids.T, numbers)
     return _numbered(_turns(pieces, windows, states))
 
@@ -73,7 +76,8 @@ def _windows(pieces: list[tuple[float, float]]) -> Iterable[_Window]:
         count = int(inner / STEP) + 1
         first = (begin + end - inner) / 2
         for i in range(count):
-            yield _Window(number, first + (i * inner / (count - 1) if count > 1 else inner / 2))
+            centre = first + (i * inner / (count - 1) if count > 1 else inner / 2)
+            yield _Window(number, centre, (end - begin) / count)
 
 
 def _sound(samples: np.ndarray, piece: tuple[float, float], centre: float) -> np.ndarray:
@@ -95,21 +99,21 @@ def _mixed(voices: np.ndarray, pieces: list[int]) -> np.ndarray:
     return mixed if not mixed.all() else ~mixed
 
 
-def _centroids(voices: np.ndarray, speakers: int | None) -> np.ndarray:
-    """`(speakers, d)`, rows of length one."""
-    chosen = voices[np.linspace(0, len(voices) - 1, min(len(voices), MOST_WINDOWS)).round().astype(int)]
+def _centroids(voices: np.ndarray, seconds: np.ndarray, speakers: int | None) -> np.ndarray:
+    """`(speakers, d)`, rows of norm one, of windows `(N, d)` that stand for seconds `(N,)` of speech."""
+    few = np.linspace(0, len(voices) - 1, min(len(voices), MOST_WINDOWS)).round().astype(int)
+    chosen, seconds = voices[few], seconds[few] * len(voices) / len(few)
     if len(chosen) == 1:
         return chosen
     tree = linkage(chosen, "average", metric="cosine")
-    least = LEAST_SPEECH / STEP * len(chosen) / len(voices)  # windows of a cluster
     if speakers is None:
         clusters = fcluster(tree, 1 - SAME_VOICE, "distance")
-        names = _large(clusters, least)
+        names = _large(clusters, seconds)
     else:
         # outliers form clusters of their own, so that more than `speakers` of them may be needed
         for count in range(speakers, 4 * speakers + 1):
             clusters = fcluster(tree, count, "maxclust")
-            names = _large(clusters, least)[:speakers]
+            names = _large(clusters, seconds)[:speakers]
             if len(names) == speakers:
                 break
         else:
@@ -119,11 +123,12 @@ def _centroids(voices: np.ndarray, speakers: int | None) -> np.ndarray:
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def _large(clusters: np.ndarray, least: float) -> np.ndarray:
-    """The names of clusters of at least that many windows, or else of the largest one; the largest first."""
-    names, sizes = np.unique(clusters, return_counts=True)
+def _large(clusters: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """The names of clusters of at least `LEAST_SPEECH`, or else of the largest one; the largest first."""
+    names, members = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(members, seconds)
     order = np.argsort(-sizes, kind="stable")
-    return names[order][: max(int((sizes >= least).sum()), 1)]
+    return names[order][: max(int((sizes >= LEAST_SPEECH).sum()), 1)]
 
 
 def _decode(scores: np.ndarray, pieces: list[int]) -> np.ndarray:

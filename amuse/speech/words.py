@@ -111,7 +111,7 @@ class Transformers:
                 "automatic-speech-recognition",
                 model=str(folder),
                 device=device,
-                model_kwargs={"use_safetensors": True, "local_files_only": True},
+                model_kwargs={"use_safetensors": True},
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"model: {name} is no speech-to-text model: {str(error).splitlines()[0]}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from amuse.data.transcript import Line
 from amuse.files import write_text
-from amuse.speech.transcribe import Transcription
+from amuse.speech.transcription import Transcription
 
 COLUMNS = ("start", "end", "speaker", "text", "label", "confidence")
 SUFFIXES = (".csv", ".json")
