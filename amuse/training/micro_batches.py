@@ -48,6 +48,7 @@ def _collate_micro_batch(dialogues: Sequence[Any], conversations: Conversations)
     if dialogues:
         return collate(dialogues, conversations.modalities, conversations.regression)
     ghost = collate(conversations.dialogues[:1], conversations.modalities, conversations.regression)
-    ghost.masks = {name: torch.zeros_like(mask) for name, mask in ghost.masks.items()}
+    nothing = {name: tokens[:0] for name, tokens in ghost.tokens.items()}
+    ghost = ghost.with_tokens(nothing, {name: torch.zeros_like(layout.lengths) for name, layout in ghost.layouts.items()})
     ghost.labels = None
     return ghost

@@ -166,8 +166,12 @@ class Run:
         train, loss_config = self.config.train, self.config.loss
         parts: list[tuple[Batch, Mix | None]] = []
         for batch in micro_batches:
-            batch = augment(batch.to(self.world.device), self.config.model, self.model.groups)
-            parts.append((batch, draw_mix(batch.labels, train.mixup)))
+            batch = augment(batch, self.config.model, self.model.groups)
+            for streams in self.model.groups.values():
+                if len(streams) > 1:
+                    batch.merge(streams)  # while it is on the host
+            mix = draw_mix(batch.labels, train.mixup)
+            parts.append((batch.to(self.world.device, non_blocking=True), None if mix is None else mix.to(self.world.device)))
         weights = [self.utterance_weights(batch) for batch, _ in parts]
         denominators = self.denominators(parts, weights)
         several = len(parts) > 1 and len(self.model.modalities) > 1
