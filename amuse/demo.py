@@ -68,7 +68,7 @@ def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iter
 def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
     """The explanation of one utterance; computed once."""
     if position not in talk.turns:
-        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position])
+        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position], DEFAULTS)
     return talk.turns[position]
 
 

@@ -16,6 +16,12 @@ from amuse.explain.groups import WORD_STREAMS
 from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
 
+CAUTIONS = {
+    "train": "The model was trained on these utterances: expect less on new data.",
+    "valid": "These utterances chose the checkpoint and the temperature: expect a little less on new data.",
+}
+"""Why figures on a split are better than on new data."""
+
 
 def explain_run(
     run: Path,
@@ -32,7 +38,7 @@ def explain_run(
         dialogue: Id; None = the first of the split.
         options: Method, number of samples and seed.
         split: "train", "valid" or "test".
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal only.
 
     Raises:
         FileNotFoundError: No such run or data.
@@ -42,7 +48,8 @@ def explain_run(
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []
-    for position, utterance in enumerate(tqdm(chosen.utterances, "explaining", disable=not progress, leave=False)):
+    bar = tqdm(chosen.utterances, "explaining", disable=None if progress else True, leave=False)
+    for position, utterance in enumerate(bar):
         explanation = explain(
             model,
             chosen,
@@ -62,7 +69,15 @@ def explain_run(
         quality = Quality.measure(predictions.probabilities(temperature), labels, model.spec.label_names)
     source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
     card = model_card(model, temperature, source, options)
-    return Content(f"Conversation {chosen.id}", turns, model.spec.label_names, model.modalities, card, quality)
+    return Content(
+        f"Conversation {chosen.id}",
+        turns,
+        model.spec.label_names,
+        model.modalities,
+        card,
+        quality,
+        CAUTIONS.get(split, ""),
+    )
 
 
 def model_card(model: Amuse, temperature: float, source: str, options: ExplainOptions) -> dict[str, str]:

@@ -3,25 +3,21 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from amuse_kernels.api import p2c_attention, p2c_attention_weights
+from amuse_kernels.api import p2c_attention, p2c_attention_varlen, p2c_attention_weights
 from amuse_kernels.attention.inputs import MAX_HEAD_DIM, MAX_SOURCES, NORMALIZATIONS
+from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.checks import check_flag, check_mask
 from amuse_kernels.nn.checks import check_floating, check_size
+from amuse_kernels.nn.packed import Packed, as_packed, average, like, values_of
+from amuse_kernels.nn.sources import ProjectedSource, Source, SourceTokens, split_heads
 
 GATES = ("learned", "mean", "input")
 HEAD_MERGES = ("concat", "mean")
-
-
-class ProjectedSource(NamedTuple):
-    """Keys and values of one source, `(B, H, Lp, D)` each."""
-
-    key: Tensor
-    value: Tensor
 
 
 class PeripheralCentralAttention(nn.Module):
@@ -169,8 +165,8 @@ class PeripheralCentralAttention(nn.Module):
 
     def forward(
         self,
-        query: Tensor,
-        sources: Sequence[Tensor | tuple[Tensor, Tensor] | ProjectedSource],
+        query: Tensor | Packed,
+        sources: Sequence[Source | ProjectedSource],
         *,
         query_mask: Tensor | None = None,
         key_masks: Sequence[Tensor | None] | None = None,
@@ -181,49 +177,63 @@ class PeripheralCentralAttention(nn.Module):
         gates: Tensor | None = None,
         need_weights: bool = False,
         average_attn_weights: bool = True,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    ) -> tuple[Any, tuple[Tensor, ...] | None]:
         """Attend to all sources.
 
+        Query and sources are padded tensors, or packed: `Packed` or jagged nested tensors (`torch.nested`,
+        `layout=torch.jagged`), between which no padding is computed. Packed tokens have no masks; their groups are
+        `(T,)` or packed as they are, and `batch_first` does not concern them.
+
         Args:
-            query: `(B, Lq, embed_dim)`.
-            sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens, or what
-                `project_sources` made of it for this layer.
+            query: `(B, Lq, embed_dim)`, or packed.
+            sources: per source its tokens `(B, Lp, dim)`, or packed as the query is; or a pair of key tokens and value
+                tokens; or what `project_sources` made of it for this layer.
             query_mask: bool `(B, Lq)`, True = a real token; only read by gate="input", for its average.
-            key_masks, query_groups, key_groups, relations, causal: see `p2c_attention`. They are batch first always,
-                and a mask is True where a key may be attended (`nn.MultiheadAttention` has it the other way round).
+            key_masks, query_groups, key_groups, relations, causal: see `p2c_attention` and `p2c_attention_varlen`. They
+                are batch first always, and a mask is True where a key may be attended (`nn.MultiheadAttention` has it
+                the other way round).
             gates: for this call, broadcastable to `(B, H, P)`, in place of the layer's own.
-            need_weights: also return the attention weights.
+            need_weights: also return the attention weights; not of packed tokens.
             average_attn_weights: weights averaged over heads.
 
         Returns:
-            output `(B, Lq, embed_dim)`, and None or, with `need_weights`, per source the weights without dropout,
-            `(B, Lq, Lp)` or `(B, H, Lq, Lp)`. A query that sees no key gets the bias of the output projection.
+            Output `(B, Lq, embed_dim)`, or of the packed query's kind, and None; with `need_weights` also per source
+            its weights `(B, Lq, Lp)` or `(B, H, Lq, Lp)`, gates applied and without dropout: they add up to the gates,
+            not to 1.
 
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
-        if isinstance(sources, Tensor) or not isinstance(sources, Sequence):
-            raise TypeError(f"sources: expected a list or tuple, got {type(sources).__name__}")
+        if not isinstance(sources, Sequence):
+            raise TypeError(f"sources: expected a list or tuple with one entry per source, got {type(sources)}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
         check_flag("need_weights", need_weights)
         check_flag("average_attn_weights", average_attn_weights)
-        check_floating("query", query)
-        if not self.batch_first:
-            query = query.transpose(0, 1)
-        self._check_query(query)
+        options: dict[str, Any] = {"relations": relations, "causal": causal}
+        packed = as_packed("query", query)
+        if packed is not None:
+            for name, given in (("query_mask", query_mask), ("key_masks", key_masks), ("need_weights", need_weights)):
+                if given is not None and given is not False:
+                    raise ValueError(f"{name}: not available with packed tokens")
+            groups = None if key_groups is None else [values_of(group) for group in key_groups]
+            options |= {"query_groups": values_of(query_groups), "key_groups": groups}
+            tokens, batch = packed.values, None
+        else:
+            check_floating("query", query)
+            assert isinstance(query, Tensor)
+            options |= {"key_masks": key_masks, "query_groups": query_groups, "key_groups": key_groups}
+            tokens = query if self.batch_first else query.transpose(0, 1)
+            batch = tokens.shape[0]
+        self._check_query(tokens, packed)
+        read = [self._read(p, source, batch, packed) for p, source in enumerate(sources)]
 
-        heads_query = self.project_query(query)
-        projected = [self._projected(p, source, query.shape[0]) for p, source in enumerate(sources)]
-        options: dict[str, Any] = {
-            "gates": self.gates(query, query_mask) if gates is None else gates,
-            "key_masks": key_masks,
-            "query_groups": query_groups,
-            "key_groups": key_groups,
-            "relations": relations,
-            "causal": causal,
-        }
-        output = self.finish(self.attend(heads_query, projected, **options))
+        heads_query = self.project_query(tokens)
+        projected = [self._project(p, source) for p, source in enumerate(read)]
+        options["gates"] = self.gates(tokens if packed is None else packed, query_mask) if gates is None else gates
+        output = self.finish(self.attend(heads_query, projected, packing=packed, **options))
+        if packed is not None:
+            return like(query, output), None
         if not self.batch_first:
             output = output.transpose(0, 1)
         if not need_weights:
@@ -233,76 +243,98 @@ class PeripheralCentralAttention(nn.Module):
         return output, tuple(w.mean(1) for w in weights) if average_attn_weights else weights
 
     def project_query(self, query: Tensor) -> Tensor:
-        """The heads of `(B, Lq, embed_dim)` tokens, `(B, H, Lq, D)`: the first step of `forward`."""
-        return self._split_heads(self.q_proj(query))
+        """The heads `(B, H, Lq, D)` of `(B, Lq, embed_dim)` tokens; packed `(Tq, H, D)` of `(Tq, embed_dim)`."""
+        return split_heads(self.q_proj(query), self.num_heads)
 
-    def project_source(self, p: int, source: Tensor | tuple[Tensor, Tensor]) -> ProjectedSource:
-        """Keys and values of source p, from its tokens `(B, Lp, dim)` or a pair of key tokens and value tokens."""
-        key, value = source if isinstance(source, tuple) else (source, source)
-        return ProjectedSource(self._split_heads(self.k_proj[p](key)), self._split_heads(self.v_proj[p](value)))
+    def project_source(self, p: int, source: Source) -> ProjectedSource:
+        """Keys and values of source p, in one of the forms that `forward` takes."""
+        return self._project(
+            p, SourceTokens.read(f"sources[{p}]", source, self.source_dims[p], batch_first=self.batch_first)
+        )
 
-    def gates(self, query: Tensor, query_mask: Tensor | None = None) -> Tensor:
+    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor:
         """The gates of a call, broadcastable to (B, H, P); `query` and `query_mask` as in `forward`, batch first."""
         sources = len(self.source_dims)
         if self.gate == "learned":
             return self.log_gate.exp()
         if self.gate == "input":
-            return self.gate_proj(_average(query, query_mask)).exp().unflatten(-1, (self.num_heads, sources))
+            token = average(query) if isinstance(query, Packed) else _average(query, query_mask)
+            return self.gate_proj(token).exp().unflatten(-1, (self.num_heads, sources))
         if self.gate == "mean":
             constants = [1 / (sources + 1)] * sources
         else:
             given: Any = self.gate
             constants = [float(g) for g in given] if isinstance(given, tuple) else [float(given)] * sources
-        # no copy from the host, and not in torch's default dtype, which says nothing of this layer
-        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-        return torch.stack([torch.full((), g, dtype=dtype, device=query.device) for g in constants])
+        # filled, so that nothing is copied from the host; torch's default dtype says nothing about this layer
+        values = values_of(query)
+        factory: Any = {"dtype": accumulation_dtype(values.dtype), "device": values.device}
+        if len(set(constants)) == 1:
+            return torch.full((sources,), constants[0], **factory)
+        return torch.stack([torch.full((), constant, **factory) for constant in constants])
 
-    def attend(self, query: Tensor, sources: Sequence[ProjectedSource], *, gates: Tensor, **options: Any) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        sources: Sequence[ProjectedSource],
+        *,
+        gates: Tensor,
+        packing: Packed | None = None,
+        **options: Any,
+    ) -> Tensor:
         """`p2c_attention` with this layer's normalization, dropout and backend.
 
         Args:
-            query: what `project_query` gives, `(B, H, Lq, D)`.
-            sources: per source what `project_source` gives.
+            query: the result of `project_query`, `(B, H, Lq, D)` or packed `(Tq, H, D)`.
+            sources: per source the result of `project_source`.
             gates: see `gates`.
-            options: `key_masks`, `query_groups`, `key_groups`, `relations` and `causal` of `p2c_attention`.
+            packing: of a packed query, whose offsets and maximum are read; the op is then `p2c_attention_varlen`.
+            options: `key_masks`, `query_groups`, `key_groups`, `relations` and `causal` of the op.
 
         Returns:
-            `(B, H, Lq, D)`, for `finish`.
+            The shape of `query`, for `finish`.
         """
-        heads: Any = p2c_attention(
-            query,
-            [source.key for source in sources],
-            [source.value for source in sources],
+        attention: Any = p2c_attention
+        keys, values = [source.key for source in sources], [source.value for source in sources]
+        arguments: tuple[Any, ...] = (query, keys, values)
+        if packing is not None:
+            attention = p2c_attention_varlen
+            arguments += (packing.cu_seq, [source.cu_seq for source in sources])
+            arguments += (packing.max_len, [source.max_len for source in sources])
+        return attention(
+            *arguments,
             gates=gates,
             normalization=self.normalization,
             dropout_p=self.dropout if self.training else 0.0,
             backend=self.backend,
             **options,
         )
-        return heads
 
     def finish(self, heads: Tensor) -> Tensor:
-        """Merge the heads `(B, H, Lq, D)` and project them to the output `(B, Lq, embed_dim)`."""
-        return self.out_proj(heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1))
+        """Merge the heads of `attend` and project them to the output `(B, Lq, embed_dim)`, packed `(Tq, embed_dim)`."""
+        if heads.dim() == 4:
+            heads = heads.transpose(1, 2)
+        return self.out_proj(heads.flatten(-2) if self.head_merge == "concat" else heads.mean(-2))
 
-    def _check_query(self, query: Tensor) -> None:
-        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
-            raise ValueError(f"query: expected (B, Lq, {self.embed_dim}), got {tuple(query.shape)}")
+    def _check_query(self, query: Tensor, packed: Packed | None) -> None:
+        dims, expected = (3, f"(B, Lq, {self.embed_dim})") if packed is None else (2, f"packed (T, {self.embed_dim})")
+        if query.dim() != dims or query.shape[-1] != self.embed_dim:
+            raise ValueError(f"query: expected {expected}, got {tuple(query.shape)}")
 
-    def _projected(self, p: int, source: Any, batch: int) -> ProjectedSource:
-        """Keys and values of source p, whichever form it has."""
-        if isinstance(source, ProjectedSource):
-            return source  # the op checks it
-        key, value = _tokens(f"sources[{p}]", source)
-        if not self.batch_first:
-            key, value = key.transpose(0, 1), value.transpose(0, 1)
-        for name, tokens, dim in zip(("key", "value"), (key, value), self.source_dims[p], strict=True):
-            if tokens.dim() != 3 or tokens.shape[0] != batch or tokens.shape[-1] != dim:
-                raise ValueError(f"sources[{p}] ({name}): expected ({batch}, L, {dim}), got {tuple(tokens.shape)}")
-        return self.project_source(p, (key, value))
+    def _read(self, p: int, source: Any, batch: int | None, packed: Packed | None) -> SourceTokens | ProjectedSource:
+        """Source p in any form, packed if the query is."""
+        if not isinstance(source, ProjectedSource):
+            widths, first = self.source_dims[p], self.batch_first
+            source = SourceTokens.read(f"sources[{p}]", source, widths, batch_first=first, batch=batch)
+        if (source.cu_seq is None) != (packed is None):
+            raise TypeError(f"sources[{p}]: expected {'padded' if packed is None else 'packed'} tokens, as the query's")
+        return source
 
-    def _split_heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def _project(self, p: int, tokens: SourceTokens | ProjectedSource) -> ProjectedSource:
+        if isinstance(tokens, ProjectedSource):
+            return tokens
+        key, value = self.k_proj[p](tokens.key), self.v_proj[p](tokens.value)
+        heads = split_heads(key, self.num_heads), split_heads(value, self.num_heads)
+        return ProjectedSource(*heads, tokens.cu_seq, tokens.max_len)
 
     def extra_repr(self) -> str:
         dims = ", ".join(str(k) if k == v else f"({k}, {v})" for k, v in self.source_dims)
@@ -310,60 +342,6 @@ class PeripheralCentralAttention(nn.Module):
             f"{self.embed_dim}, num_heads={self.num_heads}, source_dims=[{dims}], "
             f"normalization={self.normalization!r}, gate={self.gate!r}, head_merge={self.head_merge!r}"
         )
-
-
-def project_sources(
-    layers: Sequence[PeripheralCentralAttention], sources: Sequence[Tensor | tuple[Tensor, Tensor]]
-) -> list[list[ProjectedSource]]:
-    """Keys and values of the same sources for several layers, in one matrix product per source.
-
-    Args:
-        layers: with the same `source_dims`; their heads may differ.
-        sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens (two products).
-
-    Returns:
-        Per layer what its `forward` takes in place of `sources`.
-
-    Raises:
-        TypeError, ValueError: naming the argument, what it was and what was expected.
-    """
-    if not layers:
-        raise ValueError("layers: expected at least one")
-    for i, layer in enumerate(layers):
-        if layer.source_dims != layers[0].source_dims:
-            raise ValueError(f"layers[{i}]: expected source_dims {layers[0].source_dims}, got {layer.source_dims}")
-    if len(sources) != len(layers[0].source_dims):
-        raise ValueError(f"sources: expected {len(layers[0].source_dims)} entries, got {len(sources)}")
-    found: list[list[ProjectedSource]] = [[] for _ in layers]
-    for p, source in enumerate(sources):
-        key, value = _tokens(f"sources[{p}]", source)
-        for name, tokens, dim in zip(("key", "value"), (key, value), layers[0].source_dims[p], strict=True):
-            if tokens.dim() != 3 or tokens.shape[-1] != dim:
-                raise ValueError(f"sources[{p}] ({name}): expected (B, L, {dim}), got {tuple(tokens.shape)}")
-        key_linears: list[Any] = [layer.k_proj[p] for layer in layers]
-        value_linears: list[Any] = [layer.v_proj[p] for layer in layers]
-        if key is value:
-            projected = _project(key_linears + value_linears, key)
-        else:
-            projected = [*_project(key_linears, key), *_project(value_linears, value)]
-        for i, layer in enumerate(layers):
-            heads = [projected[i], projected[len(layers) + i]]
-            if not layer.batch_first:
-                heads = [tokens.transpose(0, 1) for tokens in heads]
-            found[i].append(ProjectedSource(*[layer._split_heads(tokens) for tokens in heads]))
-    return found
-
-
-def _project(linears: list[nn.Linear], tokens: Tensor) -> list[Tensor]:
-    """What each of the maps makes of the tokens, in one product."""
-    weights: list[Tensor] = [linear.weight for linear in linears]
-    weight = torch.cat(weights)
-    biases = [
-        tokens.new_zeros(linear.out_features, dtype=weight.dtype) if linear.bias is None else linear.bias
-        for linear in linears
-    ]
-    bias = None if all(linear.bias is None for linear in linears) else torch.cat(biases)
-    return list(nn.functional.linear(tokens, weight, bias).split([linear.out_features for linear in linears], -1))
 
 
 def _is_number(value: object) -> bool:
@@ -380,16 +358,6 @@ def _widths(name: str, dims: object) -> tuple[int, int]:
     for dim in dims:
         check_size(name, dim)
     return dims[0], dims[1]
-
-
-def _tokens(name: str, source: object) -> tuple[Tensor, Tensor]:
-    """Of keys and values."""
-    if isinstance(source, tuple | list) and len(source) == 2:
-        for tokens in source:
-            check_floating(name, tokens)
-        return source[0], source[1]
-    check_floating(name, source)
-    return cast(Tensor, source), cast(Tensor, source)
 
 
 def _average(tokens: Tensor, mask: Tensor | None) -> Tensor:
