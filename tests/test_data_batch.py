@@ -39,11 +39,13 @@ def test_every_token_and_label_can_be_read_back_from_a_batch(dialogues):
             where = (int(batch.dialogue[row]), int(batch.position[row]), seen[int(batch.speaker[row])])
             assert where == (d, position, utterance.speaker)
             for modality in WIDTHS:
-                mask = batch.masks[modality][row]
-                kept = batch.features[modality][row][mask]
+                padded, masks = batch.padded(modality)
+                kept = padded[row][masks[row]]
                 tokens = utterance.features.get(modality)
-                assert torch.equal(kept, batch.features[modality][row][:0] if tokens is None else tokens)
-                assert not batch.features[modality][row][~mask].any()
+                assert torch.equal(kept, padded[row][:0] if tokens is None else tokens)
+                assert not padded[row][~masks[row]].any()
+                start, stop = batch.layouts[modality].cu_seq[row : row + 2].tolist()
+                assert torch.equal(batch.tokens[modality][start:stop], kept)
             if batch.labels is None:
                 assert utterance.label is None
             else:
@@ -51,7 +53,7 @@ def test_every_token_and_label_can_be_read_back_from_a_batch(dialogues):
             row += 1
     assert len(batch) == row
     assert batch.num_dialogues == len(dialogues)
-    assert all(mask.dtype == torch.bool and mask.shape[1] >= 1 for mask in batch.masks.values())
+    assert all(mask.dtype == torch.bool and mask.shape[1] >= 1 for _, mask in map(batch.padded, WIDTHS))
 
 
 def labelled(*labels):
@@ -76,7 +78,9 @@ def test_nothing_to_collate_is_refused():
 
 def test_to_converts_every_tensor():
     batch = collate([Dialogue("d", [Utterance("u", "Ada", {"text": torch.ones(2, 3)}, 0)])], WIDTHS).to("meta")
-    tensors = [*batch.features.values(), *batch.masks.values(), batch.dialogue, batch.position, batch.speaker]
+    layouts = [*batch.layouts.values(), batch.dialogues]
+    ours = [each for own in layouts for each in (own.cu_seq, own.row, own.position, own.steps.order, own.steps.inverse)]
+    tensors = [*batch.tokens.values(), *ours, batch.speaker, batch.turns.order, batch.turns.inverse]
     assert all(tensor.device.type == "meta" for tensor in [*tensors, batch.labels])
 
 

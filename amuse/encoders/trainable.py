@@ -87,7 +87,7 @@ class TextEncoder(PretrainedEncoder):
         limit = TOKENS_PER_CHUNK.get(ids.device.type, 8192)
         chunks = _chunks(lengths.tolist(), limit)
         outputs, used = [], 0
-        starts = [torch.zeros(chunks[0][0], dtype=torch.int64, device=ids.device)]  # where each row's tokens are in them
+        starts = [torch.zeros(chunks[0][0], dtype=torch.int64, device=ids.device)]  # of each row in the outputs
         for first, last in chunks:
             length = int(lengths[last - 1])
             places = layout.cu_seq[rows[first:last], None] + torch.arange(length, device=ids.device)
@@ -160,7 +160,7 @@ def tower(model: Any) -> Any:
 
 
 def _chunks(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Ranges of ascending lengths that, padded to their longest, have about `limit` tokens at most; none of length 0."""
+    """Ranges of ascending lengths above 0 that, padded to their longest, have about `limit` tokens at most."""
     start = sum(length == 0 for length in lengths)
     chunks = []
     for end in range(start, len(lengths)):

@@ -48,32 +48,30 @@ def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
     flow = {}
     for central, layers in zip(model.modalities, attentions, strict=True):
         others = [name for name in model.modalities if name != central]
-        count = sum(batch.layouts[stream].cu_seq.diff() for stream in model.groups[central])  # (U,) tokens
+        tokens = torch.stack([batch.layouts[stream].cu_seq.diff() for stream in model.groups[central]]).sum(0)  # (U,)
         for p, peripheral in enumerate(others):
             weights = [seen[attention][p] for attention in layers]  # each (U, L_m, L_n)
             if weights:
-                flow[central, peripheral] = torch.stack(weights).mean(0).sum(1) / cast(Tensor, count).clamp(min=1)[:, None]
+                flow[central, peripheral] = torch.stack(weights).mean(0).sum(1) / tokens.clamp(min=1)[:, None]
     return flow
 
 
 def attention_weights(attention: Attention, query: Packed, sources: Sequence[ProjectedSource]) -> tuple[Tensor, ...]:
     """Weights of a layer for each source, gates applied, averaged over heads: `(U, Lq, Lp)`, 0 where padded."""
-    mapped = isinstance(attention, MappedScoresAttention)
-    heads, lengths = _padded_heads(query._replace(values=attention.project_query(query.values)))
-    keys, key_masks = [], []
-    tokens = attention.mapped_keys(sources) if mapped else [source.key for source in sources]
-    for key, source in zip(tokens, sources, strict=True):
-        padded, mask = _padded_heads(Packed(key, source.cu_seq, source.max_len))
-        keys.append(padded)
-        key_masks.append(mask)
+    keys, scale = [source.key for source in sources], None
+    if isinstance(attention, MappedScoresAttention):
+        keys, scale = attention.mapped_keys(sources), attention.softmax_scale
+    heads, is_query = _padded_heads(query._replace(values=attention.project_query(query.values)))
+    layouts: list[Any] = [(source.cu_seq, source.max_len) for source in sources]
+    padded = [_padded_heads(Packed(key, *layout)) for key, layout in zip(keys, layouts, strict=True)]
     weights: Any = p2c_attention_weights(
         heads,
-        keys,
+        [key for key, _ in padded],
         gates=attention.gates(query),
-        key_masks=key_masks,
-        softmax_scale=attention.softmax_scale if mapped else None,
+        key_masks=[mask for _, mask in padded],
+        softmax_scale=scale,
     )
-    return tuple(weight.mean(1) * lengths[..., None] for weight in weights)
+    return tuple(weight.mean(1) * is_query[..., None] for weight in weights)
 
 
 def _padded_heads(tokens: Packed) -> tuple[Tensor, Tensor]:

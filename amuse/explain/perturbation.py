@@ -87,8 +87,7 @@ class Perturbation:
     def __call__(self, kept: Tensor) -> Tensor:
         """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group stays."""
         outputs = [
-            self.evaluate(*self._remains(rows.to(self.speaker.device)))
-            for rows in kept.bool().split(self.chunk)
+            self.evaluate(*self._remains(rows.to(self.speaker.device))) for rows in kept.bool().split(self.chunk)
         ]
         return torch.cat(outputs).cpu()
 

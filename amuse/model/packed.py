@@ -3,10 +3,12 @@
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from amuse.data.layout import Layout, Steps
+from amuse.model.precision import at_least_fp32
 from amuse_kernels.nn import Packed
 
 
@@ -20,9 +22,9 @@ def average(tokens: Tensor, layout: Layout) -> Tensor:
 
     Summed segment by segment, at least in fp32: no atomics, so that every run gives the same bits.
     """
-    dtype = tokens.dtype if tokens.dtype == torch.float64 else torch.float32
-    total: Any = torch.segment_reduce(tokens.to(dtype), "sum", offsets=layout.cu_seq, axis=0, unsafe=True, initial=0)
-    return (total / layout.cu_seq.diff().clamp(min=1)[:, None]).to(tokens.dtype)
+    offsets, values = layout.cu_seq, at_least_fp32(tokens)
+    total: Any = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
+    return (total / offsets.diff().clamp(min=1)[:, None]).to(tokens.dtype)
 
 
 class BiLSTM(nn.Module):
@@ -36,7 +38,7 @@ class BiLSTM(nn.Module):
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         """`(T, width)` tokens of the sequences that `steps` tells apart to `(T, d_model)`."""
         if not len(x):  # weights get a gradient of 0 all the same, for which other processes may wait
-            return self.lstm(x.new_zeros(1, 1, x.shape[1]))[0][0, :0]
+            return self.lstm(F.pad(x, (0, 0, 0, 1))[None])[0][0, :0]
         out, _ = self.lstm(PackedSequence(reorder(x, steps.order, steps.inverse), steps.batch_sizes))
         return reorder(out.data, steps.inverse, steps.order)
 

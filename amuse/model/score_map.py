@@ -67,14 +67,15 @@ class MappedScoresAttention(nn.Module):
             Packed `(Tq, d)`.
         """
         queries = self.project_query(query.values)
+        layouts: list[Any] = [(source.cu_seq, source.max_len) for source in sources]
         wide: Any = p2c_attention_varlen(
             queries,
             self.mapped_keys(sources),
             [F.pad(source.value, (0, queries.shape[-1] - self.head_dim)) for source in sources],
             query.cu_seq,
-            [source.cu_seq for source in sources],
+            [cu_seq for cu_seq, _ in layouts],
             query.max_len,
-            [source.max_len for source in sources],
+            [max_len for _, max_len in layouts],
             gates=self.gates(query),
             softmax_scale=self.softmax_scale,
             backend=self.backend,

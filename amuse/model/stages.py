@@ -74,23 +74,20 @@ class MultimodalAttentionNetwork(nn.ModuleList):
     def forward(self, tokens: list[Tensor], layouts: list[Layout], recompute: bool = False) -> list[Tensor]:
         """f_m `(T_m, d)` of every modality to g^h, the state after the last layer, of the same shape.
 
-        With `recompute` each network makes its keys and values itself, so that the backward pass can make them again.
+        With `recompute` the backward pass computes the networks again, from the keys and values that are kept.
         """
         networks = cast(list[CentralNetwork], list(self))
-        everyone = list(zip(tokens, layouts, strict=True))
-        others = [[n for n in range(len(tokens)) if n != m] for m in range(len(tokens))]
-        if recompute:
-            return [
-                checkpoint(network.among, *own, [everyone[n] for n in around], use_reentrant=False)
-                for network, own, around in zip(networks, everyone, others, strict=True)
-            ]
         injected: list[list[list[ProjectedSource]]] = [[[] for _ in network.layers] for network in networks]
-        for n, (f, layout) in enumerate(everyone):
-            readers = [(m, layer) for m, around in enumerate(others) if n in around for layer in range(len(injected[m]))]
-            found = inject(f, layout, [(networks[m].attention(layer), others[m].index(n)) for m, layer in readers])
-            for (m, layer), source in zip(readers, found, strict=True):
+        for n, (f, layout) in enumerate(zip(tokens, layouts, strict=True)):
+            readers = [(m, layer) for m in range(len(networks)) if m != n for layer in range(len(injected[m]))]
+            # the sources of network m are the other modalities in their order
+            attentions = [(networks[m].attention(layer), n - (n > m)) for m, layer in readers]
+            for (m, layer), source in zip(readers, inject(f, layout, attentions), strict=True):
                 injected[m][layer].append(source)
-        return [network(*own, sources) for network, own, sources in zip(networks, everyone, injected, strict=True)]
+        calls = zip(networks, tokens, layouts, injected, strict=True)
+        if recompute:
+            return [checkpoint(network, *arguments, use_reentrant=False) for network, *arguments in calls]
+        return [network(*arguments) for network, *arguments in calls]
 
 
 class CentralNetwork(nn.Module):
@@ -118,12 +115,6 @@ class CentralNetwork(nn.Module):
         for layer, sources in zip(self.layers, injected, strict=True):
             g = layer(g, layout, sources)
         return g if self.lstm is None else self.lstm(g, layout.steps)
-
-    def among(self, tokens: Tensor, layout: Layout, peripherals: Sequence[tuple[Tensor, Layout]]) -> Tensor:
-        """`forward` among the other modalities' f_n and their layouts."""
-        attentions = [self.attention(layer) for layer in range(len(self.layers))]
-        sources = [inject(*other, [(a, p) for a in attentions]) for p, other in enumerate(peripherals)]
-        return self(tokens, layout, [[source[layer] for source in sources] for layer in range(len(attentions))])
 
 
 class AttentionLayer(nn.Module):

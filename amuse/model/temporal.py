@@ -1,5 +1,7 @@
 """The temporal stage (III-D): each utterance in the context of its dialogue and of its speaker."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from amuse.config import ModelConfig
 from amuse.data.batch import Batch
 from amuse.data.layout import Layout
 from amuse.model.packed import BiLSTM, pack
-from amuse_kernels.nn import PeripheralCentralAttention
+from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
 
 class TemporalStage(nn.Module):
@@ -62,7 +64,7 @@ class TemporalStage(nn.Module):
         mask = seen >= rows - batch.position[:, None]
         context = x + sinusoids(batch.position, x.shape[-1]).to(x.dtype)
         for layer in self.layers:
-            context = layer.attend_window(context, batch.speaker, seen.clamp(min=0), mask)
+            context = cast(ContextLayer, layer).attend_window(context, batch.speaker, seen.clamp(min=0), mask)
         return context
 
 
@@ -96,12 +98,12 @@ class ContextLayer(nn.Module):
         """
         y = self.attention_norm(x)
         # projected once, and then seen by up to K utterances
-        sources = [self.attention.project_source(p, y[None]) for p in range(2)]
+        projected = [self.attention.project_source(p, y[None]) for p in range(2)]
         attended = self.attention.attend(
             self.attention.project_query(y[:, None]),
             [
-                source._replace(key=source.key[0, :, seen].transpose(0, 1), value=source.value[0, :, seen].transpose(0, 1))
-                for source in sources
+                ProjectedSource(source.key[0, :, seen].transpose(0, 1), source.value[0, :, seen].transpose(0, 1))
+                for source in projected
             ],
             gates=self.attention.gates(y[:, None]),
             key_masks=[mask, mask],

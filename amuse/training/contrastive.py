@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amuse.config import LossConfig
+from amuse.model.precision import at_least_fp32
 
 
 def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
@@ -53,11 +54,12 @@ def contrastive_loss(
     """
     terms = {"nce": _nce, "infonce": _infonce}[config.contrastive_kind]
     count = descriptors.shape[1]
-    anchors = _directions(descriptors.masked_fill(~present[..., None], 0.0))
-    candidates, everyone, start = anchors, present, 0
+    descriptors = descriptors.masked_fill(~present[..., None], 0.0)
+    anchors = candidates = _directions(descriptors)
+    everyone, start = present, 0
     if gather is not None:
-        rows, start = gather(torch.cat([anchors, present[..., None].to(anchors.dtype)], dim=-1))
-        candidates, everyone = rows[..., :-1], rows[..., -1] > 0
+        rows, start = gather(torch.cat([descriptors, present[..., None].to(descriptors.dtype)], dim=-1))
+        candidates, everyone = _directions(rows[..., :-1]), rows[..., -1] > 0
     # ordered pairs (m, n) by anchors and candidates: (M, M, U, V)
     similarity = torch.einsum("umd,vnd->mnuv", anchors, candidates) / config.temperature
     both = present.T[:, None] & present.T  # (M, M, U)
@@ -106,7 +108,7 @@ def _infonce(log_p: Tensor, positive: Tensor, count: Tensor) -> Tensor:
 
 
 def _directions(rows: Tensor) -> Tensor:
-    return F.normalize(rows.float(), dim=-1)
+    return F.normalize(at_least_fp32(rows), dim=-1)
 
 
 def contrasts(config: LossConfig) -> bool:

@@ -11,6 +11,7 @@ from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.mix import Mix
 from amuse.model.focal import focal_losses
 from amuse.model.output import Output
+from amuse.model.precision import at_least_fp32
 from amuse.training.auxiliary import gate_loss, present_pairs, speaker_loss, speaker_pairs
 from amuse.training.contrastive import GatherRows, contrastive_loss, contrasts
 
@@ -142,10 +143,8 @@ def _modality_loss(
     totals: Tensor,
 ) -> Tensor:
     """The loss averaged over the modalities' heads, each over the utterances that have the modality."""
-    utterances, count = output.present.shape
-    losses = _losses(
-        output.modality_logits.flatten(0, 1), labels.repeat_interleave(count), config, class_weights
-    ).unflatten(0, (utterances, count))
+    logits = output.modality_logits
+    losses = _losses(logits, labels[:, None].expand(logits.shape[:2]), config, class_weights)  # (U, M)
     losses = losses.masked_fill(~output.present, 0.0)
     if utterance_weights is not None:
         losses = losses * utterance_weights[:, None]
@@ -165,12 +164,10 @@ def _supervised(
 
 
 def _losses(logits: Tensor, labels: Tensor, config: LossConfig, class_weights: Tensor | None) -> Tensor:
-    """Of each row of `(N, C)` logits its loss times the weight of its class, `(N,)`; 0 where unlabelled."""
+    """The loss of each row times the weight of its class, 0 where unlabelled: `(...)` for `(..., C)` logits."""
     if labels.is_floating_point():
         unlabelled = labels.isnan()
-        errors = F.smooth_l1_loss(
-            logits[:, 0].float().masked_fill(unlabelled, 0.0), labels.masked_fill(unlabelled, 0.0), reduction="none"
-        )
-        return errors.masked_fill(unlabelled, 0.0)
+        values, targets = at_least_fp32(logits[..., 0]), labels.masked_fill(unlabelled, 0.0)
+        return F.smooth_l1_loss(values, targets, reduction="none").masked_fill(unlabelled, 0.0)
     losses = focal_losses(logits, labels, config.gamma, config.label_smoothing)
     return losses if class_weights is None else losses * class_weights[labels.clamp(min=0)]

@@ -48,7 +48,7 @@ def _collate_micro_batch(dialogues: Sequence[Any], conversations: Conversations)
     if dialogues:
         return collate(dialogues, conversations.modalities, conversations.regression)
     ghost = collate(conversations.dialogues[:1], conversations.modalities, conversations.regression)
-    nothing = {name: tokens[:0] for name, tokens in ghost.tokens.items()}
-    ghost = ghost.with_tokens(nothing, {name: torch.zeros_like(layout.lengths) for name, layout in ghost.layouts.items()})
+    none = torch.zeros(len(ghost), dtype=torch.int64)
+    ghost = ghost.with_tokens({name: x[:0] for name, x in ghost.tokens.items()}, dict.fromkeys(ghost.tokens, none))
     ghost.labels = None
     return ghost

@@ -74,7 +74,7 @@ class Run:
         self.network = parallel(model, train.strategy, world, model.blocks(), partly_used)
         if self.average is not None and train.strategy == "fsdp":
             parallel(self.average, train.strategy, world, self.average.blocks(), partly_used)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, train))
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, train), fused=True)
         batches = DialogueBatches(
             [len(dialogue) for dialogue in splits.train.dialogues],
             train.batch_size,
@@ -170,8 +170,8 @@ class Run:
             for streams in self.model.groups.values():
                 if len(streams) > 1:
                     batch.merge(streams)  # while it is on the host
-            mix = draw_mix(batch.labels, train.mixup)
-            parts.append((batch.to(self.world.device, non_blocking=True), None if mix is None else mix.to(self.world.device)))
+            mix, device = draw_mix(batch.labels, train.mixup), self.world.device
+            parts.append((batch.to(device, non_blocking=True), None if mix is None else mix.to(device)))
         weights = [self.utterance_weights(batch) for batch, _ in parts]
         denominators = self.denominators(parts, weights)
         several = len(parts) > 1 and len(self.model.modalities) > 1
