@@ -207,7 +207,8 @@ class DialogueBatches(Sampler[list[int]]):
     """Draws batches of dialogues of similar length, the same ones for the same (seed, epoch).
 
     A shuffled epoch cuts a permutation of the dialogues into pools of `POOL` batches, sorts each pool by number of
-    utterances, cuts it into batches and shuffles these: little padding, and still different batches every epoch.
+    utterances, cuts it into batches and shuffles these: processes and parts of a step that share a batch get about as
+    much each, and batches still differ in every epoch.
 
     Args:
         lengths: Utterances per dialogue.
@@ -216,6 +217,8 @@ class DialogueBatches(Sampler[list[int]]):
         seed: Together with the epoch it decides everything.
         max_utterances: Upper bound on the utterances of a batch, so that memory is bounded; a single dialogue longer
             than that is a batch of its own.
+        tokens: Tokens of all modalities per dialogue.
+        max_tokens: The same bound on the tokens of a batch, on which memory and time depend; needs `tokens`.
         weights: Per dialogue; a shuffled epoch then draws as many dialogues as there are, with replacement.
     """
 
@@ -227,16 +230,25 @@ class DialogueBatches(Sampler[list[int]]):
         shuffle: bool,
         seed: int = 0,
         max_utterances: int | None = None,
+        tokens: Sequence[int] | None = None,
+        max_tokens: int | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_utterances", max_utterances)):
+        limits = {"batch_size": batch_size, "max_utterances": max_utterances, "max_tokens": max_tokens}
+        for name, value in limits.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if max_tokens is not None and tokens is None:
+            raise ValueError("tokens: expected the tokens of each dialogue, which max_tokens bounds, got None")
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.max_utterances = max_utterances
+        self.budgets = [
+            (limit, sizes)
+            for limit, sizes in ((max_utterances, self.lengths), (max_tokens, tokens))
+            if limit is not None and sizes is not None
+        ]
         self.weights = weights
         self.epoch = 0
 
@@ -267,14 +279,17 @@ class DialogueBatches(Sampler[list[int]]):
 
     def _cut(self, order: Sequence[int]) -> list[list[int]]:
         batches: list[list[int]] = []
-        used = 0
+        used = [0] * len(self.budgets)
         for index in order:
-            full = not batches or len(batches[-1]) == self.batch_size
-            if full or (self.max_utterances is not None and used + self.lengths[index] > self.max_utterances):
+            sizes = [each[index] for _, each in self.budgets]
+            over = any(
+                before + size > limit for before, size, (limit, _) in zip(used, sizes, self.budgets, strict=True)
+            )
+            if over or not batches or len(batches[-1]) == self.batch_size:
                 batches.append([])
-                used = 0
+                used = [0] * len(self.budgets)
             batches[-1].append(index)
-            used += self.lengths[index]
+            used = [before + size for before, size in zip(used, sizes, strict=True)]
         return batches
 
 
