@@ -1,4 +1,4 @@
-"""`amuse demo`: a page on this machine that listens to a video and explains what a trained run says of it."""
+"""`amuse demo`: a local page that plays a video through a trained run and explains each prediction."""
 
 import html
 import os

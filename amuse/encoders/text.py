@@ -1,4 +1,4 @@
-"""Words to what a text encoder reads, and to the token features of a frozen one, cached on disk."""
+"""From words to token ids, and to the features of a frozen encoder, cached on disk."""
 
 import hashlib
 import logging
@@ -90,7 +90,7 @@ def token_sequences(
         context: Number of preceding utterances of the dialogue before the utterance, each closed by `[SEP]`.
         speakers: Whether each of them begins with `"Name: "`.
         max_tokens: Longest sequence, special tokens included. The oldest context is cut first, then the end of the
-            utterance itself; both are counted in the log.
+            utterance itself; the log says how many were cut.
 
     Raises:
         ValueError: A negative context or too few tokens.
@@ -241,9 +241,9 @@ class FrozenTextEncoder:
 
 
 class WordReader:
-    """The words of a conversation under way to what the model reads, as training made it from whole dialogues.
+    """Encodes the utterances of a live conversation one by one, exactly as training encodes whole dialogues.
 
-    Tokenizer and encoder are loaded once, and nothing is cached on disk: live words rarely repeat.
+    Tokenizer and encoder are loaded once, and nothing is cached on disk, since live words rarely repeat.
 
     Args:
         config: The run's settings of the text encoder.

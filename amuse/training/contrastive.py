@@ -12,14 +12,14 @@ from amuse.model.precision import at_least_fp32
 
 
 def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
-    """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, mended).
+    """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, corrected as docs/paper.md says).
 
     h = P / (P + |N_j| / |N|), P the softmax over the |N| candidates of their similarity to the anchor, the positive
     being the same utterance in the other modality and the negatives all others of the batch.
 
     Args:
         anchors: `(N, d)`. candidates: `(N, d)`, the partner of each anchor in its row.
-        temperature: of the cosine similarity.
+        temperature: Divides the cosine similarity.
 
     Returns:
         A scalar; 0 for fewer than two candidates, where there is no negative.
@@ -28,7 +28,7 @@ def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> T
 
 
 def infonce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE (ours, an option): cross-entropy of finding the partner, arguments as of `nce_loss`.
+    """InfoNCE (ours, an option): cross-entropy of finding the partner; arguments as for `nce_loss`.
 
     The sum over ordered pairs of modalities makes it symmetric.
     """
@@ -49,8 +49,8 @@ def contrastive_loss(
     Args:
         descriptors: `(U, M, d)`. present: bool `(U, M)`.
         config: "nce" or "infonce" and the temperature.
-        gather: turns rows into those of all processes, which are the candidates, and says where its own begin. The
-            losses of all processes then add up to that of the whole batch.
+        gather: From this process's rows to those of all processes, which are the candidates, and the index at which its
+            own begin. The losses of all processes then add up to that of the whole batch.
     """
     terms = {"nce": _nce, "infonce": _infonce}[config.contrastive_kind]
     count = descriptors.shape[1]
