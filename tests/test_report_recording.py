@@ -141,6 +141,6 @@ def test_arguments_that_do_not_go_together(run, talk):
         amuse("explain", run, "--transcript", talk)
     with pytest.raises(ValueError, match="--dialogue: expected no VIDEO with it"):
         amuse("explain", run, talk, "--dialogue", "d")
-    with pytest.raises(ValueError, match="--sound: a run's data hold no sound, expected VIDEO"):
+    with pytest.raises(ValueError, match="--sound: expected VIDEO, since a run's data hold no sound"):
         amuse("explain", run, "--sound")
     assert re.search("VIDEO", amuse("explain", "--help"))

@@ -38,6 +38,8 @@ def explain(
 
         if transcript is not None:
             raise ValueError("--transcript: expected VIDEO, the recording that it belongs to, got none")
+        if sound:
+            raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
