@@ -163,10 +163,8 @@ def draw_modalities(figure: Any, data: tuple[Tensor, Tensor, list[str], list[str
         places = [i + (m - (len(modalities) - 1) / 2) * width for i in occurring]
         deviations = [float(g.std()) if len(g) > 1 else 0.0 for g in groups]
         axes.bar(places, [float(g.mean()) for g in groups], width, yerr=deviations, label=modality)
-    ticks = [
-        f"{name}\n{f'{count} utterances' if count else 'never predicted'}"
-        for name, count in zip(names, counts, strict=True)
-    ]
+    numbers = {0: "never predicted", 1: "1 utterance"}
+    ticks = [f"{name}\n{numbers.get(n, f'{n} utterances')}" for name, n in zip(names, counts, strict=True)]
     axes.set_xticks(range(len(names)), ticks, rotation=20)
     axes.set(ylabel="share in the fusion", xlabel="predicted emotion")
     figure.legend(loc="outside upper center", ncols=len(modalities))
