@@ -50,9 +50,18 @@ def make_case(
     masks=True,
     groups=False,
     seed=0,
+    layouts=False,
+    score_offsets=None,
     **options,
 ) -> Case:
-    """A random case; with `masks` each source has ragged key lengths and the last source is absent for sample 0."""
+    """A random case.
+
+    Args:
+        masks: Each source has ragged key lengths and the last source is absent for sample 0; "holes": keys at the
+            edges of any tile of 16, 32, ... are hidden, the last of each tile or the first, and all others visible.
+        layouts: Queries, keys and values are laid out unlike each other in memory.
+        score_offsets: For each source what is added to all its scores.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -63,7 +72,17 @@ def make_case(
     values = [randn(batch, heads, length, head_dim) for length in lengths]
     if gates:
         options["gates"] = torch.rand(batch, heads, len(lengths), generator=g, dtype=torch.float64).to(dtype) + 0.1
-    if masks:
+    if score_offsets:
+        query[..., 0] = head_dim**0.5
+        for key, offset in zip(keys, score_offsets, strict=True):
+            key[..., 0] = offset
+    if layouts:
+        keys = [torch.cat([key, key], 2)[:, :, : key.shape[2]] for key in keys]  # rows of a longer tensor
+        values = [value.transpose(1, 2).contiguous().transpose(1, 2) for value in values]  # heads inside of tokens
+    if masks == "holes":
+        hidden = torch.tensor([15, 0]).repeat(-(-batch // 2))[:batch, None]
+        options["key_masks"] = [torch.arange(length) % 16 != hidden for length in lengths]
+    elif masks:
         options["key_masks"] = []
         for p, length in enumerate(lengths):
             kept = torch.randint(length // 2, length + 1, (batch, 1), generator=g) if length else torch.zeros(batch, 1)
@@ -76,6 +95,15 @@ def make_case(
         options["key_groups"] = [torch.randint(0, 2, (batch, length), generator=g) for length in lengths]
         options.setdefault("relations", [("same", "different", "any")[p % 3] for p in range(len(lengths))])
     return Case(query, keys, values, options)
+
+
+def spread_out(tensor: Tensor, dim: int) -> Tensor:
+    """The same values with offsets above 2^31 elements along `dim`."""
+    strides = list(tensor.contiguous().stride())
+    strides[dim] = 2**31 // max(1, tensor.shape[dim] - 1) + 64
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    memory = sparse_memory(elements * tensor.element_size())
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
 
 
 def oracle(case: Case) -> tuple[Tensor, Tensor, list[Tensor]]:
