@@ -225,13 +225,17 @@ class Config:
     def load(cls, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Self:
         """Defaults, then the YAML file, then overrides such as "train.epochs=5".
 
+        `path` is a file, or the name of one that comes with the package: "small", "demo", "meld", ...
+
         In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
 
         Raises:
+            FileNotFoundError: no such file or name.
             ValueError: a key that does not exist or a value of the wrong type, named with its place.
         """
         tree: Any = {}
         if path is not None:
+            path = _config_file(Path(path))
             try:
                 tree = yaml.safe_load(Path(path).read_bytes()) or {}
             except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -248,6 +252,16 @@ class Config:
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def _config_file(path: Path) -> Path:
+    """The file at `path`, or the package's own one of that name."""
+    packaged = {file.stem: file for file in sorted((Path(__file__).parent / "configs").glob("*.yaml"))}
+    if path.exists():
+        return path
+    if str(path) not in packaged:
+        raise FileNotFoundError(f"{path}: expected a YAML file, or one of {', '.join(packaged)}; no such file")
+    return packaged[str(path)]
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -19,7 +19,9 @@ app.command()(cli_explain.explain)
 app.command()(cli_explain.plot)
 app.command()(cli_explain.demo)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file, or small, demo, meld, ...; see docs/training.md.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
 ]

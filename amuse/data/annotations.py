@@ -92,6 +92,9 @@ def _textgrid_tiers(path: Path, text: str, report: ProblemHandler) -> list[Tier]
             tiers.append(tier)
         else:
             report(Problem("unused", path.name, f"tier {name!r} has points, not intervals"))
+    rest = [quoted or free for quoted, free in tokens]
+    if rest:
+        report(Problem("unused", path.name, f"text behind the last tier: {' '.join(rest)[:60]!r}"))
     return tiers
 
 

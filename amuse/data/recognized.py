@@ -35,7 +35,8 @@ def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """
     content = _parsed(read_text(path))
     if isinstance(content, dict):
-        key = next((key for key in LISTS if isinstance(content.get(key), list)), None)
+        lists = [key for key in LISTS if isinstance(content.get(key), list)]
+        key = next((key for key in lists if content[key]), lists[0] if lists else None)
         content = None if key is None else content[key]
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a JSON list of utterances, or an object with one under {', '.join(LISTS)}")
@@ -52,13 +53,23 @@ def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Problem
     for number, each in objects:
         place = f"{path.name}, {what} {number}"
         if not isinstance(each, dict):
-            report(Problem("bad_row", place, "expected a JSON object with start and end"))
+            report(Problem("bad_row", place, "expected a JSON object with start and end, and each key once"))
             continue
-        yield fields.row(number, {key: value for key, value in each.items() if not isinstance(value, dict | list)})
+        nested = [key for key in fields.columns.values() if isinstance(each.get(key), dict | list)]
+        if nested:
+            report(Problem("bad_row", place, f"{nested[0]}: expected text or a number, got a list or an object"))
+            continue
+        yield fields.row(number, each)
 
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError):
         return None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object; None where a key stands twice, of which json would drop the first one."""
+    content = dict(pairs)
+    return content if len(content) == len(pairs) else None

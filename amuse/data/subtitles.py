@@ -22,7 +22,8 @@ _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
 _ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
-_BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)\b")
+_BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)(?=\s|$)")
+_EVENT = re.compile(r"(Format|Dialogue|Comment|Picture|Sound|Movie|Command)\s*:|;|!:|\[", re.IGNORECASE)
 
 
 def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
@@ -33,7 +34,7 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
     """
     text = read_text(path)
     if path.suffix.lower() in OTHERS:
-        yield from _foreign(path, text)
+        yield from _foreign(path, text, report)
         return
     lines = text.splitlines()
     arrows = [number for number, line in enumerate(lines) if "-->" in line]
@@ -77,13 +78,15 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
         times = [i for i in block if i in marked]
         for begin, end in pairwise((*times, stop)):
             yield begin, lines[begin + 1 : end]
-        if block and not times and not _BLOCK.match(lines[place]):
-            message = f"text without times: {' '.join(lines[place:stop])[:60]!r}"
-            report(Problem("bad_row", f"{path.name}, line {place + 1}", message))
+        if block and (not times or times[0] > place + 1):
+            kept = " ".join(lines[place : times[0] if times else stop])
+            kind = "unused" if _BLOCK.match(kept) else "bad_row"
+            if lines[place].split(maxsplit=1)[:1] != ["WEBVTT"] or kind == "bad_row":
+                report(Problem(kind, f"{path.name}, line {place + 1}", f"text without times: {kept[:60]!r}"))
         place = stop + 1
 
 
-def _foreign(path: Path, text: str) -> Iterator[Row]:
+def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
     try:
         import pysubs2
     except ImportError:
@@ -92,12 +95,29 @@ def _foreign(path: Path, text: str) -> Iterator[Row]:
         events = pysubs2.SSAFile.from_string(text, format_=OTHERS[path.suffix.lower()]).events
     except (pysubs2.Pysubs2Error, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not subtitles: {error!r}") from None
+    if path.suffix.lower() in (".ass", ".ssa"):
+        _name_what_is_no_event(path, text, len(events), report)
+    comments = sum(event.is_comment for event in events)
+    if comments:
+        report(Problem("unused", path.name, f"{comments} comments"))
     events = [event for event in events if not event.is_comment]
     if not events:
         raise ValueError(f"{path}: expected subtitles, got none")
     for number, event in enumerate(events, 1):
         for part in _spoken(event.plaintext.splitlines()):
             yield Row(number, event.start / 1000, event.end / 1000, event.name or part.speaker, part.words, part.label)
+
+
+def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHandler) -> None:
+    """pysubs2 passes over lines of ASS that it does not know."""
+    lines = text.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.strip().lower() == "[events]"), len(lines))
+    events = [line for line in lines[begin:] if re.match(r"\s*(Dialogue|Comment)\s*:", line)]
+    for number, line in enumerate(lines[begin + 1 :], begin + 2):
+        if line.strip() and not _EVENT.match(line.strip()):
+            report(Problem("bad_row", f"{path.name}, line {number}", f"expected Dialogue: ..., got {line[:60]!r}"))
+    if len(events) != count:
+        report(Problem("bad_row", path.name, f"{len(events)} lines of dialogue, of which {count} can be read"))
 
 
 def _spoken(lines: list[str]) -> list[Said]:

@@ -1,6 +1,7 @@
 """Calibration of class probabilities by one temperature, fitted on the validation split (Guo et al. 2017)."""
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,11 @@ from torch import Tensor
 from amuse.data.batch import UNLABELLED
 from amuse.files import BEST, CALIBRATION_FILE, read_json, write_text
 
+logger = logging.getLogger(__name__)
+
 COLDEST, HOTTEST = 0.02, 50.0
+ENOUGH = 50
+"""Labels that a temperature is fitted on at least; fewer say more about chance than about the model."""
 NUM_BINS = 15  # of the expected calibration error, as Guo et al. have
 
 
@@ -56,8 +61,17 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Self:
-        """The temperature that these predictions ask for, arguments as of `measure`."""
-        return cls.measure(logits, labels, fit_temperature(logits, labels))
+        """The temperature that these predictions ask for, 1 with fewer than `ENOUGH` labels; see `measure`."""
+        if int((labels != UNLABELLED).sum()) < ENOUGH:
+            return cls.measure(logits, labels, 1.0)
+        temperature = fit_temperature(logits, labels)
+        if not 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
+            logger.warning(
+                "temperature %.3g is at its bound: the predictions %s; do not trust the probabilities",
+                temperature,
+                "are hardly better than chance" if temperature > 1 else "are all but certain on the validation split",
+            )
+        return cls.measure(logits, labels, temperature)
 
     def report(self) -> str:
         return (

@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from amuse.data.conversation import Conversations
+from amuse.data.preflight import Preflight
 from amuse.data.prepared import FORMAT, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARDS, read_manifest
 from amuse.data.problems import Problem
 from amuse.files import sha256, write_text
@@ -233,6 +234,7 @@ def _finish(source: Source, out: Path, recipe: dict[str, Any], shards: list[Shar
         "utterances": sum(conversations.num_utterances for conversations in source.splits.values()),
         "usable": {modality: usable[modality] for modality in recipe["encoders"]},
         "counts": dict(sorted(Counter(problem.kind for problem in problems).items())),
+        "preflight": Preflight.of(source.splits, recipe["options"]["max_seconds"]).as_dict(),
         "problems": [{**asdict(problem), "lost": problem.lost} for problem in problems],
     }
     manifest = {

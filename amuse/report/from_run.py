@@ -16,6 +16,12 @@ from amuse.explain.groups import WORD_STREAMS
 from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
 
+CAUTIONS = {
+    "train": "The model was trained on these utterances: expect less on new data.",
+    "valid": "These utterances chose the checkpoint and the temperature: expect a little less on new data.",
+}
+"""Why figures on a split are better than on new data."""
+
 
 def explain_run(
     run: Path,
@@ -62,7 +68,15 @@ def explain_run(
         quality = Quality.measure(predictions.probabilities(temperature), labels, model.spec.label_names)
     source = f"{config.data.dataset}, {split} split, dialogue {chosen.id}"
     card = model_card(model, temperature, source, options)
-    return Content(f"Conversation {chosen.id}", turns, model.spec.label_names, model.modalities, card, quality)
+    return Content(
+        f"Conversation {chosen.id}",
+        turns,
+        model.spec.label_names,
+        model.modalities,
+        card,
+        quality,
+        CAUTIONS.get(split, ""),
+    )
 
 
 def model_card(model: Amuse, temperature: float, source: str, options: ExplainOptions) -> dict[str, str]:

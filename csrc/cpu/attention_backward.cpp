@@ -1,14 +1,17 @@
-// Peripheral-to-Central attention, backward. With P the weights of a source without its gate, recomputed from lse,
-// dP = dO V^T after dropout, and dlse the gradient of lse:
+// Peripheral-to-Central attention, backward. With P the weights of a source without its gate, dP = dO V^T after dropout,
+// and dlse the gradient of lse:
 //   per_source   D_i = rowsum(P dP),     dS = P (g (dP - D_i) + dlse_i),     d g = sum_i D_i
 //   joint        D_i = <dO_i, O_i>,      dS = P g (dP - D_i + dlse_i),       d g = sum_ij P (dP - D_i + dlse_i)
 //   dQ = scale dS K,   dK = scale dS^T Q,   dV = g P^T dO
-// <dO_i, O_i> would carry the rounding of a 16-bit O: there it is summed from P dP, in a pass over all sources before.
+// P is recomputed from a rounded lse; it would not add up to 1 where that is large, and is divided by its sum.
+// <dO_i, O_i> would carry the rounding of a 16-bit O, and does not tell that sum: in 16 bits, and in rows of large
+// scores, a pass over all sources before gives both.
 // For each (b, h) and source, blocks of queries meet all visible keys at once. P and dS are kept transposed, (keys x
 // queries), as in the forward. Where there are more threads than (b, h), a first pass over blocks of queries gives dQ
-// and the shift of each row, a second pass over ranges of keys gives dK and dV; every sum is taken in the same
+// and the shift and sum of each row, a second pass over ranges of keys gives dK and dV; every sum is taken in the same
 // order as in one pass, so the bits do not change. Compiled once per instruction set.
 #include "attention_keys.h"
+#include "attention_scores.h"
 
 namespace amuse {
 namespace AMUSE_ISA {
@@ -48,12 +51,14 @@ class Backward {
 
   void run() {
     const int64_t heads = p_.b * p_.h, rows = p_.sources * rows_;
-    // per row: what dS takes off dP, its share of the gate's gradient, whether it sees a single key, <dO, O>
-    const Scratch row_memory((3 * heads * rows + heads * rows_) * static_cast<int64_t>(sizeof(A)));
+    // per row of a source: what dS takes off dP, its share of the gate's gradient, whether it sees a single key,
+    // 1 / the sum of its recomputed weights (joint that of all sources, at source 0); per row: <dO, O>
+    const Scratch row_memory((4 * heads * rows + heads * rows_) * static_cast<int64_t>(sizeof(A)));
     shifts_ = row_memory.at<A>(0);
     gate_rows_ = row_memory.at<A>(heads * rows);
     single_ = row_memory.at<A>(2 * heads * rows);
-    dots_ = row_memory.at<A>(3 * heads * rows);
+    inverses_ = row_memory.at<A>(3 * heads * rows);
+    dots_ = row_memory.at<A>(4 * heads * rows);
     const int64_t per_thread = carve(nullptr, nullptr);
     const Scratch scratch(threads_ * per_thread * static_cast<int64_t>(sizeof(A)));
     const auto task_of = [&](int thread, int64_t head) {
@@ -213,7 +218,7 @@ class Backward {
       multiply<false>(key, Matrix<A>{t.packed_query, block_}, t.scores, block_, count, columns, p_.d);
       multiply<false>(value, Matrix<A>{t.packed_grad, block_}, t.grad_scores, block_, count, columns, p_.d);
       if (pairs.needed()) pairs.load_queries(lists_.query_groups(t.b), i, queries, block_);
-      differentiate(t, step, pairs, list);
+      differentiate(t, step, pairs, list, key);
       if (wants_query) {
         A* out = t.grad_query + (i - t.query_first) * width_;
         int64_t stride = width_;
@@ -257,7 +262,7 @@ class Backward {
   // From S and dP to what the products take: g P after dropout, and scale dS; both a vector of queries at a time. Every
   // factor is in them, so that a product is only stored or added: of two multiplications around a sum the compiler may
   // fuse either, and not the same one in every register block.
-  void differentiate(Task& t, const Step& step, const PairMask<A>& pairs, const KeyList& list) const {
+  void differentiate(Task& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
     load_rows(t, step);
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     const int64_t count = step.end - step.start;
@@ -269,6 +274,10 @@ class Backward {
     const A most = !p_.joint ? A(0) : step.gate > 0 ? A(-__builtin_log2(double(step.gate))) : unbounded;
     for (int64_t q = 0; q < step.queries; q += lanes<A>) {
       A *scores = t.scores + q, *grads = t.grad_scores + q, *keep = t.keep + q;
+      const Vector<A> pivot = load(t.lse + q);
+      if (any_is_large<T, A>(pivot)) {
+        refine_scores<T, A>(key, t.packed_query + q, block_, p_.d, scores, count, pivot);
+      }
       // Seen by each query; all keys are here unless it is the second pass.
       Vector<A> seen = zeros + static_cast<A>(list.count);
       if (pairs.needed()) seen = pairs.apply(scores, block_, list, step.start, count, q);
@@ -285,7 +294,7 @@ class Backward {
       if (step.pass != Pass::keys) store(single_row, !p_.joint ? (seen == zeros + 1 ? zeros + 1 : zeros) : zeros);
       const Vector<A> single = load(single_row);
       const bool any_single = sum_lanes<A>(single) != 0;
-      const Vector<A> pivot = load(t.lse + q), limit = broadcast<A>(most < unbounded ? most : unbounded);
+      const Vector<A> limit = broadcast<A>(most < unbounded ? most : unbounded);
       Vector<A> products = {}, weights = {};
       for (int64_t j = 0; j < count; ++j) {
         const Vector<A> score = load(scores + j * block_), x = score - pivot;
@@ -297,41 +306,56 @@ class Backward {
         weights += weight;
       }
       A* dots = dots_ + t.head * rows_ + step.query + q;
+      A* inverses = row_of(inverses_, t, p_.joint ? 0 : step.source) + step.query + q;
       if (step.pass == Pass::dots) {
         store(dots, load(dots) + step.gate * products);
+        store(inverses, load(inverses) + step.gate * weights);
         continue;
       }
       A* shifts = row_of(shifts_, t, step.source) + step.query + q;
       const Vector<A> upstream = load(t.grad_lse + q);
       if (step.pass != Pass::keys) {
-        const Vector<A> shift = !p_.joint ? products : pivot == -hidden ? zeros : load(dots) - upstream;
+        if (!p_.joint) store(inverses, weights == zeros ? zeros : 1 / weights);
+        const Vector<A> inverse = load(inverses);
+        const Vector<A> shift = !p_.joint ? inverse * products : pivot == -hidden ? zeros : load(dots) - upstream;
         store(shifts, shift);
-        store(row_of(gate_rows_, t, step.source) + step.query + q, p_.joint ? products - shift * weights : products);
+        A* gate_rows = row_of(gate_rows_, t, step.source) + step.query + q;
+        store(gate_rows, p_.joint ? inverse * (products - shift * weights) : shift);
       }
-      const A scale = static_cast<A>(p_.softmax_scale), factor = scale * step.gate;
-      const Vector<A> shift = load(shifts), rest = p_.joint ? zeros : scale * upstream;
+      const A scale = static_cast<A>(p_.softmax_scale);
+      const Vector<A> shift = load(shifts), inverse = load(inverses), gate = step.gate * inverse;
+      const Vector<A> factor = scale * gate, rest = p_.joint ? zeros : scale * upstream * inverse;
       for (int64_t j = 0; j < count; ++j) {
         A *weight = scores + j * block_, *grad = grads + j * block_;
-        const Vector<A> gated = step.gate * load(weight);
+        const Vector<A> gated = gate * load(weight);
         store(grad, load(weight) * (factor * (load(grad) - shift) + rest));
         store(weight, drops ? gated * load(keep + j * block_) : gated);
       }
     }
   }
 
-  // <dO_i, O_i> of every row
+  // Of every row <dO_i, O_i>, and 1 / the sum of the weights that are recomputed from its lse.
   void output_dots(Task& t, int64_t first, int64_t end) const {
-    A* dots = dots_ + t.head * rows_;
+    constexpr bool exact_output = sizeof(T) == sizeof(A);
+    A *dots = dots_ + t.head * rows_, *inverses = row_of(inverses_, t, 0);
     zero(dots + first, round_up(end, lanes<A>) - first);
-    if constexpr (sizeof(T) == sizeof(A)) {
-      for (int64_t i = first; i < end; ++i) {
+    zero(inverses + first, round_up(end, lanes<A>) - first);
+    const A* lse = static_cast<const A*>(p_.lse) + t.head * p_.lq;
+    const auto is_summed = [&](int64_t i) { return !exact_output || is_large<T>(lse[i] * A(log2_e)); };
+    bool any_summed = false;
+    for (int64_t i = first; i < end; ++i) any_summed = any_summed || is_summed(i);
+    for (int64_t s = 0; any_summed && s < p_.sources; ++s) {
+      const int64_t count = lists_.list(t.b, s).count;
+      if (count > 0) attend(t, Pass::dots, s, 0, count, first, end);
+    }
+    for (int64_t i = first; i < end; ++i) {
+      if (is_summed(i)) {
+        inverses[i] = inverses[i] == 0 ? A(0) : 1 / inverses[i];
+        dots[i] *= inverses[i];
+      } else if constexpr (exact_output) {
         const A* out = rows_of<T>(p_.out, t.b, t.h)[i];
         dot_rows<1>(rows_of<T>(p_.grad_out, t.b, t.h)[i], &out, p_.d, dots + i);
-      }
-    } else {
-      for (int64_t s = 0; s < p_.sources; ++s) {
-        const int64_t count = lists_.list(t.b, s).count;
-        if (count > 0) attend(t, Pass::dots, s, 0, count, first, end);
+        inverses[i] = 1;
       }
     }
   }
@@ -352,7 +376,7 @@ class Backward {
   const bool direct_;           // gradients are summed in place
   bool two_passes_ = false;
   int64_t max_keys_ = 0, block_ = 0, blocks_ = 0;
-  A *shifts_ = nullptr, *gate_rows_ = nullptr, *dots_ = nullptr, *single_ = nullptr;
+  A *shifts_ = nullptr, *gate_rows_ = nullptr, *dots_ = nullptr, *single_ = nullptr, *inverses_ = nullptr;
 };
 
 }  // namespace

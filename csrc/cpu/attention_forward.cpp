@@ -3,6 +3,7 @@
 // queries are packed, and a row's maximum and sum are taken down the lanes of a vector. Powers of two throughout:
 // log2(e) is folded into the packed queries. Compiled once per instruction set.
 #include "attention_keys.h"
+#include "attention_scores.h"
 
 namespace amuse {
 namespace AMUSE_ISA {
@@ -179,7 +180,7 @@ class Forward {
       const Step step{s, start, start + tile < seen ? tile : seen - start, g, split};
       const Matrix<A> key = matrix_of(keys.from(start), step.count, p_.d, p_.d, t.key);
       multiply<false>(key, Matrix<A>{t.query, block_}, t.scores, block_, step.count, columns(t), p_.d);
-      softmax(t, step, pairs, list);
+      softmax(t, step, pairs, list, key);
       add_values(t, step, matrix_of(values.from(start), step.count, p_.d, width_, t.value));
     }
     if (split) add_part(t, g);
@@ -188,13 +189,19 @@ class Forward {
   int64_t columns(const Block& t) const { return round_up(t.queries, lanes<A>); }
 
   // Turns scores into unnormalised weights and leaves in alpha and beta what add_values multiplies new and old sums by.
-  void softmax(Block& t, const Step& step, const PairMask<A>& pairs, const KeyList& list) const {
+  void softmax(Block& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
     const A drop_factor = p_.dropout_p > 0 ? A(1 / (1 - p_.dropout_p)) : A(1);
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     for (int64_t q = 0; q < columns(t); q += lanes<A>) {
       A* scores = t.scores + q;
       if (pairs.needed()) pairs.apply(scores, block_, list, step.start, step.count, q);
-      const Vector<A> old = load(t.pivot + q), pivot = larger<A>(column_max(scores, block_, step.count), old);
+      Vector<A> top = column_max(scores, block_, step.count);
+      if (any_is_large<T, A>(top)) {
+        refine_scores<T, A>(key, t.query + q, block_, p_.d, scores, step.count, top);
+        if (pairs.needed()) pairs.apply(scores, block_, list, step.start, step.count, q);
+        top = column_max(scores, block_, step.count);
+      }
+      const Vector<A> old = load(t.pivot + q), pivot = larger<A>(top, old);
       const Vector<A> finite = pivot == hidden ? zeros : pivot;
       const Vector<A> sum = column_exp<A>(scores, block_, step.count, finite), shrink = exp2<A>(old - finite);
       const Vector<A> total = load(t.total + q) * shrink + (p_.joint ? step.gate * sum : sum);
