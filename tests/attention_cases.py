@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels import p2c_attention
+from tests.sparse_memory import sparse_memory
 
 
 @dataclass
@@ -57,8 +58,7 @@ def make_case(
     """A random case.
 
     Args:
-        masks: Each source has ragged key lengths and the last source is absent for sample 0; "holes": keys at the
-            edges of any tile of 16, 32, ... are hidden, the last of each tile or the first, and all others visible.
+        masks: Each source has ragged key lengths and the last source is absent for sample 0; "holes": see `holes_in`.
         layouts: Queries, keys and values are laid out unlike each other in memory.
         score_offsets: For each source what is added to all its scores.
     """
@@ -80,8 +80,10 @@ def make_case(
         keys = [torch.cat([key, key], 2)[:, :, : key.shape[2]] for key in keys]  # rows of a longer tensor
         values = [value.transpose(1, 2).contiguous().transpose(1, 2) for value in values]  # heads inside of tokens
     if masks == "holes":
-        hidden = torch.tensor([15, 0]).repeat(-(-batch // 2))[:batch, None]
-        options["key_masks"] = [torch.arange(length) % 16 != hidden for length in lengths]
+        options["key_masks"] = [
+            torch.stack([holes_in(length, source + 2 * sample) for sample in range(batch)])
+            for source, length in enumerate(lengths)
+        ]
     elif masks:
         options["key_masks"] = []
         for p, length in enumerate(lengths):
@@ -95,6 +97,17 @@ def make_case(
         options["key_groups"] = [torch.randint(0, 2, (batch, length), generator=g) for length in lengths]
         options.setdefault("relations", [("same", "different", "any")[p % 3] for p in range(len(lengths))])
     return Case(query, keys, values, options)
+
+
+def holes_in(length: int, kind: int) -> Tensor:
+    """A key mask that an off-by-one bound at the edge of a tile would break, for tiles of 128, 64, 32 or 16 keys.
+
+    In turn: all keys visible but the last of a tile; none behind the first of a tile; all but the first of a tile; and
+    a hole in each tile.
+    """
+    keys = torch.arange(length)
+    edge = min(128, 1 << max(0, (length - 1).bit_length() - 1))  # a power of two: where a tile of any size starts
+    return (keys != edge - 1, keys <= edge, keys != edge, keys % 16 != 15)[kind % 4]
 
 
 def spread_out(tensor: Tensor, dim: int) -> Tensor:

@@ -15,6 +15,8 @@ from amuse_kernels.dropout import keep_mask
 from tests.attention_cases import Case, make_case, spread_out
 from tests.ptx.package.budget import within_budget
 
+DIALOGUE: dict[str, Any] = {"causal": True, "groups": True, "dropout_p": 0.3, "seed": 5}
+HOLES: dict[str, Any] = {"masks": "holes", "layouts": True, "heads": 1}
 # name -> lengths (queries, keys of each source), head dim, options of make_case
 ATTENTION: dict[str, Any] = {
     "plain": ((64, (64, 64, 64)), 64, {"gates": False, "masks": False}),
@@ -23,22 +25,18 @@ ATTENTION: dict[str, Any] = {
     "causal": ((77, (77, 77)), 64, {"causal": True, "groups": True}),
     "joint": ((33, (100, 7)), 64, {"normalization": "joint"}),
     "dropout": ((65, (40, 70)), 32, {"dropout_p": 0.3, "seed": 5}),
-    "holes": ((130, (130, 150)), 64, {"masks": "holes", "layouts": True, "batch": 1}),
-    "holes, groups": (
-        (130, (130, 130)),
-        32,
-        {"masks": "holes", "layouts": True, "batch": 1, "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
-    ),
-    "holes, joint": ((130, (150, 70)), 40, {"masks": "holes", "layouts": True, "batch": 1, "normalization": "joint"}),
+    "holes": ((70, (130, 150)), 64, HOLES),
+    "holes, groups": ((130, (130, 130)), 32, {**HOLES, **DIALOGUE}),
+    "holes, joint": ((70, (150, 70)), 40, {**HOLES, "normalization": "joint"}),
     "joint, all options": (
         (70, (70, 70)),
         40,
-        {"normalization": "joint", "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
+        {"normalization": "joint", **DIALOGUE},
     ),
 }
 # as above; differences of scores whose exp is 0, which needs the range of fp32
 FAR_APART: dict[str, Any] = {
-    "far apart": ((70, (100, 130)), 64, {"masks": "holes", "batch": 1, "score_offsets": (70, -60)})
+    "far apart": ((70, (100, 130)), 64, {"masks": "holes", "batch": 1, "score_offsets": (60, -60)})
 }
 # as above: more than 32 tiles of queries
 GATE_SUMS: dict[str, Any] = {
@@ -102,9 +100,15 @@ class AttentionCall:
 
     @staticmethod
     def make(
-        queries: int, lengths: tuple[int, ...], head_dim: int, dtype: torch.dtype, batch: int = 2, **options: Any
+        queries: int,
+        lengths: tuple[int, ...],
+        head_dim: int,
+        dtype: torch.dtype,
+        batch: int = 2,
+        heads: int = 2,
+        **options: Any,
     ) -> AttentionCall:
-        case = make_case(batch, 2, queries, lengths, head_dim, dtype, **options)
+        case = make_case(batch, heads, queries, lengths, head_dim, dtype, **options)
         hide_what_is_masked(case)
         inputs = inputs_of(case)
         return AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
