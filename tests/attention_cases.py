@@ -110,10 +110,10 @@ def holes_in(length: int, kind: int) -> Tensor:
     return (keys != edge - 1, keys <= edge, keys != edge, keys % 16 != 15)[kind % 4]
 
 
-def spread_out(tensor: Tensor, dim: int) -> Tensor:
-    """The same values with offsets above 2^31 elements along `dim`."""
+def spread_out(tensor: Tensor, dim: int, unit: int = 64) -> Tensor:
+    """The same values with offsets above 2^31 elements along `dim`, in strides of multiples of `unit`."""
     strides = list(tensor.contiguous().stride())
-    strides[dim] = 2**31 // max(1, tensor.shape[dim] - 1) + 64
+    strides[dim] = (2**31 // max(1, tensor.shape[dim] - 1) // unit + 1) * unit
     elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
     memory = sparse_memory(elements * tensor.element_size())
     return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)

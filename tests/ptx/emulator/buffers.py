@@ -14,6 +14,7 @@ from .poison import INITIALISED
 from .program import Variable
 
 LARGE = 2**28  # bytes
+LARGEST_WRITABLE = 2**30  # bytes, of which each has a record of who touched it
 ACCESSIBLE, WRITABLE, STORED, READ, WRITTEN = 1, 2, 4, 8, 16  # as in core/machine.h
 
 
@@ -109,6 +110,12 @@ class Memory:
 
     def records(self) -> np.ndarray:
         """What the core needs of each buffer."""
+        for b in self.buffers:
+            if b.writable and b.size > LARGEST_WRITABLE:
+                raise ValueError(
+                    f"buffer {b.name}: expected at most {LARGEST_WRITABLE} bytes of a tensor that the kernel may "
+                    f"write, got {b.size}; a larger one has to be among `readonly`"
+                )
         rows = [[b.base, b.size, b.host, b.flags.ctypes.data, int(b.writable)] for b in self.buffers]
         return np.array(rows or [[0] * 5], dtype=np.uint64)
 

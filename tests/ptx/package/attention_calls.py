@@ -16,7 +16,7 @@ from tests.attention_cases import Case, make_case, spread_out
 from tests.ptx.package.budget import within_budget
 
 DIALOGUE: dict[str, Any] = {"causal": True, "groups": True, "dropout_p": 0.3, "seed": 5}
-HOLES: dict[str, Any] = {"masks": "holes", "layouts": True, "heads": 1}
+HOLES: dict[str, Any] = {"masks": "holes", "layouts": True}
 # name -> lengths (queries, keys of each source), head dim, options of make_case
 ATTENTION: dict[str, Any] = {
     "plain": ((64, (64, 64, 64)), 64, {"gates": False, "masks": False}),
@@ -26,22 +26,19 @@ ATTENTION: dict[str, Any] = {
     "joint": ((33, (100, 7)), 64, {"normalization": "joint"}),
     "dropout": ((65, (40, 70)), 32, {"dropout_p": 0.3, "seed": 5}),
     "holes": ((70, (130, 150)), 64, HOLES),
-    "holes, groups": ((130, (130, 130)), 32, {**HOLES, **DIALOGUE}),
+    "holes, groups": ((130, (130, 130)), 32, {**HOLES, **DIALOGUE, "batch": 1}),
     "holes, joint": ((70, (150, 70)), 40, {**HOLES, "normalization": "joint"}),
-    "joint, all options": (
-        (70, (70, 70)),
-        40,
-        {"normalization": "joint", **DIALOGUE},
-    ),
+    "joint, all options": ((70, (70, 70)), 40, {"normalization": "joint", **DIALOGUE}),
 }
 # as above; differences of scores whose exp is 0, which needs the range of fp32
 FAR_APART: dict[str, Any] = {
     "far apart": ((70, (100, 130)), 64, {"masks": "holes", "batch": 1, "score_offsets": (60, -60)})
 }
-# as above: more than 32 tiles of queries
+ONE_SAMPLE: dict[str, Any] = {"batch": 1, "heads": 1, "masks": False}
+# as above: more than 32 tiles of queries; in fp32, whose budget one of them exceeds
 GATE_SUMS: dict[str, Any] = {
-    "gates of many tiles": ((2100, (3,)), 8, {"batch": 1}),
-    "gates of many tiles, joint": ((2100, (3, 2)), 8, {"batch": 1, "normalization": "joint"}),
+    "gates of many tiles": ((2100, (3,)), 8, ONE_SAMPLE),
+    "gates of many tiles, joint": ((2100, (3, 2)), 8, {**ONE_SAMPLE, "normalization": "joint"}),
 }
 # as above: Triton has tiles of more queries for them on sm_80
 MANY_QUERIES: dict[str, Any] = {
@@ -113,9 +110,9 @@ class AttentionCall:
         inputs = inputs_of(case)
         return AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
 
-    def spread_out(self, dim: int) -> AttentionCall:
+    def spread_out(self, dim: int, unit: int = 64) -> AttentionCall:
         """The same with offsets above 2^31 elements along `dim` in every tensor that is read by strides."""
-        inputs, far = self.inputs, functools.partial(spread_out, dim=dim)
+        inputs, far = self.inputs, functools.partial(spread_out, dim=dim, unit=unit)
         spread = inputs._replace(
             query=far(inputs.query), keys=[*map(far, inputs.keys)], values=[*map(far, inputs.values)]
         )
