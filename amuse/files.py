@@ -22,6 +22,10 @@ def write_text(text: str, path: Path) -> None:
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(content: bytes, path: Path) -> None:
+    _replace(path, lambda temporary: temporary.write_bytes(content))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
