@@ -31,12 +31,10 @@ def cache(tmp_path, monkeypatch):
 def meld(tmp_path, monkeypatch):
     """A folder of small CSVs like MELD's, which the recipe takes for the published ones."""
     folder = write_meld(tmp_path / "meld", dialogues=4)
-    files = {
-        name: sources.Published(
-            "a/b", "c0ffee", f"data/{name}", hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        )
-        for name in sources.MELD
-    }
+    files = {}
+    for name in sources.MELD:
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        files[name] = sources.Published("a/b", "c0ffee", f"data/{name}", digest)
     monkeypatch.setitem(runs.RECIPES, "meld", runs.Recipe("meld", "meld", files))
     return folder
 
