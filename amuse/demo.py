@@ -27,16 +27,16 @@ CSS = ".explanation iframe { width: 100%; height: 46rem; border: 0; } .status te
 
 @dataclass(frozen=True)
 class Talk:
-    """A recording as far as it has been heard.
+    """The part of a recording that has been processed so far.
 
     Attributes:
-        name: Of the file.
+        name: Name of the file.
         dialogue: The utterances so far, with features.
-        seen: What was heard and seen in each.
-        rows: What the model says of each, knowing the others so far.
-        count: Utterances of the whole recording.
-        problems: What could not be used.
-        turns: Position -> explanation, as far as anybody asked.
+        seen: The decoded sound and pictures of each.
+        rows: The prediction of each, given the others so far.
+        count: Number of utterances of the whole recording.
+        problems: Those found so far.
+        turns: Position -> explanation, for utterances whose explanation was requested.
     """
 
     name: str
@@ -48,21 +48,22 @@ class Talk:
     turns: dict[int, Turn] = field(default_factory=dict)
 
 
-def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iterator[Talk]:
-    """The recording after its first utterance, after its second, and so on; the last one is all of it.
+def follow(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iterator[Talk]:
+    """The recording after its first utterance, after its second, and so on, up to all of it.
 
     Raises:
-        As of `Recognizer.listen`.
+        FileNotFoundError, ValueError: See `Recognizer.utterances`.
     """
     problems: list[Problem] = []
-    plain, utterances = recognizer.listen(media, transcript, problems.append)
+    plain, utterances = recognizer.utterances(media, transcript, problems.append)
     dialogue = Dialogue(plain.id, [])
     seen: list[Perception] = []
     for utterance, perception in utterances:
         dialogue = Dialogue(plain.id, [*dialogue.utterances, utterance])
         seen = [*seen, perception]
-        said = rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
-        yield Talk(media.name, dialogue, seen, said, len(plain), list(problems))
+        logits, names = recognizer.predict(dialogue), recognizer.model.spec.label_names
+        predicted = rows(dialogue, logits, names, recognizer.temperature)
+        yield Talk(media.name, dialogue, seen, predicted, len(plain), list(problems))
 
 
 def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
@@ -73,14 +74,15 @@ def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
 
 
 def explanation(recognizer: Recognizer, talk: Talk, position: int) -> str:
-    """HTML of one utterance's explanation: a part of the report, in a frame that may run nothing and load nothing."""
+    """HTML of one utterance's explanation: a part of the report, in a frame without scripts and network access."""
     import torch
 
     turn = explained(recognizer, talk, position)
     turns = []
     for utterance, row in zip(talk.dialogue.utterances, talk.rows, strict=True):
-        said = torch.tensor(list(row.probabilities.values()) or [row.value])
-        turns.append(Turn(utterance, replace(turn.explanation, probabilities=said)))  # their context, not their reasons
+        outputs = torch.tensor(list(row.probabilities.values()) or [row.value])
+        # the other turns are shown as context, so their explanations are not computed
+        turns.append(Turn(utterance, replace(turn.explanation, probabilities=outputs)))
     turns[position] = turn
     page = render(_content(recognizer, talk, turns), only=position)
     return f'<iframe sandbox title="Explanation of utterance {position + 1}" srcdoc="{html.escape(page)}"></iframe>'
@@ -94,8 +96,8 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
     """The page, a `gradio.Blocks`. Only files that the page's visitor uploaded are read.
 
     Args:
-        recognizer: Says what the emotions are.
-        folder: Takes reports and made-up talks; inside the folder for temporary files.
+        recognizer: Predicts the emotions.
+        folder: For reports and generated talks; inside the folder for temporary files.
     """
     gr = _gradio()
 
@@ -112,7 +114,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         yield None, [], "listening ...", *rest
         table: list[list[str]] = []
         try:
-            for talk in listen(recognizer, Path(video), Path(transcript) if transcript else None):
+            for talk in follow(recognizer, Path(video), Path(transcript) if transcript else None):
                 table = [_cells(number, row) for number, row in enumerate(talk.rows, 1)]
                 yield talk, table, f"{len(table)} of {talk.count} utterances", *rest
             status = f"{talk.count} utterances; click one for its explanation\n{problem_table(talk.problems)}"
@@ -170,7 +172,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
 
 
 def launch(page: Any, port: int | None) -> str:
-    """Serves the page to this machine alone, in a thread; its address.
+    """Serve the page to this machine only, in a thread; returns its address.
 
     Raises:
         ValueError: The port is taken.
@@ -201,9 +203,9 @@ def demo(run: Path, port: int | None) -> None:
 
 
 def _cells(number: int, row: PredictedUtterance) -> list[str]:
-    said = row.emotion or f"{row.value:.2f}"
-    sure = "" if row.probability is None else f"{100 * row.probability:.0f} %"
-    return [str(number), clock(row.start), row.speaker, said, sure, row.text or ""]
+    predicted = row.emotion or f"{row.value:.2f}"
+    confidence = "" if row.probability is None else f"{100 * row.probability:.0f} %"
+    return [str(number), clock(row.start), row.speaker, predicted, confidence, row.text or ""]
 
 
 def _gradio() -> Any:

@@ -58,7 +58,7 @@ def address(recognizer, tmp_path_factory):
 
 
 def test_utterances_come_one_by_one_and_end_as_the_prediction(run, recognizer, short):
-    talks = list(demo.listen(recognizer, *short))
+    talks = list(demo.follow(recognizer, *short))
     assert [len(talk.rows) for talk in talks] == [1, 2, 3, 4]
     assert {talk.count for talk in talks} == {4}
     expected = predict_recording(run, *short, print)
@@ -68,7 +68,7 @@ def test_utterances_come_one_by_one_and_end_as_the_prediction(run, recognizer, s
 
 def test_an_explanation_is_computed_once_and_framed_without_rights(recognizer, short, monkeypatch):
     monkeypatch.setattr(demo, "DEFAULTS", ExplainOptions("occlusion"))
-    *_, talk = demo.listen(recognizer, *short)
+    *_, talk = demo.follow(recognizer, *short)
     shown = demo.explanation(recognizer, talk, 2)
     assert shown.startswith('<iframe sandbox title="Explanation of utterance 3" srcdoc="&lt;!doctype html&gt;')
     assert shown.count("<") == 2

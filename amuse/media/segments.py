@@ -35,7 +35,7 @@ def speech_segments(samples: np.ndarray) -> Segments:
 
 
 def by_voice(samples: np.ndarray) -> list[tuple[float, float]]:
-    """What Silero's detector of voices (Silero Team 2024) takes for speech, for the same samples always the same.
+    """Speech according to Silero's voice activity detector (Silero Team 2024); deterministic.
 
     Raises:
         ImportError: silero-vad is not installed.

@@ -18,7 +18,7 @@ LEFT = 90  # speakers' names
 
 
 def times(turns: list[Turn]) -> list[tuple[float, float]]:
-    """Start and end of each turn; without times turns count as one second each."""
+    """Start and end of each turn; without times, each turn counts as one second."""
     known = [(t.utterance.start, t.utterance.end) for t in turns]
     if any(start is None or end is None for start, end in known):
         return [(float(i), i + 0.9) for i in range(len(turns))]
@@ -26,7 +26,7 @@ def times(turns: list[Turn]) -> list[tuple[float, float]]:
 
 
 def timeline(turns: list[Turn], outcome: Outcome) -> dict[str, Any]:
-    """One lane a speaker, one block an utterance."""
+    """One lane per speaker, one block per utterance."""
     spans = times(turns)
     first, last = min(s for s, _ in spans), max(e for _, e in spans)
     scale = (WIDTH - LEFT - 10) / max(last - first, 1e-6)
@@ -67,9 +67,9 @@ def mark(score: float, strongest: float, outcome: Outcome) -> dict[str, Any]:
 
 
 def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float, outcome: Outcome) -> dict[str, Any]:
-    """The segments of one stream as bars along the utterance, 600 units wide, 30 up and 30 down from the middle.
+    """The segments of one stream as bars along the utterance, 600 units wide, up to 30 above and below the middle.
 
-    The regions of a picture are one bar: the sum of their scores.
+    The regions of a picture form one bar, the sum of their scores.
     """
     segments: dict[tuple[int, ...], tuple[Group, float]] = {}
     for group, score in scores:
@@ -124,7 +124,7 @@ def spectrogram(mel: np.ndarray, columns: int = 240) -> str:
 
 
 def picture(frame: KeyFrame, turn: Turn, strongest: float, outcome: Outcome, width: int = 240) -> dict[str, Any]:
-    """A key frame, scaled, with the regions whose score stands out."""
+    """A scaled key frame with the regions of large scores."""
     height = round(width * frame.image.shape[0] / frame.image.shape[1])
     groups, scores = turn.explanation.groups, turn.explanation.scores.tolist()
     regions = []

@@ -1,10 +1,10 @@
-"""What a model's answer is called, coloured and measured in: an emotion and its probability, or a number."""
+"""How a report words and colours predictions: an emotion and its probability, or a number."""
 
 from typing import Any
 
 from torch import Tensor
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the name of an emotion always stands beside its colour
+# Okabe and Ito's palette, distinguishable for colour-blind readers; an emotion's name is always next to its colour
 COLOURS = ("#9a9a9a", "#e69f00", "#56b4e9", "#d55e00", "#f0e442", "#cc79a7", "#009e73", "#0072b2")
 DIVERGING = ("#0072b2", "#79b3d6", "#c9c9c9", "#e9b872", "#d98200")  # of numbers, from the lowest to the highest
 NEGLIGIBLE = 0.0005  # shares of the scale below this are no change
@@ -15,7 +15,7 @@ class Outcome:
 
     Args:
         label_names: Emotions; None for regression.
-        scale: What counts as a large number in regression; 1 for probabilities.
+        scale: A large value of the output in regression; 1 for probabilities.
     """
 
     def __init__(self, label_names: list[str] | None, scale: float = 1.0) -> None:
@@ -23,7 +23,7 @@ class Outcome:
 
     @classmethod
     def of(cls, label_names: list[str] | None, values: list[Tensor]) -> "Outcome":
-        """For these predictions, of which the largest number is the scale."""
+        """For these predictions; in regression the largest one is the scale."""
         largest = 1.0 if label_names is not None else max(float(value.abs().max()) for value in values)
         return cls(label_names, max(largest, 1e-6))
 
@@ -32,7 +32,7 @@ class Outcome:
         return number(float(prediction[0])) if self.names is None else self.names[int(prediction.argmax())]
 
     def target(self, target: int) -> str:
-        """What an explanation explains."""
+        """Name of the explained output."""
         return "the number" if self.names is None else self.names[target]
 
     def colour(self, prediction: Tensor) -> str:
