@@ -62,7 +62,7 @@ def prepare(
         audio=None if audio == "none" else audio,
         vision=None if vision == "none" else vision,
         face=face,
-        faces=vision != "none" and (_detector_installed() if faces is None else faces),
+        faces=vision != "none" and not dry_run and (_detector_installed() if faces is None else faces),
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from amuse.encoders.feature_cache import load_features, save_features
-from amuse.encoders.hub import encoder_folder, import_transformers
+from amuse.encoders.hub import encoder_folder, import_transformers, without_progress_bars
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +172,9 @@ class FrozenTextEncoder:
             raise ValueError(
                 f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {tuple(self.layers)}"
             )
-        model = import_transformers().AutoModel.from_pretrained(
-            encoder_folder(self.encoder), use_safetensors=True, local_files_only=True
-        )
+        folder = encoder_folder(self.encoder)
+        with without_progress_bars():
+            model = import_transformers().AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         model = model.float().eval().to(self.device)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
         features: dict[int, Tensor] = {}
