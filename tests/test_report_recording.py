@@ -133,8 +133,8 @@ def test_faces_are_pictures_of_their_own(tmp_path, monkeypatch):
 
 
 def test_arguments_that_do_not_go_together(run, talk):
-    with pytest.raises(ValueError, match="--transcript: belongs to a recording"):
+    with pytest.raises(ValueError, match="--transcript: expected VIDEO"):
         amuse("explain", run, "--transcript", talk)
-    with pytest.raises(ValueError, match="--dialogue: names a dialogue of the run's data"):
+    with pytest.raises(ValueError, match="--dialogue: expected no VIDEO with it"):
         amuse("explain", run, talk, "--dialogue", "d")
     assert re.search("VIDEO", amuse("explain", "--help"))

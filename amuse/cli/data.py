@@ -1,4 +1,4 @@
-"""`amuse data prepare` and `amuse predict`: raw media in, features and emotions out."""
+"""`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
 from pathlib import Path

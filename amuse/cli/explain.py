@@ -34,14 +34,14 @@ def explain(
         from amuse.report.from_run import explain_run
 
         if transcript is not None:
-            raise ValueError("--transcript: belongs to a recording, expected VIDEO before it")
+            raise ValueError("--transcript: expected VIDEO, the recording that it belongs to, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
         from amuse.report.from_recording import explain_recording
 
         if dialogue is not None:
-            raise ValueError("--dialogue: names a dialogue of the run's data, expected no VIDEO beside it")
+            raise ValueError("--dialogue: expected no VIDEO with it, since it names a dialogue of the run's data")
         problems: list[Problem] = []
         content = explain_recording(run, video, transcript, problems.append, options)
         typer.echo(problem_table(problems), err=True)
@@ -66,7 +66,7 @@ def demo(
     run: Run,
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
 ) -> None:
-    """A page to drop a video on: its emotions as they are found, the reasons at a click. For this machine alone."""
+    """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
     from amuse.demo import demo as serve
 
     serve(run, port)

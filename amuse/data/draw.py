@@ -1,4 +1,4 @@
-"""What readers of one's own data share: splits drawn by conversation, and one spelling for each class."""
+"""Splits drawn by conversation, and one spelling for each class, for data without either."""
 
 import random
 from collections import Counter
@@ -8,14 +8,14 @@ from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import folded
 
 DRAWS = 200
-"""Random draws of the splits, of which the one whose splits are most alike is used."""
+"""Random draws of the splits, of which the one with the most similar splits is used."""
 
 
 def draw_splits(labels: Sequence[Counter[str]], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
-    """Random splits of whole conversations; of many draws, the one whose splits are most alike in labels.
+    """Random splits of whole conversations; of many draws, the one whose splits have the most similar labels.
 
     Args:
-        labels: Of each conversation, how often each class occurs in it.
+        labels: How often each class occurs in each conversation.
         shares: Split -> its share of the conversations, at least one; the rest is "train".
         seed: Chooses them.
 
@@ -39,7 +39,7 @@ def draw_splits(labels: Sequence[Counter[str]], shares: Mapping[str, float], see
         return {"train": order[begin:], **parts}
 
     def unlikeness(order: list[int]) -> float:
-        """How far the classes of the splits are from those of all, and worse where a split lacks labels or classes."""
+        """Distance of the splits' class frequencies from the overall ones; more if a split lacks labels or classes."""
         every = sum(labels, Counter[str]())
         total = 0.0
         for split, members in cut(order).items():
@@ -56,7 +56,7 @@ def draw_splits(labels: Sequence[Counter[str]], shares: Mapping[str, float], see
 
 
 def merge_spellings(counts: Counter[str], report: ProblemHandler) -> dict[str, str]:
-    """Label -> its class: labels that differ in case only are one, spelled as most often; `same_class` is reported."""
+    """Label -> its class: labels that differ only in case are one, in its most frequent spelling; `same_class` is reported."""
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         spellings.setdefault(folded(label), []).append(label)

@@ -1,4 +1,4 @@
-"""A plain folder of conversations: recordings, each with a transcript of the same name beside it."""
+"""A plain folder of conversations: recordings, each next to a transcript of the same name."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ AUDIO = (
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".dts"),
     *(".mka", ".mp2", ".oga", ".w64", ".weba", ".wma", ".wv"),
 )
-"""Suffixes of recordings; a file with any other one is a recording where a transcript lies beside it."""
+"""Suffixes of recordings; a file with any other suffix is one if there is a transcript of its name."""
 _LANGUAGE = r"(?:\.[a-z]{2,3}(?:[-_][a-z0-9]{2,8})?)?"
 
 
@@ -48,16 +48,15 @@ def read_folder(
 
     Args:
         folder: Holds the recordings, or folders `train`, `valid` and `test` of recordings (some of them).
-        valid_fraction, test_fraction: Shares of the dialogues where there are no such folders, at least one dialogue
-            each, drawn so that the splits have labels and classes alike; with fewer than three dialogues all of them
-            are `"test"`.
-        seed: Chooses them.
+        valid_fraction, test_fraction: Shares of the dialogues if there are no such folders, at least one dialogue each,
+            drawn so that the splits have similar distributions of labels; fewer than three dialogues are all `"test"`.
+        seed: Seed of the draw.
         report: Takes everything that is wrong with a recording or its transcript.
 
     Returns:
-        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; those
-        that differ in case only are one, spelled as most often. Without any label there is one class, `"unlabelled"`,
-        that no utterance has. Split -> dialogue id -> media file.
+        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; labels
+        that differ only in case are one class, in their most frequent spelling. Without any label there is one class,
+        `"unlabelled"`, that no utterance has. And split -> dialogue id -> media file.
 
     Raises:
         FileNotFoundError: No folder, or no usable recording in it.
@@ -86,7 +85,7 @@ def read_folder(
 
 
 def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | None) -> Conversations:
-    """Recordings as dialogues without features; labels outside of `label_names` are unlabelled."""
+    """Recordings as dialogues without features; labels that are not in `label_names` count as unlabelled."""
     known = list(label_names or ())
     dialogues = []
     for recording in recordings:
@@ -107,7 +106,7 @@ def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | 
 
 
 def find_transcripts(media: Path) -> list[Path]:
-    """The transcripts of a recording's name beside it, the one to use first: CSV before SRT, no language before one."""
+    """Transcripts of a recording, in order of preference: CSV before SRT, names without a language code first."""
     name = re.compile(re.escape(folded(media.stem)) + _LANGUAGE)
     found = [
         path
@@ -119,7 +118,7 @@ def find_transcripts(media: Path) -> list[Path]:
 
 
 def find_transcript(media: Path) -> Path | None:
-    """The transcript to use of a recording, if there is one."""
+    """The preferred transcript of a recording, if there is one."""
     return next(iter(find_transcripts(media)), None)
 
 
@@ -138,7 +137,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
         if not transcripts:
-            expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript beside it"
+            expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript next to it"
             report(Problem("missing_transcript", str(media), expected))
             continue
         for spare in transcripts[1:]:
@@ -151,7 +150,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
         if lines:
             found[media.stem] = Recording(media, lines)
         else:
-            report(Problem("bad_transcript", str(transcripts[0]), "not one usable utterance in it"))
+            report(Problem("bad_transcript", str(transcripts[0]), "no usable utterance in it"))
     for path in files:
         if path.suffix.lower() in SUFFIXES and path not in taken:
             report(Problem("stray_file", str(path), "a transcript without a recording of its name"))
@@ -161,7 +160,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
 
 
 def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None:
-    """Ids that start again in each transcript get the recording's name in front."""
+    """Prefix ids with the recording's name if any id occurs in several transcripts."""
     counts = Counter(line.id for recording in recordings for line in recording.lines)
     if any(count > 1 for count in counts.values()):
         for recording in recordings:
@@ -171,7 +170,7 @@ def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None
         fresh = [line for line in recording.lines if line.id not in seen]
         for line in recording.lines:
             if line.id in seen:
-                message = f"id {line.id!r} stands in another transcript too"
+                message = f"id {line.id!r} occurs in another transcript too"
                 report(Problem("duplicate_id", str(recording.media), message))
         seen.update(line.id for line in fresh)
         recording.lines = fresh
@@ -179,7 +178,7 @@ def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None
 
 
 def _merge_classes(recordings: Sequence[Recording], report: ProblemHandler) -> None:
-    """Labels that differ in case only become one."""
+    """Merge labels that differ only in case."""
     classes = merge_spellings(sum((_labels(recording) for recording in recordings), Counter()), report)
     for recording in recordings:
         recording.lines = [
@@ -188,6 +187,7 @@ def _merge_classes(recordings: Sequence[Recording], report: ProblemHandler) -> N
 
 
 def _draw(recordings: list[Recording], valid: float, test: float, seed: int) -> dict[str, list[Recording]]:
+    """Random splits of whole recordings, with similar labels."""
     if len(recordings) < 3:
         return {"test": recordings}
     drawn = draw_splits([_labels(recording) for recording in recordings], {"test": test, "valid": valid}, seed)

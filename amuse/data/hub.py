@@ -1,4 +1,4 @@
-"""Conversations of Hugging Face data sets: a row is an utterance, with sound and video in it or beside it."""
+"""Conversations of Hugging Face data sets: each row is an utterance, with its recordings inside or as paths."""
 
 import hashlib
 import os
@@ -23,15 +23,15 @@ MEDIA = {
     **dict.fromkeys(("video", "videofile", "videofilename", "videopath", "clip", "movie"), "video"),
     **dict.fromkeys(("file", "filename", "filepath", "path", "media", "mediapath"), "media"),
 }
-"""Columns of recordings, without case and punctuation; "media" is sound or video by the file's suffix."""
+"""Columns of recordings, compared without case and punctuation; "media" is sound or video by the file's suffix."""
 DIALOGUE = ("dialogue", "dialog", "conversation", "session", "recording", "scene")
-"""Columns that say which utterances belong together, with or without "id" behind."""
+"""Columns that group utterances, also with "id" appended."""
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}")
 
 
 @dataclass(frozen=True)
 class HubClip:
-    """The recordings of one utterance: which files, and which part of them in seconds; `end` None = to the end."""
+    """The recordings of one utterance and its part of them, in seconds; `end` None = to the end."""
 
     sound: Path | None
     picture: Path | None
@@ -44,9 +44,9 @@ class HubDataset:
     """A data set without features, and the recordings to make them from.
 
     Attributes:
-        splits: "train", "valid" and "test", as far as there are.
+        splits: "train", "valid" and "test", where available.
         clips: Split -> utterance id -> its recordings.
-        drawn: Splits that were not given, and were drawn from "train".
+        drawn: Splits that were missing, and were drawn from "train".
     """
 
     splits: dict[str, Conversations]
@@ -56,7 +56,7 @@ class HubDataset:
 
 @dataclass
 class _Sample:
-    """An utterance on its way: text as it stands, recordings as files."""
+    """An utterance before classes and conversations are known."""
 
     place: str
     id: str
@@ -71,12 +71,12 @@ class _Sample:
 
 @dataclass
 class _Columns:
-    """What the columns of a row mean.
+    """The meaning of a row's columns.
 
     Attributes:
-        fields: Of everything that is no recording.
+        fields: All columns but those of recordings and the conversation.
         media: "audio", "video" or "media" -> column.
-        dialogue: The column of conversations, if there is one.
+        dialogue: The column of the conversation, if there is one.
     """
 
     fields: Fields
@@ -113,16 +113,16 @@ def read_hub_dataset(
 
     Args:
         name: A folder, or OWNER/NAME on the hub.
-        media: Folder to write recordings to that are inside of Parquet; None leaves them out.
-        subset: Which of several configurations.
-        valid_fraction, test_fraction: Shares of the conversations of "train", for splits that are not given.
+        media: Folder for recordings that are stored in Parquet; None does not write them.
+        subset: Name of a configuration, if there are several.
+        valid_fraction, test_fraction: Shares of the conversations of "train", for missing splits.
         seed: Chooses them.
-        report: Takes what is wrong with rows and files.
+        report: Takes problems of rows and files.
 
     Raises:
         FileNotFoundError: No such data set, or no files of rows in it.
-        ImportError: Packages that are needed are missing; says how to install them.
-        ValueError: A file that cannot be read, labels that are numbers, or not one usable row.
+        ImportError: A package is missing; says how to install it.
+        ValueError: A file that cannot be read, labels that are fractions, or no usable row.
     """
     folder = dataset_folder(name)
     files = split_files(folder, subset, report)
@@ -134,7 +134,7 @@ def read_hub_dataset(
     samples = {split: _timed(part, shared, report) for split, part in samples.items()}
     groups = {split: _conversations(part, shared, folder) for split, part in samples.items()}
     if not shared and not any(sample.dialogue for part in samples.values() for sample in part):
-        message = f"no column {', '.join(DIALOGUE[:3])}, ... says which utterances belong together"
+        message = f"no column such as {', '.join(DIALOGUE[:3])} groups the utterances"
         report(Problem("no_conversations", str(folder), message))
     labels = Counter(sample.label for part in samples.values() for sample in part if sample.label)
     _refuse_numbers(folder, labels)
@@ -158,7 +158,7 @@ def read_hub_dataset(
 
 
 def _samples(split: str, files: list[Path], folder: Path, media: Path | None, report: ProblemHandler) -> list[_Sample]:
-    """The usable rows of a split; recordings that are inside of them are written as they pass by."""
+    """The usable rows of a split; embedded recordings are written at once, so that they are not kept in memory."""
     found: list[_Sample] = []
     known: dict[tuple[str, ...], _Columns] = {}
     unused: dict[str, None] = {}
@@ -203,7 +203,7 @@ def _sample(
             path = _stored(cell.content, suffix if _SUFFIX.fullmatch(suffix) else "", media)
         recordings.setdefault(seen, path)
     if not recordings and not read.text:
-        raise ValueError("neither words nor a recording that is there")
+        raise ValueError("expected words or a recording, got neither")
     start = None if read.start in ("", None) else seconds(read.start, "start")
     end = None if read.end in ("", None) else seconds(read.end, "end")
     if start is not None and end is not None and end <= start:
@@ -223,31 +223,33 @@ def _sample(
 
 
 def _told_apart(samples: list[_Sample], report: ProblemHandler) -> list[_Sample]:
-    """Ids that start again in each conversation get its name in front; what still stands twice is reported."""
+    """Prefix ids that are not unique with the conversation; report those that are still not."""
     if len({sample.id for sample in samples}) < len(samples):
         for sample in samples:
             sample.id = f"{sample.dialogue}_{sample.id}" if sample.dialogue else sample.id
     kept: dict[str, _Sample] = {}
     for sample in samples:
         if sample.id in kept:
-            report(Problem("duplicate_id", sample.place, f"id {sample.id!r} stood in {kept[sample.id].place}"))
+            report(Problem("duplicate_id", sample.place, f"id {sample.id!r} occurs in {kept[sample.id].place} too"))
         else:
             kept[sample.id] = sample
     return list(kept.values())
 
 
 def _stored(content: bytes, suffix: str, media: Path | None) -> Path:
-    """A file of these bytes, named after them, so that the same recording in several rows is one file."""
+    """The file for these bytes, named by their hash, so that a recording that is in several rows is one file."""
     path = (media or Path()) / f"{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
     if media is not None and not (path.is_file() and path.stat().st_size == len(content)):
         media.mkdir(parents=True, exist_ok=True)
         write_bytes(content, path)
-        os.utime(path, (0, 0))  # the same for every rank of torchrun, since a file of another time is encoded again
+        os.utime(
+            path, (0, 0)
+        )  # a file of another time would be encoded again, and ranks of torchrun may write the same one
     return path
 
 
 def _shared(samples: list[_Sample]) -> set[Path]:
-    """Recordings that several utterances are parts of, by their times."""
+    """Recordings of which several utterances are parts, by their times."""
     users: dict[Path, list[_Sample]] = {}
     for sample in samples:
         for path in sample.media.values():
@@ -260,7 +262,7 @@ def _has_times(sample: _Sample) -> bool:
 
 
 def _timed(samples: list[_Sample], shared: set[Path], report: ProblemHandler) -> list[_Sample]:
-    """Without utterances of a shared recording of which nothing says which part is theirs."""
+    """Leave out utterances without times whose recording is shared."""
     kept = []
     for sample in samples:
         used = shared.intersection(sample.media.values())
@@ -273,7 +275,7 @@ def _timed(samples: list[_Sample], shared: set[Path], report: ProblemHandler) ->
 
 
 def _conversations(samples: list[_Sample], shared: set[Path], folder: Path) -> dict[str, list[_Sample]]:
-    """Conversation -> its utterances in order: by their start where all have one, or else as they stand."""
+    """Conversation -> its utterances by start, or in the order of the rows if some have none."""
     groups: dict[str, list[_Sample]] = {}
     for sample in samples:
         own = sample.id
@@ -289,7 +291,7 @@ def _conversations(samples: list[_Sample], shared: set[Path], folder: Path) -> d
 def _with_drawn(
     groups: dict[str, dict[str, list[_Sample]]], valid: float, test: float, seed: int
 ) -> dict[str, dict[str, list[_Sample]]]:
-    """All splits; those that are not given are drawn from "train"."""
+    """All splits; missing ones are drawn from "train"."""
     shares = {split: share for split, share in (("test", test), ("valid", valid)) if split not in groups}
     train = groups.get("train", {})
     if not shares or len(train) <= len(shares):

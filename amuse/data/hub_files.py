@@ -1,7 +1,7 @@
-"""Data sets as the Hugging Face hub has them, local or by name: which files make a split, and the rows in them.
+"""Files of Hugging Face data sets, local or on the hub: which belong to a split, and their rows.
 
-The library `datasets` is not used: it gives a folder of a CSV and its recordings to the CSV reader as a whole, needs
-torchcodec as soon as there is sound, and copies everything into a cache of its own.
+The library `datasets` is not used: it passes a CSV and the recordings next to it to its CSV reader together, needs
+torchcodec for anything with sound, and copies all data into its own cache.
 """
 
 import json
@@ -20,25 +20,25 @@ SPLIT_NAMES = {
     **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""What splits are called on the hub -> here."""
+"""Name of a split on the hub -> its name here."""
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl")
-"""Files of rows; of several kinds in one folder, the first one counts."""
+"""Suffixes of files of rows; if a data set has several kinds, the first is used."""
 ROWS = 16
-"""Rows of Parquet that are in memory at a time, with the recordings in them."""
+"""Rows of Parquet in memory at a time, with their recordings."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FRONT_MATTER = re.compile(r"---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
 _NEEDS_EXTRA = "Hugging Face data sets need pyarrow and huggingface_hub: pip install amuse-kernels[datasets]"
 
 
 class Media(NamedTuple):
-    """A recording as a cell has it: its name, and its bytes where they are in the file itself."""
+    """A cell that holds a recording: its path, and its bytes if they are in the file itself."""
 
     name: str
     content: bytes | None
 
 
 class HubRow(NamedTuple):
-    """A row: where it stands, for reports, the file that it stands in, and its cells."""
+    """A row: its place, for reports, its file, and its cells."""
 
     place: str
     file: Path
@@ -46,7 +46,7 @@ class HubRow(NamedTuple):
 
 
 def dataset_folder(name: str | Path) -> Path:
-    """A local folder, or that of a data set of the hub, which is downloaded into the hub's cache or found there.
+    """A local folder, or the folder of a data set in the hub's cache, downloaded if necessary.
 
     Raises:
         FileNotFoundError: No such folder, and the hub does not give it.
@@ -72,12 +72,12 @@ def split_files(folder: Path, subset: str | None, report: ProblemHandler) -> dic
 
     Args:
         folder: See `dataset_folder`.
-        subset: Which one of several configurations; None = the only or the default one.
-        report: Takes a `stray_file` for a split of another name.
+        subset: Name of a configuration; None = the only or the default one.
+        report: Takes a `stray_file` for each file or split that is not used.
 
     Raises:
         FileNotFoundError: No files of rows.
-        ValueError: A card that cannot be read, or not one configuration of that name.
+        ValueError: A card that cannot be read, or no configuration of that name.
     """
     configurations = _configurations(folder)
     if subset is None and len(configurations) < 2:
@@ -86,7 +86,11 @@ def split_files(folder: Path, subset: str | None, report: ProblemHandler) -> dic
         defaults = [name for name, each in configurations.items() if each.get("default") or name == "default"]
         wanted = defaults[0] if subset is None and len(defaults) == 1 else subset
         if wanted not in configurations:
-            expected = f"one of {', '.join(configurations)}" if configurations else "none, for there are none"
+            expected = (
+                f"one of {', '.join(configurations)}"
+                if configurations
+                else "none, since the data set has no configurations"
+            )
             raise ValueError(f"--subset: expected {expected}, got {wanted or 'none'}")
         chosen = configurations[wanted]
     named = _named_files(folder, chosen, report) if "data_files" in chosen else {}
@@ -111,7 +115,7 @@ def read_rows(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
 
     Args:
         path: Parquet, CSV or JSON lines.
-        report: Takes a `bad_row` for what cannot be read.
+        report: Takes a `bad_row` for each row that cannot be read.
 
     Raises:
         ImportError: Parquet without pyarrow.
@@ -161,7 +165,7 @@ def _parquet(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
-    """Column -> what the library `datasets` wrote down about it."""
+    """Column -> its description as the library `datasets` stores it."""
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
@@ -191,7 +195,7 @@ def _configurations(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         content = yaml.safe_load(match[1])
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{card}: its first lines are not valid YAML: {error}") from None
+        raise ValueError(f"{card}: expected valid YAML between the lines ---: {error}") from None
     entries = content.get("configs") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         return {}
@@ -199,7 +203,7 @@ def _configurations(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _named_files(folder: Path, configuration: dict[str, Any], report: ProblemHandler) -> dict[str, list[Path]]:
-    """Split -> files, as a card names them: one pattern, several, or some for each split."""
+    """Split -> files, from a card's pattern, list of patterns, or patterns by split."""
     entries = configuration["data_files"]
     found: dict[str, list[Path]] = {}
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -221,7 +225,7 @@ def _named_files(folder: Path, configuration: dict[str, Any], report: ProblemHan
 
 def _files(folder: Path, pattern: str) -> list[Path]:
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise ValueError(f"{folder}: expected patterns of files inside of it, got {pattern!r}")
+        raise ValueError(f"{folder}: expected patterns of files inside it, got {pattern!r}")
     return [
         path
         for path in sorted(folder.glob(pattern))
@@ -232,7 +236,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _split_of(path: Path) -> str:
-    """The split that a file's name or else one of its folders says, the innermost first; "train" without any."""
+    """The split named by the file or else by the innermost folder that names one; "train" by default, as on the hub."""
     for part in (path.stem, *reversed(path.parts[:-1])):
         for word in re.split(r"[\W_]+", part.lower()):
             if word in SPLIT_NAMES:

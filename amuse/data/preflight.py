@@ -12,9 +12,9 @@ from amuse.data.transcript import UNKNOWN_SPEAKER
 
 PERCENTILES = (10, 50, 90, 99)
 RARE = 10
-"""Classes with fewer labels than this for training are hardly learned."""
+"""Classes with fewer training labels than this are hardly learned."""
 SMALL = 300
-"""Labels below which a model of the usual size memorises them; configs/small.yaml is for such data."""
+"""A model of the default size memorises fewer labels than this; configs/small.yaml is for such data."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class SplitSummary:
     """One split.
 
     Attributes:
-        dialogues, utterances: How many.
+        dialogues, utterances: Their numbers.
         labels: Class -> utterances; None for regression.
         labelled: Utterances with a label.
         speakers: Names, sorted; unknown ones left out.
@@ -82,7 +82,7 @@ class Preflight:
         return asdict(self)
 
     def table(self) -> str:
-        """A line for each number, a column for each split; then the oddities."""
+        """One line per number, one column per split; then the oddities."""
         parts = list(self.splits.values())
         rows = [["", *self.splits]]
         rows += [[name, *(str(getattr(part, name)) for part in parts)] for name in ("dialogues", "utterances")]
@@ -104,7 +104,7 @@ class Preflight:
 
 
 def check_scorable(splits: Mapping[str, Conversations]) -> None:
-    """Refuses what could be trained on and never be scored.
+    """Refuse splits that could not be scored.
 
     Raises:
         ValueError: A split without a label.

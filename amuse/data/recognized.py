@@ -1,4 +1,4 @@
-"""What speech recognisers write: JSON of Whisper, WhisperX and their kind, and JSON lines of utterances."""
+"""Output of speech recognisers: JSON as Whisper and WhisperX write it, and JSON Lines of utterances."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ TECHNICAL = {
     *("seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "words", "chars"),
     *("confidence", "score", "channel"),
 }
-"""Keys of an utterance that say nothing about it here."""
+"""Keys of an utterance that are not used here."""
 
 
 def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """One JSON object a line."""
+    """JSON Lines: one object per line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -28,7 +28,7 @@ def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
 
 
 def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """A JSON list of objects, or an object that holds one under `segments` (Whisper, WhisperX) or a name like it.
+    """A JSON list of objects, or an object that has one under `segments` (Whisper, WhisperX) or a similar key.
 
     Raises:
         ValueError: Not JSON, or without such a list.
@@ -70,6 +70,6 @@ def _parsed(text: str) -> Any:
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object; None where a key stands twice, of which json would drop the first one."""
+    """An object; None if a key occurs twice, of which json would silently drop the first."""
     content = dict(pairs)
     return content if len(content) == len(pairs) else None

@@ -1,7 +1,7 @@
 """Subtitles: SubRip and WebVTT as people write them, and what pysubs2 reads (ASS, SSA, TTML, SAMI, MicroDVD).
 
-pysubs2 reads SubRip and WebVTT too, but takes a last line of digits for the number of the next subtitle, and WebVTT's
-notes and names of cues for words.
+pysubs2 reads SubRip and WebVTT too, but mistakes a last line of digits for the number of the next subtitle, and
+WebVTT's notes and cue names for words.
 """
 
 import html
@@ -17,7 +17,7 @@ from amuse.data.speakers import Said, said
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
 OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml", ".sami": "sami", ".smi": "sami"}
-"""Suffix -> what pysubs2 calls the format."""
+"""Suffix -> pysubs2's name of the format."""
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
 _ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
@@ -27,10 +27,10 @@ _EVENT = re.compile(r"(Format|Dialogue|Comment|Picture|Sound|Movie|Command)\s*:|
 
 
 def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """The subtitles of a file in its order, with a speaker and a label where the words name them.
+    """The subtitles of a file in their order, with a speaker and a label where the words name them.
 
     Raises:
-        ValueError: Not one subtitle, not UTF-8 or UTF-16, or a format that needs pysubs2, which is not installed.
+        ValueError: No subtitle, neither UTF-8 nor UTF-16, or a format that needs pysubs2, which is not installed.
     """
     text = read_text(path)
     if path.suffix.lower() in OTHERS:
@@ -47,14 +47,14 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
             report(Problem("unused", f"{path.name}, line 1", f"text before the first times: {' '.join(before)[:60]!r}"))
     for number, words in cues:
         match = _ARROW.fullmatch(lines[number])
-        # the line itself is named by who checks the times
+        # a line that is not a time is reported where times are checked
         start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
         for part in _spoken(words):
             yield Row(number + 1, start, end, part.speaker, part.words, part.label)
 
 
 def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str]]]:
-    """Line of the times, and the lines of words below, without the number of the next subtitle."""
+    """The line number of each cue's times and the lines of words below, without the number of the next cue."""
     numbered = any(line.strip().isdecimal() for line in lines[: arrows[0]])
     last = next((int(line) for line in lines[: arrows[0]] if line.strip().isdecimal() and len(line) < 10), 0)
     for number, following in zip(arrows, [*arrows[1:], None], strict=True):
@@ -69,7 +69,7 @@ def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str
 
 
 def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHandler) -> Iterator[tuple[int, list[str]]]:
-    """Line of the times, and the lines of words up to the next empty one."""
+    """The line number of each cue's times and the lines of words up to the next empty line."""
     marked = set(arrows)
     place = 0
     while place < len(lines):
@@ -109,7 +109,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
 
 
 def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHandler) -> None:
-    """pysubs2 passes over lines of ASS that it does not know."""
+    """Report the lines of ASS that pysubs2 skips silently."""
     lines = text.splitlines()
     begin = next((i for i, line in enumerate(lines) if line.strip().lower() == "[events]"), len(lines))
     events = [line for line in lines[begin:] if re.match(r"\s*(Dialogue|Comment)\s*:", line)]
@@ -121,7 +121,7 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
 
 
 def _spoken(lines: list[str]) -> list[Said]:
-    """What is said, without markup; a WebVTT voice is a speaker."""
+    """The words without markup; a WebVTT voice is a speaker."""
     text = "\n".join(lines)
     voices = list(_VOICE.finditer(text))
     if not voices:

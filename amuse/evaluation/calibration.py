@@ -24,14 +24,14 @@ NUM_BINS = 15  # of the expected calibration error, as Guo et al. have
 
 @dataclass
 class Calibration:
-    """How far confidence and accuracy are apart, without and with the temperature.
+    """How well confidence matches accuracy, without and with the temperature.
 
     Attributes:
-        temperature: divides the logits.
-        ece, ece_calibrated: expected calibration error.
-        nll, nll_calibrated: mean negative log-likelihood.
-        confidence: mean probability of the predicted class, with the temperature.
-        accuracy: share of right predictions, which the temperature does not change.
+        temperature: Divides the logits.
+        ece, ece_calibrated: Expected calibration error.
+        nll, nll_calibrated: Mean negative log-likelihood.
+        confidence: Mean probability of the predicted class, with the temperature.
+        accuracy: Share of correct predictions, which the temperature does not change.
     """
 
     temperature: float
@@ -44,7 +44,7 @@ class Calibration:
 
     @classmethod
     def measure(cls, logits: Tensor, labels: Tensor, temperature: float) -> Self:
-        """Of logits `(N, C)` and labels int64 `(N,)`, -100 = unlabelled and left out; at least one is labelled."""
+        """From logits `(N, C)` and int64 labels `(N,)`; -100 = unlabelled and left out, at least one is labelled."""
         labelled = labels != UNLABELLED
         logits, labels = logits[labelled].double(), labels[labelled]
         scaled = logits / temperature
@@ -61,7 +61,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Self:
-        """The temperature that these predictions ask for, 1 with fewer than `ENOUGH` labels; see `measure`."""
+        """With the temperature that is best for these predictions, 1 with fewer than `ENOUGH` labels; see `measure`."""
         if int((labels != UNLABELLED).sum()) < ENOUGH:
             return cls.measure(logits, labels, 1.0)
         temperature = fit_temperature(logits, labels)
@@ -81,7 +81,7 @@ class Calibration:
         )
 
     def save(self, folder: Path) -> None:
-        """Beside the checkpoint in `folder`."""
+        """Save next to the checkpoint in `folder`."""
         write_text(json.dumps(asdict(self), indent=2), folder / CALIBRATION_FILE)
 
 
@@ -124,7 +124,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 @dataclass
 class Bin:
-    """Predictions of about the same confidence: its mean, their accuracy and number."""
+    """Predictions of similar confidence: its mean, their accuracy and their number."""
 
     confidence: float
     accuracy: float
@@ -148,6 +148,6 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> 
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> float:
-    """Mean distance of accuracy from confidence over the bins of `reliability`, weighted by their counts."""
+    """Mean difference of accuracy and confidence over the bins of `reliability`, weighted by their counts."""
     found = reliability(probabilities, labels, bins)
     return sum(each.count * abs(each.confidence - each.accuracy) for each in found) / len(labels)

@@ -83,7 +83,7 @@ def prepare(
         shard_size: Clips in a file.
         device: Where transformers encoders run.
         rank, world_size: This process takes every `world_size`-th shard.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal only.
 
     Raises:
         FileExistsError: `out` holds finished data of other options or another source.
@@ -102,7 +102,9 @@ def prepare(
     mine = shards[rank::world_size]
     waiting = [shard for shard in mine if not shard.is_done()]
     total, left = (sum(len(shard.clips) for shard in part) for part in (mine, waiting))
-    with tqdm(total=total, initial=total - left, desc="preparing", unit="utt", disable=not progress) as bar:
+    with tqdm(
+        total=total, initial=total - left, desc="preparing", unit="utt", disable=None if progress else True
+    ) as bar:
         for shard in _encode_all(waiting, extractor, source.folder, workers, device):
             bar.update(len(shard.clips))
     if not all(shard.is_done() for shard in shards):

@@ -38,7 +38,7 @@ def explain_run(
         dialogue: Id; None = the first of the split.
         options: Method, number of samples and seed.
         split: "train", "valid" or "test".
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal only.
 
     Raises:
         FileNotFoundError: No such run or data.
@@ -48,7 +48,8 @@ def explain_run(
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []
-    for position, utterance in enumerate(tqdm(chosen.utterances, "explaining", disable=not progress, leave=False)):
+    bar = tqdm(chosen.utterances, "explaining", disable=None if progress else True, leave=False)
+    for position, utterance in enumerate(bar):
         explanation = explain(
             model,
             chosen,

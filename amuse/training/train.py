@@ -33,9 +33,9 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
 
     Args:
         config: Everything that decides the run.
-        folder: of the run.
-        resume: go on from the last saved state, to the same result as without the interruption.
-        progress: show progress bars.
+        folder: Folder of the run.
+        resume: Resume from the last saved state; the result is the same as without the interruption.
+        progress: Show progress bars.
 
     Raises:
         FileExistsError: the folder holds a run and `resume` is not set.
@@ -52,7 +52,7 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
 
 
 def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
-    """`train` on conversations that are there already.
+    """`train` on conversations in memory.
 
     Raises:
         ValueError: a split without a label, which could not be scored.
@@ -64,7 +64,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
         centre_outputs(model, splits.train)
         if world.is_main:
             _advise(model, splits)
-        if world.rank > 0:  # the same weights, but dropout of its own
+        if world.rank > 0:  # the same weights, but its own dropout
             torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
         run = Run(config, model, splits, folder, world)
         if resume and (folder / STATE_FILE).exists():
