@@ -71,14 +71,14 @@ def test_commands_that_train_take_a_folder_of_data(tmp_path, monkeypatch, comman
 
 def test_encoders_load_without_notices_of_their_libraries(capfd):
     pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
-    from amuse.encoders.text import FrozenTextEncoder, TokenSequence
+    from amuse.encoders.text import TextModel
     from amuse.encoders.trainable import pretrained_model
 
     try:
         pretrained_model("minilm")
     except ImportError as error:
         pytest.skip(str(error))
-    FrozenTextEncoder("minilm", progress=False, cache_dir=None)._encode([TokenSequence((101, 102), 0, 2)])
+    assert TextModel("minilm").network.config.hidden_size == 384
     try:
         from amuse.media.faces import FaceDetector
 

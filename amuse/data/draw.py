@@ -56,7 +56,7 @@ def draw_splits(labels: Sequence[Counter[str]], shares: Mapping[str, float], see
 
 
 def merge_spellings(counts: Counter[str], report: ProblemHandler) -> dict[str, str]:
-    """Label -> its class: labels that differ only in case are one, in its most frequent spelling; `same_class` is reported."""
+    """Label -> its class, the most frequent spelling of labels that differ only in case; reports `same_class`."""
     spellings: dict[str, list[str]] = {}
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         spellings.setdefault(folded(label), []).append(label)
