@@ -23,6 +23,9 @@ def explain(
     method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
     samples: Annotated[int, typer.Option(help="Perturbations per utterance.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
+    sound: Annotated[
+        bool, typer.Option("--sound", help="Let the report hold the sound of VIDEO, about 5 kB per second.")
+    ] = False,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
     from amuse.explain import ExplainOptions
@@ -35,6 +38,8 @@ def explain(
 
         if transcript is not None:
             raise ValueError("--transcript: expected VIDEO, the recording that it belongs to, got none")
+        if sound:
+            raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
@@ -45,8 +50,9 @@ def explain(
         problems: list[Problem] = []
         content = explain_recording(run, video, transcript, problems.append, options)
         typer.echo(problem_table(problems), err=True)
-    write_report(content, out)
-    typer.echo(f"{len(content.turns)} utterances explained: {out}")
+    write_report(content, out, sound=sound)
+    size = out.stat().st_size / 1e6
+    typer.echo(f"{len(content.turns)} utterances explained: {out} ({size:.1f} MB{', with sound' if sound else ''})")
 
 
 def plot(
