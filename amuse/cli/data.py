@@ -1,10 +1,15 @@
 """`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from amuse.data.problems import ProblemHandler
+    from amuse.data.transcript import Line
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,12 +77,15 @@ def prepare(
     )
     if valid_fraction is None:
         valid_fraction = 0.1 if dataset == "iemocap" else 0.15
+    rank, world_size = preparation.ranks()
     if dataset == "meld":
         found = meld_source(Path(source))
     elif dataset == "iemocap":
         found = iemocap_source(Path(source), classes, valid_fraction, seed, whole_frame)
     elif dataset == "folder":
-        found = folder_source(Path(source), valid_fraction, test_fraction, seed)
+        # a dry run reads no media, and ranks must agree on every word
+        recognize = None if dry_run or world_size > 1 else _speech_recognizer(Path(source), out)
+        found = folder_source(Path(source), valid_fraction, test_fraction, seed, recognize)
     else:
         found = hub_source(source, None if dry_run else out / "media", subset, valid_fraction, test_fraction, seed)
     preflight = Preflight.of(found.splits, max_seconds)
@@ -85,7 +93,6 @@ def prepare(
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
         typer.echo("nothing was encoded; the media files themselves were not read")
         raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
-    rank, world_size = preparation.ranks()
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -129,7 +136,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
@@ -144,6 +151,17 @@ def predict(
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
+    """Makes transcripts of recordings that have none, where that is installed."""
+    from amuse.speech.automatic import recognizer_of_folder
+
+    try:
+        return recognizer_of_folder(source, out / "transcripts")
+    except ImportError as error:
+        typer.echo(f"recordings without a transcript are left out: {error}")
+        return None
 
 
 def _detector_installed() -> bool:
