@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from amuse.config import DataConfig
 from amuse.encoders.feature_cache import load_features, save_features
-from amuse.encoders.hub import encoder_folder, import_transformers
+from amuse.encoders.hub import encoder_folder, import_transformers, without_progress_bars
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ class TextModel:
     @cached_property
     def network(self) -> Any:
         """The model in fp32, in evaluation mode."""
-        network = import_transformers().AutoModel.from_pretrained(
-            self.folder, use_safetensors=True, local_files_only=True
-        )
+        with without_progress_bars():
+            network = import_transformers().AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, local_files_only=True
+            )
         return network.float().eval().to(self.device)
 
 

@@ -166,7 +166,8 @@ def _encode(shard: Shard, extractor: Extractor, root: Path) -> None:
         features[clip.utterance] = extractor(clip, f"{shard.split} {clip.utterance}", problems.append)
         for span in (clip.sound, clip.picture):
             if span is not None:
-                sources[span.path.relative_to(root).as_posix()] = _sha256(span.path)
+                inside = span.path.is_relative_to(root)
+                sources[(span.path.relative_to(root) if inside else span.path).as_posix()] = _sha256(span.path)
     write_shard(shard, features, problems, sources)
 
 

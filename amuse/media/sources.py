@@ -1,4 +1,4 @@
-"""Finds the media of every utterance, in MELD's, IEMOCAP's and a plain folder's layout."""
+"""Finds the media of every utterance, in the layout of each kind of data set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from amuse.data.conversation import Conversations, Utterance
 from amuse.data.folder import AUDIO, read_folder
+from amuse.data.hub import read_hub_dataset
+from amuse.data.hub_files import dataset_folder
 from amuse.data.iemocap import PROTOCOLS, read_iemocap
 from amuse.data.meld import read_meld
 from amuse.data.problems import Problem, ProblemHandler, problem_table
@@ -163,6 +165,42 @@ def folder_source(
     source.protocol = f"recordings of a folder, one dialogue each; splits {how}: {counts}"
     for split, dialogue, utterance in _walk(source.splits):
         source.clips.setdefault(split, []).append(recording_clip(media[split][dialogue], utterance))
+    return source
+
+
+def hub_source(
+    name: str,
+    media: Path | None,
+    subset: str | None = None,
+    valid_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+) -> Source:
+    """A data set of the Hugging Face hub or in its layout, see `read_hub_dataset` for the arguments.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: see `read_hub_dataset`.
+    """
+    source = Source(dataset_folder(name), {}, {}, "")
+    found = read_hub_dataset(
+        name,
+        media=media,
+        subset=subset,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        report=source.problems.append,
+    )
+    source.splits = found.splits
+    counts = ", ".join(f"{len(part)} {split}" for split, part in source.splits.items())
+    drawn = f", {' and '.join(found.drawn)} drawn from train with seed {seed}" if found.drawn else ""
+    source.protocol = f"{name}, splits as given{drawn}; conversations: {counts}"
+    for split, _, utterance in _walk(source.splits):
+        clip = found.clips[split][utterance.id]
+        sound, picture = (
+            None if path is None else Span(path, clip.begin, clip.end) for path in (clip.sound, clip.picture)
+        )
+        source.clips.setdefault(split, []).append(Clip(utterance.id, sound, picture, seconds=_seconds(utterance)))
     return source
 
 
