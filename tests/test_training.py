@@ -213,9 +213,9 @@ def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_pa
         [
             "model.d_model=32",
             "model.num_heads=2",
-            "model.man_layers=2",
+            "model.man_layers=1",
             "model.dropout=0.1",
-            "train.epochs=10",
+            "train.epochs=8",
             "train.batch_size=10",
             "train.learning_rate=4e-3",
         ],
