@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 
@@ -14,14 +14,7 @@ from amuse.files import write_text
 
 T = TypeVar("T")
 
-FUSIONS = ("learned", "closed_form", "chain", "equal", "random", "concat")
-TEMPORALS = ("bilstm", "attention", "none")
-CONTRASTIVE = ("nce", "infonce", "none")
-PRECISIONS = ("fp32", "bf16", "fp16")
-STRATEGIES = ("ddp", "fsdp")
-DATASETS = ("synthetic", "meld", "mosi", "prepared", "tables")
 SPLITS = ("train", "valid", "test")
-ENCODERS = ("frozen", "finetune")
 
 
 @dataclass
@@ -35,15 +28,16 @@ class ModelConfig:
     unimodal_layers: int = 1  # self-attention layers after it (III-A)
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
-    man_gate: str = "mean"  # weight of a Peripheral source: "mean" (paper) | "learned" | "input"
+    man_gate: Literal["mean", "learned", "input"] = "mean"  # weight of a Peripheral source; "mean" in the paper
     man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
     man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
-    head_merge: str = "mean"  # attention heads: "mean" (paper) | "concat"
-    fusion: str = "learned"  # "learned" | "closed_form" (Eq. 6) | "chain" (III-E2) | "equal" | "random" | "concat"
+    head_merge: Literal["mean", "concat"] = "mean"  # of attention heads; "mean" in the paper
+    # "closed_form" is Eq. 6, "chain" III-E2, "equal" and "random" the paper's tests; "concat" has no coefficients
+    fusion: Literal["learned", "closed_form", "chain", "equal", "random", "concat"] = "learned"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
     gate_teacher: bool = False  # the learned gate follows Eq. 6 for the true label in training; see loss.gate
     speaker_head: bool = False  # descriptors also tell speakers apart; see loss.speaker
-    temporal: str = "bilstm"  # "bilstm" (paper) | "attention" over same and any speaker | "none"
+    temporal: Literal["bilstm", "attention", "none"] = "bilstm"  # "attention": over same and any speaker
     temporal_layers: int = 1
     causal: bool = False  # no look into the future; temporal "attention" or "none" only
     context_window: int | None = None  # the last utterances that an utterance attends to, itself too; causal only
@@ -55,6 +49,7 @@ class ModelConfig:
     backend: str | None = None  # of the kernels; None = best available
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
         _probability(self, "dropout", "input_dropout")
@@ -62,8 +57,6 @@ class ModelConfig:
             chances = getattr(self, name)
             if not all(0 <= chance <= 1 for chance in chances.values()):
                 raise ValueError(f"{name}: expected probabilities, got {chances}")
-        _one_of(self, "fusion", FUSIONS)
-        _one_of(self, "temporal", TEMPORALS)
         if self.d_model % (8 * self.num_heads):
             raise ValueError(
                 f"d_model: expected a multiple of 8 * num_heads = {8 * self.num_heads}, got {self.d_model}"
@@ -108,7 +101,7 @@ class LossConfig:
     final: float = 1.0  # weight of the loss of the final classifier
     modality: float = 1.0  # weight of the loss averaged over the modality heads (Eq. 5)
     contrastive: float = 0.1  # weight of the loss between modalities (Eq. 3)
-    contrastive_kind: str = "nce"  # "nce" (Eq. 4) | "infonce" (symmetric) | "none"
+    contrastive_kind: Literal["nce", "infonce", "none"] = "nce"  # Eq. 4, or symmetric InfoNCE
     gate: float = 1.0  # weight of the distance to Eq. 6, with model.gate_teacher
     speaker: float = 0.1  # weight of telling speakers apart, with model.speaker_head
     temperature: float = 0.1  # of the similarities
@@ -117,26 +110,25 @@ class LossConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _non_negative(self, "final", "modality", "contrastive", "gate", "speaker", "gamma", "class_weights")
         _positive(self, "temperature")
         _probability(self, "label_smoothing")
-        _one_of(self, "contrastive_kind", CONTRASTIVE)
 
 
 @dataclass
 class DataConfig:
     """Which conversations."""
 
-    dataset: str = (
-        "synthetic"  # "synthetic" | "meld" | "mosi" | "tables" of own features | "prepared" by `amuse data prepare`
-    )
+    # "tables": of one's own features; "prepared": by `amuse data prepare`
+    dataset: Literal["synthetic", "meld", "mosi", "prepared", "tables"] = "synthetic"
     path: str | None = None  # folder of the data set
     modalities: list[str] | None = None  # a choice of the data's; None = all
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
     encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
-    encoder_mode: str = "frozen"  # "frozen": cached token features | "finetune": token ids, trained with the model
+    encoder_mode: Literal["frozen", "finetune"] = "frozen"  # cached token features, or trained with the model
     layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
-    merge: str = "mean"  # several layers become one by their "mean" or "concat"
+    merge: Literal["mean", "concat"] = "mean"  # of several layers
     pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
@@ -155,9 +147,7 @@ class DataConfig:
     seed: int = 0  # of synthetic conversations and of splits
 
     def __post_init__(self) -> None:
-        _one_of(self, "dataset", DATASETS)
-        _one_of(self, "encoder_mode", ENCODERS)
-        _one_of(self, "merge", ("mean", "concat"))
+        _check_choices(self)
         _positive(self, "max_tokens", "num_dialogues")
         _non_negative(self, "context", "folds", "fold", "grouping")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
@@ -187,25 +177,23 @@ class TrainConfig:
     grad_clip: float = 1.0  # norm
     patience: int = 10  # epochs without a better validation score before training stops
     ema: float = 0.0  # decay of the weights' moving average that is validated and kept; 0 = off
-    keep: str = "best"  # the epoch of the "best" validation score, or the "last"
+    keep: Literal["best", "last"] = "best"  # the epoch of the best validation score, or the last
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
     flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
-    precision: str = "fp32"  # "fp32" | "bf16" | "fp16" autocast
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
-    strategy: str = "ddp"  # of several processes: "ddp" | "fsdp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
         _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
         _probability(self, "warmup", "ema")
-        _one_of(self, "precision", PRECISIONS)
-        _one_of(self, "keep", ("best", "last"))
-        _one_of(self, "strategy", STRATEGIES)
         if self.strategy == "fsdp" and self.flipped:
             raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
@@ -225,13 +213,17 @@ class Config:
     def load(cls, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Self:
         """Defaults, then the YAML file, then overrides such as "train.epochs=5".
 
+        `path` is a file, or the name of one that comes with the package: "small", "demo", "meld", ...
+
         In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
 
         Raises:
+            FileNotFoundError: no such file or name.
             ValueError: a key that does not exist or a value of the wrong type, named with its place.
         """
         tree: Any = {}
         if path is not None:
+            path = _config_file(Path(path))
             try:
                 tree = yaml.safe_load(Path(path).read_bytes()) or {}
             except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -248,6 +240,16 @@ class Config:
     def save(self, path: str | Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
         write_text(text, Path(path))
+
+
+def _config_file(path: Path) -> Path:
+    """The file at `path`, or the package's own one of that name."""
+    packaged = {file.stem: file for file in sorted((Path(__file__).parent / "configs").glob("*.yaml"))}
+    if path.exists():
+        return path
+    if str(path) not in packaged:
+        raise FileNotFoundError(f"{path}: expected a YAML file, or one of {', '.join(packaged)}; no such file")
+    return packaged[str(path)]
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -310,6 +312,8 @@ def _typed(value: Any, hint: Any, place: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, place)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:  # which value it is, the dataclass checks
+        return _typed(value, type(arguments[0]), place)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
@@ -349,6 +353,9 @@ def _probability(config: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected a number in [0, 1), got {getattr(config, name)}")
 
 
-def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    if getattr(config, name) not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(config, name)!r}")
+def _check_choices(config: Any) -> None:
+    """Every field of a `Literal` type has one of its values, however the configuration was made."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        choices, value = typing.get_args(hint), getattr(config, name)
+        if typing.get_origin(hint) is Literal and value not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

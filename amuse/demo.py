@@ -1,4 +1,4 @@
-"""`amuse demo`: a page on this machine that listens to a video and explains what a trained run says of it."""
+"""`amuse demo`: a local page that plays a video through a trained run and explains each prediction."""
 
 import html
 import os
@@ -68,7 +68,7 @@ def listen(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iter
 def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
     """The explanation of one utterance; computed once."""
     if position not in talk.turns:
-        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position])
+        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position], DEFAULTS)
     return talk.turns[position]
 
 

@@ -1,4 +1,4 @@
-"""Files of a run; they exist whole or not at all: written beside their place, flushed, then renamed over it."""
+"""Files of a run. Each is written under a temporary name, flushed and renamed, so it is complete or absent."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: the file is truncated, or something else.
+        ValueError: The file is truncated or not a JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -48,7 +48,7 @@ def load_tensors(path: Path) -> dict[str, "Tensor"]:
     """Tensors of a safetensors file.
 
     Raises:
-        ValueError: the file is truncated, or something else, such as a pickle, which is never read.
+        ValueError: The file is truncated or of another format, such as a pickle, which is never read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -67,7 +67,7 @@ def save_state(state: object, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the half-written files of a process that was killed; nothing else may be writing to the folder."""
+    """Delete the half-written files of a killed process. Nothing else may be writing to the folder."""
     for temporary in folder.glob(".*.writing"):
         temporary.unlink()
 
@@ -84,7 +84,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def sha256(*paths: Path) -> str:
-    """Of the contents of files, one after the other."""
+    """SHA-256 of the concatenated contents of files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:

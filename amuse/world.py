@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# a first epoch may wait for rank 0 to encode a whole data set
+# the other ranks wait before the first epoch while rank 0 encodes a whole data set
 TIMEOUT = timedelta(hours=6)
 
 
@@ -59,7 +59,7 @@ class World:
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block before the others, who then find what it has put into a cache."""
+        """Run the block in the main process before the others, which then find its results in a cache."""
         if not self.is_main:
             self.barrier()
         yield

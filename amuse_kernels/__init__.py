@@ -9,11 +9,13 @@ from amuse_kernels.api import (
     p2c_attention_weights,
 )
 from amuse_kernels.dispatch import BackendUnavailableError
+from amuse_kernels.nn import Packed
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailableError",
+    "Packed",
     "adaptive_fusion",
     "interpolation_coefficients",
     "nn",

@@ -1,7 +1,8 @@
 """Writes the scores of the docs from results/scores.csv and results/ablations.csv: `python -m benchmarks.scores`.
 
 Every row is a mean over runs on the test split, in per cent, with the population standard deviation over seeds where
-there were several, and the single scores where they are known.
+there were several, and the single scores where they are known; of cross-validated data ("acted"), the sample
+deviation over groupings.
 """
 
 import csv

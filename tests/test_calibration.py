@@ -60,7 +60,7 @@ def test_calibration_error_by_hand():
 
 
 def test_the_temperature_is_stored_with_the_checkpoint(tmp_path):
-    tiny = ["data.num_dialogues=6", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
+    tiny = ["data.num_dialogues=30", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
     train(Config.load(None, tiny), tmp_path, progress=False)
     model, valid, _ = load_run(tmp_path, "valid")
     predictions = predict(model, valid)

@@ -195,7 +195,7 @@ def test_the_command_resumes_and_says_what_is_wrong(tmp_path):
     assert times == [state.stat().st_mtime_ns for state in states]
     assert json.loads((tmp_path / "runs" / "scores.json").read_text())["measure"] == "weighted F1"
     for words, message in (
-        (["--choose", "model.dropout=[0.1]"], "--choose, --groups: expected --folds beside them"),
+        (["--choose", "model.dropout=[0.1]"], "--choose, --groups: expected --folds with them"),
         (["--folds", "2", "--choose", "model.colour=[1]"], "expected a key of model, loss or train"),
         (["--folds", "2", "--seeds", "0"], "groupings: expected at least 1, got 0"),
         (["--folds", "1"], "expected 0 or at least 2 folds"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from amuse.data.meld import EMOTIONS, mend_characters, read_meld
+from amuse.data.meld import EMOTIONS, read_meld
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 ROWS = [
@@ -46,8 +46,10 @@ def test_sentiment_is_a_target_too(tmp_path):
     ("broken", "fixed"),
     [("he\x92s", "he’s"), ("wait\x85", "wait…"), ("heâ€™s", "he’s"), ("NestlÃ©", "Nestlé"), ("sautéed â", "sautéed â")],
 )
-def test_broken_punctuation_is_fixed_and_sound_text_kept(broken, fixed):
-    assert mend_characters(broken) == fixed
+def test_broken_punctuation_is_fixed_and_sound_text_kept(tmp_path, broken, fixed):
+    row = ROWS[1].replace("What?", broken).replace("Monica", broken)
+    utterance = read_meld(write(tmp_path, [row]), "dev")[0].utterances[0]
+    assert (utterance.text, utterance.speaker) == (fixed, fixed)
 
 
 @pytest.mark.parametrize(

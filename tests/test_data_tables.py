@@ -94,7 +94,7 @@ def test_the_configuration_finds_them_by_their_folder(tmp_path):
         ({"audio": "id,loud\nzz,1\n"}, r"audio\.csv, line 2: expected an id of utterances\.csv, got 'zz'"),
         ({"audio": "id,loud\na,x\n"}, r"audio\.csv, line 2, loud: expected a number, got 'x'"),
         ({"audio": "id,loud\na,inf\n"}, "expected a number, got 'inf'"),
-        ({"audio": "id\na\n"}, "expected columns of numbers beside id"),
+        ({"audio": "id\na\n"}, "expected columns of numbers besides id"),
         ({"audio": "id,loud,loud\na,1,2\n"}, "expected distinct columns"),
         ({"audio": ""}, "line 1: expected distinct columns"),
     ],

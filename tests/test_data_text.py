@@ -1,13 +1,17 @@
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from amuse.config import DataConfig
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.load import add_text
 from amuse.data.text import encode_text, tokenize
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder
+from amuse.encoders.text import WordReader, Words
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = [*SPECIAL, "hello", "there", "no", "way", "ada", "ben", ":", "!"]
@@ -110,7 +114,7 @@ def test_second_call_reads_the_cache_and_other_options_do_not(encoder, tmp_path,
     split = talk("hello there", "no way!")
     first = encode_text(split, encoder, cache_dir=tmp_path, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr("amuse.encoders.text.FrozenTextEncoder._encode", lambda *_: pytest.fail("encoded again"))
+        patch.setattr("amuse.encoders.text.FrozenTextEncoder.encode", lambda *_: pytest.fail("encoded again"))
         assert torch.equal(text_of(encode_text(split, encoder, cache_dir=tmp_path, progress=False)), text_of(first))
     encode_text(split, encoder, cache_dir=tmp_path, layers=(0,), progress=False)
     encode_text(talk("hello there", "no way"), encoder, cache_dir=tmp_path, progress=False)
@@ -166,3 +170,25 @@ def test_minilm_of_the_package_gives_384_features_a_token(tmp_path):
     encoded = encode_text(talk("Oh my God, he’s lost it."), cache_dir=tmp_path, progress=False)
     assert encoded.modalities == {"text": 384}
     assert len(text_of(encoded)) >= 8
+
+
+def test_a_word_reader_loads_its_encoder_once_and_reads_as_training_does(encoder, tmp_path, monkeypatch):
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["hello there", "no", "no way !"]
+    names = ["Ada", "Ben", "Ada"]
+    loaded = []
+    for kind in (AutoModel, AutoTokenizer):
+        load = kind.from_pretrained
+        monkeypatch.setattr(kind, "from_pretrained", lambda *a, load=load, **b: (loaded.append(1), load(*a, **b))[1])
+    for mode in ("frozen", "finetune"):
+        options = DataConfig(encoder=str(encoder), encoder_mode=mode, context=1, speakers=True)
+        expected = add_text(replace(options, cache_dir=str(tmp_path)), talk(*texts), progress=False)
+        loaded.clear()
+        reader = WordReader(options)
+        words = [Words(name, text) for name, text in zip(names, texts, strict=True)]
+        for position in range(len(words)):
+            found = reader(words[: position + 1])
+            torch.testing.assert_close(found, text_of(expected, position), atol=1e-6, rtol=1e-5)
+        assert reader([*words, Words("Ben", "")]) is None
+        assert len(loaded) == (2 if mode == "frozen" else 1)

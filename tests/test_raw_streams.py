@@ -214,15 +214,15 @@ def test_it_goes_into_transformers_and_back(run, data, tmp_path):
 
 
 def test_encoders_that_cannot_be_trained_so_are_refused(pretrained, tmp_path):
-    with pytest.raises(ValueError, match=r"audio_rate: 40 makes windows of 400 samples, expected at least 800"):
+    with pytest.raises(ValueError, match=r"audio_rate: 40 gives windows of 400 samples, expected at least 800"):
         audio_encoder(f"raw:{pretrained / 'wav2vec2'}", rate=40)
-    with pytest.raises(ValueError, match="whisper fills every window up to 30 s"):
+    with pytest.raises(ValueError, match="whisper pads every window to 30 s"):
         audio_encoder(f"raw:{pretrained / 'whisper'}", rate=1)
     shutil.copytree(pretrained / "vit", tmp_path / "free")
     transformers.ViTImageProcessor(do_resize=False).save_pretrained(tmp_path / "free")
-    with pytest.raises(ValueError, match="reads pictures of their own shape"):
+    with pytest.raises(ValueError, match="keeps the shape of each picture"):
         vision_encoder(f"raw:{tmp_path / 'free'}")
     with pytest.raises(ValueError, match=r"raw: 'video' has inputs of shape \[3, 8, 8\], expected 192 numbers"):
         DataSpec({"video": 10}, raw={"video": RawStream("vit", [3, 8, 8])})
-    with pytest.raises(ValueError, match="encoder_layers: 3 are to be trained of 2 layers"):
+    with pytest.raises(ValueError, match="encoder_layers: expected a number of layers to train of 2 layers, got 3"):
         SignalEncoder.from_pretrained(str(pretrained / "vit"), 3, [3, 32, 32])

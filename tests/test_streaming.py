@@ -79,12 +79,12 @@ def test_models_that_cannot_stream_are_refused(options, message):
 
 
 def test_a_saved_run_streams_with_its_standardizer_and_temperature(tmp_path):
-    tiny = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
+    tiny = ["data.num_dialogues=24", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
     train(Config.load(None, [*tiny, "model.temporal=attention", "model.causal=true"]), tmp_path, progress=False)
     model, standardised, config = load_run(tmp_path, "test")
     expected = predict(model, standardised).logits
     session = StreamingSession.from_run(tmp_path)
-    raw = synthetic_conversations("test", num_dialogues=2, seed=config.data.seed)
+    raw = synthetic_conversations("test", num_dialogues=12, seed=config.data.seed)
     first = [session.push(utterance) for utterance in raw.dialogues[0].utterances]
     torch.testing.assert_close(torch.stack([p.logits for p in first]), expected[: len(first)], atol=1e-5, rtol=1e-5)
     assert first[0].confidence == max(first[0].probabilities.values())
@@ -95,12 +95,15 @@ def test_words_without_a_sound_are_heard(monkeypatch):
     """Their features are those of the run's text encoder, with the context that it reads in training."""
     read = []
 
-    def encode_text(conversations, *arguments, modality, **options):
-        read.append([u.text for u in conversations.utterances()])
-        features = {u.id: torch.full((3, 24), float(len(u.text))) for u in conversations.utterances()}
-        return conversations.with_features(modality, 24, features)
+    class Reader:
+        def __init__(self, config, device):
+            self.config = config
 
-    monkeypatch.setattr("amuse.data.load.encode_text", encode_text)
+        def __call__(self, words):
+            read.append([entry.text for entry in words])
+            return torch.full((3, 24), float(len(words[-1].text)))
+
+    monkeypatch.setattr("amuse.inference.streaming.WordReader", Reader)
     torch.manual_seed(0)
     config = ModelConfig(d_model=16, num_heads=2, man_layers=1, temporal="attention", causal=True)
     model = Amuse(config, DataSpec({"text": 24, "audio": 4}, ["calm", "angry"])).eval()

@@ -1,4 +1,4 @@
-"""`amuse data prepare` and `amuse predict`: raw media in, features and emotions out."""
+"""`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
 from pathlib import Path
@@ -43,11 +43,13 @@ def prepare(
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and encode nothing.")] = False,
 ) -> None:
     """Cut, encode and store every utterance of a data set; report what is broken.
 
     Under torchrun each rank does its share.
     """
+    from amuse.data.preflight import Preflight
     from amuse.data.prepared import REPORT_FILE
     from amuse.data.problems import problem_table
     from amuse.media import prepare as preparation
@@ -71,6 +73,11 @@ def prepare(
         found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
     else:
         found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
+    preflight = Preflight.of(found.splits, max_seconds)
+    if dry_run:
+        typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
+        typer.echo("nothing was encoded; the media files themselves were not read")
+        raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
     rank, world_size = preparation.ranks()
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -90,7 +97,7 @@ def prepare(
         return
     total = sum(part.num_utterances for part in found.splits.values())
     usable = ", ".join(f"{modality} {count}" for modality, count in result.usable.items()) or "nothing"
-    typer.echo(f"{found.protocol}\n{total} utterances; usable: {usable}")
+    typer.echo(f"{found.protocol}\n{preflight.table()}\n{total} utterances; usable: {usable}")
     typer.echo(problem_table(result.problems))
     typer.echo(f"all of them: {out / REPORT_FILE}; next: amuse train --data {out} --out RUN")
     if not result.usable or (strict and any(problem.lost for problem in result.problems)):

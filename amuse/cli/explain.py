@@ -23,6 +23,9 @@ def explain(
     method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
     samples: Annotated[int, typer.Option(help="Perturbations per utterance.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
+    sound: Annotated[
+        bool, typer.Option("--sound", help="Let the report hold the sound of VIDEO, about 5 kB per second.")
+    ] = False,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
     from amuse.explain import ExplainOptions
@@ -34,19 +37,22 @@ def explain(
         from amuse.report.from_run import explain_run
 
         if transcript is not None:
-            raise ValueError("--transcript: belongs to a recording, expected VIDEO before it")
+            raise ValueError("--transcript: expected VIDEO, the recording that it belongs to, got none")
+        if sound:
+            raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
         from amuse.report.from_recording import explain_recording
 
         if dialogue is not None:
-            raise ValueError("--dialogue: names a dialogue of the run's data, expected no VIDEO beside it")
+            raise ValueError("--dialogue: expected no VIDEO with it, since it names a dialogue of the run's data")
         problems: list[Problem] = []
         content = explain_recording(run, video, transcript, problems.append, options)
         typer.echo(problem_table(problems), err=True)
-    write_report(content, out)
-    typer.echo(f"{len(content.turns)} utterances explained: {out}")
+    write_report(content, out, sound=sound)
+    size = out.stat().st_size / 1e6
+    typer.echo(f"{len(content.turns)} utterances explained: {out} ({size:.1f} MB{', with sound' if sound else ''})")
 
 
 def plot(
@@ -66,7 +72,7 @@ def demo(
     run: Run,
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
 ) -> None:
-    """A page to drop a video on: its emotions as they are found, the reasons at a click. For this machine alone."""
+    """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
     from amuse.demo import demo as serve
 
     serve(run, port)

@@ -1,4 +1,4 @@
-"""The `amuse` command. Heavy imports stand inside the commands, so that --help answers at once."""
+"""The `amuse` command. Heavy imports are inside the commands, so that --help answers at once."""
 
 import logging
 import os
@@ -19,7 +19,9 @@ app.command()(cli_explain.explain)
 app.command()(cli_explain.plot)
 app.command()(cli_explain.demo)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, see docs/training.md.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file, or small, demo, meld, ...; see docs/training.md.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
 ]
@@ -38,7 +40,7 @@ def amuse(
 
 
 def say(text: object) -> None:
-    """Print, under torchrun in the first process only."""
+    """Print; under torchrun, in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(text)
 
@@ -49,7 +51,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last saved state.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from the last saved state.")] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
@@ -69,7 +71,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all scores to this file.")] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the interval of weighted F1; 0 = none.")] = 1000,
 ) -> None:
-    """Scores of a trained model on one split: weighted F1, accuracy, every class, confusion matrix, calibration."""
+    """Score a trained model on one split: weighted F1, accuracy, each class, confusion matrix, calibration."""
     import json
     from dataclasses import asdict
 
@@ -96,7 +98,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     out: Annotated[Path, typer.Argument(help="New folder, for transformers' from_pretrained.")],
 ) -> None:
-    """The best model of a run and its processor as a folder for Hugging Face transformers."""
+    """Export the best model of a run and its processor as a folder for Hugging Face transformers."""
     from amuse.hf import export_run
 
     export_run(run, out)
@@ -112,7 +114,7 @@ def compare(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train AMuSE, each modality alone, and plain concatenation; print a table of test scores."""
+    """Train AMuSE, each modality alone and plain concatenation; print a table of test scores."""
     from amuse.experiments.comparison import compare as run
 
     say(run(data, out, config, overrides or ()))
@@ -120,10 +122,10 @@ def compare(
 
 @app.command()
 def repeat(
-    out: Annotated[Path, typer.Option(help="Folder of the runs, one folder a seed; what is done there is kept.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one folder per seed; finished runs are kept.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds of groupings into folds.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds, of groupings into folds.")] = 5,
     data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
     folds: Annotated[int, typer.Option(help="Cross-validation in this many folds; 0 = the data's own splits.")] = 0,
     groups: Annotated[
@@ -145,7 +147,7 @@ def repeat(
     if settings.data.folds:
         say(cross_validate(settings, out, seeds, choose or ()).to_markdown())
     elif choose or groups:
-        raise ValueError("--choose, --groups: expected --folds beside them, got none")
+        raise ValueError("--choose, --groups: expected --folds with them, got none")
     else:
         say(run(settings, out, seeds))
 
@@ -156,7 +158,7 @@ def differences(
     latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular instead of Markdown.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the numbers to this file.")] = None,
 ) -> None:
-    """What each configuration brings to the first, fold by fold: mean difference, corrected interval, a verdict."""
+    """Compare configurations with the first, fold by fold: mean difference, corrected interval, verdict."""
     from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
     from amuse.files import write_text
 
@@ -168,13 +170,13 @@ def differences(
 
 @app.command()
 def ablate(
-    out: Annotated[Path, typer.Option(help="Folder of the grid; what is done there is not run again.")],
+    out: Annotated[Path, typer.Option(help="Folder of the grid; finished runs there are not repeated.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
     tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
 ) -> None:
-    """The paper's ablations on your data: train and test every row, print each table beside the paper's numbers."""
+    """Run the paper's ablations on your data: train and test each row, print each table next to the paper's numbers."""
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
@@ -191,7 +193,7 @@ def _source(data: Path | None) -> list[str]:
 
 
 def main() -> None:
-    """Errors of the user are one line; a bug keeps its traceback."""
+    """Run the command. A user's error is reported in one line; a bug keeps its traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()

@@ -13,7 +13,7 @@ from amuse.data.problems import Problem, ProblemHandler
 
 @dataclass
 class Tier:
-    """A row of annotations: `(place, start, end, text)` in seconds; those of a tier of labels label the others."""
+    """A row of annotations, each `(place, start, end, text)` in seconds."""
 
     name: str
     speaker: str
@@ -42,7 +42,7 @@ def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
 
 
 def read_textgrid(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """Praat's text format, long or short: a tier is a speaker; one named `emotion` or `label` labels the others.
+    """Praat's text format, long or short: a tier is a speaker, or holds labels if named `emotion` or `label`.
 
     Raises:
         ValueError: Not a TextGrid.
@@ -92,14 +92,17 @@ def _textgrid_tiers(path: Path, text: str, report: ProblemHandler) -> list[Tier]
             tiers.append(tier)
         else:
             report(Problem("unused", path.name, f"tier {name!r} has points, not intervals"))
+    rest = [quoted or free for quoted, free in tokens]
+    if rest:
+        report(Problem("unused", path.name, f"text behind the last tier: {' '.join(rest)[:60]!r}"))
     return tiers
 
 
 def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """ELAN's XML: a tier that stands on its own is a speaker (its PARTICIPANT, or its name).
+    """ELAN's XML: a top-level tier is a speaker, named by its PARTICIPANT or its id.
 
-    Tiers named `emotion` or `label`, on their own or below another one, label the utterances at their time; other tiers
-    below another one are not used.
+    Tiers named `emotion` or `label`, at the top level or dependent, label the utterances at their times; other
+    dependent tiers are not used.
 
     Raises:
         ValueError: Not ELAN's XML.
@@ -141,13 +144,13 @@ def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
 
 
 def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """The annotations of all speakers, with the label that covers most of each; labels of nothing are reported."""
+    """The annotations of all speakers, each with the label that covers most of it; unmatched labels are reported."""
     labels = [tier for tier in tiers if is_label(tier.name)]
     spoken = [tier for tier in tiers if not is_label(tier.name)]
     used: set[tuple[int, int]] = set()
     number = 0
     for tier in spoken:
-        # a tier of labels belongs to the speaker whom it names, or to all
+        # a tier of labels belongs to the speaker that it names, or to all
         own = [i for i, other in enumerate(labels) if tier.speaker in (other.speaker, _rest(other.name))]
         shared = [i for i, other in enumerate(labels) if not any(_names(other, each) for each in spoken)]
         for _, start, end, text in tier.marks:

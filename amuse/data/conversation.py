@@ -52,7 +52,7 @@ class Dialogue:
 
 
 class Conversations(Dataset[Dialogue]):
-    """The dialogues of one split, checked once so that nothing after it has to check again.
+    """The dialogues of one split, checked once, so that later code need not check them again.
 
     Args:
         dialogues: At least one dialogue, none of them empty.
@@ -60,8 +60,8 @@ class Conversations(Dataset[Dialogue]):
         modalities: Modality -> feature width; width 0 (`TOKEN_IDS`) means int64 token ids.
 
     Raises:
-        ValueError: For an empty dialogue, a repeated id, a label out of range or not finite, and features of the
-            wrong rank, width or dtype or with NaN or infinity. The message names the dialogue and the utterance.
+        ValueError: An empty dialogue, a repeated id, a label out of range or not finite, or features of the wrong rank,
+            width or dtype or with NaN or infinity. The message names the dialogue and the utterance.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Conversations(Dataset[Dialogue]):
         return sum(map(len, self.dialogues))
 
     def class_counts(self) -> Tensor:
-        """How often each class occurs, int64 `(C,)`; unlabelled utterances are left out.
+        """Number of utterances of each class, int64 `(C,)`; unlabelled ones are left out.
 
         Raises:
-            ValueError: For regression labels, which have no classes.
+            ValueError: Regression labels, which have no classes.
         """
         if self.label_names is None:
             raise ValueError("class_counts: expected class labels, got regression targets (label_names is None)")
@@ -118,7 +118,7 @@ class Conversations(Dataset[Dialogue]):
         """The same dialogues with these modalities only, in this order; feature tensors are shared.
 
         Raises:
-            ValueError: For a modality these conversations do not have.
+            ValueError: A modality that these conversations do not have.
         """
         for modality in modalities:
             if modality not in self.modalities:
@@ -127,13 +127,13 @@ class Conversations(Dataset[Dialogue]):
         return self._map(kept, lambda utterance: {m: x for m, x in utterance.features.items() if m in kept})
 
     def with_features(self, modality: str, width: int, features: Mapping[str, Tensor]) -> Conversations:
-        """The same dialogues with one modality added, or replaced where it was there.
+        """The same dialogues with one modality added or replaced.
 
         Args:
             modality: Its name.
             width: Feature width, or `TOKEN_IDS`.
-            features: Utterance id -> `(L, width)` float32 or `(L,)` int64; an utterance without an entry, or whose
-                entry has no token, is without this modality.
+            features: Utterance id -> `(L, width)` float32 or `(L,)` int64; an utterance without an entry, or with an
+                empty one, lacks this modality.
         """
 
         def merged(utterance: Utterance) -> dict[str, Tensor]:

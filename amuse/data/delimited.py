@@ -1,4 +1,4 @@
-"""Tables as text: rows of cells with their line numbers, where every line is either a row or reported."""
+"""CSV tables: rows of cells with their line numbers; every line is part of a row or reported."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from amuse.data.problems import Problem, ProblemHandler
 
 DELIMITERS = ",;\t|"
 LONGEST_CELL = 100
-"""Lines that a quoted cell may go on for; beyond it, its quotation mark is taken for one that was never closed."""
+"""The most lines of a quoted cell; in a longer one, the quotation mark is taken for one that was never closed."""
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -21,8 +21,8 @@ class Table:
     """A header and its rows.
 
     Attributes:
-        header: Names of the columns, as they stand.
-        rows: Line number of a row's beginning, and its cells: no more than the header has, in its order.
+        header: Names of the columns, as written.
+        rows: The number of the line on which a row begins, and its cells in the order of the header, at most as many.
     """
 
     header: list[str]
@@ -30,13 +30,13 @@ class Table:
 
 
 def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None) -> Table:
-    """The rows of a CSV file; the delimiter is the one of a line `sep=;` or else the most frequent one in the header.
+    """The rows of a CSV file; the delimiter is given by a line such as `sep=;`, else the most frequent in the header.
 
     Args:
         path: UTF-8, or UTF-16 with a byte order mark.
         report: Takes a `bad_row` for each line with more cells than the header and for quotation marks that are never
-            closed or stand inside of a cell.
-        delimiter: The one to expect; None finds it out.
+            closed or are inside a cell.
+        delimiter: The delimiter; None detects it.
 
     Raises:
         FileNotFoundError: No such file.
@@ -61,7 +61,7 @@ def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None)
             continue
         cells, taken = _record(lines, place, delimiter, len(header))
         if cells is None:
-            message = f"a quotation mark that is not closed or stands inside of a cell: {lines[place].strip()[:60]!r}"
+            message = f"a quotation mark that is not closed or is inside a cell: {lines[place].strip()[:60]!r}"
             report(Problem("bad_row", f"{path.name}, line {place + 1}", message))
         elif any(cell.strip() for cell in cells[len(header) :]):
             message = f"expected {len(header)} cells as in the header, got {len(cells)}; is one not quoted?"
@@ -79,14 +79,14 @@ def _record(lines: list[str], place: int, delimiter: str, width: int) -> tuple[l
         if cells is not None:
             return cells, taken
         behind = lines[place + taken : place + taken + 1]
-        # a row of its own would not stand inside of a cell
+        # the next line is a complete row, so it is not inside a quoted cell
         if behind and len(_cells(behind, delimiter) or ()) == width > 1:
             break
     return None, 1
 
 
 def _cells(lines: list[str], delimiter: str) -> list[str] | None:
-    """The cells of one row that stands in these lines, all of them; None where it does not end with the last one."""
+    """The cells of the row that these lines form; None if they are not exactly one row."""
     try:
         rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
     except csv.Error:
@@ -107,7 +107,9 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-16")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: begins as UTF-16 and is not: {error.reason} at byte {error.start}") from None
+        raise ValueError(
+            f"{path}: expected UTF-16, as its byte order mark says, got {error.reason} at byte {error.start}"
+        ) from None
 
 
 def read_utf8(path: Path) -> str:
@@ -130,7 +132,7 @@ def read_utf8(path: Path) -> str:
 
 @contextmanager
 def csv_of(path: Path) -> Iterator[None]:
-    """What the csv module cannot read becomes a ValueError that names the file."""
+    """Turn errors of the csv module into a ValueError that names the file."""
     try:
         yield
     except csv.Error as error:

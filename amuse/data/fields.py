@@ -1,4 +1,4 @@
-"""What the columns of tables and the keys of JSON objects mean for an utterance, whatever they are called."""
+"""Maps columns of tables and keys of JSON objects, by their common names, to the fields of an utterance."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,17 +14,17 @@ ALIASES = {
     "label": ("label", "emotion", "emotionlabel", "class", "category", "affect", "sentiment"),
     "id": ("id", "utteranceid", "uttid", "segmentid"),
 }
-"""Field of an utterance -> names it goes by, the preferred first; case, spaces and punctuation do not matter."""
+"""Field of an utterance -> its aliases, the preferred one first; case, spaces and punctuation do not matter."""
 UNITS = {"milliseconds": 1e-3, "msec": 1e-3, "ms": 1e-3, "seconds": 1.0, "sec": 1.0, "s": 1.0}
-"""What the name of a column of times may end with -> seconds."""
+"""Suffix of a time column's name -> its unit in seconds."""
 
 
 @dataclass
 class Row:
-    """An utterance as a transcript has it, before it is checked.
+    """An utterance as in the transcript, before any check.
 
     Attributes:
-        number: Of its line, or of its place among others.
+        number: Its line, or its position among the entries.
         start, end: Seconds, or text such as 00:01:02,5.
         speaker, text, label, id: Empty where unknown.
     """
@@ -44,8 +44,8 @@ class Fields:
 
     Attributes:
         columns: Field -> its column.
-        unused: Columns without a meaning here.
-        units: Field of times -> seconds in its unit, where its column says so.
+        unused: Columns that match no field.
+        units: Time field -> its unit in seconds, where the column's name has one.
     """
 
     columns: dict[str, str]
@@ -74,7 +74,7 @@ class Fields:
         return "start" in self.columns and ("end" in self.columns or "duration" in self.columns)
 
     def row(self, number: int, cells: Mapping[str, Any]) -> Row:
-        """The utterance of these cells; a time that cannot be read stays text."""
+        """The utterance in these cells; a time that cannot be parsed is kept as text."""
 
         def text(field: str) -> str:
             value = cells.get(self.columns.get(field, ""))
@@ -97,10 +97,10 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:[.,]\d*)?(?:[eE][+-]?\d{
 
 
 def seconds(cell: str | float | None, field: str) -> float:
-    """Seconds, of seconds or [hours:]minutes:seconds.
+    """Seconds from a number of seconds or [hours:]minutes:seconds.
 
     Raises:
-        ValueError: Something else, or a number that is not finite.
+        ValueError: Neither of them, or not finite.
     """
     text = cell.strip() if isinstance(cell, str) else "" if cell is None else repr(float(cell))
     match = _CLOCK.fullmatch(text)
@@ -119,7 +119,7 @@ def is_label(name: str) -> bool:
 
 
 def _meaning(name: str) -> tuple[str | None, int, float]:
-    """Field of a column, how far behind the preferred name it stands, and seconds in its unit."""
+    """A column's field, the rank of its name among the aliases, and its unit in seconds."""
     plain = re.sub(r"[\W_]+", "", name.lower())
     for field, names in ALIASES.items():
         if plain in names:

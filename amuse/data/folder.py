@@ -1,4 +1,4 @@
-"""A plain folder of conversations: recordings, each with a transcript of the same name beside it."""
+"""A plain folder of conversations: recordings, each next to a transcript of the same name."""
 
 import random
 import re
@@ -22,9 +22,9 @@ AUDIO = (
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".dts"),
     *(".mka", ".mp2", ".oga", ".w64", ".weba", ".wma", ".wv"),
 )
-"""Suffixes of recordings; a file with any other one is a recording where a transcript lies beside it."""
+"""Suffixes of recordings; a file with any other suffix is one if there is a transcript of its name."""
 DRAWS = 200
-"""Random draws of the splits, of which the one whose splits are most alike is used."""
+"""Random draws of the splits, of which the one with the most similar splits is used."""
 _LANGUAGE = r"(?:\.[a-z]{2,3}(?:[-_][a-z0-9]{2,8})?)?"
 
 
@@ -50,16 +50,15 @@ def read_folder(
 
     Args:
         folder: Holds the recordings, or folders `train`, `valid` and `test` of recordings (some of them).
-        valid_fraction, test_fraction: Shares of the dialogues where there are no such folders, at least one dialogue
-            each, drawn so that the splits have labels and classes alike; with fewer than three dialogues all of them
-            are `"test"`.
-        seed: Chooses them.
+        valid_fraction, test_fraction: Shares of the dialogues if there are no such folders, at least one dialogue each,
+            drawn so that the splits have similar distributions of labels; fewer than three dialogues are all `"test"`.
+        seed: Seed of the draw.
         report: Takes everything that is wrong with a recording or its transcript.
 
     Returns:
-        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; those
-        that differ in case only are one, spelled as most often. Without any label there is one class, `"unlabelled"`,
-        that no utterance has. Split -> dialogue id -> media file.
+        Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; labels
+        that differ only in case are one class, in their most frequent spelling. Without any label there is one class,
+        `"unlabelled"`, that no utterance has. And split -> dialogue id -> media file.
 
     Raises:
         FileNotFoundError: No folder, or no usable recording in it.
@@ -88,7 +87,7 @@ def read_folder(
 
 
 def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | None) -> Conversations:
-    """Recordings as dialogues without features; labels outside of `label_names` are unlabelled."""
+    """Recordings as dialogues without features; labels that are not in `label_names` count as unlabelled."""
     known = list(label_names or ())
     dialogues = []
     for recording in recordings:
@@ -109,7 +108,7 @@ def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | 
 
 
 def find_transcripts(media: Path) -> list[Path]:
-    """The transcripts of a recording's name beside it, the one to use first: CSV before SRT, no language before one."""
+    """Transcripts of a recording, in order of preference: CSV before SRT, names without a language code first."""
     name = re.compile(re.escape(_folded(media.stem)) + _LANGUAGE)
     found = [
         path
@@ -121,7 +120,7 @@ def find_transcripts(media: Path) -> list[Path]:
 
 
 def find_transcript(media: Path) -> Path | None:
-    """The transcript to use of a recording, if there is one."""
+    """The preferred transcript of a recording, if there is one."""
     return next(iter(find_transcripts(media)), None)
 
 
@@ -140,7 +139,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
         if not transcripts:
-            expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript beside it"
+            expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript next to it"
             report(Problem("missing_transcript", str(media), expected))
             continue
         for spare in transcripts[1:]:
@@ -153,7 +152,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
         if lines:
             found[media.stem] = Recording(media, lines)
         else:
-            report(Problem("bad_transcript", str(transcripts[0]), "not one usable utterance in it"))
+            report(Problem("bad_transcript", str(transcripts[0]), "no usable utterance in it"))
     for path in files:
         if path.suffix.lower() in SUFFIXES and path not in taken:
             report(Problem("stray_file", str(path), "a transcript without a recording of its name"))
@@ -163,7 +162,7 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
 
 
 def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None:
-    """Ids that start again in each transcript get the recording's name in front."""
+    """Prefix ids with the recording's name if any id occurs in several transcripts."""
     counts = Counter(line.id for recording in recordings for line in recording.lines)
     if any(count > 1 for count in counts.values()):
         for recording in recordings:
@@ -173,7 +172,7 @@ def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None
         fresh = [line for line in recording.lines if line.id not in seen]
         for line in recording.lines:
             if line.id in seen:
-                message = f"id {line.id!r} stands in another transcript too"
+                message = f"id {line.id!r} occurs in another transcript too"
                 report(Problem("duplicate_id", str(recording.media), message))
         seen.update(line.id for line in fresh)
         recording.lines = fresh
@@ -181,7 +180,7 @@ def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None
 
 
 def _merge_classes(recordings: Iterable[Recording], report: ProblemHandler) -> None:
-    """Labels that differ in case only become one."""
+    """Merge labels that differ only in case."""
     recordings = list(recordings)
     counts = Counter(line.label for recording in recordings for line in recording.lines if line.label is not None)
     spellings: dict[str, list[str]] = {}
@@ -198,7 +197,7 @@ def _merge_classes(recordings: Iterable[Recording], report: ProblemHandler) -> N
 
 
 def _draw(recordings: list[Recording], valid: float, test: float, seed: int) -> dict[str, list[Recording]]:
-    """Random splits of whole recordings; of many draws, the one whose splits are most alike in labels."""
+    """Random splits of whole recordings; of many draws, the one whose splits have the most similar labels."""
     for name, share in (("valid_fraction", valid), ("test_fraction", test)):
         if not 0 < share < 0.5:
             raise ValueError(f"{name}: expected a number between 0 and 0.5, got {share}")
@@ -212,7 +211,7 @@ def _draw(recordings: list[Recording], valid: float, test: float, seed: int) -> 
     }
 
     def unlikeness(order: list[Recording]) -> float:
-        """How far the classes of the splits are from those of all, and worse where a split lacks labels or classes."""
+        """Distance of the splits' class frequencies from the overall ones; more if a split lacks labels or classes."""
         parts = order[:tests], order[tests : tests + valids], order[tests + valids :]
         counts = [sum((labels[id(recording)] for recording in part), Counter()) for part in parts]
         every = sum(counts, Counter())

@@ -1,7 +1,7 @@
-"""Grouped cross-validation: a data set's dialogues divided into training, validation and test part by groups.
+"""Grouped cross-validation: a data set's dialogues divided into training, validation and test parts by groups.
 
-Groups (dialogues, speakers, actors, ...) are never split, or the test would be about groups that training knows.
-The validation part is drawn from what is left without the test fold, so that every choice is made inside.
+Groups (dialogues, speakers, actors, ...) are never split, or the model would be tested on groups it was trained on.
+The validation part is drawn from outside the test fold, so that no choice depends on it.
 """
 
 import random
@@ -13,7 +13,7 @@ from amuse.data.conversation import Conversations
 
 @dataclass
 class Fold:
-    """Ids of the dialogues of each part; together they are all, and none is in two parts."""
+    """Ids of the dialogues of each part; every dialogue is in exactly one."""
 
     train: list[str]
     valid: list[str]
@@ -25,13 +25,13 @@ def cut_fold(groups: Mapping[str, str], folds: int, fold: int, grouping: int, va
 
     Args:
         groups: Dialogue id -> its group.
-        folds: Number of folds K; the groups are dealt into them as evenly as they go.
-        fold: Which is the test part, from 0 to K - 1.
-        grouping: Seed of the order in which groups are dealt.
-        valid_fraction: Share of the other groups that is held out for validation, at least one.
+        folds: Number of folds K, among which the groups are divided as evenly as possible.
+        fold: The test fold, from 0 to K - 1.
+        grouping: Seed of the order in which groups are assigned to folds.
+        valid_fraction: Share of the other groups that is held out for validation, at least one group.
 
     Raises:
-        ValueError: Fewer groups than folds, or none left to train on.
+        ValueError: Fewer groups than folds, or no group left to train on.
     """
     names = sorted(set(groups.values()))
     if not 2 <= folds <= len(names) or not 0 <= fold < folds:
@@ -42,11 +42,11 @@ def cut_fold(groups: Mapping[str, str], folds: int, fold: int, grouping: int, va
     order = random.Random(grouping).sample(names, len(names))
     tested = set(order[fold::folds])
     rest = [name for name in order if name not in tested]
-    # another draw per fold, so that the groups dealt first are not validated on each time
+    # a draw per fold, so that the validation parts of different folds differ
     rest = random.Random(grouping * 1_000_003 + fold).sample(rest, len(rest))
     held_out = max(round(valid_fraction * len(rest)), 1)
     if held_out >= len(rest):
-        raise ValueError(f"data.folds: expected at least two groups outside of the test fold, got {len(rest)}")
+        raise ValueError(f"data.folds: expected at least two groups outside the test fold, got {len(rest)}")
     validated = set(rest[:held_out])
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for dialogue, group in groups.items():
@@ -76,7 +76,7 @@ def groups_of(columns: Mapping[str, Mapping[str, set[str]]], name: str) -> dict[
 
 
 def columns_of(conversations: Conversations) -> dict[str, dict[str, set[str]]]:
-    """The columns that any conversations have: "dialogue" and "speaker"."""
+    """The columns that all conversations have: "dialogue" and "speaker"."""
     return {
         "dialogue": {dialogue.id: {dialogue.id} for dialogue in conversations.dialogues},
         "speaker": {dialogue.id: {u.speaker for u in dialogue.utterances} for dialogue in conversations.dialogues},

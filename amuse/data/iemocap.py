@@ -38,15 +38,15 @@ def read_iemocap(
         folder: Holds `Session1` to `Session5`, each with `dialog/EmoEvaluation` and `dialog/transcriptions`.
         classes: 6 or 4.
         valid_fraction: Share of the training dialogues for validation, at least one.
-        seed: Chooses them.
+        seed: Seed of that choice.
         report: Takes `bad_row` and `missing_text`; None raises at the first bad line instead.
 
     Returns:
         `"train"`, `"valid"` and `"test"`; speakers are `"Ses01_F"` and so on, times seconds of the recording.
 
     Raises:
-        FileNotFoundError: Without session 5, or without any other session.
-        ValueError: For an unknown protocol, fewer than two training dialogues, or a table that is not UTF-8.
+        FileNotFoundError: Session 5, or every other session, is missing.
+        ValueError: An unknown protocol, fewer than two training dialogues, or a table that is not UTF-8.
     """
     if classes not in PROTOCOLS:
         raise ValueError(f"classes: expected one of {sorted(PROTOCOLS)}, got {classes}")
@@ -95,7 +95,7 @@ def _dialogue(table: Path, label_names: dict[str, str], report: ProblemHandler |
         if label not in label_names:
             continue
         if name in seen:
-            place, message = f"{table}, line {number}", f"id {name!r} stood in an earlier line"
+            place, message = f"{table}, line {number}", f"id {name!r} occurs in an earlier line"
             if report is None:
                 raise ValueError(f"{place}: {message}")
             report(Problem("duplicate_id", place, message))
@@ -103,7 +103,7 @@ def _dialogue(table: Path, label_names: dict[str, str], report: ProblemHandler |
         seen.add(name)
         if name not in texts and report is not None:
             report(
-                Problem("missing_text", name, f"{table.name} has this utterance, transcriptions/{table.name} does not")
+                Problem("missing_text", name, f"{table.name} has this utterance, transcriptions/{table.name} lacks it")
             )
         utterances.append(
             Utterance(

@@ -36,13 +36,13 @@ class Splits:
     raw: dict[str, RawStream] = field(default_factory=dict)
 
     def spec(self, text_encoder: str) -> DataSpec:
-        """What these data decide about a model; `text_encoder` reads token ids, where there are any."""
+        """The inputs and outputs of a model of these data; `text_encoder` is for token ids, if there are any."""
         modalities = dict(self.train.modalities)
         encoder = text_encoder if TOKEN_IDS in modalities.values() else None
         return DataSpec(modalities, self.train.label_names, encoder, dict(self.raw))
 
     def select(self, modalities: Sequence[str]) -> "Splits":
-        """The same dialogues with these modalities only; what knows all modalities stays behind."""
+        """The same dialogues with these modalities only, without standardizer and manifest."""
         train, valid, test = (part.select(modalities) for part in (self.train, self.valid, self.test))
         return Splits(train, valid, test, None, raw={m: self.raw[m] for m in modalities if m in self.raw})
 
@@ -62,7 +62,7 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
     if not config.standardize:
         return Splits(train, valid, test, None, media, raw)
-    # what an encoder reads was brought to its own scale already
+    # token ids, and raw streams that their encoder's processor has scaled, stay as they are
     standardizer = Standardizer.fit(
         train, modalities=[m for m, width in train.modalities.items() if width != TOKEN_IDS and m not in raw]
     )
@@ -89,10 +89,10 @@ def load_split(
 def load_fold(
     config: DataConfig, progress: bool = True, device: torch.device | str = "cpu"
 ) -> tuple[Conversations, Conversations, Conversations]:
-    """Training, validation and test part of one fold, not standardised.
+    """Training, validation and test parts of one fold, not standardised.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_split`, and for groups that cannot be cut into folds.
+        FileNotFoundError, ValueError: As for `load_split`, and if the groups cannot be divided into folds.
     """
     cut = config.folds, config.fold, config.grouping, config.valid_fraction
     if config.dataset == "tables":
@@ -116,7 +116,7 @@ def load_fold(
 
 
 def _pooled(splits: dict[str, Conversations]) -> Conversations:
-    """The dialogues of several splits; as ids may repeat between splits, they get the split's name in front."""
+    """The dialogues of several splits; ids, which may repeat between splits, are prefixed with the split's name."""
     if len(splits) == 1:
         return next(iter(splits.values()))
     dialogues = [
@@ -129,7 +129,7 @@ def _pooled(splits: dict[str, Conversations]) -> Conversations:
 
 
 def _own_split(config: DataConfig, split: str, progress: bool, device: torch.device | str) -> Conversations:
-    """A split as the data set has it, with all modalities."""
+    """A split as the data set defines it, with all modalities."""
     if config.dataset == "synthetic":
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
@@ -153,10 +153,10 @@ def _own_split(config: DataConfig, split: str, progress: bool, device: torch.dev
 
 
 def guess_dataset(folder: Path) -> str:
-    """The data set whose files lie in a folder.
+    """The data set whose files are in a folder.
 
     Raises:
-        ValueError: neither prepared data nor tables nor MELD's or CMU-MOSI's files are there.
+        ValueError: No file of prepared data, tables, MELD or CMU-MOSI is there.
     """
     marks = {"prepared": INDEX_FILE, "tables": UTTERANCES_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
     for dataset, mark in marks.items():

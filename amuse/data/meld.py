@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 import torch
+from ftfy import fix_encoding
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,10 +28,6 @@ TARGETS = {"emotion": ("Emotion", EMOTIONS), "sentiment": ("Sentiment", SENTIMEN
 
 _COLUMNS = ("Utterance", "Speaker", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
 _TIME = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d)[,.](\d{1,3})")
-# Windows-1252 punctuation that was decoded as Latin-1 stands as C1 control characters, which no real text contains
-_C1 = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
-# and where UTF-8 was decoded as Windows-1252, an apostrophe stands as these three characters
-_DOUBLY_ENCODED = re.compile("\u00e2\u20ac[\u0080-\u2122]|\u00c3[\u0080-\u00bf]")
 
 
 def read_meld(
@@ -43,27 +40,27 @@ def read_meld(
 ) -> Conversations:
     """Reads one split of MELD.
 
-    Gaps in `Utterance_ID` are real (lines that were dropped upstream) and only order the utterances. Dialogue ids
-    repeat between splits, so never mix the utterance ids of two splits. Characters that a wrong decoding broke
-    upstream are mended.
+    Gaps in `Utterance_ID` are real (lines that were dropped upstream); the ids only order the utterances. Dialogue ids
+    repeat between splits, so never mix the utterance ids of two splits. Characters that were decoded wrongly upstream
+    are restored by ftfy.
 
     Args:
         folder: Holds `{split}_sent_emo.csv`, UTF-8, as the authors publish it.
         split: `"train"`, `"dev"` or `"test"`.
         target: `"emotion"` (7 classes, `EMOTIONS`) or `"sentiment"` (3 classes, `SENTIMENTS`).
         features: Modality -> safetensors file of this split, with keys `"dia{d}_utt{u}"` and floating `(L, d)`
-            tensors, or `(d,)` for one vector an utterance. `{split}` in a path stands for the split's name. An
+            tensors, or `(d,)` for one vector per utterance. `{split}` in a path is replaced by the split's name. An
             utterance without an entry lacks the modality; how many do, and entries without an utterance, are logged.
-        report: Takes rows that cannot be used, which are then left out; None raises at the first one.
+        report: Takes rows that cannot be used, which are then left out; with None the first one raises.
 
     Returns:
         Dialogues `"dia{d}"` with utterances `"dia{d}_utt{u}"`, with text, speaker and times in seconds. The text
         becomes a modality with `amuse.data.text`.
 
     Raises:
-        FileNotFoundError: For a missing CSV or feature file.
-        ValueError: For anything malformed, naming file and line: not UTF-8, a missing column, an unknown label, a
-            repeated (dialogue, utterance) pair, a bad id or time, an unreadable or malformed feature file.
+        FileNotFoundError: A CSV or feature file is missing.
+        ValueError: Anything malformed, naming file and line: not UTF-8, a missing column, an unknown label, a repeated
+            (dialogue, utterance) pair, a bad id or time, an unreadable or malformed feature file.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
@@ -84,7 +81,7 @@ def read_meld(
             continue
         by_id = numbered.setdefault(dialogue, {})
         if position in by_id:
-            message = f"Dialogue_ID {dialogue} with Utterance_ID {position} stands in this file twice"
+            message = f"Dialogue_ID {dialogue} with Utterance_ID {position} occurs twice in this file"
             if report is None:
                 raise ValueError(f"{where}: {message}")
             report(Problem("duplicate_id", f"{path.name}, line {line}", message))
@@ -108,19 +105,6 @@ def read_meld(
     return conversations
 
 
-def mend_characters(text: str) -> str:
-    """Restores punctuation that a wrong decoding turned into control characters or into three odd letters."""
-    text = text.translate(_C1)
-    return _DOUBLY_ENCODED.sub(_decode_again, text)
-
-
-def _decode_again(match: re.Match[str]) -> str:
-    try:
-        return match.group().encode("cp1252").decode("utf-8")
-    except UnicodeError:
-        return match.group()
-
-
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected MELD's CSV of this split")
@@ -142,10 +126,10 @@ def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: 
     dialogue, position = (_id(row[name], name, where) for name in ("Dialogue_ID", "Utterance_ID"))
     utterance = Utterance(
         id=f"dia{dialogue}_utt{position}",
-        speaker=mend_characters(row["Speaker"]).strip(),
+        speaker=fix_encoding(row["Speaker"]).strip(),
         features={},
         label=_label(row[column], names, column, where),
-        text=mend_characters(row["Utterance"]).strip(),
+        text=fix_encoding(row["Utterance"]).strip(),
         start=_seconds(row["StartTime"], "StartTime", where),
         end=_seconds(row["EndTime"], "EndTime", where),
     )
@@ -155,7 +139,7 @@ def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: 
 
 
 def _id(cell: str, column: str, where: str) -> int:
-    if not cell.strip().isdecimal() or len(cell) > 18:  # more digits than an id of any corpus has
+    if not cell.strip().isdecimal() or len(cell) > 18:  # no corpus has ids this long
         raise ValueError(f"{where}, {column}: expected a non-negative integer, got {cell!r}")
     return int(cell)
 
@@ -180,7 +164,7 @@ def _read_features(path: Path, modality: str) -> dict[str, Tensor]:
         raise FileNotFoundError(f"features[{modality!r}]: {path}: no such file; expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            tokens = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+            tokens = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (safe_open is not a mapping)
     except SafetensorError as error:
         raise ValueError(f"features[{modality!r}]: {path}: expected a safetensors file, got {error}") from None
     if not tokens:

@@ -2,11 +2,10 @@
 
 The folder holds, for s in train and test, `text_{s}0.csv` (100 features), `audio_{s}0.csv` (73) and `video_{s}0.csv`
 (100), the label in the last column, and `index_{s}.txt`, whose line i names the row of `transcripts.csv` (from 0, no
-header: segment name, words, number of the video, label) that feature row i belongs to.
+header: segment name, words, number of the video, label) to which feature row i belongs.
 
-The feature rows of the whole split stand ordered by label, all positive ones first. Taken as the order of the
-conversation, that gives the label away to any model that reads context, so the utterances of a video are put into the
-order of their segment numbers.
+The feature rows of a split are sorted by label, all positive ones first. As the order of a conversation, that would
+reveal the label to any model that reads context, so the utterances of a video are sorted by their segment numbers.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ def read_mosi(folder: str | PathLike[str], split: str, *, valid_fraction: float 
         split: `"train"`, `"valid"`, `"test"`, or `"train+valid"` for all training videos.
         valid_fraction: Share of the training videos that is held out as `"valid"`, between 0 and 1; at least one
             video is on either side.
-        seed: Chooses those videos.
+        seed: Seed of the choice of those videos.
 
     Raises:
-        FileNotFoundError: For a missing file.
-        ValueError: For a file of the wrong width or length, a number that is none, an index outside of the
-            transcripts or used twice, and labels on which the files disagree; the message names file and line.
+        FileNotFoundError: A file is missing.
+        ValueError: A file of the wrong width or length, a cell that is not a number, an index that is out of range or
+            repeated, or labels on which the files disagree; the message names file and line.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")

@@ -23,11 +23,11 @@ FORMAT = 1
 
 
 def read_manifest(folder: str | PathLike[str]) -> dict[str, Any]:
-    """What decided the features of a prepared folder.
+    """The manifest of a prepared folder, with everything that decided its features.
 
     Raises:
-        FileNotFoundError: no manifest, since preparation has not finished or it is another kind of folder.
-        ValueError: a manifest of another version of the format.
+        FileNotFoundError: No manifest: preparation has not finished, or it is another kind of folder.
+        ValueError: A manifest of another version of the format.
     """
     return _read_json(Path(folder) / MANIFEST_FILE)
 
@@ -36,8 +36,8 @@ def read_prepared(folder: str | PathLike[str], split: str) -> Conversations:
     """One split, "train", "valid" or "test"; every shard is checked against its hash.
 
     Raises:
-        FileNotFoundError: no index, or no shard that it names.
-        ValueError: a split that is not there, or a shard that was changed or damaged.
+        FileNotFoundError: No index, or a shard that it names is missing.
+        ValueError: No such split, or a shard that was changed or damaged.
     """
     folder = Path(folder)
     index = _read_json(folder / INDEX_FILE)
@@ -73,7 +73,7 @@ def _conversations(folder: Path, index: dict[str, Any], split: str) -> Conversat
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a folder that `amuse data prepare` has finished")
+        raise FileNotFoundError(f"{path}: no such file; expected a folder on which `amuse data prepare` has finished")
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected format {FORMAT}, got {content.get('format')!r}; prepare the data again")
@@ -82,7 +82,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; prepare the data again, which makes what is missing")
+        raise FileNotFoundError(f"{path}: no such file; prepare the data again, which makes only missing shards")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{path}: its content does not match the index; delete it and prepare the data again")

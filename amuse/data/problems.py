@@ -1,4 +1,4 @@
-"""What is wrong with raw data: collected on the way, never fatal for the rest, shown and written at the end."""
+"""Problems in raw data: collected along the way, never fatal for the rest, shown and written at the end."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,26 +22,26 @@ NOTES = {
     "unused": "columns, tiers or lines of a transcript without a meaning here; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }
-"""Kinds of problems that lose nothing."""
+"""Kinds of problems that lose no data."""
 
 LOSSES = {
     "bad_row": "a line of a transcript or table that cannot be used; the utterance was left out",
     "bad_transcript": "a transcript that cannot be read; the conversation was left out",
-    "codec": "coded in a way that this FFmpeg cannot decode; the stream was skipped",
+    "codec": "a codec that this FFmpeg cannot decode; the stream was skipped",
     "damaged": "some packets could not be decoded; the rest was used",
-    "duplicate_id": "an utterance id stands twice; the second one was left out",
+    "duplicate_id": "an utterance id occurs twice; the second one was left out",
     "empty_audio": "an audio track without a sample; the utterance lacks audio",
     "missing_file": "no such file; the utterance lacks what it holds",
-    "missing_transcript": "a recording without a transcript beside it; the conversation was left out",
+    "missing_transcript": "a recording without a transcript next to it; the conversation was left out",
     "no_audio": "no audio track; the utterance lacks audio",
     "no_video": "no picture; the utterance lacks the visual modalities",
-    "not_finite": "features with NaN or infinity, of samples that are none; the modality was left out",
-    "out_of_range": "the utterance's times lie outside of the file; the stream was skipped",
+    "not_finite": "NaN or infinity in the features, from invalid samples; the modality was left out",
+    "out_of_range": "the utterance's times are outside the file; the stream was skipped",
     "resolution": "frames too large to decode safely; the picture was skipped",
-    "truncated": "the file ends early; what there is was used",
+    "truncated": "the file ends early; the rest of it was used",
     "unreadable": "not a media file, or broken at its beginning; skipped",
 }
-"""Kinds of problems by which something could not be used."""
+"""Kinds of problems that lose data."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class Problem:
 
     @property
     def lost(self) -> bool:
-        """Whether something could not be used."""
+        """Whether it loses data."""
         return self.kind not in NOTES
 
 
 ProblemHandler = Callable[[Problem], None]
-"""Takes findings as they come up; `list.append` is one."""
+"""Takes problems as they are found, such as `list.append`."""
 
 
 def problem_table(problems: Sequence[Problem]) -> str:
-    """One line a kind: how often, what was done, and the first place."""
+    """One entry per kind: how often, what was done, and the first place."""
     if not problems:
         return "no problems found"
     first = {problem.kind: problem for problem in reversed(problems)}

@@ -1,4 +1,4 @@
-"""What speech recognisers write: JSON of Whisper, WhisperX and their kind, and JSON lines of utterances."""
+"""Output of speech recognisers: JSON as Whisper and WhisperX write it, and JSON Lines of utterances."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ TECHNICAL = {
     *("seek", "tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "words", "chars"),
     *("confidence", "score", "channel"),
 }
-"""Keys of an utterance that say nothing about it here."""
+"""Keys of an utterance that are not used here."""
 
 
 def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """One JSON object a line."""
+    """JSON Lines: one object per line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -28,14 +28,15 @@ def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
 
 
 def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """A JSON list of objects, or an object that holds one under `segments` (Whisper, WhisperX) or a name like it.
+    """A JSON list of objects, or an object that has one under `segments` (Whisper, WhisperX) or a similar key.
 
     Raises:
         ValueError: Not JSON, or without such a list.
     """
     content = _parsed(read_text(path))
     if isinstance(content, dict):
-        key = next((key for key in LISTS if isinstance(content.get(key), list)), None)
+        lists = [key for key in LISTS if isinstance(content.get(key), list)]
+        key = next((key for key in lists if content[key]), lists[0] if lists else None)
         content = None if key is None else content[key]
     if not isinstance(content, list):
         raise ValueError(f"{path}: expected a JSON list of utterances, or an object with one under {', '.join(LISTS)}")
@@ -52,13 +53,23 @@ def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Problem
     for number, each in objects:
         place = f"{path.name}, {what} {number}"
         if not isinstance(each, dict):
-            report(Problem("bad_row", place, "expected a JSON object with start and end"))
+            report(Problem("bad_row", place, "expected a JSON object with start and end, and each key once"))
             continue
-        yield fields.row(number, {key: value for key, value in each.items() if not isinstance(value, dict | list)})
+        nested = [key for key in fields.columns.values() if isinstance(each.get(key), dict | list)]
+        if nested:
+            report(Problem("bad_row", place, f"{nested[0]}: expected text or a number, got a list or an object"))
+            continue
+        yield fields.row(number, each)
 
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError):
         return None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object; None if a key occurs twice, of which json would silently drop the first."""
+    content = dict(pairs)
+    return content if len(content) == len(pairs) else None

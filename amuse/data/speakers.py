@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 LONGEST_NAME = 4
-"""Words before a colon that can be a name; more of them are what is said."""
+"""The most words before a colon that count as a name; with more, they are part of the utterance."""
 _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00a0": " ", "\u202f": " "})
 # letters with their combining marks, which \w lacks: Devanagari, Tamil, Bengali, Thai
 _NAME = r"[^\W\d_][^:\uff1a()\[\]!?;,\u201c\u201d\"<>{}]{0,40}?"
@@ -25,7 +25,7 @@ _DASH = re.compile(r"^\s*[-\u2010-\u2015]\s*")
 
 
 class Said(NamedTuple):
-    """Words and, where they are told, their speaker and label; empty otherwise."""
+    """Words and, where given, their speaker and label; empty otherwise."""
 
     speaker: str
     label: str
@@ -38,7 +38,7 @@ def speaker_name(name: str) -> str:
 
 
 def said(lines: list[str]) -> list[Said]:
-    """Who says what in the lines of one subtitle; several speakers where each has a line with a dash and a name."""
+    """The speakers and words of one subtitle; several speakers if each has a line with a dash and a name."""
     lines = [line.strip() for line in lines if line.strip()]
     parts = [_one(_DASH.sub("", line)) for line in lines]
     begins = [i for i, line in enumerate(lines) if _DASH.match(line)]
@@ -55,7 +55,7 @@ def _one(words: str) -> Said:
         if len(name.split()) <= LONGEST_NAME:
             remarks = (remark.strip() for remark in _REMARK.findall(match["remarks"]))
             labels = [remark for remark in remarks if remark and not _STAGE.fullmatch(remark)]
-            # several remarks are no single label; they stay with the words
+            # several remarks are not a single label; they stay with the words
             kept = "".join(f"({label}) " for label in labels) if len(labels) > 1 else ""
             return Said(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
     match = _DIARIZED.fullmatch(words)

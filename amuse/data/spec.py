@@ -1,4 +1,4 @@
-"""What the data decide about a model, whatever its configuration."""
+"""A model's inputs and outputs, which follow from the data and not from its configuration."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ class DataSpec:
     Attributes:
         modalities: Token stream -> width of its features; 0 = token ids.
         label_names: Classes; None = regression.
-        text_encoder: Reads token ids and is trained with the model: "minilm", a local folder or a hub name.
-        raw: Streams that `amuse data prepare` stored for an encoder to read, which is trained with the model.
+        text_encoder: Encoder of token ids, trained with the model: "minilm", a local folder or a hub name.
+        raw: Streams that `amuse data prepare` stored for an encoder that is trained with the model.
 
     Raises:
-        ValueError: No modality, or a raw stream whose width does not fit its shape.
+        ValueError: No modality, or a raw stream whose width does not match its shape.
     """
 
     modalities: dict[str, int]

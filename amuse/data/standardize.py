@@ -11,14 +11,14 @@ from amuse.data.conversation import TOKEN_IDS, Conversations
 
 
 class Standardizer:
-    """Brings every feature to mean 0 and deviation 1 over the tokens it was fitted on, and clips outliers.
+    """Scales every feature to mean 0 and standard deviation 1 over the tokens it was fitted on, and clips outliers.
 
-    A feature that is constant in the training part becomes 0 everywhere it keeps its value: its deviation counts as 1.
+    A feature that is constant in the training part is only shifted: its deviation counts as 1.
 
     Args:
         mean: Modality -> float32 `(d,)`.
         std: Modality -> float32 `(d,)`, without zeros.
-        clip: Outliers are cut at this many deviations; None leaves them.
+        clip: Outliers are clipped at this many deviations; None keeps them.
     """
 
     def __init__(self, mean: dict[str, Tensor], std: dict[str, Tensor], clip: float | None = 5.0) -> None:
@@ -34,10 +34,10 @@ class Standardizer:
     def fit(
         cls, conversations: Conversations, *, modalities: Sequence[str] | None = None, clip: float | None = 5.0
     ) -> Standardizer:
-        """Takes the statistics of the given modalities, default all but token ids.
+        """From the statistics of the given modalities; by default all but token ids.
 
         Raises:
-            ValueError: For a modality that is unknown, is token ids, or of which there is not one token.
+            ValueError: A modality that is unknown, is token ids, or has no token.
         """
         if modalities is None:
             modalities = [m for m, width in conversations.modalities.items() if width != TOKEN_IDS]
@@ -51,17 +51,17 @@ class Standardizer:
                 raise ValueError(f"modality {modality!r}: expected at least one token to fit on, got none")
             centre = tokens.mean(dim=0)
             deviation = tokens.std(dim=0, correction=0)
-            # rounding gives a constant column a tiny deviation, and dividing by it would blow noise up
+            # rounding gives a constant column a tiny deviation; dividing by it would amplify noise
             constant = deviation <= 1e-6 * centre.abs().clamp(min=1e-6)
             mean[modality] = centre.float()
             std[modality] = torch.where(constant, torch.ones_like(deviation), deviation).float()
         return cls(mean, std, clip)
 
     def apply(self, conversations: Conversations) -> Conversations:
-        """The same conversations with standardised features; modalities it was not fitted on stay as they are.
+        """The same conversations with standardised features; modalities it was not fitted on are unchanged.
 
         Raises:
-            ValueError: When a fitted modality is missing or has another width here.
+            ValueError: A fitted modality is missing or has another width.
         """
         for modality, centre in self.mean.items():
             width = conversations.modalities.get(modality)
@@ -76,7 +76,7 @@ class Standardizer:
         return conversations
 
     def transform(self, modality: str, tokens: Tensor) -> Tensor:
-        """One stream, float32 `(..., d)`, standardised; one that it was not fitted on stays as it is."""
+        """One stream, float32 `(..., d)`, standardised; unchanged if the modality was not fitted."""
         if modality not in self.mean:
             return tokens
         scaled = (tokens - self.mean[modality]) / self.std[modality]
@@ -92,7 +92,7 @@ class Standardizer:
         """The inverse of `state_dict`.
 
         Raises:
-            ValueError: For entries that `state_dict` does not write.
+            ValueError: Entries that `state_dict` does not write.
         """
         parts: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
         for key, tensor in state.items():

@@ -1,7 +1,7 @@
 """Subtitles: SubRip and WebVTT as people write them, and what pysubs2 reads (ASS, SSA, TTML, SAMI, MicroDVD).
 
-pysubs2 reads SubRip and WebVTT too, but takes a last line of digits for the number of the next subtitle, and WebVTT's
-notes and names of cues for words.
+pysubs2 reads SubRip and WebVTT too, but mistakes a last line of digits for the number of the next subtitle, and
+WebVTT's notes and cue names for words.
 """
 
 import html
@@ -17,23 +17,24 @@ from amuse.data.speakers import Said, said
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
 OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml", ".sami": "sami", ".smi": "sami"}
-"""Suffix -> what pysubs2 calls the format."""
+"""Suffix -> pysubs2's name of the format."""
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
 _ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
-_BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)\b")
+_BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)(?=\s|$)")
+_EVENT = re.compile(r"(Format|Dialogue|Comment|Picture|Sound|Movie|Command)\s*:|;|!:|\[", re.IGNORECASE)
 
 
 def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """The subtitles of a file in its order, with a speaker and a label where the words name them.
+    """The subtitles of a file in their order, with a speaker and a label where the words name them.
 
     Raises:
-        ValueError: Not one subtitle, not UTF-8 or UTF-16, or a format that needs pysubs2, which is not installed.
+        ValueError: No subtitle, neither UTF-8 nor UTF-16, or a format that needs pysubs2, which is not installed.
     """
     text = read_text(path)
     if path.suffix.lower() in OTHERS:
-        yield from _foreign(path, text)
+        yield from _foreign(path, text, report)
         return
     lines = text.splitlines()
     arrows = [number for number, line in enumerate(lines) if "-->" in line]
@@ -46,14 +47,14 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
             report(Problem("unused", f"{path.name}, line 1", f"text before the first times: {' '.join(before)[:60]!r}"))
     for number, words in cues:
         match = _ARROW.fullmatch(lines[number])
-        # the line itself is named by who checks the times
+        # a line that is not a time is reported where times are checked
         start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
         for part in _spoken(words):
             yield Row(number + 1, start, end, part.speaker, part.words, part.label)
 
 
 def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str]]]:
-    """Line of the times, and the lines of words below, without the number of the next subtitle."""
+    """The line number of each cue's times and the lines of words below, without the number of the next cue."""
     numbered = any(line.strip().isdecimal() for line in lines[: arrows[0]])
     last = next((int(line) for line in lines[: arrows[0]] if line.strip().isdecimal() and len(line) < 10), 0)
     for number, following in zip(arrows, [*arrows[1:], None], strict=True):
@@ -68,7 +69,7 @@ def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str
 
 
 def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHandler) -> Iterator[tuple[int, list[str]]]:
-    """Line of the times, and the lines of words up to the next empty one."""
+    """The line number of each cue's times and the lines of words up to the next empty line."""
     marked = set(arrows)
     place = 0
     while place < len(lines):
@@ -77,13 +78,15 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
         times = [i for i in block if i in marked]
         for begin, end in pairwise((*times, stop)):
             yield begin, lines[begin + 1 : end]
-        if block and not times and not _BLOCK.match(lines[place]):
-            message = f"text without times: {' '.join(lines[place:stop])[:60]!r}"
-            report(Problem("bad_row", f"{path.name}, line {place + 1}", message))
+        if block and (not times or times[0] > place + 1):
+            kept = " ".join(lines[place : times[0] if times else stop])
+            kind = "unused" if _BLOCK.match(kept) else "bad_row"
+            if lines[place].split(maxsplit=1)[:1] != ["WEBVTT"] or kind == "bad_row":
+                report(Problem(kind, f"{path.name}, line {place + 1}", f"text without times: {kept[:60]!r}"))
         place = stop + 1
 
 
-def _foreign(path: Path, text: str) -> Iterator[Row]:
+def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
     try:
         import pysubs2
     except ImportError:
@@ -92,6 +95,11 @@ def _foreign(path: Path, text: str) -> Iterator[Row]:
         events = pysubs2.SSAFile.from_string(text, format_=OTHERS[path.suffix.lower()]).events
     except (pysubs2.Pysubs2Error, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not subtitles: {error!r}") from None
+    if path.suffix.lower() in (".ass", ".ssa"):
+        _name_what_is_no_event(path, text, len(events), report)
+    comments = sum(event.is_comment for event in events)
+    if comments:
+        report(Problem("unused", path.name, f"{comments} comments"))
     events = [event for event in events if not event.is_comment]
     if not events:
         raise ValueError(f"{path}: expected subtitles, got none")
@@ -100,8 +108,20 @@ def _foreign(path: Path, text: str) -> Iterator[Row]:
             yield Row(number, event.start / 1000, event.end / 1000, event.name or part.speaker, part.words, part.label)
 
 
+def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHandler) -> None:
+    """Report the lines of ASS that pysubs2 skips silently."""
+    lines = text.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.strip().lower() == "[events]"), len(lines))
+    events = [line for line in lines[begin:] if re.match(r"\s*(Dialogue|Comment)\s*:", line)]
+    for number, line in enumerate(lines[begin + 1 :], begin + 2):
+        if line.strip() and not _EVENT.match(line.strip()):
+            report(Problem("bad_row", f"{path.name}, line {number}", f"expected Dialogue: ..., got {line[:60]!r}"))
+    if len(events) != count:
+        report(Problem("bad_row", path.name, f"{len(events)} lines of dialogue, of which {count} can be read"))
+
+
 def _spoken(lines: list[str]) -> list[Said]:
-    """What is said, without markup; a WebVTT voice is a speaker."""
+    """The words without markup; a WebVTT voice is a speaker."""
     text = "\n".join(lines)
     voices = list(_VOICE.finditer(text))
     if not voices:

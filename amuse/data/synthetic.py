@@ -1,21 +1,21 @@
-"""Small trimodal conversations with planted structure: only all modalities and the speaker's habit tell the emotion.
+"""Small trimodal conversations with planted structure: the emotion follows only from all modalities and the speaker.
 
-How an utterance comes about:
+How an utterance is generated:
 
-1. Three factors are drawn, and `EMOTION_OF` turns them into one of six emotions: the words are plain, kind or harsh;
-   the voice is calm or excited; the face smiles or frowns. Kind words from a frowning face are sarcasm. Emotions are
-   as unequal as `imbalance` says, and a share `label_noise` of the labels is replaced by any other one.
+1. Three factors are drawn, and `EMOTION_OF` maps them to one of six emotions: the words are plain, kind or harsh; the
+   voice is calm or excited; the face smiles or frowns. Kind words from a frowning face are sarcasm. `imbalance` sets
+   how unequal the emotions' frequencies are, and a share `label_noise` of the labels is replaced by another one.
 2. Text: filler words, and for kind or harsh words one word of that tone. With probability `contrast` there is a word
    of the opposite tone as well; the one that counts is the one during which the voice bursts.
 3. Voice: a burst of one token. Its level is -1 when a quiet speaker is calm, 0 when a quiet speaker is excited or a
-   loud one is calm, +1 when a loud one is excited. So half of the bursts can only be read by who knows the speaker,
-   whom the speaker's other utterances in the dialogue tell. What the burst adds is taken from the other tokens: the
-   mean over the tokens knows nothing of it.
-4. Face: one or two apex frames smile or frown, the others rest; each speaker has a look of their own in all frames.
+   loud one is calm, +1 when a loud one is excited. So half of the bursts are ambiguous unless the speaker is known to
+   be quiet or loud, which their other utterances in the dialogue reveal. What the burst adds is subtracted from the
+   other tokens, so the mean over tokens is uninformative.
+4. Face: one or two apex frames smile or frown, the others rest; each speaker has their own look in all frames.
 
-All three streams carry a clock, the time of the token inside the utterance, as their last four features. An utterance
-lacks each modality with probability `absent_rate`, but never all three. Words, directions and the table are the same
-for every split and seed; speakers' habits are drawn anew in each dialogue.
+The last four features of all three streams are a clock, the token's time within the utterance. An utterance lacks each
+modality with probability `absent_rate`, but never all three. Words, directions and the table are the same for every
+split and seed; each dialogue draws its speakers' habits.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ SPEAKERS = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
 
 @dataclass(frozen=True)
 class SharedVectors:
-    """What all generated conversations share: the vectors of words and the directions of voice and face.
+    """Vectors of words and directions of voice and face that all generated conversations share.
 
     Attributes:
         words: Word -> float32 `(20,)`.
@@ -99,16 +99,16 @@ def synthetic_conversations(
     noise: float = 0.2,
     turns: tuple[int, int] = (5, 12),
 ) -> Conversations:
-    """Generates one split as the module's docstring says.
+    """Generates one split, as the module's docstring describes.
 
     Args:
         split: `"train"`, `"valid"` or `"test"`; the splits of one seed are independent.
         num_dialogues: Dialogues, of 2 to 4 speakers each.
         seed: The same arguments give the same conversations.
-        imbalance: How much more frequent the first emotion is than the last one; between them geometric.
-        label_noise: Share of labels replaced by another one.
+        imbalance: Ratio of the frequencies of the first and the last emotion; geometric in between.
+        label_noise: Share of labels that are replaced by another one.
         contrast: Share of kind or harsh utterances that also hold a word of the opposite tone.
-        absent_rate: Probability that an utterance lacks a modality, each on its own.
+        absent_rate: Probability that an utterance lacks a modality, independent for each.
         noise: Deviation of the feature noise; words and directions have length 2.
         turns: Fewest and most utterances of a dialogue.
 
@@ -117,7 +117,7 @@ def synthetic_conversations(
         words, one for each text token; `evidence` names the tokens that carry the factors.
 
     Raises:
-        ValueError: For an argument out of its range.
+        ValueError: An argument out of its range.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
@@ -176,17 +176,17 @@ def oracle_accuracy(
     contrast: float = 0.0,
     absent_rate: float = 0.0,
 ) -> float:
-    """The accuracy of the best possible classifier that sees these modalities, computed exactly, without noise.
+    """The exact accuracy of the best possible classifier that sees these modalities without feature noise.
 
     Args:
-        modalities: Out of text, audio and video; at least one.
-        speaker_context: True: it also knows whether the speaker is quiet or loud, an upper bound for models that read
-            the whole dialogue. False: it sees single utterances.
-        timing: False: it does not relate the moments of word and voice.
-        imbalance, label_noise, contrast, absent_rate: As the conversations were generated.
+        modalities: Some of text, audio and video.
+        speaker_context: Whether it knows if the speaker is quiet or loud, an upper bound for models that read the whole
+            dialogue; without, it sees single utterances.
+        timing: Whether it relates the moments of word and voice.
+        imbalance, label_noise, contrast, absent_rate: Those of the generated conversations.
 
     Raises:
-        ValueError: For unknown or no modalities.
+        ValueError: Unknown or no modalities.
     """
     if not modalities or not set(modalities) <= MODALITIES.keys():
         raise ValueError(f"modalities: expected some of {tuple(MODALITIES)}, got {tuple(modalities)}")
@@ -194,7 +194,7 @@ def oracle_accuracy(
     for size in range(1, len(MODALITIES) + 1):
         for present in combinations(MODALITIES, size):
             chance = (1 - absent_rate) ** size * absent_rate ** (len(MODALITIES) - size)
-            if size == 1:  # one of them, drawn evenly, stays where all would be absent
+            if size == 1:  # where all would be absent, one drawn uniformly is kept
                 chance += absent_rate ** len(MODALITIES) / len(MODALITIES)
             seen = set(modalities) & set(present)
             total += chance * _best_accuracy(seen, speaker_context, timing, imbalance, label_noise, contrast)
@@ -222,7 +222,7 @@ def _best_accuracy(
 
 
 def _factor_prior(imbalance: float) -> tuple[list[tuple[str, str, str]], np.ndarray]:
-    """All combinations of factors and how frequent each is."""
+    """All combinations of factors and their frequencies."""
     factors = list(EMOTION_OF)
     ranks = np.array([EMOTIONS.index(EMOTION_OF[combination]) for combination in factors])
     weights = imbalance ** (-ranks / (len(EMOTIONS) - 1)) / np.bincount(ranks)[ranks]
@@ -248,7 +248,7 @@ def _perform(
     if tone != "plain":
         spoken = int(rng.integers(length["text"]))
         if rng.random() < contrast:
-            # far apart, so that the clock tells even in a short voice stream which of the two is stressed
+            # far apart, so that even in a short voice stream the clock tells which of the two is stressed
             third = length["text"] // 3
             early, late = int(rng.integers(third)), length["text"] - 1 - int(rng.integers(third))
             spoken, other = (early, late) if rng.random() < 0.5 else (late, early)

@@ -1,4 +1,4 @@
-"""Own features as plain tables: one CSV that lists the utterances, and one CSV of numbers per modality.
+"""Precomputed features as plain tables: one CSV that lists the utterances, and one CSV of numbers per modality.
 
 utterances.csv   `dialogue`, `id`, and `label` (a class) or `target` (a number); where known also `speaker`, `split`
                  (train, valid, test), `text`, `start`, `end`; any other column is a group, see `amuse.data.folds`.
@@ -29,7 +29,7 @@ _OWN_COLUMNS = {"id", "speaker", "label", "target", "split", "text", "start", "e
 
 @dataclass
 class Tables:
-    """A folder of tables as it was read.
+    """The content of a folder of tables.
 
     Attributes:
         dialogues: In the order of their first rows, without features.
@@ -37,7 +37,7 @@ class Tables:
         features: Modality -> utterance id -> float32 `(L, width)`, NaN where a cell was empty.
         widths: Modality -> number of columns.
         columns: Column that groups dialogues -> dialogue id -> its values there.
-        splits: Dialogue id -> "train", "valid", "test", or "" where there is no such column.
+        splits: Dialogue id -> "train", "valid", "test", or "" without such a column.
     """
 
     dialogues: list[Dialogue]
@@ -48,7 +48,7 @@ class Tables:
     splits: dict[str, str]
 
     def conversations(self, dialogues: Sequence[str], training: Sequence[str]) -> Conversations:
-        """These dialogues with their features, empty cells filled with the means of the `training` dialogues.
+        """These dialogues with their features; empty cells are filled with means over the `training` dialogues.
 
         Raises:
             ValueError: No such dialogues, or a column without a number in the training part.
@@ -82,7 +82,7 @@ class Tables:
         return self.conversations(parts[name], parts["train"])
 
     def _means(self, modality: str, ids: set[str]) -> Tensor:
-        """float32 `(width,)` over the training tokens; 0 where every cell there is filled and none is asked for."""
+        """Means over the training tokens, float32 `(width,)`; 0 where there is no number and no gap to fill."""
         tokens = self.features[modality]
         rows = [tokens[name] for name in tokens if name in ids]
         means = torch.cat(rows).double().nanmean(0) if rows else torch.full((self.widths[modality],), math.nan)
@@ -98,8 +98,8 @@ def read_tables(folder: str | PathLike[str]) -> Tables:
 
     Raises:
         FileNotFoundError: No `utterances.csv`, or no table of features.
-        ValueError: Naming file, line and column: a column that is missing, a repeated id, a label beside a target, a
-            cell that is no number, a row of an unknown utterance, a dialogue in two splits.
+        ValueError: A missing column, a repeated id, both labels and targets, a cell that is not a number, a row of an
+            unknown utterance, or a dialogue in two splits; names file, line and column.
     """
     folder = Path(folder)
     path = folder / UTTERANCES_FILE
@@ -120,15 +120,15 @@ def read_features(path: Path, known: set[str]) -> tuple[dict[str, Tensor], int]:
 
     Args:
         path: CSV with a column `id`; all others are numbers.
-        known: the ids that may occur.
+        known: The ids that may occur.
 
     Raises:
-        ValueError: naming file, line and column.
+        ValueError: Names file, line and column.
     """
     names, rows = _rows(path, {"id"})
     names = [name for name in names if name != "id"]
     if not names:
-        raise ValueError(f"{path}, line 1: expected columns of numbers beside id, got none")
+        raise ValueError(f"{path}, line 1: expected columns of numbers besides id, got none")
     tokens: dict[str, list[list[float]]] = {}
     for line, row in rows:
         if row["id"] not in known:

@@ -6,7 +6,7 @@ from os import PathLike
 import torch
 
 from amuse.data.conversation import TOKEN_IDS, Conversations
-from amuse.encoders.text import FrozenTextEncoder, TokenSequence, Words, token_sequences
+from amuse.encoders.text import FrozenTextEncoder, TextModel, TokenSequence, Words, token_sequences
 
 
 def tokenize(
@@ -22,16 +22,18 @@ def tokenize(
 
     Args:
         conversations: With texts; an utterance whose text is None or empty gets no text modality, which is logged.
-        modality: Under which name.
-        encoder, context, speakers, max_tokens: See `amuse.encoders.text.token_sequences`.
+        modality: Its name.
+        encoder: See `amuse.encoders.hub.encoder_folder`; only its tokenizer is used.
+        context, speakers, max_tokens: See `amuse.encoders.text.token_sequences`.
 
     Returns:
         The same conversations with `modality` as int64 `(L,)`, special tokens included; padded with id 0 by `collate`.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: See `amuse.encoders.text.token_sequences`.
+        ImportError, FileNotFoundError: See `amuse.encoders.hub.encoder_folder`.
+        ValueError: See `amuse.encoders.text.token_sequences`.
     """
-    sequences = _sequences(conversations, encoder, context, speakers, max_tokens)
+    sequences = _sequences(conversations, TextModel(encoder), context, speakers, max_tokens)
     ids = {name: torch.tensor(sequence.ids, dtype=torch.int64) for name, sequence in sequences.items()}
     return conversations.with_features(modality, TOKEN_IDS, ids)
 
@@ -56,10 +58,11 @@ def encode_text(
 
     Args:
         conversations: With texts; an utterance whose text is None or empty gets no text modality, which is logged.
-        modality: Under which name.
-        encoder, context, speakers, max_tokens: See `amuse.encoders.text.token_sequences`. Tokens of the context and of
-            the speaker's name are read by the encoder, but their embeddings are not kept.
-        cache_dir, layers, merge, pool, batch_size, device, progress: See `amuse.encoders.text.FrozenTextEncoder`.
+        modality: Its name.
+        encoder, device: See `amuse.encoders.text.TextModel`.
+        context, speakers, max_tokens: See `amuse.encoders.text.token_sequences`. Tokens of the context and of the
+            speaker's name are read by the encoder, but their embeddings are not kept.
+        cache_dir, layers, merge, pool, batch_size, progress: See `amuse.encoders.text.FrozenTextEncoder`.
 
     Returns:
         The same conversations with `modality` as float32 `(L, width)`: L tokens, or 1 with `pool`.
@@ -68,19 +71,20 @@ def encode_text(
         ImportError, FileNotFoundError: See `amuse.encoders.hub.encoder_folder`.
         ValueError: An unknown layer or merge, a negative context or too few tokens.
     """
-    frozen = FrozenTextEncoder(encoder, layers, merge, pool, cache_dir, batch_size, device, progress)
-    sequences = _sequences(conversations, encoder, context, speakers, max_tokens)
+    model = TextModel(encoder, device)
+    frozen = FrozenTextEncoder(model, layers, merge, pool, cache_dir, batch_size, progress)
+    sequences = _sequences(conversations, model, context, speakers, max_tokens)
     tokens = frozen(list(sequences.values()))
     features = {name: tokens[sequence] for name, sequence in sequences.items()}
     return conversations.with_features(modality, frozen.width, features)
 
 
 def _sequences(
-    conversations: Conversations, encoder: str | PathLike[str], context: int, speakers: bool, max_tokens: int
+    conversations: Conversations, model: TextModel, context: int, speakers: bool, max_tokens: int
 ) -> dict[str, TokenSequence]:
     """Utterance id -> the encoder's input, for utterances with text."""
     dialogues = [[Words(u.speaker, u.text) for u in dialogue.utterances] for dialogue in conversations.dialogues]
-    found = token_sequences(dialogues, encoder, context=context, speakers=speakers, max_tokens=max_tokens)
+    found = token_sequences(dialogues, model, context=context, speakers=speakers, max_tokens=max_tokens)
     every = (sequence for dialogue in found for sequence in dialogue)
     named = zip(conversations.utterances(), every, strict=True)
     return {utterance.id: sequence for utterance, sequence in named if sequence is not None}

@@ -15,7 +15,7 @@ from amuse.data.subtitles import OTHERS, read_subtitles
 
 UNKNOWN_SPEAKER = "unknown"
 MILLISECONDS = 100
-"""Whole numbers without a unit are milliseconds where most utterances would otherwise last longer than this, in s."""
+"""Whole numbers without a unit are milliseconds if most utterances would otherwise last longer than this, in s."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Line:
 
 
 def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
-    """The utterances of one recording, by their start; what cannot be used is reported and left out.
+    """The utterances of one recording, sorted by start; what cannot be used is reported and left out.
 
-    Which format by the suffix: tables (.csv, .tsv; columns `start`, `end` or `duration`, and, where known, `speaker`,
-    `text`, `label` and `id`, or their aliases in `amuse.data.fields`), subtitles (.srt, .vtt, .ass, ...; a speaker
-    stands as `Name: ` before the words, a label as `Name (label): `), speech recognisers' .json and .jsonl, ELAN's
-    .eaf, Praat's .TextGrid, and .rttm. See docs/data.md for an example of each.
+    The suffix decides the format: tables (.csv, .tsv; columns `start`, `end` or `duration`, and, where known,
+    `speaker`, `text`, `label` and `id`, or their aliases in `amuse.data.fields`), subtitles (.srt, .vtt, .ass, ...;
+    with speakers and labels as `Name: words` or `Name (label): words`), speech recognisers' .json and .jsonl, ELAN's
+    .eaf, Praat's .TextGrid, and .rttm. docs/data.md has an example of each.
 
     Args:
         path: UTF-8, or UTF-16 with a byte order mark.
@@ -63,12 +63,12 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
             continue
         line_id = row.id or _free_id(path.stem, len(lines), seen)
         if line_id in seen:
-            report(Problem("duplicate_id", place, f"id {line_id!r} stood in an earlier line"))
+            report(Problem("duplicate_id", place, f"id {line_id!r} occurs in an earlier line"))
             continue
         seen.add(line_id)
         speaker = speaker_name(row.speaker)
         if not speaker:
-            report(Problem("missing_speaker", place, f"nobody is named for {row.text[:40]!r}"))
+            report(Problem("missing_speaker", place, f"no speaker is named for {row.text[:40]!r}"))
         text, label = row.text.strip(), " ".join(row.label.split())
         lines.append(Line(line_id, start, end, speaker or UNKNOWN_SPEAKER, text or None, label or None))
     lines.sort(key=lambda line: line.start)
@@ -94,7 +94,7 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
         report(Problem("unused", path.name, f"columns: {names[:200]}"))
     rows: list[Row] = []
     for number, cells in table.rows:
-        # of columns of the same name, the first one counts
+        # of columns with the same name, the first counts
         named = dict(reversed(list(zip(table.header, cells, strict=False))))
         rows.append(fields.row(number, named))
     _convert_milliseconds(rows, fields, path, report)
@@ -102,7 +102,7 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
 
 
 def _convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: ProblemHandler) -> None:
-    """Whisper's TSV counts milliseconds and does not say so."""
+    """Detect times in milliseconds without a unit, as in Whisper's TSV."""
     times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
     long = sum(end - start > MILLISECONDS for _, start, end in times)
     told = any(fields.units.get(name, 1.0) != 1.0 for name in ("start", "end", "duration"))
@@ -131,5 +131,5 @@ READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[Row]]] = {
     ".textgrid": read_textgrid,
     ".rttm": read_rttm,
 }
-"""Suffix -> what reads it; of several transcripts beside a recording, the first one in this order counts."""
+"""Suffix -> its reader; of several transcripts of a recording, the first in this order is used."""
 SUFFIXES = tuple(READERS)

@@ -45,7 +45,7 @@ class LogMel:
 class Hog:
     """Histograms of oriented gradients (Dalal and Triggs 2005) and mean colours on a 4 x 4 grid of a 64 x 64 picture.
 
-    Made by hand, not learned: it tells pose, framing and light, and little about expressions.
+    Hand-crafted, not learned: it captures pose, framing and light, and little of expressions.
     """
 
     name = "hog"
@@ -60,7 +60,7 @@ class Hog:
         right = pad(grey[:, :, 2:] - grey[:, :, :-2], (1, 1))
         down = pad(grey[:, 2:] - grey[:, :-2], (0, 0, 1, 1))
         magnitude = torch.hypot(right, down)
-        direction = torch.atan2(down, right) % pi  # of an edge, whichever side is the brighter one
+        direction = torch.atan2(down, right) % pi  # of an edge, whichever side is brighter
         bin_of = (direction * (self.bins / pi)).long().clamp(max=self.bins - 1)
         votes = torch.zeros(len(images), self.bins, self.side, self.side).scatter_(
             1, bin_of[:, None], magnitude[:, None]
@@ -95,7 +95,7 @@ class Fer:
 
 
 def _mel_filters(bands: int, window: int) -> Tensor:
-    """Triangles of equal height, evenly on the HTK mel scale: `(bands, window // 2 + 1)`."""
+    """Triangles of equal height, evenly spaced on the HTK mel scale: `(bands, window // 2 + 1)`."""
     lowest, highest = (float(2595 * np.log10(1 + hertz / 700)) for hertz in (20, SAMPLE_RATE / 2))
     mel = torch.linspace(lowest, highest, bands + 2, dtype=torch.float64)
     edges = 700 * (10 ** (mel / 2595) - 1)

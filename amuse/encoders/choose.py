@@ -1,4 +1,4 @@
-"""What turns sound and pictures into token features: three encoders without downloads, and the rest by name."""
+"""Encoders of sound and pictures by name: three that need no download, or any of transformers."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ VISION: dict[str, Callable[[], Encoder]] = {"hog": Hog, "fer": Fer}
 
 
 def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
-    """One of `AUDIO`, or a transformers audio encoder by name or folder, or `RAW` and one; `rate`: tokens a second.
+    """One of `AUDIO`, or a transformers audio encoder by name or folder, or `RAW` and one; `rate`: tokens per second.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
+        ImportError, FileNotFoundError, ValueError: The encoder is unavailable; says why.
     """
     if name in AUDIO:
         return AUDIO[name](rate)
@@ -30,7 +30,7 @@ def vision_encoder(name: str, device: str = "cpu") -> Encoder:
     """One of `VISION`, or a transformers vision encoder by name or folder, or `RAW` and one.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: it cannot be had; says why.
+        ImportError, FileNotFoundError, ValueError: The encoder is unavailable; says why.
     """
     if name in VISION:
         return VISION[name]()

@@ -1,4 +1,4 @@
-"""A cache file of token features that is never silently wrong: written atomically, verified when read."""
+"""A cache file of token features, written atomically and verified when read."""
 
 import hashlib
 import logging
@@ -17,8 +17,8 @@ def save_features(path: Path, key: str, tokens: list[Tensor]) -> None:
     """Writes the streams to `path`, atomically.
 
     Args:
-        path: The cache file; its folder is made.
-        key: What the features were made from; `load_features` demands the same.
+        path: The cache file; its folder is created.
+        key: Identifies what the features were made from; `load_features` requires the same.
         tokens: At least one float32 `(L, d)`, all of one width.
     """
     if not tokens:
@@ -31,12 +31,12 @@ def save_features(path: Path, key: str, tokens: list[Tensor]) -> None:
 
 
 def load_features(path: Path, key: str, count: int) -> list[Tensor] | None:
-    """The streams that `save_features` wrote, or None when there is no file or it is damaged, which is logged.
+    """The streams that `save_features` wrote; None without a file, or with a damaged one, which is logged.
 
     Args:
         path: The cache file.
-        key: As it was given to `save_features`.
-        count: How many streams there must be.
+        key: As given to `save_features`.
+        count: Number of streams expected.
     """
     if not path.is_file():
         return None
@@ -57,7 +57,7 @@ def _verified(path: Path, key: str, count: int) -> list[Tensor]:
         raise ValueError("its checksum does not match its content")
     if len(lengths) != count:
         raise ValueError(f"it holds {len(lengths)} streams instead of {count}")
-    # each stream owns its memory: views would drag the whole file along into every copy and every worker process
+    # each stream owns its memory: a view would keep the whole file alive in every copy and worker process
     return [stream.clone() for stream in flat.split(lengths.tolist())]
 
 

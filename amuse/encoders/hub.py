@@ -19,8 +19,8 @@ def encoder_folder(encoder: str | PathLike[str] = "minilm") -> Path:
             as `"microsoft/wavlm-base"`, which is downloaded into the hub's cache, or found there when offline.
 
     Raises:
-        ImportError: When the package with the weights is missing; says how to install it.
-        FileNotFoundError: When the folder is missing or holds no safetensors weights, or the hub cannot give the model.
+        ImportError: The package with the weights is missing; says how to install it.
+        FileNotFoundError: The folder is missing or has no safetensors weights, or the hub does not provide the model.
     """
     if encoder == "minilm":
         try:
@@ -43,10 +43,10 @@ def _from_hub(name: str) -> Path:
     except ImportError:
         raise ImportError(_NEEDS_EXTRA) from None
     try:
-        # no pickles, and none of the same weights in other formats
+        # neither pickles nor the same weights in other formats
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except Exception as error:  # the hub's client raises errors of several libraries
-        raise FileNotFoundError(f"encoder: {name} is no folder, and the hub does not give it: {error}") from None
+        raise FileNotFoundError(f"encoder: {name} is not a folder, and the hub does not provide it: {error}") from None
 
 
 def import_transformers() -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amuse.encoders.hub import encoder_folder
-from amuse.encoders.signal import SAMPLE_RATE, pool, token_count
+from amuse.encoders.signal import MIN_SAMPLES, SAMPLE_RATE, pool, token_count
 from amuse.encoders.trainable import average_hidden, pretrained_model
 from amuse.files import sha256
 
@@ -28,7 +28,7 @@ class PretrainedAudio(_Pretrained):
 
     Raises:
         ImportError, FileNotFoundError: see `encoder_folder`.
-        ValueError: incomplete weights, no feature extractor, or one for another sampling rate than 16 kHz.
+        ValueError: Incomplete weights, no feature extractor, or one for a sampling rate other than 16 kHz.
     """
 
     def __init__(self, name: str, rate: float, device: str = "cpu") -> None:
@@ -40,10 +40,10 @@ class PretrainedAudio(_Pretrained):
 
     @torch.inference_mode()
     def __call__(self, signal: np.ndarray) -> Tensor:
-        padded = np.pad(signal, (0, max(800 - len(signal), 0)))  # a convolution needs more than a click
+        padded = np.pad(signal, (0, max(MIN_SAMPLES - len(signal), 0)))
         inputs = self.extractor(padded, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.device)
         hidden = self.model(**inputs).last_hidden_state[0].float().cpu()
-        window = getattr(self.extractor, "n_samples", None)  # Whisper's extractor fills up to 30 s
+        window = getattr(self.extractor, "n_samples", None)  # Whisper's extractor pads to 30 s
         if window is not None:
             hidden = hidden[: max(round(len(hidden) * len(signal) / window), 1)]
         return pool(hidden, token_count(len(signal), self.rate))
@@ -70,10 +70,10 @@ class PretrainedVision(_Pretrained):
 
 
 def feature_extractor(name: str) -> Any:
-    """What prepares sound for the audio encoder of that name.
+    """The feature extractor that prepares sound for the audio encoder of that name.
 
     Raises:
-        ValueError: none there, or one for another sampling rate than 16 kHz.
+        ValueError: There is none, or one for a sampling rate other than 16 kHz.
     """
     from transformers import AutoFeatureExtractor
 
@@ -84,7 +84,11 @@ def feature_extractor(name: str) -> Any:
 
 
 def image_processor(name: str) -> Any:
-    """What prepares pictures for the vision encoder of that name; ValueError: none there."""
+    """The image processor that prepares pictures for the vision encoder of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
     from transformers import AutoImageProcessor
 
     return _processor(AutoImageProcessor, name)

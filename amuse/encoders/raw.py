@@ -1,4 +1,4 @@
-"""Sound and pictures as a transformers encoder reads them, to be encoded by the model that is trained."""
+"""Sound and pictures as a transformers encoder reads them, for an encoder that is trained with the model."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,8 @@ from torch import Tensor
 
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.pretrained import feature_extractor, image_processor
-from amuse.encoders.signal import RAW, SAMPLE_RATE, RawStream
+from amuse.encoders.signal import MIN_SAMPLES, RAW, SAMPLE_RATE, RawStream
 from amuse.files import sha256
-
-SHORTEST = 800
-"""Samples of a window; a convolution needs more than a click."""
 
 
 class _Raw:
@@ -26,25 +23,25 @@ class _Raw:
 
 
 class RawAudio(_Raw):
-    """Windows of sound, 1 / rate seconds each, as the encoder's feature extractor gives them; silence fills the last.
+    """Windows of sound, 1 / rate seconds each, as the encoder's feature extractor gives them; the last is padded.
 
     Raises:
         ImportError, FileNotFoundError: see `encoder_folder`.
-        ValueError: no feature extractor for 16 kHz, one that fills up to a fixed time, or windows too short.
+        ValueError: No feature extractor for 16 kHz, one that pads to a fixed time, or windows that are too short.
     """
 
     def __init__(self, encoder: str, rate: float) -> None:
         self.window = round(SAMPLE_RATE / rate)
-        if self.window < SHORTEST:
+        if self.window < MIN_SAMPLES:
             raise ValueError(
-                f"audio_rate: {rate:g} makes windows of {self.window} samples, expected at least {SHORTEST}. "
-                f"Choose a rate of at most {SAMPLE_RATE / SHORTEST:g}; 1 makes windows of a second."
+                f"audio_rate: {rate:g} gives windows of {self.window} samples, expected at least {MIN_SAMPLES}. "
+                f"Choose a rate of at most {SAMPLE_RATE / MIN_SAMPLES:g}; a rate of 1 gives windows of one second."
             )
         self.extractor = feature_extractor(encoder)
         if hasattr(self.extractor, "n_samples"):
             raise ValueError(
-                f"encoder: {encoder} fills every window up to {self.extractor.n_samples / SAMPLE_RATE:g} s. "
-                "Expected one that reads short windows to train it, such as wav2vec 2.0."
+                f"encoder: {encoder} pads every window to {self.extractor.n_samples / SAMPLE_RATE:g} s. "
+                "Training expects one that reads short windows, such as wav2vec 2.0."
             )
         shape = self._inputs([np.zeros(self.window, np.float32)]).shape[1:]
         super().__init__(encoder, shape, f"windows of {self.window} samples for {encoder}, to be trained")
@@ -72,8 +69,8 @@ class RawVision(_Raw):
         high, wide = (self._inputs([np.zeros(size, np.uint8)]).shape[1:] for size in ((96, 64, 3), (64, 96, 3)))
         if high != wide:
             raise ValueError(
-                f"encoder: {encoder} reads pictures of their own shape, {tuple(high)} or {tuple(wide)}. "
-                "Expected an image processor that resizes or crops to one size to train it."
+                f"encoder: {encoder} keeps the shape of each picture, {tuple(high)} or {tuple(wide)}. "
+                "Training expects an image processor that resizes or crops to one size."
             )
         super().__init__(encoder, high, f"pictures for {encoder}, to be trained")
 

@@ -10,10 +10,13 @@ from torch.nn.functional import adaptive_avg_pool1d, interpolate
 
 SAMPLE_RATE = 16000
 
+MIN_SAMPLES = 800
+"""The fewest samples that the convolutions of audio encoders accept."""
+
 
 @dataclass
 class RawStream:
-    """A stream of windows of sound or of key frames, flat, for an encoder that is trained with the model."""
+    """A stream of flattened windows of sound or key frames, for an encoder that is trained with the model."""
 
     encoder: str  # a transformers audio or vision model: local folder or hub name
     shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
@@ -24,7 +27,7 @@ class Encoder(Protocol):
 
     Attributes:
         name: As the user chose it.
-        width: Of its features.
+        width: Feature width.
         description: What the features are, in words.
         fingerprint: Changes whenever the features would.
     """
@@ -42,11 +45,11 @@ class Encoder(Protocol):
 
 
 RAW = "raw:"
-"""Before the name of a transformers encoder: store what it reads, and train it with the model."""
+"""Prefix of a transformers encoder's name: store what it reads, and train it with the model."""
 
 
 def token_count(samples: int, rate: float) -> int:
-    """How many tokens sound of this length has at `rate` tokens a second; at least one."""
+    """Number of tokens for sound of this length at `rate` tokens per second; at least one."""
     return max(round(samples / SAMPLE_RATE * rate), 1)
 
 

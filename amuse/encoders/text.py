@@ -1,10 +1,11 @@
-"""Words to what a text encoder reads, and to the token features of a frozen one, cached on disk."""
+"""From words to token ids, and to the features of a frozen encoder, cached on disk."""
 
 import hashlib
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from amuse.config import DataConfig
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder, import_transformers
 
@@ -40,9 +42,41 @@ class TokenSequence:
     stop: int
 
 
+class TextModel:
+    """A transformers text model and its tokenizer, each loaded when first used, then kept.
+
+    Args:
+        encoder: See `amuse.encoders.hub.encoder_folder`.
+        device: Where the model runs.
+
+    Raises:
+        ImportError, FileNotFoundError: See `encoder_folder`.
+    """
+
+    def __init__(self, encoder: str | PathLike[str] = "minilm", device: torch.device | str = "cpu") -> None:
+        self.folder = encoder_folder(encoder)
+        self.device = device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return import_transformers().AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    @cached_property
+    def config(self) -> Any:
+        return import_transformers().AutoConfig.from_pretrained(self.folder, local_files_only=True)
+
+    @cached_property
+    def network(self) -> Any:
+        """The model in fp32, in evaluation mode."""
+        network = import_transformers().AutoModel.from_pretrained(
+            self.folder, use_safetensors=True, local_files_only=True
+        )
+        return network.float().eval().to(self.device)
+
+
 def token_sequences(
     dialogues: Sequence[Sequence[Words]],
-    encoder: str | PathLike[str] = "minilm",
+    model: TextModel,
     *,
     context: int = 0,
     speakers: bool = False,
@@ -52,22 +86,20 @@ def token_sequences(
 
     Args:
         dialogues: The utterances of each dialogue, in order.
-        encoder: See `amuse.encoders.hub.encoder_folder`; only its tokenizer is used.
+        model: Only its tokenizer is used.
         context: Number of preceding utterances of the dialogue before the utterance, each closed by `[SEP]`.
         speakers: Whether each of them begins with `"Name: "`.
         max_tokens: Longest sequence, special tokens included. The oldest context is cut first, then the end of the
-            utterance itself; both are counted in the log.
+            utterance itself; the log says how many were cut.
 
     Raises:
-        ImportError, FileNotFoundError: See `encoder_folder`.
         ValueError: A negative context or too few tokens.
     """
     if context < 0:
         raise ValueError(f"context: expected a number of utterances >= 0, got {context}")
     if max_tokens < 8:
         raise ValueError(f"max_tokens: expected at least 8, got {max_tokens}")
-    folder = encoder_folder(encoder)
-    tokenizer = import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = model.tokenizer
     first = [] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]
     last = [] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
     sequences: list[list[TokenSequence | None]] = []
@@ -118,26 +150,24 @@ class FrozenTextEncoder:
     a damaged cache file is reported and rebuilt.
 
     Attributes:
-        encoder: See `amuse.encoders.hub.encoder_folder`.
+        model: The encoder.
         layers: Hidden layers that are kept: 0 the embeddings, -1 the last layer.
         merge: Several layers become one by their `"mean"`, or are concatenated, `"concat"`.
         pool: True keeps one vector per utterance, the mean of its tokens.
         cache_dir: Folder of the cache; default `default_cache_dir()`.
         batch_size: Utterances per forward pass; utterances of similar length share one.
-        device: Where the encoder runs; the features stay on the CPU.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: An unknown merge.
     """
 
-    encoder: str | PathLike[str] = "minilm"
+    model: TextModel
     layers: Sequence[int] = (-1,)
     merge: str = "mean"
     pool: bool = False
     cache_dir: str | PathLike[str] | None = None
     batch_size: int = 64
-    device: torch.device | str = "cpu"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -146,36 +176,33 @@ class FrozenTextEncoder:
 
     @property
     def width(self) -> int:
-        """Of the features: the encoder's (384 for MiniLM), times the number of layers with merge `"concat"`."""
-        return int(self._config().hidden_size) * (len(self.layers) if self.merge == "concat" else 1)
+        """Feature width: the encoder's (384 for MiniLM), times the number of layers with merge `"concat"`."""
+        return int(self.model.config.hidden_size) * (len(self.layers) if self.merge == "concat" else 1)
 
     def __call__(self, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, Tensor]:
-        """float32 `(L, width)` of the utterance's own L tokens, or 1 with `pool`; context is read but not kept.
-
-        Raises:
-            ImportError, FileNotFoundError: See `encoder_folder`.
-            ValueError: An unknown layer.
-        """
+        """Features of each distinct sequence, from the cache where it has them; see `encode`."""
         unique = list(dict.fromkeys(sequences))
         key = self._cache_key(unique)
         path = Path(default_cache_dir() if self.cache_dir is None else self.cache_dir) / f"text-{key[:32]}.safetensors"
         tokens = load_features(path, key, count=len(unique))
         if tokens is None:
-            tokens = self._encode(unique)
+            tokens = self.encode(unique)
             save_features(path, key, tokens)
         return dict(zip(unique, tokens, strict=True))
 
     @torch.inference_mode()
-    def _encode(self, sequences: list[TokenSequence]) -> list[Tensor]:
-        depth = self._config().num_hidden_layers + 1
+    def encode(self, sequences: Sequence[TokenSequence]) -> list[Tensor]:
+        """float32 `(L, width)` on the CPU for the utterance's own L tokens, or 1 with `pool`; without the cache.
+
+        Raises:
+            ValueError: An unknown layer.
+        """
+        depth = self.model.config.num_hidden_layers + 1
         if not self.layers or any(not -depth <= layer < depth for layer in self.layers):
             raise ValueError(
                 f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {tuple(self.layers)}"
             )
-        model = import_transformers().AutoModel.from_pretrained(
-            encoder_folder(self.encoder), use_safetensors=True, local_files_only=True
-        )
-        model = model.float().eval().to(self.device)
+        network, device = self.model.network, self.model.device
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
         features: dict[int, Tensor] = {}
         with tqdm(
@@ -189,8 +216,8 @@ class FrozenTextEncoder:
                     sequence = sequences[row].ids
                     ids[i, : len(sequence)] = torch.tensor(sequence)
                     mask[i, : len(sequence)] = 1
-                hidden = model(
-                    input_ids=ids.to(self.device), attention_mask=mask.to(self.device), output_hidden_states=True
+                hidden = network(
+                    input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True
                 ).hidden_states
                 chosen = [hidden[layer] for layer in self.layers]
                 concatenated = self.merge == "concat"
@@ -204,7 +231,7 @@ class FrozenTextEncoder:
     def _cache_key(self, sequences: list[TokenSequence]) -> str:
         options = f"layers={tuple(self.layers)} merge={self.merge} pool={self.pool}"
         digest = hashlib.sha256(f"amuse text features 2 {options}\n".encode())
-        folder = encoder_folder(self.encoder)
+        folder = self.model.folder
         for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -212,8 +239,42 @@ class FrozenTextEncoder:
             digest.update(f"{sequence.start} {sequence.stop} {sequence.ids}\n".encode())
         return digest.hexdigest()
 
-    def _config(self) -> Any:
-        return import_transformers().AutoConfig.from_pretrained(encoder_folder(self.encoder), local_files_only=True)
+
+class WordReader:
+    """Encodes the utterances of a live conversation one by one, exactly as training encodes whole dialogues.
+
+    Tokenizer and encoder are loaded once, and nothing is cached on disk, since live words rarely repeat.
+
+    Args:
+        config: The run's settings of the text encoder.
+        device: Where a frozen encoder runs.
+
+    Raises:
+        ImportError, FileNotFoundError: See `amuse.encoders.hub.encoder_folder`.
+    """
+
+    def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.model = TextModel(config.encoder, device)
+        self.frozen: FrozenTextEncoder | None = None
+        if config.encoder_mode == "frozen":
+            self.frozen = FrozenTextEncoder(self.model, config.layers, config.merge, config.pool, progress=False)
+
+    def __call__(self, words: Sequence[Words]) -> Tensor | None:
+        """The newest utterance, the last of `words`, as `(L, width)` features or int64 `(L,)` ids; None without text.
+
+        Args:
+            words: The newest utterance after those before it, of which `config.context` are read.
+        """
+        options = self.config
+        sequence = token_sequences(
+            [words], self.model, context=options.context, speakers=options.speakers, max_tokens=options.max_tokens
+        )[0][-1]
+        if sequence is None:
+            return None
+        if self.frozen is None:
+            return torch.tensor(sequence.ids, dtype=torch.int64)
+        return self.frozen.encode([sequence])[0]
 
 
 def default_cache_dir() -> Path:

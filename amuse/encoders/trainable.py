@@ -1,4 +1,4 @@
-"""Pretrained transformers encoders that are trained with the model: of words, of sound and of pictures."""
+"""Pretrained transformers encoders of text, sound and pictures that are trained with the model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from amuse.encoders.hub import encoder_folder
 
-# utterances of similar length share a forward pass of about this many tokens: enough to fill the device, no more
+# utterances of similar length share a forward pass of about this many tokens, enough to fill the device
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}
-# options of wav2vec 2.0 and its kin that `SignalEncoder` turns off
+# options of wav2vec 2.0 and related models that `SignalEncoder` turns off
 UNSUITED = {"apply_spec_augment": False, "layerdrop": 0.0}
 
 
 class PretrainedEncoder(nn.Module):
-    """A transformers model, of which all layers or only the upper ones are trained.
+    """A transformers model of which all layers, or only the top ones, are trained.
 
     Args:
-        config: Of the transformers model, as its `to_dict()` gives it.
-        trained_layers: Only this many layers at the top are trained; None = everything.
+        config: The transformers model's, as its `to_dict()` gives it.
+        trained_layers: Number of top layers that are trained; None = the whole model.
 
     Raises:
-        ValueError: more trained layers than there are, or an architecture without a list of layers.
+        ValueError: More trained layers than there are, or an architecture without a list of layers.
     """
 
-    width: int  # of its tokens
+    width: int  # of the tokens that it returns
 
     def __init__(self, config: dict[str, Any], trained_layers: int | None = None) -> None:
         super().__init__()
@@ -38,7 +38,9 @@ class PretrainedEncoder(nn.Module):
         if trained_layers is not None:
             if not layers or not 0 <= trained_layers <= len(layers):
                 depth = f"{len(layers)} layers" if layers else "an encoder without a list of layers"
-                raise ValueError(f"encoder_layers: {trained_layers} are to be trained of {depth}")
+                raise ValueError(
+                    f"encoder_layers: expected a number of layers to train of {depth}, got {trained_layers}"
+                )
             self.model.requires_grad_(False)
             for layer in layers[len(layers) - trained_layers :]:
                 layer.requires_grad_(True)
@@ -54,7 +56,7 @@ class PretrainedEncoder(nn.Module):
         return self
 
     def blocks(self) -> list[nn.Module]:
-        """Its layers, from the lowest; none for an architecture that has no single list of them."""
+        """The layers from the bottom up; empty for an architecture without a single list of them."""
         for holder in (getattr(self.model, "encoder", None), self.model):
             for name in ("layer", "layers"):
                 layers = getattr(holder, name, None)
@@ -63,7 +65,7 @@ class PretrainedEncoder(nn.Module):
         return []
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Trained parameters from the top layer down to the embeddings, for learning rates that fall with depth."""
+        """Trained parameters from the top layer down to the embeddings, for learning rates that decay with depth."""
         groups = [[p for p in layer.parameters() if p.requires_grad] for layer in reversed(self.blocks())]
         taken = {id(p) for group in groups for p in group}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
@@ -71,14 +73,14 @@ class PretrainedEncoder(nn.Module):
 
 
 class TextEncoder(PretrainedEncoder):
-    """Token ids to token embeddings, utterances grouped by length so that little padding is computed."""
+    """Token ids to token embeddings; utterances are grouped by length so that little padding is computed."""
 
     def __init__(self, config: dict[str, Any], trained_layers: int | None = None) -> None:
         super().__init__(config, trained_layers)
         self.width = self.model.config.hidden_size
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """int64 `(U, L)` ids and their bool mask, a prefix of True, to `(U, L, width)`, 0 behind the mask."""
+        """int64 `(U, L)` ids and their bool mask, a prefix of True, to `(U, L, width)`, 0 where padded."""
         lengths = mask.sum(-1)
         order = torch.argsort(lengths)
         out: Tensor | None = None
@@ -99,12 +101,12 @@ class TextEncoder(PretrainedEncoder):
 
 
 class SignalEncoder(PretrainedEncoder):
-    """Windows of sound or key frames to tokens, each on its own: the mean over its time or its patches.
+    """Encodes each window of sound or key frame on its own, as the mean over its time steps or patches.
 
     Args:
-        config, trained_layers: See `PretrainedEncoder`. wav2vec 2.0's masking in time and its skipping of layers are
-            off: a window is shorter than its masks, and processes that skip different layers cannot share weights.
-        shape: Of the model's input for one token, such as `(samples,)` or `(3, height, width)`.
+        config, trained_layers: See `PretrainedEncoder`. wav2vec 2.0's time masking and layer drop are off: a window is
+            shorter than the masks, and processes that drop different layers could not average their gradients.
+        shape: Shape of the model's input for one token, such as `(samples,)` or `(3, height, width)`.
     """
 
     def __init__(self, config: dict[str, Any], trained_layers: int | None, shape: Sequence[int]) -> None:
@@ -116,7 +118,7 @@ class SignalEncoder(PretrainedEncoder):
         self.train(training)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """float32 `(U, L, raw)`, inputs of `shape` made flat, and their bool mask to `(U, L, width)`, else 0."""
+        """Flattened inputs, float32 `(U, L, raw)`, and their bool mask to `(U, L, width)`, 0 where masked."""
         out = tokens.new_zeros(*mask.shape, self.width)
         if not mask.any():
             return out
@@ -133,11 +135,11 @@ def average_hidden(hidden: Tensor) -> Tensor:
 
 
 def pretrained_model(encoder: str) -> tuple[Any, Path]:
-    """The transformers model of that name and its folder; pickled weights are never read.
+    """The transformers model of that name, and its folder; pickled weights are never read.
 
     Raises:
-        ImportError, FileNotFoundError: see `encoder_folder`.
-        ValueError: incomplete weights.
+        ImportError, FileNotFoundError: See `encoder_folder`.
+        ValueError: Incomplete weights.
     """
     from transformers import AutoModel
 
@@ -145,15 +147,15 @@ def pretrained_model(encoder: str) -> tuple[Any, Path]:
     model, info = AutoModel.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
-    # weights that a checkpoint lacks would be random; a pooler is not used, and often missing
+    # weights missing from a checkpoint would be random; a pooler is not used, and often missing
     absent = sorted(key for key in info["missing_keys"] if "pooler" not in key and "mask" not in key)
     if absent:
-        raise ValueError(f"encoder: {encoder} lacks {len(absent)} weights of its architecture, e.g. {absent[0]}")
+        raise ValueError(f"encoder: {encoder} lacks {len(absent)} weights of its architecture, such as {absent[0]}")
     return tower(model.float()), folder
 
 
 def tower(model: Any) -> Any:
-    """The part that encodes: of Whisper and its kin the encoder, of CLIP and its kin the one of pictures."""
+    """The part that encodes: the encoder of models such as Whisper, the vision tower of models such as CLIP."""
     if getattr(model.config, "is_encoder_decoder", False):
         return model.get_encoder()
     return getattr(model, "vision_model", model)

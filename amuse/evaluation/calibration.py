@@ -1,6 +1,7 @@
 """Calibration of class probabilities by one temperature, fitted on the validation split (Guo et al. 2017)."""
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,20 +14,24 @@ from torch import Tensor
 from amuse.data.batch import UNLABELLED
 from amuse.files import BEST, CALIBRATION_FILE, read_json, write_text
 
+logger = logging.getLogger(__name__)
+
 COLDEST, HOTTEST = 0.02, 50.0
+ENOUGH = 50
+"""Labels that a temperature is fitted on at least; fewer say more about chance than about the model."""
 NUM_BINS = 15  # of the expected calibration error, as Guo et al. have
 
 
 @dataclass
 class Calibration:
-    """How far confidence and accuracy are apart, without and with the temperature.
+    """How well confidence matches accuracy, without and with the temperature.
 
     Attributes:
-        temperature: divides the logits.
-        ece, ece_calibrated: expected calibration error.
-        nll, nll_calibrated: mean negative log-likelihood.
-        confidence: mean probability of the predicted class, with the temperature.
-        accuracy: share of right predictions, which the temperature does not change.
+        temperature: Divides the logits.
+        ece, ece_calibrated: Expected calibration error.
+        nll, nll_calibrated: Mean negative log-likelihood.
+        confidence: Mean probability of the predicted class, with the temperature.
+        accuracy: Share of correct predictions, which the temperature does not change.
     """
 
     temperature: float
@@ -39,7 +44,7 @@ class Calibration:
 
     @classmethod
     def measure(cls, logits: Tensor, labels: Tensor, temperature: float) -> Self:
-        """Of logits `(N, C)` and labels int64 `(N,)`, -100 = unlabelled and left out; at least one is labelled."""
+        """From logits `(N, C)` and int64 labels `(N,)`; -100 = unlabelled and left out, at least one is labelled."""
         labelled = labels != UNLABELLED
         logits, labels = logits[labelled].double(), labels[labelled]
         scaled = logits / temperature
@@ -56,8 +61,17 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Self:
-        """The temperature that these predictions ask for, arguments as of `measure`."""
-        return cls.measure(logits, labels, fit_temperature(logits, labels))
+        """With the temperature that is best for these predictions, 1 with fewer than `ENOUGH` labels; see `measure`."""
+        if int((labels != UNLABELLED).sum()) < ENOUGH:
+            return cls.measure(logits, labels, 1.0)
+        temperature = fit_temperature(logits, labels)
+        if not 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
+            logger.warning(
+                "temperature %.3g is at its bound: the predictions %s; do not trust the probabilities",
+                temperature,
+                "are hardly better than chance" if temperature > 1 else "are all but certain on the validation split",
+            )
+        return cls.measure(logits, labels, temperature)
 
     def report(self) -> str:
         return (
@@ -66,7 +80,7 @@ class Calibration:
         )
 
     def save(self, folder: Path) -> None:
-        """Beside the checkpoint in `folder`."""
+        """Save next to the checkpoint in `folder`."""
         write_text(json.dumps(asdict(self), indent=2), folder / CALIBRATION_FILE)
 
 
@@ -109,7 +123,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 @dataclass
 class Bin:
-    """Predictions of about the same confidence: its mean, their accuracy and number."""
+    """Predictions of similar confidence: its mean, their accuracy and their number."""
 
     confidence: float
     accuracy: float
@@ -133,6 +147,6 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> 
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = NUM_BINS) -> float:
-    """Mean distance of accuracy from confidence over the bins of `reliability`, weighted by their counts."""
+    """Mean difference of accuracy and confidence over the bins of `reliability`, weighted by their counts."""
     found = reliability(probabilities, labels, bins)
     return sum(each.count * abs(each.confidence - each.accuracy) for each in found) / len(labels)

@@ -1,7 +1,7 @@
 """Attribution of one prediction to feature groups: LIME, Shapley values, occlusion, integrated gradients.
 
 All of them give one score a group in units of the explained output (probability of the target class, or the value of a
-regression): positive contributed to it, negative distracted from it.
+regression): positive contributed to it, negative detracted from it.
 """
 
 import math

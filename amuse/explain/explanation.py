@@ -55,7 +55,7 @@ class Explanation:
         probabilities: `(C,)`, or the value of a regression `(1,)`.
         target: The explained class; 0 for regression.
         groups: What the scores belong to.
-        scores: float64 `(G,)` in units of the output; positive contributed, negative distracted.
+        scores: float64 `(G,)` in units of the output; positive contributed, negative detracted.
         options: How the scores were found.
         fidelity: How far they can be trusted.
         fusion: `(M,)` share of each modality in the fused descriptor, or None where the fusion has no coefficients.

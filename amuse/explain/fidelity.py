@@ -1,4 +1,4 @@
-"""How far an attribution can be trusted: does it foretell what the model does when parts are left out?"""
+"""How far an attribution can be trusted: does it predict what the model does when parts are left out?"""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 from amuse.explain.attribution import Attribution, neighbourhood
 from amuse.explain.perturbation import Perturbation
+
+RELIABLE_R2 = 0.5
+"""An attribution must explain at least half of how the output varies to be shown as a reason."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Fidelity:
     deletion: float
     insertion: float
     random: float
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the additive model explains enough, and its order is no worse than a random one."""
+        slack = 1e-3  # the areas of a few groups differ by rounding only
+        return self.r2 >= RELIABLE_R2 and self.deletion - slack <= self.random <= self.insertion + slack
 
 
 def measure(perturbation: Perturbation, attribution: Attribution, seed: int, samples: int = 200) -> Fidelity:

@@ -5,7 +5,6 @@ Needs a model that looks back only: `temporal: attention` with `causal: true`, o
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import torch
@@ -13,15 +12,16 @@ from torch import Tensor
 
 from amuse.config import DataConfig
 from amuse.data.batch import collate
-from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.load import add_text, words_modality
+from amuse.data.conversation import Dialogue, Utterance
+from amuse.data.load import words_modality
 from amuse.data.standardize import Standardizer
+from amuse.encoders.text import WordReader, Words
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.inference.prediction import Prediction
 from amuse.model.amuse import Amuse
 from amuse.model.temporal import ContextLayer, sinusoids
-from amuse_kernels import p2c_attention
+from amuse_kernels.nn import ProjectedSource
 
 
 class StreamingSession:
@@ -53,8 +53,11 @@ class StreamingSession:
         if config.fusion == "random":
             raise ValueError("model: fusion 'random' draws new coefficients in each call")
         self.model, self.standardizer, self.temperature = model.eval(), standardizer, temperature
-        self.text, self.words = text, None if text is None else words_modality(text)
         self.device = next(model.parameters()).device
+        self.words_as = None if text is None else words_modality(text)
+        self.reader: WordReader | None = None
+        if text is not None and self.words_as in model.spec.modalities:
+            self.reader = WordReader(text, self.device)
         self.reset()
 
     @classmethod
@@ -66,7 +69,7 @@ class StreamingSession:
     def reset(self) -> None:
         """Begin another conversation."""
         self.position = 0
-        self.spoken: list[Utterance] = []  # the last ones that the text encoder reads with the next one
+        self.context: list[Words] = []  # of the last utterances, which the text encoder reads with the next one
         self.speakers: dict[str, int] = {}
         layers: Any = self.model.temporal.layers if self.model.config.temporal == "attention" else []
         self.layers = [LayerCache(cast(ContextLayer, layer), self.model.config.context_window) for layer in layers]
@@ -83,7 +86,7 @@ class StreamingSession:
         if not set(utterance.features) & set(model.spec.modalities):
             raise ValueError(
                 f"utterance {utterance.id!r}: expected features of some of {list(model.spec.modalities)}, "
-                f"got {list(utterance.features)}{'' if self.text else '; this session cannot encode words, see text'}"
+                f"got {list(utterance.features)}{'' if self.reader else '; this session cannot encode words, see text'}"
             )
         if self.standardizer is not None:
             features = {m: self.standardizer.transform(m, x) for m, x in utterance.features.items()}
@@ -105,22 +108,17 @@ class StreamingSession:
 
     def _with_words(self, utterance: Utterance) -> Utterance:
         """The utterance with its words as features, where it has words and the model reads them."""
-        if self.text is None or self.words is None or self.words not in self.model.spec.modalities:
+        if self.reader is None or self.words_as is None:
             return utterance
-        self.spoken = [*self.spoken, utterance][-(self.text.context + 1) :]
-        if not utterance.text or self.words in utterance.features:
+        words = [*self.context, Words(utterance.speaker, utterance.text)]
+        length = self.reader.config.context
+        self.context = words[-length:] if length else []
+        if not utterance.text or self.words_as in utterance.features:
             return utterance
-        plain = [Utterance(str(i), spoken.speaker, {}, text=spoken.text) for i, spoken in enumerate(self.spoken)]
-        with TemporaryDirectory() as cache:  # what is said live hardly ever comes again
-            talk = add_text(
-                replace(self.text, cache_dir=cache),
-                Conversations([Dialogue("stream", plain)], None, {}),
-                progress=False,
-                modality=self.words,
-                device=self.device,
-            )
-        encoded = talk[0].utterances[-1].features
-        return replace(utterance, features={**utterance.features, **encoded})
+        encoded = self.reader(words)
+        if encoded is None:
+            return utterance
+        return replace(utterance, features={**utterance.features, self.words_as: encoded})
 
 
 class LayerCache:
@@ -136,24 +134,19 @@ class LayerCache:
         """The state of the newest utterance, `(1, 1, d)`, and its speaker `(1, 1)`, to the layer's output for it."""
         attention: Any = self.layer.attention
         y = self.layer.attention_norm(x)
-
-        def heads(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-
-        self.keys = self._grown(self.keys, [heads(project(y)) for project in attention.k_proj], dim=2)
-        self.values = self._grown(self.values, [heads(project(y)) for project in attention.v_proj], dim=2)
+        new = [attention.project_source(p, y) for p in range(len(attention.source_dims))]
+        self.keys = self._grown(self.keys, [source.key for source in new], dim=2)
+        self.values = self._grown(self.values, [source.value for source in new], dim=2)
         self.speakers = self._grown([] if self.speakers is None else [self.speakers], [speaker], dim=1)[0]
-        attended: Any = p2c_attention(
-            heads(attention.q_proj(y)),
-            self.keys,
-            self.values,
-            gates=attention.log_gate.exp(),
+        attended = attention.attend(
+            attention.project_query(y),
+            [ProjectedSource(key, value) for key, value in zip(self.keys, self.values, strict=True)],
+            gates=attention.gates(y),
             query_groups=speaker,
             key_groups=[self.speakers] * len(self.keys),
             relations=self.layer.RELATIONS,
-            backend=attention.backend,
         )
-        return self.layer.finish(x, attention.out_proj(attended.transpose(1, 2).flatten(2)))
+        return self.layer.finish(x, attention.finish(attended))
 
     def _grown(self, old: list[Tensor], new: list[Tensor], dim: int) -> list[Tensor]:
         grown = [torch.cat(pair, dim) for pair in zip(old, new, strict=True)] if old else new

@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from amuse.data.conversation import Conversations
+from amuse.data.preflight import Preflight
 from amuse.data.prepared import FORMAT, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARDS, read_manifest
 from amuse.data.problems import Problem
 from amuse.files import sha256, write_text
@@ -82,7 +83,7 @@ def prepare(
         shard_size: Clips in a file.
         device: Where transformers encoders run.
         rank, world_size: This process takes every `world_size`-th shard.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal only.
 
     Raises:
         FileExistsError: `out` holds finished data of other options or another source.
@@ -101,7 +102,9 @@ def prepare(
     mine = shards[rank::world_size]
     waiting = [shard for shard in mine if not shard.is_done()]
     total, left = (sum(len(shard.clips) for shard in part) for part in (mine, waiting))
-    with tqdm(total=total, initial=total - left, desc="preparing", unit="utt", disable=not progress) as bar:
+    with tqdm(
+        total=total, initial=total - left, desc="preparing", unit="utt", disable=None if progress else True
+    ) as bar:
         for shard in _encode_all(waiting, extractor, source.folder, workers, device):
             bar.update(len(shard.clips))
     if not all(shard.is_done() for shard in shards):
@@ -233,6 +236,7 @@ def _finish(source: Source, out: Path, recipe: dict[str, Any], shards: list[Shar
         "utterances": sum(conversations.num_utterances for conversations in source.splits.values()),
         "usable": {modality: usable[modality] for modality in recipe["encoders"]},
         "counts": dict(sorted(Counter(problem.kind for problem in problems).items())),
+        "preflight": Preflight.of(source.splits, recipe["options"]["max_seconds"]).as_dict(),
         "problems": [{**asdict(problem), "lost": problem.lost} for problem in problems],
     }
     manifest = {

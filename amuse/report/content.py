@@ -64,6 +64,7 @@ class Content:
         modalities: Of the model, in the order of `Explanation.fusion`.
         card: Facts about the model and how the report came about.
         quality: On labelled data, where there are some.
+        caution: Why `quality` is better than new data would have it, if it is.
     """
 
     title: str
@@ -72,3 +73,4 @@ class Content:
     modalities: list[str]
     card: dict[str, str]
     quality: Quality | RegressionQuality | None = None
+    caution: str = ""

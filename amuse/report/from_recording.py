@@ -39,16 +39,16 @@ def explain_recording(
     Args:
         run, media, transcript, report: As of `Recognizer` and its `listen`, which say what is raised.
         options: Method, number of samples and seed.
-        progress: Show a progress bar.
+        progress: Show a progress bar, on a terminal only.
     """
     recognizer = Recognizer(run)
     plain, utterances = recognizer.listen(media, transcript, report)
-    pairs = list(tqdm(utterances, "reading", len(plain), disable=not progress, leave=False))
+    pairs = list(tqdm(utterances, "reading", len(plain), disable=None if progress else True, leave=False))
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
     turns = [
         explain_turn(recognizer, dialogue, position, seen[position], options)
-        for position in tqdm(range(len(dialogue)), "explaining", disable=not progress, leave=False)
+        for position in tqdm(range(len(dialogue)), "explaining", disable=None if progress else True, leave=False)
     ]
     return recording_content(recognizer, media.name, turns, options)
 

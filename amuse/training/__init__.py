@@ -1,1 +1,1 @@
-"""Training: the loop, its state, its losses, one or many processes."""
+"""Training in one process or many: the loop, its state and its losses."""

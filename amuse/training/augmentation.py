@@ -1,4 +1,4 @@
-"""What training does to a batch against overfitting: swap noise, modality dropout, mixup."""
+"""Augmentation of training batches: swap noise, modality dropout, mixup."""
 
 from dataclasses import replace
 
@@ -20,10 +20,10 @@ def augment(batch: Batch, config: ModelConfig, groups: dict[str, list[str]]) -> 
 
 
 def draw_mix(labels: Tensor | None, alpha: float) -> Mix | None:
-    """Partners within a batch and shares max(x, 1 - x), x ~ Beta(alpha, alpha); None where nothing is labelled.
+    """Partners within a batch and shares max(x, 1 - x), x ~ Beta(alpha, alpha); None if nothing is labelled.
 
-    An utterance or a partner without a label is not mixed. The larger share stays the utterance's own, whose speaker
-    and place in the dialogue the temporal stage sees.
+    An utterance without a label, or whose partner has none, is not mixed. The larger share is its own, since
+    the temporal stage sees its speaker and position.
     """
     if labels is None or alpha == 0:
         return None
@@ -35,7 +35,7 @@ def draw_mix(labels: Tensor | None, alpha: float) -> Mix | None:
 
 
 def _drop_modalities(batch: Batch, dropout: dict[str, float], groups: dict[str, list[str]]) -> Batch:
-    """Take away each modality with its chance, but never all of an utterance."""
+    """Drop each modality with its probability, but never all of an utterance."""
     present = present_modalities(batch, groups)
     chances = [dropout.get(name, 0.0) for name in groups]
     kept = present & (torch.rand(present.shape, device=present.device) >= torch.tensor(chances, device=present.device))
@@ -45,7 +45,7 @@ def _drop_modalities(batch: Batch, dropout: dict[str, float], groups: dict[str, 
 
 
 def _swap_modalities(batch: Batch, swap: dict[str, float], groups: dict[str, list[str]]) -> Batch:
-    """Some utterances get a modality of another utterance of the batch, so that none is trusted blindly."""
+    """Replace a modality of some utterances by another utterance's, so that no modality is trusted blindly."""
     features, masks = dict(batch.features), dict(batch.masks)
     for name, chance in swap.items():
         count, device = len(batch), batch.dialogue.device

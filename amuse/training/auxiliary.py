@@ -1,18 +1,13 @@
-"""Losses beside the paper's (ours, options): telling speakers apart, and a gate that follows Eq. 6."""
-
-from typing import TYPE_CHECKING
+"""Optional losses that are not in the paper: telling speakers apart, and a gate that follows Eq. 6."""
 
 import torch
 from torch import Tensor
 
 from amuse.data.batch import Batch
 
-if TYPE_CHECKING:
-    pass
-
 
 def speaker_loss(voices: Tensor, batch: Batch, present: Tensor, temperature: float, total: Tensor) -> Tensor:
-    """Every utterance finds the other utterances of its speaker among all others of its dialogue (ours).
+    """Every utterance finds its speaker's other utterances among all others of its dialogue (ours).
 
     The mean of -log P over the speaker's other utterances, P the softmax over the dialogue's; the sum over utterances
     is divided by `total`.
@@ -30,7 +25,7 @@ def speaker_loss(voices: Tensor, batch: Batch, present: Tensor, temperature: flo
 
 
 def speaker_pairs(batch: Batch, present: Tensor) -> tuple[Tensor, Tensor]:
-    """bool `(U, U)`: another utterance of the same dialogue, both with some modality; one by the same speaker."""
+    """Pairs of different utterances of one dialogue, both with some modality, bool `(U, U)`; those by one speaker."""
     here = present.any(-1)
     others = (batch.dialogue[:, None] == batch.dialogue) & here[:, None] & here
     others = others & ~torch.eye(len(others), dtype=torch.bool, device=others.device)

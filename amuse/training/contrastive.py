@@ -11,14 +11,14 @@ from amuse.config import LossConfig
 
 
 def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1, partners: Tensor | None = None) -> Tensor:
-    """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, mended).
+    """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, corrected as docs/paper.md says).
 
     h = P / (P + |N_j| / |N|), P the softmax over the |N| candidates of their similarity to the anchor, the positive
     being the same utterance in the other modality and the negatives all others of the batch.
 
     Args:
         anchors: `(A, d)`. candidates: `(N, d)`, one for each anchor of the batch.
-        temperature: of the cosine similarity.
+        temperature: Divides the cosine similarity.
         partners: int64 `(A,)`, the candidate of each anchor; default: A = N in the same order. The sum over these
             anchors is divided by N, so that the losses of several parts of a batch add up to the batch's.
 
@@ -39,7 +39,7 @@ def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1, part
 def infonce_loss(
     anchors: Tensor, candidates: Tensor, temperature: float = 0.1, partners: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE (ours, an option): cross-entropy of finding the partner, arguments as of `nce_loss`.
+    """InfoNCE (ours, an option): cross-entropy of finding the partner; arguments as for `nce_loss`.
 
     The sum over ordered pairs of modalities makes it symmetric.
     """
@@ -69,8 +69,8 @@ def contrastive_loss(
     Args:
         descriptors: `(U, M, d)`. present: bool `(U, M)`.
         config: "nce" or "infonce" and the temperature.
-        gather: turns rows into those of all processes, which are the candidates, and says where its own begin. The
-            losses of all processes then add up to that of the whole batch.
+        gather: From this process's rows to those of all processes, which are the candidates, and the index at which its
+            own begin. The losses of all processes then add up to that of the whole batch.
     """
     loss = {"nce": nce_loss, "infonce": infonce_loss}[config.contrastive_kind]
     count = descriptors.shape[1]

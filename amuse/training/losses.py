@@ -17,10 +17,13 @@ from amuse.training.contrastive import GatherRows, contrastive_loss, contrasts
 
 @dataclass
 class LossDenominators:
-    """What the sums over a batch are divided by: weights of labels, pairs of modalities, utterances with a fellow.
+    """Divisors of the sums over a batch, so that its parts can be summed.
 
     Attributes:
-        final: scalar. modality: `(M,)`. gate: scalar. speaker: scalar.
+        final: Sum of label weights, a scalar.
+        modality: The same over the utterances that have each modality, `(M,)`.
+        gate: Number of ordered pairs of present modalities, a scalar.
+        speaker: Number of utterances whose speaker has another one in the dialogue, a scalar.
     """
 
     final: Tensor
@@ -38,7 +41,7 @@ class LossDenominators:
         batch: Batch | None = None,
         utterance_weights: Tensor | None = None,
     ) -> "LossDenominators":
-        """Of one batch, arguments as of `amuse_loss`; a batch in parts has the sum over the parts."""
+        """The denominators of one batch, arguments as for `amuse_loss`; those of several parts are their sum."""
         weight = _label_weights(labels, class_weights, present)
         if utterance_weights is not None:
             weight = weight * utterance_weights
@@ -57,7 +60,7 @@ class LossDenominators:
 
 
 def _label_weights(labels: Tensor | None, class_weights: Tensor | None, present: Tensor) -> Tensor:
-    """float32 `(U,)`: the weight of each label, 0 where there is none."""
+    """float32 `(U,)`, the weight of each label; 0 for unlabelled utterances."""
     if labels is None:
         return present.new_zeros(len(present), dtype=torch.float)
     if labels.is_floating_point():
@@ -81,24 +84,24 @@ def amuse_loss(
     """All terms of the loss and their weighted sum.
 
     Args:
-        output: of the model.
-        labels: int64 `(U,)` with -100 = unlabelled, float `(U,)` with NaN = unlabelled for regression, or None.
-        config: weights and options.
-        class_weights: `(C,)`, classes only.
-        batch: that the model was given; for models with `speaker_head` only.
-        mix: the mixup that the model was given.
-        utterance_weights: `(U,)`, of each utterance in the losses of its label; None = alike.
-        denominators: of the whole batch, where this is a part of it; the losses of all parts then add up.
-        gather: see `contrastive_loss`.
+        output: The model's.
+        labels: int64 `(U,)` with -100 = unlabelled; for regression float `(U,)` with NaN = unlabelled; or None.
+        config: Weights and options.
+        class_weights: `(C,)`, for classes only.
+        batch: The model's input; needed for models with `speaker_head` only.
+        mix: The model's mixup.
+        utterance_weights: `(U,)`, weight of each utterance in the losses of its label; None = all equal.
+        denominators: Those of the whole batch, if this is a part of it; the losses of all parts then add up.
+        gather: See `contrastive_loss`.
 
     Returns:
         "loss" and its parts "final", "modality", "contrastive", "gate", "speaker", unweighted scalars; the last two
-        only where the model supplies what they need.
+        only if the model provides their inputs.
     """
     present = output.present
     if denominators is None:
         denominators = LossDenominators.of(labels, present, class_weights, mix, batch, utterance_weights)
-    # every output takes part, or DistributedDataParallel waits for gradients that never come
+    # every output takes part, since DistributedDataParallel expects a gradient for every parameter
     zero = output.logits.sum() * 0.0 + output.modality_logits.sum() * 0.0
     parts = {"final": zero, "modality": zero, "contrastive": zero}
     if labels is not None:

@@ -1,4 +1,4 @@
-"""Each process's part of every batch, cut into micro-batches."""
+"""Each process's share of every batch, cut into micro-batches."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,11 +13,11 @@ from amuse.world import World
 
 
 class MicroBatchSampler(Sampler[list[int]]):
-    """This process's part of every batch, cut into `accumulate` micro-batches, empty ones where dialogues run out."""
+    """This process's share of every batch as `accumulate` micro-batches, which are empty where dialogues run out."""
 
     def __init__(self, batches: DialogueBatches, accumulate: int, world: World) -> None:
         self.batches, self.accumulate, self.world = batches, accumulate, world
-        self.start = 0  # batches of the epoch that are skipped, since they were trained on before an interruption
+        self.start = 0  # batches to skip, which the epoch trained on before an interruption
 
     def set_epoch(self, epoch: int) -> None:
         self.batches.set_epoch(epoch)
@@ -26,7 +26,7 @@ class MicroBatchSampler(Sampler[list[int]]):
         return len(self.batches) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        # a batch is sorted by length, so that every stride of it is about as long as the others
+        # a batch is sorted by length, so strides of it have about the same number of utterances
         step = self.world.size * self.accumulate
         for batch in list(self.batches)[self.start :]:
             for part in range(self.accumulate):
@@ -34,13 +34,13 @@ class MicroBatchSampler(Sampler[list[int]]):
 
 
 def micro_batch_loader(conversations: Conversations, sampler: MicroBatchSampler) -> ConversationLoader:
-    """A loader of micro-batches; an empty one becomes a batch that counts for nothing."""
+    """A loader of micro-batches; an empty one becomes a batch without tokens and labels, with no effect."""
     return ConversationLoader(
         conversations,
         batch_sampler=sampler,
         collate_fn=partial(_collate_micro_batch, conversations=conversations),
         pin_memory=sampler.world.device.type == "cuda",
-        generator=torch.Generator(),  # not torch's global one, which training draws from
+        generator=torch.Generator(),  # not the global one, from which training draws
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training says about itself after every epoch: a line for the terminal, TensorBoard, its memory."""
+"""Reports of training progress: a line per epoch, TensorBoard, peak memory."""
 
 import contextlib
 import resource
@@ -26,7 +26,7 @@ def describe(record: dict[str, Any], better: bool) -> str:
 
 
 def why_stopped(epoch: int, best_epoch: int, config: TrainConfig, records: Sequence[dict[str, Any]]) -> str:
-    """Which of the two ends was reached, and the epoch whose model is kept."""
+    """Why training stopped, and which epoch's model is kept."""
     if epoch < config.epochs:
         reason = f"no better validation score for {config.patience} epochs (train.patience)"
     else:
@@ -39,16 +39,16 @@ def why_stopped(epoch: int, best_epoch: int, config: TrainConfig, records: Seque
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory so far in MiB: allocated on a GPU, or resident in this whole process."""
+    """Peak memory in MiB: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB on Linux
 
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes an epoch's record for TensorBoard, or does nothing: not wanted, or not installed."""
+    """A function that writes an epoch's record for TensorBoard; it does nothing if not wanted or not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""What decides an update: which parameters learn how fast, and which utterances count how much."""
+"""Learning rates and decay of parameters, and weights of classes and dialogues."""
 
 import math
 from typing import Any, cast
@@ -13,7 +13,7 @@ from amuse.model.amuse import Amuse
 
 
 def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
-    """A pretrained encoder learns more slowly, its lower layers most; biases, norms and gates do not decay."""
+    """Lower rates for a pretrained encoder, lowest for its bottom layers; no decay of biases, norms and gates."""
     own = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("encoders.")]
     rated = [(own, config.learning_rate)]
     for encoder in model.encoders.values():
@@ -29,7 +29,7 @@ def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Linear rise over the first `warmup` share of all steps, then a cosine down to 0."""
+    """Factor of the learning rate: rises linearly over the first `warmup` share of all steps, then a cosine to 0."""
     rise = warmup * total
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -37,14 +37,14 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 def class_weights(train: Conversations, config: LossConfig) -> Tensor | None:
-    """Frequency in the training split to the power of -config.class_weights, 1 on average."""
+    """Weight per class, its frequency in the training split to the power of -config.class_weights; 1 on average."""
     return None if train.label_names is None else _inverse_frequency(train, config.class_weights)
 
 
 def centre_outputs(model: Amuse, train: Conversations) -> None:
-    """Regression starts at the mean of the training labels, which small steps may be far from reaching.
+    """Start regression at the mean of the training labels, which may be far away in small steps.
 
-    Classifiers, and models of unlabelled conversations, stay as they are.
+    Classifiers and models of unlabelled conversations are left as they are.
     """
     labels = [u.label for u in train.utterances() if u.label is not None]
     if train.label_names is None and labels:
@@ -53,7 +53,7 @@ def centre_outputs(model: Amuse, train: Conversations) -> None:
 
 
 def dialogue_weights(train: Conversations, config: TrainConfig) -> Tensor | None:
-    """Per dialogue the mean over its labelled utterances of their class's frequency to the power of -config.balance.
+    """Weight per dialogue: the mean over its labelled utterances of their class's frequency ** -config.balance.
 
     Dialogues without a label get the mean of the others.
 

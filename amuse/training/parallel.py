@@ -1,8 +1,8 @@
-"""Several processes that train as one: torchrun, gloo on CPUs and NCCL on GPUs, DDP or FSDP.
+"""Training in several processes: torchrun, gloo on CPUs and NCCL on GPUs, DDP or FSDP.
 
-A batch belongs to all processes together, and each takes its share of the batch's dialogues. Every sum that a loss is
-divided by counts the whole batch, and contrastive losses see the descriptors of all processes, so that the summed
-gradient is the one that a single process gets from the same batch, up to rounding.
+A batch is divided among all processes by dialogues. Loss denominators count the whole batch, and contrastive losses see
+the descriptors of all processes, so the summed gradient equals, up to rounding, the one that a single process computes
+from the same batch.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from amuse.world import World
 
 
 def parallel(model: nn.Module, strategy: str, world: World, blocks: Sequence[nn.Module], partly_used: bool) -> Any:
-    """What is called in place of the model in training.
+    """The module that training calls instead of the model; the model itself in a single process.
 
     Args:
-        model: with the same weights in every process.
-        strategy: "ddp": every process holds all weights | "fsdp": each holds a share, and gathers a block when it runs.
-        blocks: the parts that FSDP gathers one after the other; what is left is gathered at once.
-        partly_used: whether a step may leave parameters without a gradient.
+        model: With the same weights in every process.
+        world: The processes.
+        strategy: "ddp": every process holds all weights | "fsdp": each holds a shard, and gathers a block when it runs.
+        blocks: The parts that FSDP gathers one at a time; all other parameters are gathered together.
+        partly_used: Whether a step may leave parameters without a gradient.
     """
     if world.size == 1:
         return model
@@ -42,7 +43,7 @@ def parallel(model: nn.Module, strategy: str, world: World, blocks: Sequence[nn.
 
 @contextlib.contextmanager
 def accumulating(network: nn.Module, last: bool) -> Iterator[None]:
-    """A forward and backward whose gradients are exchanged only when it is the `last` one of a step."""
+    """Context of a forward and backward pass, which exchanges gradients only if it is the `last` of a step."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(last)
     if isinstance(network, DistributedDataParallel) and not last:
@@ -53,12 +54,12 @@ def accumulating(network: nn.Module, last: bool) -> Iterator[None]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    """This process's shard, sharing its memory; a tensor that is not sharded as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tree: Any) -> Any:
-    """A state dict with every sharded tensor gathered; all processes have to call it."""
+    """A state dict with every sharded tensor gathered; every process must call it."""
     if isinstance(tree, dict):
         return {key: whole(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -67,7 +68,7 @@ def whole(tree: Any) -> Any:
 
 
 def shard_like(value: Any, parameter: Tensor) -> Any:
-    """A whole tensor cut as `parameter` is, where it has its shape."""
+    """A whole tensor sharded as `parameter` is, if they have the same shape; any other value as it is."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return value

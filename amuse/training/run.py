@@ -4,8 +4,8 @@ A run's folder holds:
     config.yaml          everything that decided the run, resolved
     best/                the model of the best validation score (`Amuse.from_pretrained`), with its standardizer and
                          temperature
-    log.jsonl            one line an epoch
-    state.pt             what `resume` needs
+    log.jsonl            one line per epoch
+    state.pt             the state that `resume` reads
     tensorboard/         when tensorboard is installed
 """
 
@@ -52,7 +52,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CachedContrast(NamedTuple):
-    """What a micro-batch contributes to the contrastive loss, see `Run.cached_contrastive_loss`."""
+    """A micro-batch's part of the contrastive loss, see `Run.cached_contrastive_loss`."""
 
     loss: Tensor
     gradient: Tensor
@@ -60,7 +60,7 @@ class CachedContrast(NamedTuple):
 
 
 class Run:
-    """The moving parts of one training: model, optimiser, schedule, average of the weights, history."""
+    """One training run: model, optimiser, schedule, average of the weights, history."""
 
     def __init__(self, config: Config, model: Amuse, splits: Splits, folder: Path, world: World) -> None:
         self.config, self.model, self.splits = config, model, splits
@@ -69,7 +69,7 @@ class Run:
         if train.recompute:
             model.recompute_activations()
         self.average = copy.deepcopy(model).requires_grad_(False) if train.ema > 0 else None
-        # a pretrained encoder may have parts that the model does not read
+        # a pretrained encoder may have parts that the model does not use
         partly_used = bool(model.encoders)
         self.network = parallel(model, train.strategy, world, model.blocks(), partly_used)
         if self.average is not None and train.strategy == "fsdp":
@@ -136,7 +136,7 @@ class Run:
         return self.model if self.average is None else self.average
 
     def run_epoch(self, progress: bool) -> dict[str, float]:
-        """What is left of a pass over the training split; the mean of every loss term over the whole pass."""
+        """Run the rest of a pass over the training split; the mean of every loss term over the whole pass."""
         train, history = self.config.train, self.history
         self.model.train()
         self.loader.set_epoch(history.epoch)
@@ -162,7 +162,7 @@ class Run:
         return means
 
     def step(self, micro_batches: list[Batch]) -> dict[str, float]:
-        """One update from this process's micro-batches of a batch; the losses of the whole batch."""
+        """Update the weights once from this process's micro-batches; the losses of the whole batch."""
         train, loss_config = self.config.train, self.config.loss
         parts: list[tuple[Batch, Mix | None]] = []
         for batch in micro_batches:
@@ -198,7 +198,7 @@ class Run:
                     losses["contrastive"] = cached[index].loss
                     losses["loss"] = loss + self.config.loss.contrastive * cached[index].loss
                     loss = loss + self.config.loss.contrastive * (output.descriptors * cached[index].gradient).sum()
-                # the processes' gradients are averaged, their losses add up
+                # gradients are averaged over processes, losses summed
                 self.scaler.scale(loss * self.world.size).backward()
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().float()
@@ -218,7 +218,7 @@ class Run:
             return network(batch, mix)
 
     def utterance_weights(self, batch: Batch) -> Tensor | None:
-        """1, and `train.flipped` more for utterances that fusion flipped in the epoch before; None = all alike."""
+        """1, plus `train.flipped` for utterances that fusion flipped in the previous epoch; None = all equal."""
         if not self.config.train.flipped:
             return None
         chosen = set(self.history.flipped)
@@ -226,7 +226,7 @@ class Run:
         return 1 + self.config.train.flipped * torch.tensor(known, device=batch.dialogue.device)
 
     def note_flipped(self, batch: Batch, output: Output) -> None:
-        """Remember which utterances of all processes' micro-batches fusion flips, for the next epoch."""
+        """Record which utterances fusion flips, in the micro-batches of all processes, for the next epoch."""
         if not self.config.train.flipped:
             return
         with torch.no_grad():
@@ -235,7 +235,7 @@ class Run:
             self.history.flipping.extend(names)
 
     def denominators(self, parts: list[tuple[Batch, Mix | None]], weights: list[Tensor | None]) -> LossDenominators:
-        """The sum over all micro-batches of all processes."""
+        """The loss denominators of the whole batch, summed over the micro-batches of all processes."""
         groups, classes = self.model.groups, self.class_weights
         own = [
             LossDenominators.of(batch.labels, present_modalities(batch, groups), classes, mix, batch, weight)
@@ -244,10 +244,10 @@ class Run:
         return LossDenominators.from_vector(self.world.sum(torch.stack([part.to_vector() for part in own]).sum(0)))
 
     def cached_contrastive_loss(self, parts: list[tuple[Batch, Mix | None]]) -> list[CachedContrast]:
-        """The contrastive loss of all micro-batches at once, and its gradient at the descriptors of each.
+        """The contrastive loss of all micro-batches together, and its gradient at the descriptors of each.
 
-        Every descriptor is a negative of every other one, but the graphs of all micro-batches do not fit into memory
-        together. So the descriptors are computed without graphs first, and again with them, with the same dropout: the
+        Every descriptor is a negative of every other, but the graphs of all micro-batches do not fit into memory
+        together. So descriptors are first computed without graphs, then again with graphs and the same dropout: the
         gradient caching of Gao et al. 2021 (arXiv 2101.06983).
         """
         states, descriptors = [], []
@@ -259,7 +259,7 @@ class Run:
         present = torch.cat([present_modalities(batch, self.model.groups) for batch, _ in parts])
         loss = contrastive_loss(torch.cat(leaves), present, self.config.loss, self.world.gather_rows)
         gradients = torch.autograd.grad(loss, leaves)
-        # the losses of the micro-batches add up, so the first one counts all of it
+        # the losses of the micro-batches are summed, so the first carries all of it
         losses = [loss.detach(), *(torch.zeros_like(loss) for _ in parts[1:])]
         return [CachedContrast(*entry) for entry in zip(losses, gradients, states, strict=True)]
 
@@ -274,7 +274,7 @@ class Run:
         if self.average is None:
             return
         steps = self.scheduler.last_epoch
-        # a short memory at first, so that the random start is forgotten
+        # a short memory at first, so that the random initialisation is forgotten
         decay = min(self.config.train.ema, (1 + steps) / (10 + steps))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""The state of a training that was interrupted: saved, read and checked."""
+"""The state from which an interrupted training resumes: saved, read and checked."""
 
 import json
 import math
@@ -17,26 +17,26 @@ from amuse.training.parallel import shard_like, whole
 from amuse.world import World
 
 STATE_FILE = "state.pt"
-STATE_VERSION = 2  # states without "data" have it in the model's configuration, as version 0.1 wrote it
-# settings of the machine, which a resumed run may change
+STATE_VERSION = 2  # states without "data" have it in the model's configuration, where version 0.1 kept it
+# settings that depend on the machine, which a resumed run may change
 MACHINE = {"accumulate", "device", "recompute", "save_steps", "strategy"}
 
 
 @dataclass
 class History:
-    """What has happened so far; saved with the state."""
+    """Progress so far; saved with the state."""
 
-    epoch: int = 0  # epochs done
-    step: int = 0  # steps done of the epoch under way
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the current epoch
     totals: dict[str, float] = field(default_factory=dict)  # sums of their losses
     best_epoch: int = 0
     best_score: float = -math.inf
     records: list[dict[str, Any]] = field(default_factory=list)
-    flipped: list[str] = field(default_factory=list)  # utterances that fusion flipped in the epoch before
-    flipping: list[str] = field(default_factory=list)  # and in the one under way
+    flipped: list[str] = field(default_factory=list)  # utterances that fusion flipped in the previous epoch
+    flipping: list[str] = field(default_factory=list)  # and so far in the current one
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take every value from a saved history; files of version 0.1 know no flipped utterances."""
+        """Take every value from a saved history; files of version 0.1 lack the flipped utterances."""
         for entry in fields(self):
             if entry.name in saved:
                 setattr(self, entry.name, saved[entry.name])
@@ -44,7 +44,7 @@ class History:
 
 @dataclass
 class TrainingState:
-    """Everything that a resumed training needs, to end as it would have without the interruption."""
+    """Everything that a resumed training needs to end as it would have without the interruption."""
 
     config: Config
     model: Amuse
@@ -56,7 +56,7 @@ class TrainingState:
     world: World
 
     def save(self, folder: Path) -> None:
-        """Write the state and the log of the epochs; all processes have to call it."""
+        """Write the state and the log of the epochs; every process must call it."""
         state = {
             "version": STATE_VERSION,
             "config": asdict(self.config),
@@ -82,14 +82,14 @@ class TrainingState:
         """
         path = folder / STATE_FILE
         try:
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
             state = torch.load(path, map_location=self.world.device, weights_only=True)
         except Exception as error:  # unpickling fails in many ways
             raise ValueError(f"{path}: not a complete training state: {error}") from None
         if state.get("version") != STATE_VERSION:
-            raise ValueError(f"{path}: written by another version of this package, which has to finish the run")
+            raise ValueError(f"{path}: written by another version of this package; finish the run with that version")
         saved = dict(state["config"])
         saved["model"], written_by_0_1 = split_data_keys(saved["model"])
         self._check_same({**saved, "DataSpec": state.get("data", written_by_0_1)})
@@ -106,7 +106,7 @@ class TrainingState:
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.history.restore(state["history"])
-        if self.world.rank < len(state["rng"]):  # a process that the interrupted run did not have keeps its seed
+        if self.world.rank < len(state["rng"]):  # a process that the interrupted run lacked keeps its own seed
             set_rng_state(state["rng"][self.world.rank])
 
     def _check_same(self, saved: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class TrainingState:
 
 
 def rng_state() -> list[Tensor]:
-    """Of this process: torch's generator and, where there is one, the current GPU's."""
+    """States of this process's generators: torch's and, where there is one, the current GPU's."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
 
 

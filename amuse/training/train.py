@@ -1,5 +1,6 @@
 """Train a model on the data of a configuration, or on conversations in memory."""
 
+import logging
 import random
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
+from amuse.data.preflight import SMALL, check_scorable
+from amuse.evaluation.calibration import ENOUGH
 from amuse.files import (
     BEST,
     CONFIG_FILE,
@@ -19,15 +22,20 @@ from amuse.training.run import Run
 from amuse.training.state import STATE_FILE
 from amuse.world import choose_device, join_world
 
+logger = logging.getLogger(__name__)
+
+LARGE = 1_000_000
+"""Parameters from which on a model memorises fewer than `SMALL` labels."""
+
 
 def train(config: Config, folder: str | Path, resume: bool = False, progress: bool = True) -> Amuse:
     """Train as `config` says and return the best model; under torchrun all processes train one model.
 
     Args:
         config: Everything that decides the run.
-        folder: of the run.
-        resume: go on from the last saved state, to the same result as without the interruption.
-        progress: show progress bars.
+        folder: Folder of the run.
+        resume: Resume from the last saved state; the result is the same as without the interruption.
+        progress: Show progress bars.
 
     Raises:
         FileExistsError: the folder holds a run and `resume` is not set.
@@ -44,12 +52,19 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
 
 
 def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
-    """`train` on conversations that are there already."""
+    """`train` on conversations in memory.
+
+    Raises:
+        ValueError: a split without a label, which could not be scored.
+    """
+    check_scorable({"train": splits.train, "valid": splits.valid, "test": splits.test})
     seed_everything(config.train.seed)
     with join_world(choose_device(config.train.device)) as world:
         model = Amuse(config.model, splits.spec(config.data.encoder)).to(world.device)
         centre_outputs(model, splits.train)
-        if world.rank > 0:  # the same weights, but dropout of its own
+        if world.is_main:
+            _advise(model, splits)
+        if world.rank > 0:  # the same weights, but its own dropout
             torch.manual_seed(config.train.seed + 1_000_003 * world.rank)
         run = Run(config, model, splits, folder, world)
         if resume and (folder / STATE_FILE).exists():
@@ -63,6 +78,25 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
         run.fit(progress and world.is_main)
         world.barrier()
         return Amuse.from_pretrained(folder / BEST).to(world.device)
+
+
+def _advise(model: Amuse, splits: Splits) -> None:
+    """Warn of a model too large for its data, and of a validation split too small to calibrate on."""
+    labels, checked = (sum(u.label is not None for u in part.utterances()) for part in (splits.train, splits.valid))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if labels < SMALL and parameters > LARGE:
+        logger.warning(
+            "%d labelled utterances for %.1f million parameters: a smaller model generalises better from so few; "
+            "try --config small",
+            labels,
+            parameters / 1e6,
+        )
+    if model.spec.label_names is not None and checked < ENOUGH:
+        logger.warning(
+            "%d labelled validation utterances: probabilities are not calibrated, which takes at least %d",
+            checked,
+            ENOUGH,
+        )
 
 
 def seed_everything(seed: int) -> None:

@@ -8,10 +8,13 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from amuse_kernels.api import p2c_attention, p2c_attention_weights
+from amuse_kernels.api import p2c_attention, p2c_attention_varlen, p2c_attention_weights
 from amuse_kernels.attention.inputs import MAX_HEAD_DIM, MAX_SOURCES, NORMALIZATIONS
+from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.checks import check_flag, check_mask
 from amuse_kernels.nn.checks import check_floating, check_size
+from amuse_kernels.nn.packed import Packed, as_packed, average, like, values_of
+from amuse_kernels.nn.sources import ProjectedSource, Source, SourceTokens, split_heads
 
 GATES = ("learned", "mean", "input")
 HEAD_MERGES = ("concat", "mean")
@@ -32,7 +35,7 @@ class PeripheralCentralAttention(nn.Module):
         normalization: "per_source" (the paper) | "joint".
         gate: weight of each source. "mean": the paper's constant 1 / (P + 1) | "learned": one positive parameter a head
             and source | "input": positive, from the average query token, so that it differs between instances | a
-            number: that constant. The trainable gates start at 1 / (P + 1).
+            number: that constant | a list of P numbers: a constant per source. Trainable gates start at 1 / (P + 1).
         head_merge: "concat" | "mean" (the paper pools heads by average).
         dropout: probability to drop an attention weight in training.
         bias: whether the projections have biases.
@@ -50,7 +53,7 @@ class PeripheralCentralAttention(nn.Module):
         source_dims: Sequence[int | tuple[int, int]],
         *,
         normalization: str = "per_source",
-        gate: str | float = "mean",
+        gate: str | float | Sequence[float] = "mean",
         head_merge: str = "concat",
         dropout: float = 0.0,
         bias: bool = True,
@@ -74,8 +77,12 @@ class PeripheralCentralAttention(nn.Module):
             raise ValueError(f"source_dims: expected 1 to {MAX_SOURCES} sources, got {len(source_dims)}")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization: expected one of {NORMALIZATIONS}, got {normalization!r}")
-        if not _is_number(gate) and gate not in GATES:
-            raise ValueError(f"gate: expected one of {GATES} or a finite number, got {gate!r}")
+        if isinstance(gate, list | tuple):
+            if len(gate) != len(source_dims) or not all(_is_number(g) for g in gate):
+                raise ValueError(f"gate: expected {len(source_dims)} finite numbers, one per source, got {gate!r}")
+            gate = tuple(gate)
+        elif not _is_number(gate) and gate not in GATES:
+            raise ValueError(f"gate: expected one of {GATES}, a finite number or one per source, got {gate!r}")
         if head_merge not in HEAD_MERGES:
             raise ValueError(f"head_merge: expected one of {HEAD_MERGES}, got {head_merge!r}")
         if not _is_number(dropout) or not 0 <= dropout < 1:
@@ -158,8 +165,8 @@ class PeripheralCentralAttention(nn.Module):
 
     def forward(
         self,
-        query: Tensor,
-        sources: Sequence[Tensor | tuple[Tensor, Tensor]],
+        query: Tensor | Packed,
+        sources: Sequence[Source | ProjectedSource],
         *,
         query_mask: Tensor | None = None,
         key_masks: Sequence[Tensor | None] | None = None,
@@ -167,86 +174,167 @@ class PeripheralCentralAttention(nn.Module):
         key_groups: Sequence[Tensor | None] | None = None,
         relations: Sequence[str] | None = None,
         causal: bool | Sequence[bool] = False,
+        gates: Tensor | None = None,
         need_weights: bool = False,
         average_attn_weights: bool = True,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    ) -> tuple[Any, tuple[Tensor, ...] | None]:
         """Attend to all sources.
 
+        Query and sources are padded tensors, or packed: `Packed` or jagged nested tensors (`torch.nested`,
+        `layout=torch.jagged`), between which no padding is computed. Packed tokens have no masks; their groups are
+        `(T,)` or packed as they are, and `batch_first` does not concern them.
+
         Args:
-            query: `(B, Lq, embed_dim)`.
-            sources: per source its tokens `(B, Lp, dim)`, or a pair of key tokens and value tokens.
+            query: `(B, Lq, embed_dim)`, or packed.
+            sources: per source its tokens `(B, Lp, dim)`, or packed as the query is; or a pair of key tokens and value
+                tokens; or what `project_sources` made of it for this layer.
             query_mask: bool `(B, Lq)`, True = a real token; only read by gate="input", for its average.
-            key_masks, query_groups, key_groups, relations, causal: see `p2c_attention`. They are batch first always,
-                and a mask is True where a key may be attended (`nn.MultiheadAttention` has it the other way round).
-            need_weights: also return the attention weights.
+            key_masks, query_groups, key_groups, relations, causal: see `p2c_attention` and `p2c_attention_varlen`. They
+                are batch first always, and a mask is True where a key may be attended (`nn.MultiheadAttention` has it
+                the other way round).
+            gates: for this call, broadcastable to `(B, H, P)`, in place of the layer's own.
+            need_weights: also return the attention weights; not of packed tokens.
             average_attn_weights: weights averaged over heads.
 
         Returns:
-            output `(B, Lq, embed_dim)`, and None or, with `need_weights`, per source the weights without dropout,
-            `(B, Lq, Lp)` or `(B, H, Lq, Lp)`. A query that sees no key gets the bias of the output projection.
+            Output `(B, Lq, embed_dim)`, or of the packed query's kind, and None; with `need_weights` also per source
+            its weights `(B, Lq, Lp)` or `(B, H, Lq, Lp)`, gates applied and without dropout: they add up to the gates,
+            not to 1.
 
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
-        if isinstance(sources, Tensor) or not isinstance(sources, Sequence):
-            raise TypeError(f"sources: expected a list or tuple, got {type(sources).__name__}")
+        if not isinstance(sources, Sequence):
+            raise TypeError(f"sources: expected a list or tuple with one entry per source, got {type(sources)}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
         check_flag("need_weights", need_weights)
         check_flag("average_attn_weights", average_attn_weights)
-        check_floating("query", query)
-        pairs = [_tokens(f"sources[{p}]", source) for p, source in enumerate(sources)]
-        if not self.batch_first:
-            query = query.transpose(0, 1)
-            pairs = [(key.transpose(0, 1), value.transpose(0, 1)) for key, value in pairs]
-        self._check(query, pairs)
+        options: dict[str, Any] = {"relations": relations, "causal": causal}
+        packed = as_packed("query", query)
+        if packed is not None:
+            for name, given in (("query_mask", query_mask), ("key_masks", key_masks), ("need_weights", need_weights)):
+                if given is not None and given is not False:
+                    raise ValueError(f"{name}: not available with packed tokens")
+            groups = None if key_groups is None else [values_of(group) for group in key_groups]
+            options |= {"query_groups": values_of(query_groups), "key_groups": groups}
+            tokens, batch = packed.values, None
+        else:
+            check_floating("query", query)
+            assert isinstance(query, Tensor)
+            options |= {"key_masks": key_masks, "query_groups": query_groups, "key_groups": key_groups}
+            tokens = query if self.batch_first else query.transpose(0, 1)
+            batch = tokens.shape[0]
+        self._check_query(tokens, packed)
+        read = [self._read(p, source, batch, packed) for p, source in enumerate(sources)]
 
-        heads_query = self._split_heads(self.q_proj(query))
-        keys = [self._split_heads(project(key)) for project, (key, _) in zip(self.k_proj, pairs, strict=True)]
-        values = [self._split_heads(project(value)) for project, (_, value) in zip(self.v_proj, pairs, strict=True)]
-        options: dict[str, Any] = {
-            "gates": self._gates(query, query_mask),
-            "key_masks": key_masks,
-            "query_groups": query_groups,
-            "key_groups": key_groups,
-            "relations": relations,
-            "causal": causal,
-            "normalization": self.normalization,
-        }
-        dropout_p = self.dropout if self.training else 0.0
-        heads: Any = p2c_attention(heads_query, keys, values, dropout_p=dropout_p, backend=self.backend, **options)
-        # (B, Lq, H * D) or (B, Lq, D)
-        merged = heads.transpose(1, 2).flatten(2) if self.head_merge == "concat" else heads.mean(1)
-        output = self.out_proj(merged)
+        heads_query = self.project_query(tokens)
+        projected = [self._project(p, source) for p, source in enumerate(read)]
+        options["gates"] = self.gates(tokens if packed is None else packed, query_mask) if gates is None else gates
+        output = self.finish(self.attend(heads_query, projected, packing=packed, **options))
+        if packed is not None:
+            return like(query, output), None
         if not self.batch_first:
             output = output.transpose(0, 1)
         if not need_weights:
             return output, None
-        weights: Any = p2c_attention_weights(heads_query, keys, **options)
+        keys = [source.key for source in projected]
+        weights: Any = p2c_attention_weights(heads_query, keys, normalization=self.normalization, **options)
         return output, tuple(w.mean(1) for w in weights) if average_attn_weights else weights
 
-    def _check(self, query: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        if query.dim() != 3 or query.shape[-1] != self.embed_dim:
-            raise ValueError(f"query: expected (B, Lq, {self.embed_dim}), got {tuple(query.shape)}")
-        for p, ((key, value), (key_dim, value_dim)) in enumerate(zip(pairs, self.source_dims, strict=True)):
-            for name, tokens, dim in (("key", key, key_dim), ("value", value, value_dim)):
-                if tokens.dim() != 3 or tokens.shape[0] != query.shape[0] or tokens.shape[-1] != dim:
-                    raise ValueError(
-                        f"sources[{p}] ({name}): expected ({query.shape[0]}, L, {dim}), got {tuple(tokens.shape)}"
-                    )
+    def project_query(self, query: Tensor) -> Tensor:
+        """The heads `(B, H, Lq, D)` of `(B, Lq, embed_dim)` tokens; packed `(Tq, H, D)` of `(Tq, embed_dim)`."""
+        return split_heads(self.q_proj(query), self.num_heads)
 
-    def _split_heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def project_source(self, p: int, source: Source) -> ProjectedSource:
+        """Keys and values of source p, in one of the forms that `forward` takes."""
+        return self._project(
+            p, SourceTokens.read(f"sources[{p}]", source, self.source_dims[p], batch_first=self.batch_first)
+        )
 
-    def _gates(self, query: Tensor, query_mask: Tensor | None) -> Tensor:
-        """Broadcastable to (B, H, P)."""
+    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor:
+        """The gates of a call, broadcastable to (B, H, P); `query` and `query_mask` as in `forward`, batch first."""
         sources = len(self.source_dims)
         if self.gate == "learned":
             return self.log_gate.exp()
         if self.gate == "input":
-            return self.gate_proj(_average(query, query_mask)).exp().unflatten(-1, (self.num_heads, sources))
-        constant = 1 / (sources + 1) if self.gate == "mean" else float(self.gate)
-        return torch.full((sources,), constant, device=query.device)
+            token = average(query) if isinstance(query, Packed) else _average(query, query_mask)
+            return self.gate_proj(token).exp().unflatten(-1, (self.num_heads, sources))
+        if self.gate == "mean":
+            constants = [1 / (sources + 1)] * sources
+        else:
+            given: Any = self.gate
+            constants = [float(g) for g in given] if isinstance(given, tuple) else [float(given)] * sources
+        # filled, so that nothing is copied from the host; torch's default dtype says nothing about this layer
+        values = values_of(query)
+        factory: Any = {"dtype": accumulation_dtype(values.dtype), "device": values.device}
+        if len(set(constants)) == 1:
+            return torch.full((sources,), constants[0], **factory)
+        return torch.stack([torch.full((), constant, **factory) for constant in constants])
+
+    def attend(
+        self,
+        query: Tensor,
+        sources: Sequence[ProjectedSource],
+        *,
+        gates: Tensor,
+        packing: Packed | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """`p2c_attention` with this layer's normalization, dropout and backend.
+
+        Args:
+            query: the result of `project_query`, `(B, H, Lq, D)` or packed `(Tq, H, D)`.
+            sources: per source the result of `project_source`.
+            gates: see `gates`.
+            packing: of a packed query, whose offsets and maximum are read; the op is then `p2c_attention_varlen`.
+            options: `key_masks`, `query_groups`, `key_groups`, `relations` and `causal` of the op.
+
+        Returns:
+            The shape of `query`, for `finish`.
+        """
+        attention: Any = p2c_attention
+        keys, values = [source.key for source in sources], [source.value for source in sources]
+        arguments: tuple[Any, ...] = (query, keys, values)
+        if packing is not None:
+            attention = p2c_attention_varlen
+            arguments += (packing.cu_seq, [source.cu_seq for source in sources])
+            arguments += (packing.max_len, [source.max_len for source in sources])
+        return attention(
+            *arguments,
+            gates=gates,
+            normalization=self.normalization,
+            dropout_p=self.dropout if self.training else 0.0,
+            backend=self.backend,
+            **options,
+        )
+
+    def finish(self, heads: Tensor) -> Tensor:
+        """Merge the heads of `attend` and project them to the output `(B, Lq, embed_dim)`, packed `(Tq, embed_dim)`."""
+        if heads.dim() == 4:
+            heads = heads.transpose(1, 2)
+        return self.out_proj(heads.flatten(-2) if self.head_merge == "concat" else heads.mean(-2))
+
+    def _check_query(self, query: Tensor, packed: Packed | None) -> None:
+        dims, expected = (3, f"(B, Lq, {self.embed_dim})") if packed is None else (2, f"packed (T, {self.embed_dim})")
+        if query.dim() != dims or query.shape[-1] != self.embed_dim:
+            raise ValueError(f"query: expected {expected}, got {tuple(query.shape)}")
+
+    def _read(self, p: int, source: Any, batch: int | None, packed: Packed | None) -> SourceTokens | ProjectedSource:
+        """Source p in any form, packed if the query is."""
+        if not isinstance(source, ProjectedSource):
+            widths, first = self.source_dims[p], self.batch_first
+            source = SourceTokens.read(f"sources[{p}]", source, widths, batch_first=first, batch=batch)
+        if (source.cu_seq is None) != (packed is None):
+            raise TypeError(f"sources[{p}]: expected {'padded' if packed is None else 'packed'} tokens, as the query's")
+        return source
+
+    def _project(self, p: int, tokens: SourceTokens | ProjectedSource) -> ProjectedSource:
+        if isinstance(tokens, ProjectedSource):
+            return tokens
+        key, value = self.k_proj[p](tokens.key), self.v_proj[p](tokens.value)
+        heads = split_heads(key, self.num_heads), split_heads(value, self.num_heads)
+        return ProjectedSource(*heads, tokens.cu_seq, tokens.max_len)
 
     def extra_repr(self) -> str:
         dims = ", ".join(str(k) if k == v else f"({k}, {v})" for k, v in self.source_dims)
@@ -270,16 +358,6 @@ def _widths(name: str, dims: object) -> tuple[int, int]:
     for dim in dims:
         check_size(name, dim)
     return dims[0], dims[1]
-
-
-def _tokens(name: str, source: object) -> tuple[Tensor, Tensor]:
-    """Of keys and values."""
-    if isinstance(source, tuple | list) and len(source) == 2:
-        for tokens in source:
-            check_floating(name, tokens)
-        return source[0], source[1]
-    check_floating(name, source)
-    return cast(Tensor, source), cast(Tensor, source)
 
 
 def _average(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,9 @@ from amuse.data.prepared import read_manifest, read_prepared
 from amuse.data.transcript import read_transcript
 from tests import test_data_meld, test_data_mosi
 from tests.fuzz.corruption import corrupted, corrupted_json
+from tests.test_transcripts import EXAMPLES
 
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nAnn: Hello <i>there</i>\n\n2\n00:00:03,000 --> 00:00:04,000\n[Bob]: Hm.\n"
 CSV = "start,end,speaker,text,label,id\n0,1.5,Ann,Hello,calm,a\n0:02,0:03,Bob,No!,angry,b\n"
 IEMOCAP = "% header\n\n[6.2901 - 8.2357]\tSes01F_impro01_F000\tneu\t[2.5, 2.5, 2.5]\nC-E2:\tNeutral;\n"
@@ -68,6 +71,36 @@ def _transcripts(folder):
     return {"a.csv": CSV.encode(), "a.wav": b"", "b.srt": SRT.encode(), "b.wav": b""}
 
 
+TRANSCRIPTS = {f"{name} of the documentation": content for name, content in EXAMPLES.items()}
+TRANSCRIPTS |= {
+    "a.csv": CSV,
+    "a.srt": SRT,
+    "b.srt": "00:00:00,000-->00:00:02,000\n- Ann: first\n- Bob: second\n"
+    "00:00:02,000 --> 00:00:03,000\nAnn (sad): third\n12\n",
+    "b.csv": 'sep=;\nStartTime;EndTime;Utterance;Emotion;Extra\n00:00:01,5;2;first;calm;x\n3;4;"se;cond";sad;y\n',
+}
+
+
+@cache
+def words(content):
+    """The words of a transcript that are found in what is read from it."""
+    lines, _ = transcript_lines(*content)
+    return frozenset(re.findall(r"\w{4,}", " ".join(map(str, lines))))
+
+
+def transcript_lines(name, content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name.split()[0])
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        problems = []
+        try:
+            lines = read_transcript(path, problems.append)
+        except ValueError as error:
+            assert folder in str(error), f"names no file: {error!r}"  # noqa: PT017  (only some files are refused)
+            return [], ["refused"]
+    return [(line.speaker, line.text, line.label, line.id) for line in lines], problems
+
+
 READERS = {
     "MELD": (_meld, lambda f: read_meld(f, "dev", features={"audio": f / "audio.safetensors"})),
     "MELD, reported": (_meld, lambda f: read_meld(f, "dev", report=[].append)),
@@ -103,6 +136,18 @@ def read(name, files):
 @pytest.mark.parametrize("name", READERS)
 def test_sound_files_are_read(name):
     assert read(name, sound_files(name)) is not None
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+@given(data=st.data())
+def test_no_word_of_a_broken_transcript_is_lost_without_a_report(name, data):
+    content = TRANSCRIPTS[name]
+    broken = data.draw(corrupted(content.encode()))
+    lines, problems = transcript_lines(name, broken)
+    if not problems:
+        there = set(re.findall(r"\w{4,}", broken.decode("utf-16" if broken[:2] in UTF16 else "utf-8-sig")))
+        read = " ".join(map(str, lines))
+        assert not {word for word in words((name, content)) & there if word not in read}
 
 
 @pytest.mark.parametrize("name", READERS)
