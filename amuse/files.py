@@ -19,7 +19,7 @@ CALIBRATION_FILE = "calibration.json"  # in BEST
 
 
 def write_text(text: str, path: Path) -> None:
-    _replace(path, lambda temporary: temporary.write_text(text))
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ FLOORS = (
     ("encoders",),
     ("data",),
     ("model", "media"),
-    ("evaluation", "explain"),
+    ("evaluation", "explain", "speech"),
     ("training", "inference"),
     ("report", "hf"),
     ("experiments", "demo"),

@@ -16,6 +16,7 @@ from amuse.explain.fidelity import measure
 from amuse.explain.influence import attention_flow, fusion_weights
 from amuse.explain.perturbation import Perturbation
 from amuse.model.amuse import Amuse
+from tests.batches import without
 from tests.planted import WIDTHS, planted_conversations, train_planted
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.3)
@@ -130,8 +131,7 @@ def test_an_utterance_that_was_never_said():
 def test_a_missing_modality_is_what_the_model_says_of_data_without_it():
     model, dialogue = make_model(), CONVERSATIONS.dialogues[0]
     position = next(i for i, u in enumerate(dialogue.utterances) if len(u.features) == 3)
-    batch = collate([dialogue], CONVERSATIONS.modalities)
-    batch.masks["audio"][position] = False
+    batch = without(collate([dialogue], CONVERSATIONS.modalities), "audio", position)
     expected = model(batch).logits[position].softmax(-1)
     ours = explain(model, dialogue, position, ExplainOptions("occlusion")).without_modality
     assert list(ours) == list(CONVERSATIONS.modalities)
@@ -246,9 +246,9 @@ def test_attention_flow_sums_to_the_gate_and_leaves_out_what_is_absent():
     flow = attention_flow(model, batch)
     assert set(flow) == set(itertools.permutations(CONVERSATIONS.modalities, 2))
     for (central, peripheral), weights in flow.items():
-        both = batch.masks[central].any(1) & batch.masks[peripheral].any(1)
+        both = batch.layouts[central].present & batch.layouts[peripheral].present
         torch.testing.assert_close(weights.sum(1), both.float() / 3)
-        assert not weights[~batch.masks[peripheral]].any()
+        assert not weights[~batch.padded(peripheral)[1]].any()
     assert attention_flow(make_model(man=False), batch) == {}
 
 

@@ -1,10 +1,15 @@
 """`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from amuse.data.problems import ProblemHandler
+    from amuse.data.transcript import Line
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -67,18 +72,21 @@ def prepare(
         frames=frames,
         max_seconds=max_seconds,
     )
+    rank, world_size = preparation.ranks()
     if dataset == "meld":
         found = meld_source(source)
     elif dataset == "iemocap":
         found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
     else:
-        found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
+        # a dry run reads no media, and ranks must agree on every word
+        recognize = None if dry_run or world_size > 1 else _speech_recognizer(source, out)
+        valid = 0.15 if valid_fraction is None else valid_fraction
+        found = folder_source(source, valid, test_fraction, seed, recognize)
     preflight = Preflight.of(found.splits, max_seconds)
     if dry_run:
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
         typer.echo("nothing was encoded; the media files themselves were not read")
         raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
-    rank, world_size = preparation.ranks()
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -122,7 +130,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
@@ -137,6 +145,17 @@ def predict(
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
+    """Makes transcripts of recordings that have none, where that is installed."""
+    from amuse.speech.automatic import recognizer_of_folder
+
+    try:
+        return recognizer_of_folder(source, out / "transcripts")
+    except ImportError as error:
+        typer.echo(f"recordings without a transcript are left out: {error}")
+        return None
 
 
 def _detector_installed() -> bool:

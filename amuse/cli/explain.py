@@ -16,7 +16,7 @@ def explain(
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
     transcript: Annotated[
-        Path | None, typer.Option(help="CSV or SRT of VIDEO. Default: the one beside it, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",

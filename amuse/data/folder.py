@@ -4,7 +4,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -43,6 +43,7 @@ def read_folder(
     test_fraction: float = 0.15,
     seed: int = 0,
     report: ProblemHandler,
+    recognize: Callable[[Path], list[Line]] | None = None,
 ) -> tuple[dict[str, Conversations], dict[str, dict[str, Path]]]:
     """Reads `NAME.mp4` (or another recording) with `NAME.csv` (or another transcript); every recording is a dialogue.
 
@@ -54,6 +55,7 @@ def read_folder(
             drawn so that the splits have similar distributions of labels; fewer than three dialogues are all `"test"`.
         seed: Seed of the draw.
         report: Takes everything that is wrong with a recording or its transcript.
+        recognize: Makes the utterances of a recording without a transcript, or none; None leaves such recordings out.
 
     Returns:
         Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; labels
@@ -66,10 +68,10 @@ def read_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of recordings, no such folder")
-    parts = {split: _recordings(folder / split, report) for split in SPLITS if (folder / split).is_dir()}
+    parts = {split: _recordings(folder / split, report, recognize) for split in SPLITS if (folder / split).is_dir()}
     given = bool(parts)
     if not given:
-        parts = {"": _recordings(folder, report)}
+        parts = {"": _recordings(folder, report, recognize)}
     _merge_classes([recording for recordings in parts.values() for recording in recordings], report)
     if not given:
         parts = _draw(parts[""], valid_fraction, test_fraction, seed)
@@ -124,7 +126,9 @@ def find_transcript(media: Path) -> Path | None:
     return next(iter(find_transcripts(media)), None)
 
 
-def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
+def _recordings(
+    folder: Path, report: ProblemHandler, recognize: Callable[[Path], list[Line]] | None
+) -> list[Recording]:
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -139,8 +143,11 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
         if not transcripts:
+            if recognize is not None and (lines := recognize(media)):
+                found[media.stem] = Recording(media, lines)
+                continue
             expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript next to it"
-            report(Problem("missing_transcript", str(media), expected))
+            report(Problem("missing_transcript", str(media), f"{expected}; amuse transcribe makes one of its speech"))
             continue
         for spare in transcripts[1:]:
             report(Problem("stray_file", str(spare), f"{transcripts[0].name} is used instead"))

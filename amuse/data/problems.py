@@ -19,6 +19,7 @@ NOTES = {
     "silent": "the sound is digital silence; it was encoded as such",
     "sound_gap": "the sound begins late or is interrupted; there it was taken for silent",
     "stray_file": "a file that belongs to no utterance; not used",
+    "transcribed": "a recording without a transcript; words and speakers were recognised by machine",
     "unused": "columns, tiers or lines of a transcript without a meaning here; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }

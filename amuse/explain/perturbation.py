@@ -63,13 +63,13 @@ class Perturbation:
         device = next(model.parameters()).device
         batch = collate([dialogue], model.spec.modalities, self.regression).to(device)
         self.speaker = batch.speaker
-        shown = {name for name, mask in batch.masks.items() if mask[position].any()}
+        shown = {name for name, layout in batch.layouts.items() if layout.lengths[position]}
         self.pictures = {name: each for name, each in (pictures or {}).items() if name in shown}
         self.features, self.masks, self.group_of = {}, {}, {}
-        for name, mask in batch.masks.items():
-            length = max(int(mask[position].sum()), 1)
-            self.features[name] = batch.features[name][position, :length]
-            self.masks[name] = mask[position, :length]
+        for name in batch.tokens:
+            features, mask = batch.padded(name)
+            length = max(int(batch.layouts[name].lengths[position]), 1)
+            self.features[name], self.masks[name] = features[position, :length], mask[position, :length]
             cells = (self.pictures[name].grid ** 2,) if name in self.pictures else ()
             self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
@@ -87,8 +87,7 @@ class Perturbation:
     def __call__(self, kept: Tensor) -> Tensor:
         """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group stays."""
         outputs = [
-            self.evaluate(*_shortened(*self._remains(rows.to(self.speaker.device))))
-            for rows in kept.bool().split(self.chunk)
+            self.evaluate(*self._remains(rows.to(self.speaker.device))) for rows in kept.bool().split(self.chunk)
         ]
         return torch.cat(outputs).cpu()
 
@@ -98,7 +97,7 @@ class Perturbation:
         absent = self.model.groups[modality]
         masks = {name: mask[None] & (name not in absent) for name, mask in self.masks.items()}
         features = {name: tokens[None] for name, tokens in self.features.items()}
-        return self.evaluate(*_shortened(features, masks))[0].cpu()
+        return self.evaluate(features, masks)[0].cpu()
 
     @torch.no_grad()
     def among(self, kept: Tensor) -> Tensor:
@@ -109,29 +108,33 @@ class Perturbation:
         """
         if not kept[:, self.position].all():
             raise ValueError(f"kept: expected utterance {self.position} itself in every row")
-        dialogue, utterance = kept.to(self.speaker.device).nonzero(as_tuple=True)
-        return self._predict(self.fused[utterance], dialogue, utterance).cpu()
+        kept = kept.cpu()
+        _, utterance = kept.nonzero(as_tuple=True)
+        return self._predict(self.fused[utterance.to(self.fused.device)], kept).cpu()
 
     def evaluate(self, features: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
         """What the model says, `(S, C)`, of S versions of the utterance: features `(S, L, d)`, bool masks `(S, L)`."""
         count, size = len(next(iter(masks.values()))), len(self.speaker)
-        none = self.speaker.new_zeros(count)
-        versions = Batch(features, masks, none, none, none, None, [])
+        apart = torch.ones(count, dtype=torch.int64)
+        versions = Batch.of_padded(features, masks, apart, self.speaker.new_zeros(count))
         descriptors, _, present = self.model.describe(versions)
         own, _ = self.model.fuse(descriptors, present)
         rows = self.fused.repeat(count, 1, 1)  # (S, N, F)
         rows = torch.cat([rows[:, : self.position], own[:, None], rows[:, self.position + 1 :]], dim=1)
-        dialogue = torch.arange(count, device=none.device).repeat_interleave(size)
-        utterance = torch.arange(size, device=none.device).repeat(count)
-        return self._predict(rows.flatten(0, 1), dialogue, utterance)
+        return self._predict(rows.flatten(0, 1), torch.ones(count, size, dtype=torch.bool))
 
-    def _predict(self, fused: Tensor, dialogue: Tensor, utterance: Tensor) -> Tensor:
-        """Rows of several versions of the dialogue to the probabilities of the explained utterance in each."""
-        starts = torch.searchsorted(dialogue, dialogue)  # dialogues stand one after the other
-        position = torch.arange(len(dialogue), device=dialogue.device) - starts
-        batch = Batch({}, {}, dialogue, position, self.speaker[utterance], None, [])
+    def _predict(self, fused: Tensor, kept: Tensor) -> Tensor:
+        """The probabilities of the explained utterance in several versions of the dialogue.
+
+        Args:
+            fused: `(R, F)`, the utterances of the versions, one version after the other.
+            kept: bool `(S, N)` on the host, which utterances each of the S versions has.
+        """
+        _, utterance = kept.nonzero(as_tuple=True)
+        device = self.speaker.device
+        batch = Batch.of({}, {}, kept.sum(1), self.speaker.cpu()[utterance]).to(device)
         context = self.model.temporal(fused, batch)
-        logits = self.model.classifier(context[utterance == self.position]).float()
+        logits = self.model.classifier(context[(utterance == self.position).to(device)]).float()
         return logits if self.regression else (logits / self.temperature).softmax(-1)
 
     def _remains(self, kept: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -147,13 +150,3 @@ class Perturbation:
                 stays = stays.any(-1)
             masks[name] = self.masks[name] & stays
         return features, masks
-
-
-def _shortened(features: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tokens that stay moved to the front, since a mask is a prefix."""
-    moved, prefixes = {}, {}
-    for name, mask in masks.items():
-        order = torch.argsort(~mask, dim=1, stable=True)
-        rows = torch.arange(len(mask), device=mask.device)[:, None]
-        moved[name], prefixes[name] = features[name][rows, order], mask.gather(1, order)
-    return moved, prefixes

@@ -144,22 +144,23 @@ class AmusePreTrainedModel(PreTrainedModel):
         speakers: Tensor,
         labels: Tensor | None,
     ) -> Batch:
-        """The real utterances, flat."""
-        dialogue, _ = utterances.nonzero(as_tuple=True)
+        """The real utterances, one after the other."""
         if labels is not None:
             labels = labels[utterances]
             if labels.is_floating_point():
                 labels = labels.masked_fill(labels == UNLABELLED, float("nan"))
-        batch = Batch(
+        lengths = utterances.sum(1).cpu()
+        batch = Batch.of_padded(
             features={name: self._converted(tokens[utterances]) for name, tokens in features.items()},
             masks={name: mask[utterances] for name, mask in masks.items()},
-            dialogue=dialogue,
-            position=(utterances.cumsum(1) - 1)[utterances],
+            dialogue_lengths=lengths[lengths > 0],
             speaker=speakers[utterances],
             labels=labels,
-            ids=[],
         )
-        return augment(batch, self.amuse.config, self.amuse.groups) if self.training else batch
+        config = self.amuse.config
+        if not self.training or not (config.modality_dropout or config.modality_swap):
+            return batch
+        return augment(batch.to("cpu"), config, self.amuse.groups).to(utterances.device)
 
     def _converted(self, tokens: Tensor) -> Tensor:
         return tokens.to(self.dtype) if tokens.is_floating_point() else tokens

@@ -170,13 +170,14 @@ def _padded(batch: Batch, lengths: list[int], regression: bool) -> BatchFeature:
         out[utterances] = rows
         return out
 
+    streams = {name: batch.padded(name) for name in batch.tokens}
     labels = batch.labels
     if labels is None:
         labels = torch.full((len(batch),), UNLABELLED, dtype=torch.float32 if regression else torch.int64)
     return BatchFeature(
         {
-            "features": {name: padded(tokens) for name, tokens in batch.features.items()},
-            "masks": {name: padded(mask) for name, mask in batch.masks.items()},
+            "features": {name: padded(tokens) for name, (tokens, _) in streams.items()},
+            "masks": {name: padded(mask) for name, (_, mask) in streams.items()},
             "utterances": utterances,
             "speakers": padded(batch.speaker),
             "labels": padded(labels.nan_to_num(nan=UNLABELLED), UNLABELLED),

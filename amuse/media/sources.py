@@ -1,6 +1,6 @@
 """Which media file holds sound and picture of every utterance, in MELD's, IEMOCAP's and a plain folder's layout."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from amuse.data.conversation import Conversations, Utterance
 from amuse.data.folder import AUDIO, read_folder
 from amuse.data.iemocap import PROTOCOLS, read_iemocap
 from amuse.data.meld import read_meld
-from amuse.data.problems import Problem, problem_table
+from amuse.data.problems import Problem, ProblemHandler, problem_table
+from amuse.data.transcript import Line
 
 MELD_FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 
@@ -127,16 +128,32 @@ def iemocap_source(
     return source
 
 
-def folder_source(folder: Path, valid_fraction: float = 0.15, test_fraction: float = 0.15, seed: int = 0) -> Source:
+def folder_source(
+    folder: Path,
+    valid_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+    recognize: Callable[[Path, ProblemHandler], list[Line]] | None = None,
+) -> Source:
     """A plain folder of recordings with transcripts, see `read_folder`.
+
+    Args:
+        folder, valid_fraction, test_fraction, seed: As of `read_folder`.
+        recognize: Makes the utterances of a recording without a transcript, and reports that it did.
 
     Raises:
         FileNotFoundError, ValueError: see `read_folder`.
     """
     source = Source(folder, {}, {}, "")
+    report = source.problems.append
     try:
         source.splits, media = read_folder(
-            folder, valid_fraction=valid_fraction, test_fraction=test_fraction, seed=seed, report=source.problems.append
+            folder,
+            valid_fraction=valid_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            report=report,
+            recognize=None if recognize is None else lambda media: recognize(media, report),
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}\n{problem_table(source.problems)}") from None

@@ -220,17 +220,21 @@ def backward_launches(
     call = Call(BackwardParams(), inputs, allow_tf32)
     params = call.params
     grad_query = poisoned(query.shape, query.dtype)
-    grad_keys, grad_values = ([poisoned(t.shape, t.dtype) for t in tensors] for tensors in (keys, values))
+    grad_keys = [poisoned(key.shape, key.dtype) for key in keys]
+    # heads inside of tokens: laid out unlike the gradients of the keys; poisoned tensors are contiguous
+    grad_values = [poisoned([value.shape[d] for d in (0, 2, 1, 3)], value.dtype) for value in values]
     grad_gates = None if gates is None else poisoned(gates.shape)
     params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
     params.grad_query = call.rows(grad_query, [QUERIES])
-    for p, grads in enumerate(zip(grad_keys, grad_values, strict=True)):
-        params.grad_key[p], params.grad_value[p] = (call.rows(grad, [KEYS]) for grad in grads)
+    for p, (grad_key, grad_value) in enumerate(zip(grad_keys, grad_values, strict=True)):
+        strides = (I64 * 3)(*grad_value.transpose(1, 2).stride()[:3])
+        params.grad_key[p] = call.rows(grad_key, [KEYS])
+        params.grad_value[p] = AttentionTensor(call.pointer(grad_value, [KEYS]), strides)
     params.grad_gates = call.pointer(grad_gates, [KEYS])
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
     launches = call.launches("amuse_cuda_attention_plan_backward", query.dtype)
-    return launches, (grad_query, grad_keys, grad_values, grad_gates)
+    return launches, (grad_query, grad_keys, [grad.transpose(1, 2) for grad in grad_values], grad_gates)
 
 
 def p2c_attention_backward(

@@ -11,7 +11,14 @@ from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.emulator import mutation
 from tests.ptx.emulator.nvcc_kernels import nvcc
-from tests.ptx.package.attention_calls import ATTENTION, AttentionCall, hide_what_is_masked, inputs_of
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
@@ -22,6 +29,8 @@ needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PA
 CALLS = [
     *((name, torch.float16, None) for name in ATTENTION),
     *((name, torch.float32, 24) for name in ATTENTION),
+    *((name, torch.bfloat16, None) for name in ATTENTION if "holes" in name),
+    *((name, torch.float32, None) for name in (*FAR_APART, *GATE_SUMS)),
     ("ragged", torch.bfloat16, 128),
     ("joint, all options", torch.bfloat16, 72),
     ("causal", torch.float16, 256),
@@ -74,6 +83,17 @@ def test_rows_at_odd_addresses_are_read_and_written_element_by_element():
     results, reports = run(call, grad_lse=False)
     assert_clean(reports)
     torch.testing.assert_close(results[:5], aligned[:5], rtol=0, atol=0)
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("dim", "unit"), [(0, 64), (1, 64), (2, 64), (2, 1)])
+def test_offsets_above_2_to_the_31(dim, unit):
+    """Rows are copied in another way where their strides are no multiples of 16 bytes."""
+    call = AttentionCall.make(20, (40, 3), 32, torch.float16, layouts=True)
+    results, _ = run(call)
+    far, reports = run(call.spread_out(dim, unit), grad_lse=False)
+    assert_clean(reports)
+    torch.testing.assert_close(far, results, rtol=0, atol=0)
 
 
 @needs_nvcc
