@@ -74,7 +74,7 @@ def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch,
 
 def test_a_run_is_never_overwritten_or_resumed_differently(tmp_path):
     train(tiny(), tmp_path, progress=False)
-    with pytest.raises(FileExistsError, match="holds a run already"):
+    with pytest.raises(FileExistsError, match="has a run already"):
         train(tiny(), tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"train\.learning_rate: the run was started with 0\.001, resumed with 0\.1"):
         train(tiny("train.learning_rate=0.1"), tmp_path, resume=True, progress=False)
