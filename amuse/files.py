@@ -19,7 +19,7 @@ CALIBRATION_FILE = "calibration.json"  # in BEST
 
 
 def write_text(text: str, path: Path) -> None:
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_bytes(text.encode(), path)
 
 
 def write_bytes(content: bytes, path: Path) -> None:

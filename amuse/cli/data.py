@@ -23,9 +23,9 @@ def data() -> None:
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
-    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap or folder.")] = "folder",
+    source: Annotated[str, typer.Argument(help="Folder of the raw data; hf: or OWNER/NAME on the hub.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run resumes there.")],
+    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap, folder or hf.")] = "folder",
     audio: Annotated[
         str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
     ] = "logmel",
@@ -42,21 +42,22 @@ def prepare(
             "--speaker-face/--largest-face", help="Of several faces, the one whose mouth moves with the sound."
         ),
     ] = True,
-    audio_rate: Annotated[float, typer.Option(help="Audio tokens a second.")] = 5.0,
+    audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
     frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
     whole_frame: Annotated[bool, typer.Option("--whole-frame", help="IEMOCAP: not only the speaker's half.")] = False,
+    subset: Annotated[str | None, typer.Option(help="hf: which of several configurations.")] = None,
     valid_fraction: Annotated[
-        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, folder 0.15.")
+        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, else 0.15.")
     ] = None,
-    test_fraction: Annotated[float, typer.Option(help="folder: share of the dialogues for the test split.")] = 0.15,
+    test_fraction: Annotated[float, typer.Option(help="folder, hf: share of the dialogues for the test split.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU core, one on a GPU.")] = None,
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and encode nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
 ) -> None:
     """Cut, encode and store every utterance of a data set; report what is broken.
 
@@ -67,11 +68,13 @@ def prepare(
     from amuse.data.problems import problem_table
     from amuse.media import prepare as preparation
     from amuse.media.extract import Options
-    from amuse.media.sources import folder_source, iemocap_source, meld_source
+    from amuse.media.sources import folder_source, hub_source, iemocap_source, meld_source
 
-    if dataset not in ("meld", "iemocap", "folder"):
-        raise ValueError(f"dataset: expected meld, iemocap or folder, got {dataset!r}")
-    separate = vision != "none" and (_detector_installed() if faces is None else faces)
+    if dataset not in ("meld", "iemocap", "folder", "hf"):
+        raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
+    if subset is not None and dataset != "hf":
+        raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
+    separate = vision != "none" and not dry_run and (_detector_installed() if faces is None else faces)
     options = Options(
         audio=None if audio == "none" else audio,
         vision=None if vision == "none" else vision,
@@ -82,16 +85,19 @@ def prepare(
         frames=frames,
         max_seconds=max_seconds,
     )
+    if valid_fraction is None:
+        valid_fraction = 0.1 if dataset == "iemocap" else 0.15
     rank, world_size = preparation.ranks()
     if dataset == "meld":
-        found = meld_source(source)
+        found = meld_source(Path(source))
     elif dataset == "iemocap":
-        found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
-    else:
+        found = iemocap_source(Path(source), classes, valid_fraction, seed, whole_frame)
+    elif dataset == "folder":
         # a dry run reads no media, and ranks must agree on every word
-        recognize = None if dry_run or world_size > 1 else _speech_recognizer(source, out)
-        valid = 0.15 if valid_fraction is None else valid_fraction
-        found = folder_source(source, valid, test_fraction, seed, recognize)
+        recognize = None if dry_run or world_size > 1 else _speech_recognizer(Path(source), out)
+        found = folder_source(Path(source), valid_fraction, test_fraction, seed, recognize)
+    else:
+        found = hub_source(source, None if dry_run else out / "media", subset, valid_fraction, test_fraction, seed)
     preflight = Preflight.of(found.splits, max_seconds)
     if dry_run:
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")

@@ -81,7 +81,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
 ) -> None:
     """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
-    from amuse.demo import demo as serve
+    from amuse.demo.page import serve
 
     if run is None:
         from amuse.pretrained import find

@@ -37,9 +37,9 @@ def amuse(
 ) -> None:
     """Emotions in conversations, from text, voice and picture."""
     if version:
-        from amuse_kernels import __version__
+        from importlib.metadata import version as installed
 
-        typer.echo(f"amuse {__version__}")
+        typer.echo(f"amuse {installed('amuse-kernels')}")
         raise typer.Exit
 
 
@@ -179,12 +179,13 @@ def ablate(
     overrides: Overrides = None,
     tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
 ) -> None:
     """Run the paper's ablations on your data: train and test each row, print each table next to the paper's numbers."""
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
-    say(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+    say(run(Config.load(config, [*_source(data), *(overrides or ())]), out, [t for t in tables.split(",") if t], seeds))
 
 
 def _source(data: Path | None) -> list[str]:

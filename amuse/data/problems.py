@@ -11,6 +11,7 @@ NOTES = {
     "milliseconds": "times without a unit that would be hours in seconds; they were taken for milliseconds",
     "missing_speaker": "no speaker is named; counted as the speaker 'unknown'",
     "missing_text": "an utterance without words in the transcript; it lacks text",
+    "no_conversations": "no column groups the utterances; each is a conversation of its own",
     "no_transcript": "a recording without a transcript; cut at pauses, no words, one speaker",
     "no_face": "no face in any key frame; the utterance lacks the modality face",
     "overlap": "utterances overlap in time; each was cut as its transcript says",
