@@ -100,8 +100,8 @@ def read_tables(folder: str | PathLike[str]) -> Tables:
 
     Raises:
         FileNotFoundError: No `utterances.csv`, or no table of features.
-        ValueError: A missing column, a repeated id, both labels and targets, labels that differ only in case, a cell that is not a number, a row of an
-            unknown utterance, or a dialogue in two splits; names file, line and column.
+        ValueError: A missing column, a repeated id, both labels and targets, labels that differ only in case, a cell
+            that is not a number, a row of an unknown utterance, or a dialogue in two splits; names file, line, column.
     """
     folder = Path(folder)
     path = folder / UTTERANCES_FILE
