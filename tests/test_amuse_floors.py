@@ -10,7 +10,7 @@ PACKAGE = Path(amuse.__path__[0])
 
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
-    ("files", "world"),
+    ("files", "layout", "world"),
     ("config",),
     ("encoders",),
     ("data",),

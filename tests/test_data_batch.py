@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from amuse.data.batch import Batch, DialogueBatches, collate, make_loader
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.layout import Layout, Merge
+from amuse.layout import Layout, Merge
 
 WIDTHS = {"text": 3, "words": 0}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
-from amuse.data.layout import Layout, Merge, Steps, grouped_steps, map_steps
+from amuse.layout import Layout, Merge, Steps, grouped_steps, map_steps
 
 UNLABELLED = -100
 """The class index of an utterance without a label, which every loss and metric leaves out."""

@@ -52,7 +52,7 @@ def recognize(recognizer: Recognizer, media: Path, transcript: Path | None) -> I
         As of `Recognizer.listen`.
     """
     problems: list[Problem] = []
-    plain, utterances = recognizer.listen(media, transcript, problems.append)
+    plain, utterances = recognizer.utterances(media, transcript, problems.append)
     names = recognizer.model.spec.label_names
     dialogue = Dialogue(plain.id, [])
     seen: list[Perception] = []

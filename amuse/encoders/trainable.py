@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from amuse.data.layout import Layout
 from amuse.encoders.hub import encoder_folder, without_progress_bars
+from amuse.layout import Layout
 
 # utterances of similar length share a forward pass of about this many tokens, enough to fill the device
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}

@@ -1,4 +1,4 @@
-"""A trained run that listens to recordings: what it hears and sees of each utterance, and what it says of them."""
+"""Applies a trained run to recordings: from a media file to utterances with features, and to logits."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,30 +54,30 @@ class Recognizer:
             manifest = read_json(run / BEST / MEDIA_FILE)
             self.extractor = Extractor.from_manifest(manifest)
 
-    def listen(
+    def utterances(
         self, media: Path, transcript: Path | None, report: ProblemHandler
     ) -> tuple[Dialogue, Iterator[tuple[Utterance, Perception]]]:
-        """The utterances of a recording as its transcript has them, and then each with its features, one by one.
+        """The utterances of a recording without features, and an iterator over the same ones with features.
 
         Args:
             media: A video or audio file.
-            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or
-                else recognises words and speakers, which is reported. Where that is not installed, or no word is heard,
-                utterances are what is between pauses, without words, all of one speaker.
-            report: Takes what is wrong with the recording or the transcript.
+            transcript: Any file that `read_transcript` takes. None takes the one of the same name next to `media`;
+                without one, words and speakers are recognised, which is reported. If that is not installed, or no word
+                is found, the sound is cut at pauses, and the utterances have no words and one speaker.
+            report: Takes the problems of the recording and the transcript.
 
         Raises:
-            FileNotFoundError: No recording or no transcript.
-            ValueError: A recording or transcript without utterances; when all are through, one in which no utterance
-                has any modality of the model.
+            FileNotFoundError: No such recording or transcript.
+            ValueError: A recording or transcript without utterances; at the end of the iterator, a recording in which
+                no utterance has any modality of the model.
         """
         if not media.is_file():
             raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
         lines = self._lines(media, transcript or find_transcript(media), report)
         talk = conversations([Recording(media, lines)], self.model.spec.label_names)
-        return talk[0], self._perceive(talk, media, report)
+        return talk[0], self._with_features(talk, media, report)
 
-    def _perceive(
+    def _with_features(
         self, talk: Conversations, media: Path, report: ProblemHandler
     ) -> Iterator[tuple[Utterance, Perception]]:
         if "text" in self.model.spec.modalities:
@@ -123,10 +123,10 @@ class Recognizer:
 
 
 def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[float, float]]:
-    """Utterances between pauses; the whole video where nothing is heard."""
+    """Utterances between pauses; the whole video if there is no sound."""
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
-    except MediaError:  # the extractor will find it again and report it
+    except MediaError:  # the extractor will report it
         segments = Segments([], "")
     if segments.times:
         report(

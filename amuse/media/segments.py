@@ -37,12 +37,12 @@ def speech_segments(samples: np.ndarray) -> Segments:
 def by_voice(
     samples: np.ndarray, *, pause: float = PAUSE, shortest: float = SHORTEST, longest: float = LONGEST
 ) -> list[tuple[float, float]]:
-    """What Silero's detector of voices (Silero Team 2024) takes for speech, for the same samples always the same.
+    """Speech according to Silero's voice activity detector (Silero Team 2024); deterministic.
 
     Args:
         samples: float32 `(samples,)` at 16 kHz.
-        pause, shortest, longest: The shortest silence that ends a stretch of speech, and how long such a stretch is at
-            least and at most, in seconds.
+        pause: The shortest silence that ends a segment, in seconds.
+        shortest, longest: Bounds on the length of a segment, in seconds.
 
     Raises:
         ImportError: silero-vad is not installed.

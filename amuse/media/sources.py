@@ -1,4 +1,4 @@
-"""Which media file holds sound and picture of every utterance, in the layout of each kind of data set."""
+"""Finds the media of every utterance, in the layout of each kind of data set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,9 +31,9 @@ class Clip:
 
     Attributes:
         utterance: Its id.
-        sound, picture: Where they are; None = nowhere.
-        half: "left" or "right" half of the frame, where the other one shows somebody else.
-        seconds: How long the utterance is by its transcript, where the spans do not say so.
+        sound, picture: Where they are; None = missing.
+        half: "left" or "right" half of the frame, if the other one shows somebody else.
+        seconds: Length of the utterance by its transcript, if the spans do not have it.
     """
 
     utterance: str
@@ -48,11 +48,11 @@ class Source:
     """Conversations without features, and the clips to make features from.
 
     Attributes:
-        folder: Where it was found.
+        folder: Its location.
         splits: "train", "valid", "test" -> conversations with texts, speakers, labels and times.
-        clips: The same splits -> one clip an utterance, in the order of `utterances()`.
-        protocol: How the splits and classes came about, in words.
-        problems: What was wrong so far.
+        clips: The same splits -> one clip per utterance, in the order of `utterances()`.
+        protocol: How splits and classes were made, in words.
+        problems: Those found so far.
     """
 
     folder: Path
@@ -63,11 +63,11 @@ class Source:
 
 
 def meld_source(folder: Path) -> Source:
-    """MELD as its authors publish it: CSVs and folders of one mp4 an utterance, in `folder` or one folder below.
+    """MELD as its authors publish it: CSVs and folders with one mp4 per utterance, in `folder` or one level below.
 
     Raises:
-        FileNotFoundError: a CSV or a folder of clips is missing.
-        ValueError: a CSV that cannot be read, see `read_meld`.
+        FileNotFoundError: A CSV or a folder of clips is missing.
+        ValueError: A CSV that cannot be read, see `read_meld`.
     """
     source = Source(folder, {}, {}, "MELD's own splits; dev is called valid")
     for split, name in MELD_FOLDERS.items():
@@ -205,7 +205,7 @@ def hub_source(
 
 
 def recording_clip(media: Path, utterance: Utterance) -> Clip:
-    """The part of a recording that an utterance's times say."""
+    """The part of a recording between an utterance's times."""
     assert utterance.start is not None
     span = Span(media, utterance.start, utterance.end)
     return Clip(utterance.id, span, None if media.suffix.lower() in AUDIO else span)

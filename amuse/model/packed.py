@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from amuse.data.layout import Layout, Steps
+from amuse.layout import Layout, Steps
 from amuse.model.precision import at_least_fp32
 from amuse_kernels.nn import Packed
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from amuse.config import ModelConfig
-from amuse.data.layout import Layout, Merge
+from amuse.layout import Layout, Merge
 from amuse.model.packed import BiLSTM, pack, reorder
 from amuse.model.score_map import MappedScoresAttention
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource

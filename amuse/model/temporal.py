@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
-from amuse.data.layout import Layout
+from amuse.layout import Layout
 from amuse.model.packed import BiLSTM, pack
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
