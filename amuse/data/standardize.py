@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -68,7 +69,7 @@ class Standardizer:
                 raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
             transform = partial(self.transform, modality)
             standardised = {
-                u.id: entry._replace(transforms=(*entry.transforms, transform))
+                u.id: replace(entry, transforms=(*entry.transforms, transform))
                 if isinstance(entry, StoredTokens)
                 else transform(entry)
                 for u in conversations.utterances()

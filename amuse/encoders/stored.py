@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class StoredTokens(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredTokens:
     """Float32 tokens `(length, width)` in a file, from the byte `begin` on; `transforms` are applied to what is read.
 
     They are read, not mapped into memory: what an epoch has touched would otherwise count as the process's memory.
@@ -48,8 +49,8 @@ class StoredTokens(NamedTuple):
         return tokens
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTokens]:
-    """Name -> place of every tensor of a safetensors file; only its header is read.
+def stored_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, StoredTokens]:
+    """Name -> place of every tensor of a safetensors file, or of those that are named; only its header is read.
 
     Raises:
         ValueError: Not a safetensors file, or a tensor that is not float32 with two dimensions.
@@ -60,7 +61,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTokens]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, size)))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in header.items() if name in (names or header.keys() - {"__metadata__"})}
         found = {}
         for name, entry in entries.items():
             (begin, end), shape = entry["data_offsets"], entry["shape"]
