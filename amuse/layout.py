@@ -34,6 +34,8 @@ class Layout:
         cu_seq: int32 `(U + 1,)`, cumulative lengths, as `amuse_kernels.p2c_attention_varlen` reads them.
         row: int64 `(T,)`, the sequence of each token, non-decreasing.
         position: int64 `(T,)`, the place of each token in its sequence.
+        present: bool `(U,)`, which sequences have a token.
+        divisor: int64 `(U, 1)`, what the sum over a sequence is divided by for its average: its length, or 1.
         steps: The tokens in the order of an LSTM.
     """
 
@@ -41,6 +43,8 @@ class Layout:
     cu_seq: Tensor
     row: Tensor
     position: Tensor
+    present: Tensor
+    divisor: Tensor
     steps: Steps
 
     @classmethod
@@ -50,7 +54,8 @@ class Layout:
         cu_seq = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         position = torch.arange(len(row)) - cu_seq[row]
-        return cls(lengths, cu_seq.int(), row, position, _steps(lengths, row, position))
+        present, divisor = lengths > 0, lengths.clamp(min=1)[:, None]
+        return cls(lengths, cu_seq.int(), row, position, present, divisor, _steps(lengths, row, position))
 
     @property
     def max_len(self) -> int:
@@ -61,11 +66,6 @@ class Layout:
     def num_tokens(self) -> int:
         return self.row.shape[0]
 
-    @property
-    def present(self) -> Tensor:
-        """bool `(U,)`, which sequences have a token."""
-        return self.cu_seq.diff() > 0
-
     def map(self, convert: Callable[[Tensor], Tensor]) -> Layout:
         """This layout with every tensor converted that is not needed on the host."""
         return replace(
@@ -73,6 +73,8 @@ class Layout:
             cu_seq=convert(self.cu_seq),
             row=convert(self.row),
             position=convert(self.position),
+            present=convert(self.present),
+            divisor=convert(self.divisor),
             steps=map_steps(self.steps, convert),
         )
 

@@ -1,4 +1,4 @@
-"""What training costs: parameters, operations, memory and traffic from a configuration, and hours from those.
+"""Cost of training: parameters, operations, memory and traffic from a configuration, and hours from those.
 
 Counted exactly: parameters, and the operations of matrix products, LSTMs and attention. Estimated: activations, to a
 quarter. Assumed: what share of a device's peak is reached, which has to be measured. `benchmarks/scaling.py` compares
@@ -34,7 +34,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training step on one device, and of the whole.
+    """Cost of one training step on one device, and of a whole training.
 
     Attributes:
         memory: bytes. traffic: bytes sent. compute: seconds. exchange: seconds, if nothing of it is hidden.
@@ -53,7 +53,7 @@ class Cost:
 
 
 def parameters(config: ModelConfig, spec: DataSpec) -> int:
-    """Of `Amuse(config, spec)`, encoders not counted."""
+    """Number of parameters of `Amuse(config, spec)`, encoders not counted."""
     groups = config.groups(spec.modalities)
     d, count, outputs = config.d_model, len(groups), spec.num_outputs
     streams = 0
@@ -117,7 +117,7 @@ def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], c
 
 
 def activation_bytes(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], recompute: bool = False) -> float:
-    """What the backward pass keeps of one utterance, about.
+    """About how much the backward pass keeps of one utterance.
 
     A token costs 9 d floats in an attention layer (norms, query, output, dense layer, dropout masks), 2 d more for
     every source that reads it as key and value, and 27 d in a Bi-LSTM (gates, cells, states): fitted to what PyTorch

@@ -1,4 +1,4 @@
-"""What is measured: inputs, and contenders that all compute the same from them, ours among them.
+"""The measured workloads: inputs, and contenders that all compute the same from them, ours among them.
 
 A contender does in every call what its user would have to do in every call, mask building included.
 """
@@ -100,7 +100,7 @@ class Attention:
 
     @property
     def options(self) -> dict:
-        """Of p2c_attention."""
+        """The keyword arguments of p2c_attention."""
         options = {"gates": self.gates, "normalization": self.normalization}
         if self.groups is None:
             return options | {"key_masks": self.key_masks}

@@ -47,8 +47,8 @@ def test_preflight_counts_labels_speakers_and_lengths_by_split():
     ("change", "oddity"),
     [
         ({"test": None}, "no test split"),
-        ({"test": [None, None]}, "test: not one label; it cannot be scored"),
-        ({"train": [None] * 400}, "train: not one label; it cannot be learned from"),
+        ({"test": [None, None]}, "test: no labels; it cannot be scored"),
+        ({"train": [None] * 400}, "train: no labels; it cannot be learned from"),
         ({"test": [0, None, None]}, "test: 2 of 3 utterances have no label"),
         ({"train": [0] * 400}, "class 'angry' is in valid and test and never in train"),
         ({"train": [0] * 400 + [1] * 3}, "class 'angry' has 3 labels to learn from"),

@@ -22,7 +22,7 @@ def data() -> None:
 @app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="Folder of the raw data; hf: or OWNER/NAME on the hub.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run resumes there.")],
     dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap, folder or hf.")] = "folder",
     audio: Annotated[
         str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
@@ -34,7 +34,7 @@ def prepare(
     faces: Annotated[
         bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")
     ] = None,
-    audio_rate: Annotated[float, typer.Option(help="Audio tokens a second.")] = 5.0,
+    audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
     frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
@@ -49,7 +49,7 @@ def prepare(
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and encode nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
 ) -> None:
     """Cut, encode and store every utterance of a data set; report what is broken.
 

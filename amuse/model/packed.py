@@ -24,7 +24,7 @@ def average(tokens: Tensor, layout: Layout) -> Tensor:
     """
     offsets, values = layout.cu_seq, at_least_fp32(tokens)
     total: Any = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
-    return (total / offsets.diff().clamp(min=1)[:, None]).to(tokens.dtype)
+    return (total / layout.divisor).to(tokens.dtype)
 
 
 class BiLSTM(nn.Module):

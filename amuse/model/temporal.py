@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
 from amuse.layout import Layout
+from amuse.model.dropout import Dropout
 from amuse.model.packed import BiLSTM, pack
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
@@ -26,7 +27,7 @@ class TemporalStage(nn.Module):
         self.kind, self.causal, self.window = config.temporal, config.causal, config.context_window
         self.project = nn.Linear(fused_width, d)
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.width = d
         if self.kind == "bilstm":
             self.dialogue_lstm = BiLSTM(d, d, config.temporal_layers, config.dropout)
@@ -78,8 +79,8 @@ class ContextLayer(nn.Module):
         d = config.d_model
         self.attention_norm, self.dense_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.attention = PeripheralCentralAttention(d, config.num_heads, [d, d], gate="learned", backend=config.backend)
-        self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * d, d))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), Dropout(config.dropout), nn.Linear(2 * d, d))
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, dialogues: Layout, speakers: Tensor, causal: bool = False) -> Tensor:
         """`(U, d)` utterances of the dialogues and their speakers `(U,)` to `(U, d)`."""
@@ -115,8 +116,8 @@ class ContextLayer(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows the attention."""
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.dense(self.dense_norm(x)))
+        x = self.dropout.add(x, attended)
+        return self.dropout.add(x, self.dense(self.dense_norm(x)))
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is measured on, and how a time is taken there: an NVIDIA GPU, or nothing at all (`--dry-run`)."""
+"""The device that is measured, and how a time is taken on it: an NVIDIA GPU, or none (`--dry-run`)."""
 
 import itertools
 import platform

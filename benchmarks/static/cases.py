@@ -44,7 +44,7 @@ class Case(NamedTuple):
     arch: int
 
     def launches(self) -> list[Any]:
-        """What the call launches on its architecture; shapes that do not change the code are small."""
+        """The launches of the call on its architecture; shapes that do not change the code are small."""
         if self.backend == "plain":
             return flash.like(self._replace(backend="triton").launches())
         if self.backend == "cuda":
@@ -91,7 +91,7 @@ def cuda_cases() -> Iterator[Case]:
 
 
 def _row_cases(backend: str) -> Iterator[Case]:
-    """Of fusion and interpolation."""
+    """Cases of fusion and interpolation."""
     for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, ("fusion forward", "fusion backward")):
         for kind in ("scalar", "elementwise", "gate"):
             yield Case(backend, call, dtype, 256, "", kind, arch)

@@ -101,7 +101,7 @@ def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
 
 
 class Layout(NamedTuple):
-    """What tile, grid, numbers and constants of a call depend on: no address and no element."""
+    """Everything about a call that decides its tile, grid, numbers and constants: no addresses and no elements."""
 
     arch: int
     bytes: int  # of an element
