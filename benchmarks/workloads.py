@@ -50,7 +50,7 @@ class Workload:
         """Every contender gives the output and the gradients of "eager". Returns the upstream gradient used.
 
         Raises:
-            AssertionError: one does not; its times would mean nothing.
+            AssertionError: One does not; its times would mean nothing.
         """
         expected = self.contenders["eager"]()
         upstream = torch.randn_like(expected)

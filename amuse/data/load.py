@@ -52,7 +52,7 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
     """All three splits of a data set; a frozen text encoder runs on `device`.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+        FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if config.folds:
         train, valid, test = load_fold(config, progress, device)
@@ -80,7 +80,7 @@ def load_split(
     """One split, "train", "valid" or "test", not standardised; a frozen text encoder runs on `device`.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+        FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")

@@ -20,7 +20,7 @@ class Dropout(nn.Module):
     kept elements are scaled by what is really kept; elsewhere, and when compiled, this is `F.dropout`.
 
     Args:
-        p: probability in [0, 1) of an element to be set to 0 in training.
+        p: Probability in [0, 1) of an element to be set to 0 in training.
     """
 
     def __init__(self, p: float) -> None:

@@ -30,7 +30,7 @@ class Case(NamedTuple):
     """One call, which is one to three launches.
 
     Attributes:
-        backend: triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
+        backend: Triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
         width: Head dim, or width of a descriptor.
         normalization: Of attention; CUDA's kernels serve any.
     """
