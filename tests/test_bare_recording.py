@@ -96,9 +96,9 @@ def test_its_report_has_the_recognised_words(run, video, tmp_path):
 
 def test_the_demo_page_recognises_words_too(run, video):
     pytest.importorskip("gradio", reason="needs the extra: pip install amuse-kernels[demo]")
-    from amuse.demo import listen
+    from amuse.demo.talk import recognize
 
-    *_, talk = listen(Recognizer(run), video, None)
+    *_, talk = recognize(Recognizer(run), video, None)
     assert [row.speaker for row in talk.rows] == ["speaker 1", "speaker 2"] * 3
     assert {problem.kind for problem in talk.problems} == {"transcribed"}
 
