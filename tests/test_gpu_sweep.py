@@ -22,6 +22,9 @@ from benchmarks.gpu.table import has_failed, table
 from benchmarks.workloads import Attention
 
 
+SLOW = ("promises", "training")  # seconds each
+
+
 def walk(name, folder, seconds=100.0):
     """A stage's records, in this process."""
     path = folder / "records.jsonl"
@@ -30,9 +33,7 @@ def walk(name, folder, seconds=100.0):
     return read(path)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("promises", "training") else ()) for n in PLAN]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in PLAN])
 def test_a_dry_run_walks_every_stage(name, tmp_path):
     records = walk(name, tmp_path)
     assert {record["stage"] for record in records} == {name}
