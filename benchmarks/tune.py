@@ -21,7 +21,7 @@ from torch import Tensor
 
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton import tiles
-from amuse_kernels.attention.triton.tiles import Need, Row, Tile
+from amuse_kernels.attention.triton.tiles import Row, Tile, TileKey
 from amuse_kernels.launch import architecture
 from benchmarks.gpu.device import Gpu
 from benchmarks.gpu.journal import reason_of
@@ -36,50 +36,50 @@ BATCH, HEADS, SOURCES = 32, 8, 3
 REGISTERS = 255  # the limit that tells ptxas not to spill
 SECONDS = 0.05  # that a time takes
 
-Time = Callable[[Need, Tile], float]  # of a call, infinity where it cannot run or is wrong
+Time = Callable[[TileKey, Tile], float]  # of a call, infinity where it cannot run or is wrong
 
 
-def candidates(need: Need) -> Iterator[Tile]:
+def candidates(key: TileKey) -> Iterator[Tile]:
     """The tile in use, then every other worth a try, those most like it first.
 
     None has twice the rows that the queries need.
     """
-    in_use = tiles.choose_tile(need)
+    in_use = tiles.choose_tile(key)
 
     def distance(tile: Tile) -> float:
         doublings = [math.log2(a / b) for a, b in zip(tile[:3], in_use[:3], strict=True)]
         return sum(map(abs, doublings)) + abs(tile.num_stages - in_use.num_stages)
 
     every = itertools.starmap(Tile, itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)))
-    small = [t for t in every if t.queries < 2 * need.queries and t.queries * t.keys <= 128 * 64]
+    small = [t for t in every if t.queries < 2 * key.queries and t.queries * t.keys <= 128 * 64]
     yield in_use
     yield from sorted((tile for tile in small if tile[:4] != in_use[:4]), key=distance)
 
 
-def search(need: Need, time: Time, most: int | None = None) -> Iterator[tuple[Tile, float]]:
+def search(key: TileKey, time: Time, most: int | None = None) -> Iterator[tuple[Tile, float]]:
     """Tiles with their times: at most `most` of them, and the fastest once more under another limit of registers."""
     found = []
-    for tile in itertools.islice(candidates(need), most):
-        found.append((tile, time(need, tile)))
+    for tile in itertools.islice(candidates(key), most):
+        found.append((tile, time(key, tile)))
         yield found[-1]
     best, _ = min(found, key=lambda pair: pair[1])
     other = best._replace(max_registers=None if best.max_registers else REGISTERS)
     if other not in [tile for tile, _ in found]:
-        yield other, time(need, other)
+        yield other, time(key, other)
 
 
-def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
-    for need, queries in needs:
-        best, fastest = min(search(need, time), key=lambda pair: pair[1])
+def measure(keys: Iterable[tuple[TileKey, str]], time: Time, chosen_by: str) -> Iterator[Row]:
+    """The fastest tile of each key, as a row for calls with up to the given number of queries."""
+    for key, queries in keys:
+        best, fastest = min(search(key, time), key=lambda pair: pair[1])
         if math.isinf(fastest):
-            raise RuntimeError(f"no candidate ran for {need}")
-        print(f"{need}: {best}, {fastest * 1000:.1f} us", flush=True)
-        yield row_of(need, queries, best, chosen_by)
+            raise RuntimeError(f"no candidate ran for {key}")
+        print(f"{key}: {best}, {fastest * 1000:.1f} us", flush=True)
+        yield row_of(key, queries, best, chosen_by)
 
 
-def row_of(need: Need, queries: str, tile: Tile, chosen_by: str) -> Row:
-    return Row(need.kernel, str(need.arch), need.bytes, need.options, need.head_dim, queries, tile, chosen_by)
+def row_of(key: TileKey, queries: str, tile: Tile, chosen_by: str) -> Row:
+    return Row(key.kernel, str(key.arch), key.bytes, key.options, key.head_dim, queries, tile, chosen_by)
 
 
 def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
@@ -96,11 +96,11 @@ def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def tried(need: Need, tile: Tile) -> Iterator[None]:
-    """Inside, launches of the need's kernel have this tile."""
+def tried(key: TileKey, tile: Tile) -> Iterator[None]:
+    """Inside, launches of the kernel of `key` have this tile."""
 
-    def choose(other: Need) -> Tile:
-        return tile if other.kernel == need.kernel else tiles.choose_tile(other)
+    def choose(other: TileKey) -> Tile:
+        return tile if other.kernel == key.kernel else tiles.choose_tile(other)
 
     attention.forget_plans()
     try:
@@ -110,19 +110,19 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
         attention.forget_plans()
 
 
-def is_reached(need: Need) -> bool:
-    """Whether a call of the need's size launches its kernel: that of the keys runs where queries fill several tiles."""
-    return need.kernel != "backward keys" or need.queries > tiles.choose_tile(need._replace(kernel="backward")).queries
+def is_reached(key: TileKey) -> bool:
+    """Whether a call of the key's size launches its kernel: that of keys runs where queries fill several tiles."""
+    return key.kernel != "backward keys" or key.queries > tiles.choose_tile(key._replace(kernel="backward")).queries
 
 
 @lru_cache(maxsize=1)
-def call_of(need: Need) -> tuple[AttentionCall, AttentionCall]:
-    """The call that stands for a need on the GPU, large enough to fill it, and one of its samples on the CPU."""
+def call_of(key: TileKey) -> tuple[AttentionCall, AttentionCall]:
+    """The call that stands for a key on the GPU, large enough to fill it, and one of its samples on the CPU."""
     torch.manual_seed(0)
-    every = need.options == "all options"
+    every = key.options == "all options"
     options = {"causal": True, "groups": True, "dropout_p": 0.1, "seed": 0} if every else {}
-    lengths = (need.queries,) * SOURCES
-    call = AttentionCall.make(need.queries, lengths, need.head_dim, DTYPES[need.bytes], batch=2, heads=HEADS, **options)
+    lengths = (key.queries,) * SOURCES
+    call = AttentionCall.make(key.queries, lengths, key.head_dim, DTYPES[key.bytes], batch=2, heads=HEADS, **options)
     return _larger(call, BATCH // 2), call
 
 
@@ -149,26 +149,26 @@ def _larger(call: AttentionCall, times: int) -> AttentionCall:
     return AttentionCall(inputs, many(call.grad_out))
 
 
-def time_on_gpu(need: Need, tile: Tile) -> float:
+def time_on_gpu(key: TileKey, tile: Tile) -> float:
     """Median milliseconds on the GPU, infinity where the tile does not run or its results are wrong; prints why."""
     try:
-        return checked_time(need, tile)
+        return checked_time(key, tile)
     except Exception as error:  # Triton's and ptxas's own errors too, which share no base class
-        print(f"{need}: {tile}: {reason_of(error)}", flush=True)
+        print(f"{key}: {tile}: {reason_of(error)}", flush=True)
         if Gpu().is_lost():
             raise
         return math.inf
 
 
-def checked_time(need: Need, tile: Tile) -> float:
+def checked_time(key: TileKey, tile: Tile) -> float:
     """Median milliseconds on the GPU.
 
     Raises:
         AssertionError: the results are not within the error budget.
     """
-    large, small = call_of(need)
+    large, small = call_of(key)
     samples = small.inputs.query.shape[0]
-    with tried(need, tile):
+    with tried(key, tile):
         out, lse = attention.p2c_attention_forward(large.inputs)
         if small.grad_lse is None:
             small.draw_upstream(lse[:samples].cpu())
@@ -182,7 +182,7 @@ def checked_time(need: Need, tile: Tile) -> float:
 
         keys, values = [*map(first, grads.keys)], [*map(first, grads.values)]
         small.assert_within_budget(first(out), first(lse), first(grads.query), keys, values, first(grads.gates))
-        if need.kernel == "forward":
+        if key.kernel == "forward":
             return 1e3 * Gpu().graph(lambda: attention.p2c_attention_forward(large.inputs), SECONDS)
         return 1e3 * Gpu().graph(lambda: attention.p2c_attention_backward(*arguments), SECONDS)
 
@@ -199,14 +199,14 @@ def main() -> None:
             f"(torch {torch.__version__}, torch.cuda.is_available() is False)"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    needs = [
-        (Need(kernel, architecture(device), size, options, head_dim, count), queries)
+    keys = [
+        (TileKey(kernel, architecture(device), size, options, head_dim, count), queries)
         for kernel, size, options, head_dim, (queries, count) in itertools.product(
             KERNELS, chosen.bytes, chosen.options, chosen.head_dims, QUERIES.items()
         )
     ]
     measured = []
-    reached = [(need, queries) for need, queries in needs if is_reached(need)]
+    reached = [(key, queries) for key, queries in keys if is_reached(key)]
     for row in measure(reached, time_on_gpu, torch.cuda.get_device_name(device)):
         measured.append(row)
         tiles.write(in_front(measured, tiles.read()))

@@ -21,7 +21,6 @@ from benchmarks.gpu.sweep import PLAN, supervise, sweep
 from benchmarks.gpu.table import has_failed, table
 from benchmarks.workloads import Attention
 
-
 SLOW = ("promises", "training")  # seconds each
 
 

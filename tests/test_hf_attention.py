@@ -108,8 +108,8 @@ def test_heads_of_unsupported_width_are_refused():
 
 
 def test_amuses_text_encoder_runs_on_it():
-    from amuse.data.layout import Layout
     from amuse.encoders.trainable import TextEncoder
+    from amuse.layout import Layout
 
     config = BERT.to_dict()
     torch.manual_seed(0)

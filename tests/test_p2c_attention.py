@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from amuse_kernels import p2c_attention, p2c_attention_weights
 from amuse_kernels.attention.inputs import RELATIONS
 from amuse_kernels.dropout import philox
+from benchmarks.large_scores import Call
 from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle, spread_out
 from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
@@ -277,6 +278,20 @@ def test_large_scores_do_not_overflow(backend):
     out, lse = case.run(return_lse=True, backend=backend)
     assert out.isfinite().all()
     assert lse.isfinite().all()
+
+
+@pytest.mark.parametrize("score", [419, 3_770, 15_080])
+@pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_large_scores_stay_within_the_error_budget(backend, normalization, dtype, score):
+    call = Call.draw(score, normalization, dtype)
+
+    def attention(inputs):
+        options = {"gates": inputs.gates, "normalization": normalization, "return_lse": True}
+        return p2c_attention(inputs.query, inputs.keys, inputs.values, **options, backend=backend)
+
+    shares = call.shares(call.differentiated(attention, dtype))
+    assert max(shares) <= 1, shares
 
 
 @pytest.mark.parametrize("gates_shape", [(2,), (2, 2), (2, 1, 2), (1, 2, 1), (1,), ()])

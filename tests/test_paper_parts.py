@@ -7,9 +7,9 @@ import torch
 
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
-from amuse.data.layout import Layout
 from amuse.data.spec import DataSpec
 from amuse.explain.influence import attention_weights
+from amuse.layout import Layout
 from amuse.model.amuse import Amuse
 from amuse.model.packed import pack
 from amuse.model.stages import inject

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from amuse.cli.main import app
 from amuse.config import Config, ModelConfig, TrainConfig
 from amuse.data.batch import collate
-from amuse.data.layout import Layout
 from amuse.data.load import load_split, load_splits
 from amuse.data.spec import DataSpec
 from amuse.encoders.choose import audio_encoder, vision_encoder
@@ -25,6 +24,7 @@ from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.inference.prediction import predict_recording
 from amuse.inference.streaming import StreamingSession
+from amuse.layout import Layout
 from amuse.model.amuse import Amuse
 from amuse.training.optimization import parameter_groups
 from amuse.training.train import train

@@ -1,10 +1,17 @@
 """`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from amuse.cli.pretrained import run_and_recording
+
+if TYPE_CHECKING:
+    from amuse.data.problems import ProblemHandler
+    from amuse.data.transcript import Line
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,9 +23,9 @@ def data() -> None:
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
-    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap or folder.")] = "folder",
+    source: Annotated[str, typer.Argument(help="Folder of the raw data; hf: or OWNER/NAME on the hub.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run resumes there.")],
+    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap, folder or hf.")] = "folder",
     audio: Annotated[
         str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
     ] = "logmel",
@@ -29,21 +36,28 @@ def prepare(
     faces: Annotated[
         bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")
     ] = None,
-    audio_rate: Annotated[float, typer.Option(help="Audio tokens a second.")] = 5.0,
+    speaker_face: Annotated[
+        bool,
+        typer.Option(
+            "--speaker-face/--largest-face", help="Of several faces, the one whose mouth moves with the sound."
+        ),
+    ] = True,
+    audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
     frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
     whole_frame: Annotated[bool, typer.Option("--whole-frame", help="IEMOCAP: not only the speaker's half.")] = False,
+    subset: Annotated[str | None, typer.Option(help="hf: which of several configurations.")] = None,
     valid_fraction: Annotated[
-        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, folder 0.15.")
+        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, else 0.15.")
     ] = None,
-    test_fraction: Annotated[float, typer.Option(help="folder: share of the dialogues for the test split.")] = 0.15,
+    test_fraction: Annotated[float, typer.Option(help="folder, hf: share of the dialogues for the test split.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU core, one on a GPU.")] = None,
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and encode nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
 ) -> None:
     """Cut, encode and store every utterance of a data set; report what is broken.
 
@@ -54,31 +68,41 @@ def prepare(
     from amuse.data.problems import problem_table
     from amuse.media import prepare as preparation
     from amuse.media.extract import Options
-    from amuse.media.sources import folder_source, iemocap_source, meld_source
+    from amuse.media.sources import folder_source, hub_source, iemocap_source, meld_source
 
-    if dataset not in ("meld", "iemocap", "folder"):
-        raise ValueError(f"dataset: expected meld, iemocap or folder, got {dataset!r}")
+    if dataset not in ("meld", "iemocap", "folder", "hf"):
+        raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
+    if subset is not None and dataset != "hf":
+        raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
+    separate = vision != "none" and not dry_run and (_detector_installed() if faces is None else faces)
     options = Options(
         audio=None if audio == "none" else audio,
         vision=None if vision == "none" else vision,
         face=face,
-        faces=vision != "none" and (_detector_installed() if faces is None else faces),
+        faces=separate,
+        speaker_face=separate and speaker_face,
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,
     )
+    if valid_fraction is None:
+        valid_fraction = 0.1 if dataset == "iemocap" else 0.15
+    rank, world_size = preparation.ranks()
     if dataset == "meld":
-        found = meld_source(source)
+        found = meld_source(Path(source))
     elif dataset == "iemocap":
-        found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
+        found = iemocap_source(Path(source), classes, valid_fraction, seed, whole_frame)
+    elif dataset == "folder":
+        # a dry run reads no media, and ranks must agree on every word
+        recognize = None if dry_run or world_size > 1 else _speech_recognizer(Path(source), out)
+        found = folder_source(Path(source), valid_fraction, test_fraction, seed, recognize)
     else:
-        found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
+        found = hub_source(source, None if dry_run else out / "media", subset, valid_fraction, test_fraction, seed)
     preflight = Preflight.of(found.splits, max_seconds)
     if dry_run:
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
         typer.echo("nothing was encoded; the media files themselves were not read")
         raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
-    rank, world_size = preparation.ranks()
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -119,24 +143,63 @@ def cartoon(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
-    video: Annotated[Path, typer.Argument(help="Video or audio file.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, as given to train --out; left out: the one of amuse pretrained.")
+    ],
+    video: Annotated[Path | None, typer.Argument(help="Video or audio file.")] = None,
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    expressions: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also the speaker's facial expression, by another model (fer). Default: without RUN, if installed."
+        ),
+    ] = None,
 ) -> None:
     """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
+    from amuse.data.folder import AUDIO
     from amuse.data.problems import Problem, problem_table
     from amuse.files import write_text
+    from amuse.inference.expressions import with_expressions
     from amuse.inference.prediction import predict_recording, table, to_json
 
+    run, recording = run_and_recording(run, video)
+    if recording is None:
+        raise ValueError(f"VIDEO: expected a recording to predict, got only the run {run}")
     problems: list[Problem] = []
-    rows = predict_recording(run, video, transcript, problems.append)
+    rows = predict_recording(run, recording, transcript, problems.append)
+    if expressions is None:
+        expressions = video is None and recording.suffix.lower() not in AUDIO and _fer_installed()
+    if expressions:
+        rows = with_expressions(rows, recording, problems.append)
     typer.echo(table(rows))
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
+    """Makes transcripts of recordings that have none, where that is installed."""
+    from amuse.speech.automatic import recognizer_of_folder
+
+    try:
+        return recognizer_of_folder(source, out / "transcripts")
+    except ImportError as error:
+        _say_once(f"recordings without a transcript are left out: {error}")
+        return None
+
+
+def _fer_installed() -> bool:
+    from amuse.encoders.builtin import Fer
+    from amuse.media.faces import FaceDetector
+
+    try:
+        FaceDetector(), Fer()
+    except ImportError:
+        return False
+    return True
 
 
 def _detector_installed() -> bool:
@@ -145,6 +208,12 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        typer.echo(f"faces and background are not told apart: {error}")
+        _say_once(f"faces and background are not told apart: {error}")
         return False
     return True
+
+
+def _say_once(text: str) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)

@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from amuse.data.layout import Layout
-from amuse.encoders.hub import encoder_folder
+from amuse.encoders.hub import encoder_folder, without_progress_bars
+from amuse.layout import Layout
 
 # utterances of similar length share a forward pass of about this many tokens, enough to fill the device
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}
@@ -144,9 +144,10 @@ def pretrained_model(encoder: str) -> tuple[Any, Path]:
     from transformers import AutoModel
 
     folder = encoder_folder(encoder)
-    model, info = AutoModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
+    with without_progress_bars():
+        model, info = AutoModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     # weights missing from a checkpoint would be random; a pooler is not used, and often missing
     absent = sorted(key for key in info["missing_keys"] if "pooler" not in key and "mask" not in key)
     if absent:

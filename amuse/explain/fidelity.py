@@ -17,11 +17,11 @@ class Fidelity:
     """Faithfulness of an attribution.
 
     Attributes:
-        r2: Weighted R^2 of the additive model on perturbations that it was not fitted on; 1 is perfect, 0 no better
-            than a constant, NaN where the output never changes.
-        deletion: Area under the output while groups are left out, highest score first; low is good.
-        insertion: Area under the output while groups are put in, highest score first; high is good.
-        random: The same area for random orders, between the two for a good attribution.
+        r2: Weighted R^2 of the additive model on perturbations that it was not fitted on: 1 is perfect, 0 is no better
+            than a constant, NaN means that the output never changes.
+        deletion: Area under the output as groups are removed, highest score first; low is good.
+        insertion: Area under the output as groups are added, highest score first; high is good.
+        random: The same area for random orders; between the two for a good attribution.
     """
 
     r2: float

@@ -1,4 +1,4 @@
-"""Where a prediction comes from beyond single tokens: attention, fusion, modalities, the rest of the dialogue."""
+"""Influences on a prediction beyond single tokens: attention, fusion, modalities, the rest of the dialogue."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,10 +17,10 @@ from amuse_kernels.nn import Packed, ProjectedSource
 
 
 def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
-    """How much each Central network m looks at the tokens of each Peripheral modality n (Eq. 1).
+    """How much each Central network m attends to the tokens of each Peripheral modality n (Eq. 1).
 
     The weights of `p2c_attention_weights`, gates applied, averaged over heads, layers and the tokens of m: they sum to
-    the gate, 1 / |M| in the paper. They say where the model looked, which is not yet what changed its mind.
+    the gate, 1 / |M| in the paper. High attention to a token does not imply that it changed the prediction.
 
     Args:
         model: Put into evaluation mode.
@@ -84,7 +84,7 @@ def _padded_heads(tokens: Packed) -> tuple[Tensor, Tensor]:
 
 
 def fusion_weights(alpha: Tensor | None, present: Tensor) -> Tensor | None:
-    """How much of each modality's descriptor is in A(u), `(M,)`, summing to 1; None where the fusion has no alpha.
+    """The share of each modality's descriptor in A(u), `(M,)`, summing to 1; None for a fusion without alpha.
 
     Eq. 2 mixes alpha[m, n] of f_n and 1 - alpha[m, n] of f_m into slot m; element-wise coefficients are averaged.
 
@@ -106,7 +106,7 @@ def fusion_weights(alpha: Tensor | None, present: Tensor) -> Tensor | None:
 
 
 def modality_effects(perturbation: Perturbation) -> dict[str, Tensor]:
-    """What the model would say if a modality were missing: modality -> probabilities `(C,)`, present ones only."""
+    """The prediction without each present modality: modality -> probabilities `(C,)`."""
     names = perturbation.model.modalities
     return {
         name: perturbation.without(name) for name, here in zip(names, perturbation.present, strict=True) if bool(here)
@@ -114,7 +114,7 @@ def modality_effects(perturbation: Perturbation) -> dict[str, Tensor]:
 
 
 def context_effects(perturbation: Perturbation) -> Tensor:
-    """What the model would say had an utterance never been said: `(N, C)`; the own row is the prediction itself."""
+    """The prediction without each other utterance, `(N, C)`; its own row is the prediction itself."""
     size = len(perturbation.speaker)
     kept = ~torch.eye(size, dtype=torch.bool)
     kept[perturbation.position, perturbation.position] = True
@@ -122,7 +122,7 @@ def context_effects(perturbation: Perturbation) -> Tensor:
 
 
 def speaker_effects(perturbation: Perturbation, dialogue: Dialogue) -> dict[str, Tensor]:
-    """What the model would say had a speaker been silent but for this utterance: speaker -> probabilities `(C,)`."""
+    """The prediction without a speaker's other utterances: speaker -> probabilities `(C,)`."""
     speakers = list(dict.fromkeys(utterance.speaker for utterance in dialogue.utterances))
     kept = torch.tensor([[u.speaker != name for u in dialogue.utterances] for name in speakers])
     kept[:, perturbation.position] = True

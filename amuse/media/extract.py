@@ -1,7 +1,9 @@
-"""One utterance's media to its token features: cut, encode, and say what was wrong."""
+"""From one utterance's media to its token features: cut, encode, report problems."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,8 +13,19 @@ from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
 from amuse.media.decode import read_audio, read_frames
-from amuse.media.faces import FaceDetector, Picture, split_faces, whole
+from amuse.media.faces import Box, FaceDetector, Picture, largest, overlap, split_faces, whole
 from amuse.media.sources import Clip, Span
+from amuse.media.speaking import (
+    FEWEST,
+    FPS,
+    FaceTrack,
+    MouthReader,
+    frames_to_look_at,
+    loudness,
+    sound_looked_at,
+    speaking,
+    track_faces,
+)
 from amuse.media.tracks import MediaError, Note
 
 
@@ -23,9 +36,10 @@ class Options:
     Attributes:
         audio, vision: Encoders, see `amuse.encoders.choose`; None leaves the modality out.
         face: Encoder of the modality face; None = that of `vision`.
-        faces: Whether faces and background are modalities of their own, "face" and "background", instead of "video".
-        audio_rate: Audio tokens a second.
-        frames: Key frames an utterance.
+        faces: Whether faces and background are separate modalities, "face" and "background", instead of "video".
+        speaker_face: Of several faces, use the one whose mouth moves with the sound; otherwise the largest.
+        audio_rate: Audio tokens per second.
+        frames: Key frames per utterance.
         max_seconds: Longest part of an utterance that is read.
     """
 
@@ -33,6 +47,7 @@ class Options:
     vision: str | None = "hog"
     face: str | None = None
     faces: bool = False
+    speaker_face: bool = False
     audio_rate: float = 5.0
     frames: int = 4
     max_seconds: float = 30.0
@@ -49,12 +64,12 @@ class Options:
 
 @dataclass
 class Perception:
-    """What there is to hear and to see of one utterance, before any encoder.
+    """The decoded sound and pictures of one utterance, before any encoder.
 
     Attributes:
         samples: float32 `(samples,)` at 16 kHz, or None.
-        frames: Key frames, uint8 `(H, W, 3)`; the middles of equal parts of the utterance.
-        pictures: Visual modality -> what its encoder reads, one a token.
+        frames: Key frames, uint8 `(H, W, 3)`, from the middles of equal parts of the utterance.
+        pictures: Visual modality -> its encoder's inputs, one per token.
     """
 
     samples: np.ndarray | None = None
@@ -66,13 +81,14 @@ class Extractor:
     """The encoders that `Options` name, ready to use.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: an encoder cannot be had; says why.
+        ImportError, FileNotFoundError, ValueError: An encoder is unavailable; says why.
     """
 
     def __init__(self, options: Options, device: str = "cpu") -> None:
         self.options = options
         self.encoders: dict[str, Encoder] = {}
         self.detector = FaceDetector() if options.faces and options.vision is not None else None
+        self.mouths = MouthReader() if self.detector is not None and options.speaker_face else None
         if options.audio is not None:
             self.encoders["audio"] = audio_encoder(options.audio, options.audio_rate, device)
         if options.vision is not None:
@@ -91,42 +107,43 @@ class Extractor:
             raw: RawStream | None = getattr(encoder, "raw", None)
             if raw is not None:
                 encoders[modality]["raw"] = asdict(raw)
+        which = "the largest" if self.mouths is None else "the one whose mouth moves with the sound"
         return {
             "options": asdict(self.options),
             "encoders": encoders,
-            "faces": None if self.detector is None else self.detector.description,
+            "faces": None if self.detector is None else f"{self.detector.description}, {which}",
         }
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any], device: str = "cpu") -> Self:
-        """The encoders that made prepared data.
+        """The encoders with which data was prepared.
 
         Raises:
-            ValueError: an encoder of that name has other weights here.
+            ValueError: The encoder of that name has different weights here.
         """
         self = cls(Options(**manifest["options"]), device)
         for modality, there in manifest["encoders"].items():
             here = self.encoders[modality]
             if here.fingerprint != there["fingerprint"]:
                 raise ValueError(
-                    f"{modality}: encoder {here.name} has other weights here than where the data was prepared"
+                    f"{modality}: encoder {here.name} has different weights here than where the data was prepared"
                 )
         return self
 
     def __call__(self, clip: Clip, place: str, report: ProblemHandler) -> dict[str, Tensor]:
-        """Modality -> float32 `(L, width)`; a modality that cannot be had is missing, and why was reported."""
+        """Modality -> float32 `(L, width)`; a modality that is unavailable is left out and the reason reported."""
         return self.encode(self.perceive(clip, place, report), place, report)
 
     def perceive(self, clip: Clip, place: str, report: ProblemHandler) -> Perception:
-        """What the encoders will read; what cannot be had is missing, and why was reported."""
+        """The inputs of the encoders; what is unavailable is left out and the reason reported."""
 
         def note(kind: str, message: str) -> None:
             report(Problem(kind, place, message))
 
         seen = Perception()
         readers: list[tuple[Span | None, Callable[[Span, Clip, Note, Perception], None]]] = [
-            (clip.sound, self._hear),
-            (clip.picture, self._see),
+            (clip.sound, self._read_sound),
+            (clip.picture, self._read_picture),
         ]
         for span, read in readers:
             if span is not None:
@@ -148,7 +165,7 @@ class Extractor:
             del features[modality]
         return features
 
-    def _hear(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
+    def _read_sound(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if "audio" not in self.encoders:
             return
         seen.samples = read_audio(span, self.options.max_seconds, note)
@@ -156,7 +173,7 @@ class Extractor:
         if span.end is None and clip.seconds is not None and seconds > 2 * clip.seconds + 2:
             note("long_clip", f"{span.path.name}: over {seconds:.1f} s for an utterance of {clip.seconds:.1f} s")
 
-    def _see(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
+    def _read_picture(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if self.options.vision is None:
             return
         frames = read_frames(span, self.options.frames, self.options.max_seconds, note)
@@ -164,11 +181,46 @@ class Extractor:
         if self.detector is None:
             seen.pictures["video"] = whole(seen.frames)
             return
-        faces, seen.pictures["background"] = split_faces(seen.frames, self.detector)
+        choose = partial(self._choose, span, clip, note, seen)
+        faces, seen.pictures["background"] = split_faces(seen.frames, self.detector, choose)
         if faces:
             seen.pictures["face"] = faces
         else:
             note("no_face", f"{span.path.name}: none in {len(frames)} key frames")
+
+    def _choose(self, span: Span, clip: Clip, note: Note, seen: Perception, found: list[list[Box]]) -> list[Box | None]:
+        """The speaker's face in each key frame, given all faces of each; the largest where that is undecided."""
+        if self.mouths is None or max(map(len, found)) < 2:
+            return largest(found)
+        samples = seen.samples
+        if samples is None and clip.sound is not None:
+            with contextlib.suppress(MediaError):
+                samples = read_audio(clip.sound, self.options.max_seconds, lambda kind, message: None)
+        speaker = None if samples is None else self._speaking_face(span, clip, samples)
+        if speaker is None:
+            note("undecided_face", f"{span.path.name}: {max(map(len, found))} faces")
+            return largest(found)
+        assert samples is not None
+        step = len(samples) / SAMPLE_RATE * FPS / len(found)  # from one key frame to the next, in frames of the track
+        chosen: list[Box | None] = []
+        for number, boxes in enumerate(found):
+            there = np.array(speaker.box_near((number + 0.5) * step))
+            box = max(boxes, key=lambda box: overlap(np.array(box), there), default=None)
+            chosen.append(box if box is not None and overlap(np.array(box), there) > 0 else None)
+        return chosen
+
+    def _speaking_face(self, span: Span, clip: Clip, samples: np.ndarray) -> FaceTrack | None:
+        assert self.detector is not None
+        assert self.mouths is not None
+        heard = sound_looked_at(samples)
+        seconds = len(heard) / SAMPLE_RATE
+        count = frames_to_look_at(seconds)
+        if count < FEWEST:
+            return None
+        looked_at = Span(span.path, span.begin, span.begin + seconds)
+        frames = read_frames(looked_at, count, seconds, lambda kind, message: None)
+        tracks = track_faces([_half(frame, clip.half) for frame in frames], self.detector, self.mouths)
+        return speaking(tracks, loudness(heard, count))
 
 
 def _half(frame: np.ndarray, half: str | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a report's content to one HTML file without scripts, fonts or links to the network."""
+"""Renders a report's content as one HTML file without scripts, fonts or links to the network."""
 
 import math
 from pathlib import Path
@@ -17,22 +17,22 @@ SHOWN_CONTEXT = 6  # most influential other utterances
 
 
 def write_report(content: Content, path: Path, *, sound: bool = False) -> None:
-    """Write the report to `path`, at once or not at all. The arguments are those of `render`."""
+    """Write the report to `path` atomically. The arguments are those of `render`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(render(content, sound=sound), path)
 
 
 def render(content: Content, only: int | None = None, *, sound: bool = False) -> str:
-    """The report as HTML. All texts of the conversation are escaped: they are untrusted.
+    """The report as HTML. The conversation's texts are untrusted and escaped.
 
     Args:
-        content: What it shows.
-        only: Position of a turn, to show its explanation and nothing else.
-        sound: Whether the file holds the sound of each utterance, to be played in place: about 5 kB per second.
+        content: The content.
+        only: Position of a turn, to render its explanation alone.
+        sound: Whether to embed the sound of each utterance, about 5 kB per second.
 
     Raises:
         ValueError: No utterance.
-        ImportError: jinja2, or for sound PyAV, is missing.
+        ImportError: Jinja2, or for sound PyAV, is missing.
     """
     if not content.turns:
         raise ValueError("content.turns: expected at least one utterance, got none")
@@ -68,7 +68,7 @@ def render(content: Content, only: int | None = None, *, sound: bool = False) ->
 def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[str, Any]:
     turn = content.turns[index]
     explained, utterance = turn.explanation, turn.utterance
-    said = outcome.name(explained.probabilities)
+    predicted = outcome.name(explained.probabilities)
     before = None if index == 0 else outcome.name(content.turns[index - 1].explanation.probabilities)
     fill = outcome.colour(explained.probabilities)
     strongest = float(explained.scores.abs().max()) if explained.groups else 0.0
@@ -77,7 +77,7 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
     scored = {stream: explained.of_stream(stream) for stream in streams}
     worded = [stream for stream in streams if stream in WORD_STREAMS and len(scored[stream]) > 1]
     worded = [stream for stream in worded if scored[stream][0][0].start is None]
-    # regions of the whole utterance are in the pictures and have no course of time
+    # regions of the whole utterance are shown in the pictures, not along the time axis
     still = [s for s in streams if scored[s][0][0].cell is not None and len({g.tokens for g, _ in scored[s]}) == 1]
     words = [{"text": group.name, **paint.mark(score)} for stream in worded for group, score in scored[stream]]
     return {
@@ -85,11 +85,11 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
         "speaker": utterance.speaker,
         "text": utterance.text or "",
         "words": words,
-        "emotion": said,
+        "emotion": predicted,
         "fill": fill,
         "ink": ink(fill),
         "confidence": outcome.confidence(explained.probabilities),
-        "change": None if before == said or outcome.names is None else before,
+        "change": None if before == predicted or outcome.names is None else before,
         "size": outcome.bar(float(explained.probabilities[0]))["length"] / 100,
         "label": _label(utterance.label, outcome),
         "target": outcome.target(explained.target),
@@ -231,7 +231,7 @@ def _quality(quality: Quality | RegressionQuality | None) -> dict[str, Any] | No
 
 
 def _scatter(quality: RegressionQuality) -> dict[str, Any]:
-    """Labels to the right, predictions upwards, on one scale from 0 to 200."""
+    """Predictions (y) over labels (x), both scaled to 0 to 200."""
     low = float(min(quality.labels.min(), quality.predictions.min()))
     high = float(max(quality.labels.max(), quality.predictions.max()))
     step = 200 / max(high - low, 1e-6)

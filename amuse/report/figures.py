@@ -21,7 +21,7 @@ LEFT = 90  # speakers' names
 
 
 def times(turns: list[Turn]) -> list[tuple[float, float]]:
-    """Start and end of each turn; without times turns count as one second each."""
+    """Start and end of each turn; without times, each turn counts as one second."""
     known = [(t.utterance.start, t.utterance.end) for t in turns]
     if any(start is None or end is None for start, end in known):
         return [(float(i), i + 0.9) for i in range(len(turns))]
@@ -87,7 +87,7 @@ class Paint:
 def strip(scores: list[tuple[Group, float]], turn: Turn, paint: Paint) -> dict[str, Any]:
     """The segments of one stream as bars along the utterance, 600 units wide, 30 up and 30 down from the middle.
 
-    The regions of a picture are one bar: the sum of their scores.
+    The regions of a picture form one bar, the sum of their scores.
     """
     segments: dict[tuple[int, ...], tuple[Group, float]] = {}
     for group, score in scores:

@@ -19,10 +19,10 @@ from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
 
 CAUTIONS = {
-    "train": "The model was trained on these utterances: expect less on new data.",
-    "valid": "These utterances chose the checkpoint and the temperature: expect a little less on new data.",
+    "train": "The model was trained on these utterances: expect lower scores on new data.",
+    "valid": "These utterances chose the checkpoint and the temperature: expect slightly lower scores on new data.",
 }
-"""Why figures on a split are better than on new data."""
+"""Split -> why its scores are better than on new data."""
 
 
 def explain_run(
@@ -33,7 +33,7 @@ def explain_run(
     split: str = "test",
     progress: bool = True,
 ) -> Content:
-    """Everything that a report shows of one dialogue of a run's data.
+    """The content of the report of one dialogue of a run's data.
 
     Args:
         run: Folder of the run.
@@ -83,7 +83,7 @@ def explain_run(
 
 
 def model_card(model: Amuse, temperature: float, source: str, options: ExplainOptions) -> dict[str, str]:
-    """Facts about the model and how the report came about."""
+    """Facts about the model and how the report was made."""
     card = {
         "Model": f"AMuSE, {sum(p.numel() for p in model.parameters()):,} parameters",
         "Modalities": ", ".join(model.modalities),

@@ -1,4 +1,4 @@
-"""What a model's answer is called, coloured and measured in: an emotion and its probability, or a number."""
+"""How a report words and colours predictions: an emotion and its probability, or a number."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class Outcome:
 
     Args:
         label_names: Emotions; None for regression.
-        scale: What counts as a large number in regression; 1 for probabilities.
+        scale: A large value of the output in regression; 1 for probabilities.
     """
 
     def __init__(self, label_names: list[str] | None, scale: float = 1.0) -> None:
@@ -48,7 +48,7 @@ class Outcome:
 
     @classmethod
     def of(cls, label_names: list[str] | None, values: list[Tensor]) -> "Outcome":
-        """For these predictions, of which the largest number is the scale."""
+        """For these predictions; in regression the largest one is the scale."""
         largest = 1.0 if label_names is not None else max(float(value.abs().max()) for value in values)
         return cls(label_names, max(largest, 1e-6))
 
@@ -57,7 +57,7 @@ class Outcome:
         return number(float(prediction[0])) if self.names is None else self.names[int(prediction.argmax())]
 
     def target(self, target: int) -> str:
-        """What an explanation explains."""
+        """Name of the explained output."""
         return "the number" if self.names is None else self.names[target]
 
     def colour(self, prediction: Tensor) -> str:

@@ -24,16 +24,16 @@ TRAINING, VALIDATION = OTHERS[4], OTHERS[6]  # blue, vermilion
 
 
 def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png") -> list[Path]:
-    """Draw everything that is known of a run and return the files; what the run has no data for is not drawn.
+    """Draw every plot for which a run has data, and return the files.
 
     Args:
         run: Folder of the run.
         out: Folder of the plots.
-        split: "train", "valid" or "test", of the scores.
+        split: "train", "valid" or "test", the split that is scored.
         file_format: "png" or "svg".
 
     Raises:
-        FileNotFoundError, ValueError: Naming what is wrong with the run or an argument.
+        FileNotFoundError, ValueError: A faulty run or argument; says what is wrong.
         ImportError: matplotlib is missing.
     """
     if file_format not in FORMATS:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from amuse.config import ModelConfig
 from amuse.data.batch import UNLABELLED, Batch, present_modalities
-from amuse.data.layout import Layout
 from amuse.data.mix import Mix
+from amuse.layout import Layout
 
 
 def augment(batch: Batch, config: ModelConfig, groups: dict[str, list[str]]) -> Batch:

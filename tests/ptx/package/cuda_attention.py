@@ -122,27 +122,24 @@ def kernels(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> di
 class Call:
     """The parameters of one call in C, and the tensors behind its pointers."""
 
-    def __init__(self, params: Any, arguments: Sequence[Any], allow_tf32: bool) -> None:
-        query, keys, values, gates, masks, query_groups, key_groups, relations, causal = arguments[:9]
-        joint, softmax_scale, dropout_p, seed = arguments[9:]
+    def __init__(self, params: Any, inputs: AttentionInputs, allow_tf32: bool) -> None:
         self.params, self.read, self.outputs = params, [], {}
-        self.options = Options(seed=self.pointer(seed), allow_tf32=allow_tf32)
-        batch, heads, queries, head_dim = query.shape
-        params.dtype, params.joint, params.sources = DTYPES[query.dtype], joint, len(keys)
-        params.b, params.h, params.lq, params.d = batch, heads, queries, head_dim
-        params.softmax_scale, params.dropout_p = softmax_scale, dropout_p
-        params.drop_threshold = drop_threshold(dropout_p)
-        params.query = self.rows(query)
-        params.query_groups = self.pointer(query_groups)
-        params.gates = self.pointer(gates)
-        if gates is not None:
-            params.gate_strides[:] = gates.stride()
-        for p, key in enumerate(keys):
+        self.options = Options(seed=self.pointer(inputs.seed), allow_tf32=allow_tf32)
+        params.dtype, params.joint, params.sources = DTYPES[inputs.query.dtype], inputs.joint, len(inputs.keys)
+        params.b, params.h, params.lq, params.d = inputs.query.shape
+        params.softmax_scale, params.dropout_p = inputs.softmax_scale, inputs.dropout_p
+        params.drop_threshold = drop_threshold(inputs.dropout_p)
+        params.query = self.rows(inputs.query)
+        params.query_groups = self.pointer(inputs.query_groups)
+        params.gates = self.pointer(inputs.gates)
+        if inputs.gates is not None:
+            params.gate_strides[:] = inputs.gates.stride()
+        for p, (key, value, mask) in enumerate(zip(inputs.keys, inputs.values, inputs.key_masks, strict=True)):
             source = params.source[p]
-            source.key, source.value, source.length = self.rows(key), self.rows(values[p]), key.shape[2]
-            source.mask = self.pointer(None if masks[p] is None else masks[p].view(torch.uint8))
-            source.groups = self.pointer(key_groups[p])
-            source.relation, source.causal = relations[p], causal[p]
+            source.key, source.value, source.length = self.rows(key), self.rows(value), key.shape[2]
+            source.mask = self.pointer(None if mask is None else mask.view(torch.uint8))
+            source.groups = self.pointer(inputs.key_groups[p])
+            source.relation, source.causal = inputs.relations[p], inputs.causal[p]
 
     def pointer(self, tensor: torch.Tensor | None, writers: Sequence[int] = ()) -> int | None:
         """The address of a tensor, which only the kernels `writers` (numbers of AttentionKernel) may write."""

@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amuse_kernels.attention import cuda
+from amuse_kernels.attention import cuda, reference
+from amuse_kernels.attention.inputs import SAME
+from benchmarks import large_scores
+from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.emulator import mutation
 from tests.ptx.emulator.nvcc_kernels import nvcc
-from tests.ptx.package.attention_calls import ATTENTION, FAR_APART, GATE_SUMS, AttentionCall
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
@@ -92,6 +102,52 @@ def test_results_do_not_depend_on_the_order_of_warps_and_blocks():
     first, _ = run(call, seed=0)
     second, _ = run(call, grad_lse=False, seed=3)
     torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("score", [419, 3_770, 15_080])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_scores_stay_within_the_error_budget(dtype, normalization, score):
+    call = large_scores.Call.draw(score, normalization, dtype)
+    out, lse, forward = p2c_attention_forward(call.inputs)
+    query, keys, values, gates, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, call.inputs)
+    assert_clean([*forward, *backward])
+    shares = call.shares([out, lse, query, *keys, *values, gates])
+    # in fp32, sums in double leave most of the budget; three TF32 products alone come to 0.9 of it
+    assert max(shares) <= (0.5 if dtype == torch.float32 else 1), shares
+
+
+@needs_nvcc
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_large_scores_with_every_option_and_nan_behind_the_masks_stay_within_the_error_budget(normalization):
+    case = make_case(1, 2, 50, (50, 50), 24, torch.float32, groups=True, causal=True, normalization=normalization)
+    case.query *= 5_000
+    readable = inputs_of(case)
+    hide_what_is_masked(case)
+    inputs = inputs_of(case)
+    out, lse, forward = p2c_attention_forward(inputs)
+    call = large_scores.Call(readable, torch.randn(out.shape), torch.randn(lse.shape) * (lse > -torch.inf))
+    query, keys, values, gates, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, inputs)
+    assert_clean([*forward, *backward])
+    low, exact = (call.differentiated(reference.p2c_attention, dtype) for dtype in (torch.float32, torch.float64))
+    assert exact[1].abs().masked_fill(lse == -torch.inf, 0).max() > 5_000
+    for index, tensors in enumerate(zip([out, lse, query, *keys, *values, gates], low, exact, strict=True)):
+        assert_within_budget(*(t.masked_fill(exact[index] == -torch.inf, 0) for t in tensors), f"tensor {index}")
+
+
+@needs_nvcc
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_nan_in_a_query_that_sees_no_key_reaches_no_gradient(normalization):
+    call = AttentionCall.make(70, (45, 33), 24, torch.float32, groups=True, masks=False, normalization=normalization)
+    blind = call.inputs.query_groups == 1
+    key_groups = [torch.zeros_like(groups) for groups in call.inputs.key_groups]
+    call.inputs = call.inputs._replace(key_groups=key_groups, relations=(SAME, SAME))
+    results, _ = run(call)
+    call.inputs.query.masked_fill_(blind[:, None, :, None], torch.nan)
+    again, reports = run(call, grad_lse=False)
+    assert_clean(reports)
+    torch.testing.assert_close(again, results, rtol=0, atol=0)
 
 
 @needs_nvcc
