@@ -141,7 +141,7 @@ def _own_split(config: DataConfig, split: str, progress: bool, device: torch.dev
     elif config.dataset == "tables":
         conversations = read_tables(_folder(config)).split(split)
     elif config.dataset == "prepared":
-        conversations = read_prepared(_folder(config), split)
+        conversations = read_prepared(_folder(config), split, verify=config.verify)
         if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
             conversations = add_text(config, conversations, progress, device=device)
     else:
