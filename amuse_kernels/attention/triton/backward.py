@@ -57,7 +57,7 @@ def weights(b_q, b_do, b_k, b_v, shift, visible, kept, scale_log2, keep_scale,
     if JOINT:
         b_x = tl.where(b_x > JOINT_LIMIT, JOINT_LIMIT, b_x)  # a NaN stays a NaN
     elif visible is not None:
-        b_x = tl.where(b_x > 0.0, 0.0, b_x)  # shift -inf stands for a weight of exactly 1
+        b_x = tl.where(b_x > 0.0, 0.0, b_x)  # shift -inf means a weight of exactly 1
     b_w = tl.exp2(b_x)
     if visible is not None:
         b_w = tl.where(visible, b_w, 0.0)
