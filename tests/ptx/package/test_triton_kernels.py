@@ -10,7 +10,7 @@ import torch
 
 from amuse_kernels import reference
 from tests.attention_cases import make_case
-from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, inputs_of
+from tests.ptx.package.attention_calls import ATTENTION, FAR_APART, GATE_SUMS, MANY_QUERIES, AttentionCall, inputs_of
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -39,6 +39,8 @@ on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=
     [
         *((name, *target) for target in TARGETS for name in ATTENTION),
         *((name, 80, torch.float16) for name in MANY_QUERIES),
+        *((name, 120, torch.float32) for name in (*FAR_APART, *GATE_SUMS)),
+        *((name, 90, torch.bfloat16) for name in FAR_APART),
     ],
     ids=str,
 )
@@ -54,7 +56,7 @@ HEAD_DIMS = [
 ]
 
 
-# all of them: AMUSE_PTX=every pytest tests/ptx/test_package_kernels.py -k head_dims
+# all of them: AMUSE_PTX=every pytest tests/ptx/package/test_triton_kernels.py -k head_dims
 @pytest.mark.parametrize(
     ("head_dim", "name", "arch", "dtype"),
     HEAD_DIMS if os.environ.get("AMUSE_PTX") == "every" else HEAD_DIMS[9::13],
@@ -67,13 +69,29 @@ def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
 
 def emulate(call, arch):
     """Forward and backward: clean, and within the error budget."""
-    with emulated(arch, seed=1) as reports:
+    with emulated(arch, seed=1, readonly=call.read_only()) as reports:
         out, lse = attention.p2c_attention_forward(call.inputs)
         call.draw_upstream(lse)
         saved = out if call.inputs.joint else None
         grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, call.inputs)
     assert_clean(reports)
     call.assert_within_budget(out, lse, *grads)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("queries", [20, 150], ids=["one tile", "two tiles"])
+def test_offsets_above_2_to_the_31(dim, queries):
+    call = AttentionCall.make(queries, (40, 3), 32, torch.float16, layouts=True)
+    emulate(call, 80)
+    emulate(call.spread_out(dim), 80)
+
+
+def test_rows_of_a_slice_farther_apart_than_2_to_the_31_are_refused():
+    call = AttentionCall.make(20, (40, 3), 32, torch.float16).spread_out(dim=2)
+    readonly = call.read_only()
+    with emulated(80, readonly=readonly) as reports, pytest.raises(ValueError, match=r"within 2\^31 elements"):
+        attention.p2c_attention_forward(call.inputs)
+    assert not reports
 
 
 def test_attention_moves_each_byte_once():
