@@ -98,7 +98,7 @@ def p2c_attention(
         dropout_p=dropout_p,
         seed=seed,
     )
-    name = choose_backend("p2c_attention", inputs.query, backend)
+    name = choose_backend("p2c_attention", inputs.query, backend, inputs.differentiable)
     with without_autocast:
         out, lse = _attend(inputs, name)
     return (out, lse) if return_lse else out
@@ -171,7 +171,7 @@ def p2c_attention_varlen(
         dropout_p=dropout_p,
         seed=seed,
     )
-    name = choose_backend("p2c_attention_varlen", query, backend)
+    name = choose_backend("p2c_attention_varlen", inputs.query, backend, inputs.differentiable)
     with without_autocast:
         out, lse = _attend(inputs, name)
     return (of_batch(out), of_batch(lse)) if return_lse else of_batch(out)
@@ -268,7 +268,7 @@ def adaptive_fusion(
     """
     without_autocast, (descriptors, alpha) = _autocast(descriptors, alpha)
     check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
-    name = choose_backend("adaptive_fusion", descriptors, backend)
+    name = choose_backend("adaptive_fusion", descriptors, backend, (descriptors, alpha, pair_weight, pair_bias))
     arguments = (descriptors, alpha, pair_weight, pair_bias, present)
     with without_autocast:
         if name == "reference":
@@ -297,7 +297,7 @@ def interpolation_coefficients(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_interpolation(a, b, grad_b, epsilon)
-    name = choose_backend("interpolation_coefficients", a, backend)
+    name = choose_backend("interpolation_coefficients", a, backend, (a, b, grad_b))
     arguments = (a, b, grad_b, float(epsilon))
     without_autocast, _ = _autocast(a)
     with without_autocast:
