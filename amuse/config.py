@@ -219,8 +219,8 @@ class Config:
         In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
 
         Raises:
-            FileNotFoundError: no such file or name.
-            ValueError: a key that does not exist or a value of the wrong type, named with its place.
+            FileNotFoundError: No such file or name.
+            ValueError: A key that does not exist or a value of the wrong type, named with its place.
         """
         tree: Any = {}
         if path is not None:
@@ -294,7 +294,7 @@ def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:
     """A dataclass from nested dicts, every key and type checked.
 
     Raises:
-        ValueError: a key that does not exist or a value of the wrong type, named with its place.
+        ValueError: A key that does not exist or a value of the wrong type, named with its place.
     """
     if not isinstance(tree, dict):
         raise ValueError(f"{place}: expected a mapping, got {type(tree).__name__} {tree!r}")

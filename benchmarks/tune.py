@@ -18,7 +18,7 @@ import triton
 from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton import tiles
-from amuse_kernels.attention.triton.tiles import Need, Row, Tile
+from amuse_kernels.attention.triton.tiles import Row, Tile, TileKey
 from amuse_kernels.launch import architecture
 
 KERNELS = ("forward", "backward", "backward keys")
@@ -28,7 +28,7 @@ HEAD_DIMS = (32, 64, 128, 256)
 QUERIES = {"16": 16, "64": 64, "any": 256}  # the bound of a row, and how many stand for it
 BATCH, HEADS, SOURCES = 32, 8, 3
 
-Time = Callable[[Need, Tile], float]  # of a call, infinity where the chip cannot run it
+Time = Callable[[TileKey, Tile], float]  # of a call, infinity where the chip cannot run it
 
 
 def candidates(queries: int) -> Iterator[Tile]:
@@ -38,15 +38,15 @@ def candidates(queries: int) -> Iterator[Tile]:
             yield tile
 
 
-def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
-    for need, queries in needs:
-        times = {tile: time(need, tile) for tile in candidates(need.queries)}
+def measure(keys: Iterable[tuple[TileKey, str]], time: Time, chosen_by: str) -> Iterator[Row]:
+    """The fastest tile of each key, as a row for calls with up to the given number of queries."""
+    for key, queries in keys:
+        times = {tile: time(key, tile) for tile in candidates(key.queries)}
         best = min(times, key=lambda tile: times[tile])
         if math.isinf(times[best]):
-            raise RuntimeError(f"no candidate ran for {need}")
-        print(f"{need}: {best}, {times[best] * 1000:.1f} us", flush=True)
-        yield Row(need.kernel, str(need.arch), need.bytes, need.options, need.head_dim, queries, best, chosen_by)
+            raise RuntimeError(f"no candidate ran for {key}")
+        print(f"{key}: {best}, {times[best] * 1000:.1f} us", flush=True)
+        yield Row(key.kernel, str(key.arch), key.bytes, key.options, key.head_dim, queries, best, chosen_by)
 
 
 def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
@@ -63,11 +63,11 @@ def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def tried(need: Need, tile: Tile) -> Iterator[None]:
-    """Inside, launches of the need's kernel have this tile."""
+def tried(key: TileKey, tile: Tile) -> Iterator[None]:
+    """Inside, launches of the kernel of `key` have this tile."""
 
-    def choose(other: Need) -> Tile:
-        return tile if other.kernel == need.kernel else tiles.choose_tile(other)
+    def choose(other: TileKey) -> Tile:
+        return tile if other.kernel == key.kernel else tiles.choose_tile(other)
 
     attention.forget_plans()
     try:
@@ -77,13 +77,13 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
         attention.forget_plans()
 
 
-def time_on_gpu(need: Need, tile: Tile) -> float:
+def time_on_gpu(key: TileKey, tile: Tile) -> float:
     """Median milliseconds of a call with random tokens."""
-    inputs = _inputs(need)
+    inputs = _inputs(key)
     out, lse = attention.p2c_attention_forward(inputs)
-    with tried(need, tile):
+    with tried(key, tile):
         try:
-            if need.kernel == "forward":
+            if key.kernel == "forward":
                 return triton.testing.do_bench(lambda: attention.p2c_attention_forward(inputs), return_mode="median")
             return triton.testing.do_bench(
                 lambda: attention.p2c_attention_backward(out, None, out, lse, inputs), return_mode="median"
@@ -92,25 +92,25 @@ def time_on_gpu(need: Need, tile: Tile) -> float:
             return math.inf
 
 
-def _inputs(need: Need) -> AttentionInputs:
-    every = need.options == "all options"
+def _inputs(key: TileKey) -> AttentionInputs:
+    every = key.options == "all options"
 
     def tokens() -> torch.Tensor:
-        return torch.randn(BATCH, HEADS, need.queries, need.head_dim, dtype=DTYPES[need.bytes], device="cuda")
+        return torch.randn(BATCH, HEADS, key.queries, key.head_dim, dtype=DTYPES[key.bytes], device="cuda")
 
-    groups = torch.randint(0, 3, (BATCH, need.queries), device="cuda") if every else None
+    groups = torch.randint(0, 3, (BATCH, key.queries), device="cuda") if every else None
     return AttentionInputs(
         query=tokens(),
         keys=[tokens() for _ in range(SOURCES)],
         values=[tokens() for _ in range(SOURCES)],
         gates=torch.ones(BATCH, HEADS, SOURCES, device="cuda"),
-        key_masks=[torch.ones(BATCH, need.queries, dtype=torch.bool, device="cuda")] * SOURCES,
+        key_masks=[torch.ones(BATCH, key.queries, dtype=torch.bool, device="cuda")] * SOURCES,
         query_groups=groups,
         key_groups=[groups] * SOURCES,
         relations=[1 if every else 0] * SOURCES,
         causal=[every] * SOURCES,
         joint=False,
-        softmax_scale=need.head_dim**-0.5,
+        softmax_scale=key.head_dim**-0.5,
         dropout_p=0.1 if every else 0.0,
         seed=torch.zeros((), dtype=torch.int64, device="cuda") if every else None,
     )
@@ -128,14 +128,14 @@ def main() -> None:
             f"(torch {torch.__version__}, torch.cuda.is_available() is False)"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    needs = [
-        (Need(kernel, architecture(device), size, options, head_dim, count), queries)
+    keys = [
+        (TileKey(kernel, architecture(device), size, options, head_dim, count), queries)
         for kernel, size, options, head_dim, (queries, count) in itertools.product(
             KERNELS, chosen.bytes, chosen.options, chosen.head_dims, QUERIES.items()
         )
     ]
     measured = []
-    for row in measure(needs, time_on_gpu, torch.cuda.get_device_name(device)):
+    for row in measure(keys, time_on_gpu, torch.cuda.get_device_name(device)):
         measured.append(row)
         tiles.write(in_front(measured, tiles.read()))
     print(f"{len(measured)} rows in {tiles.TILES}")

@@ -1,4 +1,4 @@
-"""What is measured: inputs, and contenders that all compute the same from them, ours among them.
+"""The measured workloads: inputs, and contenders that all compute the same from them, ours among them.
 
 A contender does in every call what its user would have to do in every call, mask building included.
 """
@@ -50,7 +50,7 @@ class Workload:
         """Every contender gives the output and the gradients of "eager". Returns the upstream gradient used.
 
         Raises:
-            AssertionError: one does not; its times would mean nothing.
+            AssertionError: One does not; its times would mean nothing.
         """
         expected = self.contenders["eager"]()
         upstream = torch.randn_like(expected)
@@ -100,7 +100,7 @@ class Attention:
 
     @property
     def options(self) -> dict:
-        """Of p2c_attention."""
+        """The keyword arguments of p2c_attention."""
         options = {"gates": self.gates, "normalization": self.normalization}
         if self.groups is None:
             return options | {"key_masks": self.key_masks}

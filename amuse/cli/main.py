@@ -9,12 +9,14 @@ import typer
 
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
+from amuse.cli import pretrained as cli_pretrained
 from amuse.cli import speech as cli_speech
 
 app = typer.Typer(
     no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_pretrained.pretrained)
 app.command()(cli_speech.transcribe)
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)

@@ -81,7 +81,7 @@ class Run:
             shuffle=True,
             seed=train.seed,
             max_utterances=train.max_utterances,
-            tokens=[sum(len(x) for u in d.utterances for x in u.features.values()) for d in splits.train.dialogues],
+            tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
             max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
         )

@@ -1,4 +1,4 @@
-"""What is measured on, and how a time is taken there: an NVIDIA GPU, or nothing at all (`--dry-run`)."""
+"""The device that is measured, and how a time is taken on it: an NVIDIA GPU, or none (`--dry-run`)."""
 
 import itertools
 import platform
@@ -53,7 +53,7 @@ class Gpu:
         """Median seconds of a call inside a CUDA graph: what the GPU takes, without Python and launches.
 
         Raises:
-            RuntimeError: the calls cannot be captured, for example since they wait for a result.
+            RuntimeError: The calls cannot be captured, for example since they wait for a result.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

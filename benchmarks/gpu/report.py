@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON with everything, a CSV, two plots, and one archive of it all to send."""
+"""The output of a run: JSON with everything, a CSV, two plots, and one archive of all of it to send."""
 
 import csv
 import json

@@ -28,7 +28,7 @@ TINY = (2, 2, 9, (7, 5), False)
 
 @dataclass
 class Results:
-    """What was measured, and what was not and why."""
+    """The measurements, and those that failed, with reasons."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)  # wrong results: these have no times

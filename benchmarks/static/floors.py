@@ -1,4 +1,4 @@
-"""What the hardware's published figures allow: least time of a shape, launches and bytes, next to SDPA per stream.
+"""Lower bounds from the hardware's published figures: time, launches and bytes of a shape, next to SDPA per stream.
 
 python -m benchmarks.static.floors      writes the table of docs/gpu_tables.md
 
