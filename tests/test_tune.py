@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,42 @@ def test_measuring_again_replaces_and_keeps_what_was_not_measured(table):
     again = measured(Tile(64, 32, 4, 1), (KEY, "any"), by="the same GPU")
     rows = tiles.read()
     assert tune.in_front(again, tune.in_front(first, rows)) == [again[0], first[1], *rows]
+
+
+def test_what_is_in_use_is_tried_first_with_its_limit_of_registers_and_the_best_with_another():
+    in_use = choose_tile(KEY._replace(bytes=4, head_dim=128, options="all options"))
+    key = KEY._replace(bytes=4, head_dim=128, options="all options")
+    tried = [tile for tile, _ in tune.search(key, lambda _, tile: float(tile != in_use), most=5)]
+    assert tried[0] == in_use
+    assert len(tried) == len(set(tried)) == 6
+    assert tried[-1]._replace(max_registers=None) == in_use._replace(max_registers=None)
+    assert tried[-1].max_registers != in_use.max_registers
+
+
+def test_kernels_that_a_call_does_not_launch_are_not_tuned():
+    by_keys = KEY._replace(kernel="backward keys")
+    assert [tune.is_reached(by_keys._replace(queries=count)) for count in (16, 64, 256)] == [False, False, True]
+    assert tune.is_reached(KEY._replace(kernel="backward", queries=16))
+
+
+def test_a_tile_that_raises_or_is_wrong_does_not_win(monkeypatch, capsys):
+    class OutOfResources(Exception):
+        pass
+
+    def checked_time(_key, tile):
+        if tile.num_stages == 1:
+            raise OutOfResources("shared memory")
+        if tile.num_stages == 2:
+            raise AssertionError("tensor 0: error 1 above the budget 0.1")
+        return float(tile.keys)
+
+    monkeypatch.setattr(tune, "checked_time", checked_time)
+    monkeypatch.setattr(tune, "Gpu", lambda: SimpleNamespace(is_lost=lambda: False))
+    [row] = tune.measure([(KEY, "any")], tune.time_on_gpu, "a GPU")
+    assert row.tile.num_stages == 3
+    printed = capsys.readouterr().out
+    assert "OutOfResources: shared memory" in printed
+    assert "AssertionError: tensor 0: error 1 above the budget 0.1" in printed
 
 
 def test_the_table_survives_writing(table):

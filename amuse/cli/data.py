@@ -187,7 +187,7 @@ def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandl
     try:
         return recognizer_of_folder(source, out / "transcripts")
     except ImportError as error:
-        typer.echo(f"recordings without a transcript are left out: {error}")
+        _say_once(f"recordings without a transcript are left out: {error}")
         return None
 
 
@@ -208,6 +208,12 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        typer.echo(f"faces and background are not told apart: {error}")
+        _say_once(f"faces and background are not told apart: {error}")
         return False
     return True
+
+
+def _say_once(text: str) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)

@@ -72,8 +72,9 @@ def _tile(queries: str, keys: str, warps: str, stages: str, max_registers: str) 
     return Tile(int(queries), int(keys), int(warps), int(stages), int(max_registers) if max_registers else None)
 
 
-def write(rows: Iterable[Row]) -> None:
-    with TILES.open("w", newline="", encoding="utf-8") as file:
+def write(rows: Iterable[Row], path: Path | None = None) -> None:
+    """Writes a table of launch configurations, by default the one in use."""
+    with (path or TILES).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         tile = ("tile_queries", "tile_keys", "warps", "stages", "max_registers")
         writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
