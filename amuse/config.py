@@ -169,6 +169,7 @@ class TrainConfig:
     batch_size: int = 16  # dialogues of a step, of all processes together
     accumulate: int = 1  # parts that a process computes its share of a step in, one after the other; memory, not result
     max_utterances: int | None = None  # bound on the utterances of a batch
+    max_tokens: int | None = None  # bound on the tokens of a batch, of all modalities together
     learning_rate: float = 1e-3
     encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned encoder
     encoder_decay: float = 1.0  # factor of that rate from each layer to the one below

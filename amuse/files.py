@@ -19,7 +19,11 @@ CALIBRATION_FILE = "calibration.json"  # in BEST
 
 
 def write_text(text: str, path: Path) -> None:
-    _replace(path, lambda temporary: temporary.write_text(text))
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    _replace(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:

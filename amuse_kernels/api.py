@@ -10,7 +10,7 @@ from torch import Tensor
 from amuse_kernels.attention import ops as attention_ops
 from amuse_kernels.attention import reference as attention_reference
 from amuse_kernels.attention.inputs import AttentionInputs, check_attention
-from amuse_kernels.attention.varlen import check_attention_varlen
+from amuse_kernels.attention.varlen import check_attention_varlen, of_batch
 from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
 from amuse_kernels.fusion import ops as fusion_ops
@@ -153,7 +153,7 @@ def p2c_attention_varlen(
     """
     check_flag("return_lse", return_lse)
     without_autocast, (query, keys, values) = _autocast(query, keys, values)
-    inputs, packing = check_attention_varlen(
+    inputs = check_attention_varlen(
         query,
         keys,
         values,
@@ -173,8 +173,8 @@ def p2c_attention_varlen(
     )
     name = choose_backend("p2c_attention_varlen", query, backend)
     with without_autocast:
-        out, lse = packing.unpad_outputs(*_attend(inputs, name), query.shape[0])
-    return (out, lse) if return_lse else out
+        out, lse = _attend(inputs, name)
+    return (of_batch(out), of_batch(lse)) if return_lse else of_batch(out)
 
 
 def p2c_attention_weights(

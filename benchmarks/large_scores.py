@@ -131,7 +131,7 @@ def runnable(backend: str) -> Iterator[None]:
 
 def table(backend: str, draws: int) -> str:
     head = " | ".join(f"{score:,}" for score in SCORES)
-    lines = [f"| {backend} | largest score: {head} |", "|---" * (len(SCORES) + 1) + "|"]
+    lines = [f"| backend | normalization, dtype | largest score: {head} |", "|---" * (len(SCORES) + 2) + "|"]
     dtypes = (torch.float64, *DTYPES) if backend == "cpu" else DTYPES
     for normalization in NORMALIZATIONS:
         for dtype in dtypes:
@@ -140,7 +140,7 @@ def table(backend: str, draws: int) -> str:
                 calls = [Call.draw(score, normalization, dtype, seed) for seed in range(draws)]
                 cells.append(max(max(call.shares(call.found(backend))) for call in calls))
             name = f"{normalization}, {str(dtype).removeprefix('torch.')}"
-            lines.append(f"| {name} | {' | '.join(f'{cell:.2g}' for cell in cells)} |")
+            lines.append(f"| {backend} | {name} | {' | '.join(f'{cell:.2g}' for cell in cells)} |")
     return "\n".join(lines)
 
 

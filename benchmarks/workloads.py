@@ -298,16 +298,13 @@ def training_steps(
     """
     dialogues, length, classes = 16, 10, 7
     count = dialogues * length
-    batch = Batch(
-        features={m: torch.randn(count, *shape) for m, shape in tokens.items()},
-        masks={
-            m: torch.arange(n) < torch.randint((n + 1) // 2, n + 1, (count,))[:, None] for m, (n, _) in tokens.items()
-        },
-        dialogue=torch.arange(dialogues).repeat_interleave(length),
-        position=torch.arange(length).repeat(dialogues),
+    lengths = {m: torch.randint((n + 1) // 2, n + 1, (count,)) for m, (n, _) in tokens.items()}
+    batch = Batch.of(
+        {m: torch.randn(int(lengths[m].sum()), width) for m, (_, width) in tokens.items()},
+        lengths,
+        [length] * dialogues,
         speaker=torch.randint(0, 3, (count,)),
         labels=torch.randint(0, classes, (count,)),
-        ids=[(str(i // length), str(i)) for i in range(count)],
     ).to(device)
     spec = DataSpec({m: width for m, (_, width) in tokens.items()}, [str(c) for c in range(classes)])
 

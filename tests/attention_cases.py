@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels import p2c_attention
+from tests.sparse_memory import sparse_memory
 
 
 @dataclass
@@ -50,9 +51,17 @@ def make_case(
     masks=True,
     groups=False,
     seed=0,
+    layouts=False,
+    score_offsets=None,
     **options,
 ) -> Case:
-    """A random case; with `masks` each source has ragged key lengths and the last source is absent for sample 0."""
+    """A random case.
+
+    Args:
+        masks: Each source has ragged key lengths and the last source is absent for sample 0; "holes": see `holes_in`.
+        layouts: Queries, keys and values are laid out unlike each other in memory.
+        score_offsets: For each source what is added to all its scores.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -63,7 +72,19 @@ def make_case(
     values = [randn(batch, heads, length, head_dim) for length in lengths]
     if gates:
         options["gates"] = torch.rand(batch, heads, len(lengths), generator=g, dtype=torch.float64).to(dtype) + 0.1
-    if masks:
+    if score_offsets:
+        query[..., 0] = head_dim**0.5
+        for key, offset in zip(keys, score_offsets, strict=True):
+            key[..., 0] = offset
+    if layouts:
+        keys = [torch.cat([key, key], 2)[:, :, : key.shape[2]] for key in keys]  # rows of a longer tensor
+        values = [value.transpose(1, 2).contiguous().transpose(1, 2) for value in values]  # heads inside of tokens
+    if masks == "holes":
+        options["key_masks"] = [
+            torch.stack([holes_in(length, source + 2 * sample) for sample in range(batch)])
+            for source, length in enumerate(lengths)
+        ]
+    elif masks:
         options["key_masks"] = []
         for p, length in enumerate(lengths):
             kept = torch.randint(length // 2, length + 1, (batch, 1), generator=g) if length else torch.zeros(batch, 1)
@@ -76,6 +97,26 @@ def make_case(
         options["key_groups"] = [torch.randint(0, 2, (batch, length), generator=g) for length in lengths]
         options.setdefault("relations", [("same", "different", "any")[p % 3] for p in range(len(lengths))])
     return Case(query, keys, values, options)
+
+
+def holes_in(length: int, kind: int) -> Tensor:
+    """A key mask that an off-by-one bound at the edge of a tile would break, for tiles of 128, 64, 32 or 16 keys.
+
+    In turn: all keys visible but the last of a tile; none behind the first of a tile; all but the first of a tile; and
+    a hole in each tile.
+    """
+    keys = torch.arange(length)
+    edge = min(128, 1 << max(0, (length - 1).bit_length() - 1))  # a power of two: where a tile of any size starts
+    return (keys != edge - 1, keys <= edge, keys != edge, keys % 16 != 15)[kind % 4]
+
+
+def spread_out(tensor: Tensor, dim: int, unit: int = 64) -> Tensor:
+    """The same values with offsets above 2^31 elements along `dim`, in strides of multiples of `unit`."""
+    strides = list(tensor.contiguous().stride())
+    strides[dim] = (2**31 // max(1, tensor.shape[dim] - 1) // unit + 1) * unit
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    memory = sparse_memory(elements * tensor.element_size())
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
 
 
 def oracle(case: Case) -> tuple[Tensor, Tensor, list[Tensor]]:

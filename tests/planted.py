@@ -50,7 +50,7 @@ def train_planted(folder, **options):
     splits = Splits(
         planted_conversations(100, 1), planted_conversations(10, 2), planted_conversations(40, 3), standardizer=None
     )
-    changes = {"model.d_model": 16, "model.num_heads": 2, "model.man_layers": 2, "train.epochs": 8} | options
+    changes = {"model.d_model": 16, "model.num_heads": 2, "model.man_layers": 2, "train.epochs": 12} | options
     changes |= {"train.learning_rate": 0.01, "train.batch_size": 8, "model.dropout": 0.05}
     config = Config.load(None, [f"{key}={value}" for key, value in changes.items()])
     return train_on(splits, config, folder, progress=False), splits.test

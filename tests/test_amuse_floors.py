@@ -10,12 +10,12 @@ PACKAGE = Path(amuse.__path__[0])
 
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
-    ("files", "world"),
+    ("files", "layout", "world"),
     ("config",),
     ("encoders",),
     ("data",),
     ("model", "media"),
-    ("evaluation", "explain"),
+    ("evaluation", "explain", "speech"),
     ("training", "inference"),
     ("report", "hf"),
     ("experiments", "demo"),

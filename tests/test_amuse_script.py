@@ -41,6 +41,53 @@ def test_training_imports_no_library_that_only_scores_need():
     assert done.stdout.strip() == "False", done.stderr
 
 
+@pytest.mark.parametrize("words", [["--version"], ["train", "--help"], ["data", "prepare", "--help"]])
+def test_commands_that_compute_nothing_start_without_torch(words):
+    code = "import sys\nfrom amuse.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = fresh("-c", code, *words)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "repeat", "ablate", "compare"])
+def test_commands_that_train_take_a_folder_of_data(tmp_path, monkeypatch, command):
+    taken = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(config, *arguments):
+        taken.append(config if command == "compare" else config.data.path)
+        raise Stop
+
+    module = {"repeat": "repetition", "ablate": "ablation", "compare": "comparison"}.get(command)
+    monkeypatch.setattr(
+        "amuse.training.train.train" if module is None else f"amuse.experiments.{module}.{command}", stop
+    )
+    monkeypatch.setattr("amuse.data.load.guess_dataset", lambda folder: "prepared")
+    result = CliRunner().invoke(app, [command, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, Stop), result.output
+    assert str(taken[0]) == str(tmp_path)
+
+
+def test_encoders_load_without_notices_of_their_libraries(capfd):
+    pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
+    from amuse.encoders.text import TextModel
+    from amuse.encoders.trainable import pretrained_model
+
+    try:
+        pretrained_model("minilm")
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert TextModel("minilm").network.config.hidden_size == 384
+    try:
+        from amuse.media.faces import FaceDetector
+
+        FaceDetector()
+    except ImportError:
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_module_is_the_command_and_knows_its_version():
     done = fresh("-m", "amuse", "--version")
     assert done.stdout == f"amuse {amuse_kernels.__version__}\n"

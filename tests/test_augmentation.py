@@ -64,13 +64,13 @@ def test_streams_of_one_modality_are_dropped_and_swapped_together():
     )
     batch = make_batch()
     for name in ("audio", "video"):  # every utterance marked by its row
-        batch.features[name] = torch.arange(1.0, len(batch) + 1)[:, None, None].expand_as(batch.features[name])
+        batch.tokens[name] = (batch.layouts[name].row + 1.0)[:, None].expand_as(batch.tokens[name])
     found = augment(batch, config, config.groups(CONVERSATIONS.modalities))
-    audio, video = (found.masks[name].any(-1) for name in ("audio", "video"))
+    audio, video = (found.layouts[name].present for name in ("audio", "video"))
     assert torch.equal(audio, video)
     assert 0 < audio.sum() < len(batch)
-    assert found.masks["text"].any(-1).all()
-    rows = [found.features[name][:, 0, 0] for name in ("audio", "video")]
+    assert found.layouts["text"].present.all()
+    rows = [found.padded(name)[0][:, 0, 0] for name in ("audio", "video")]
     assert torch.equal(*rows)
     assert (rows[0] != torch.arange(1.0, len(batch) + 1)).any()
 

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amuse.data.batch import DialogueBatches, collate, make_loader
+from amuse.data.batch import Batch, DialogueBatches, collate, make_loader
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.layout import Layout, Merge
 
 WIDTHS = {"text": 3, "words": 0}
 
@@ -39,11 +40,13 @@ def test_every_token_and_label_can_be_read_back_from_a_batch(dialogues):
             where = (int(batch.dialogue[row]), int(batch.position[row]), seen[int(batch.speaker[row])])
             assert where == (d, position, utterance.speaker)
             for modality in WIDTHS:
-                mask = batch.masks[modality][row]
-                kept = batch.features[modality][row][mask]
+                padded, masks = batch.padded(modality)
+                kept = padded[row][masks[row]]
                 tokens = utterance.features.get(modality)
-                assert torch.equal(kept, batch.features[modality][row][:0] if tokens is None else tokens)
-                assert not batch.features[modality][row][~mask].any()
+                assert torch.equal(kept, padded[row][:0] if tokens is None else tokens)
+                assert not padded[row][~masks[row]].any()
+                start, stop = batch.layouts[modality].cu_seq[row : row + 2].tolist()
+                assert torch.equal(batch.tokens[modality][start:stop], kept)
             if batch.labels is None:
                 assert utterance.label is None
             else:
@@ -51,7 +54,7 @@ def test_every_token_and_label_can_be_read_back_from_a_batch(dialogues):
             row += 1
     assert len(batch) == row
     assert batch.num_dialogues == len(dialogues)
-    assert all(mask.dtype == torch.bool and mask.shape[1] >= 1 for mask in batch.masks.values())
+    assert all(mask.dtype == torch.bool and mask.shape[1] >= 1 for _, mask in map(batch.padded, WIDTHS))
 
 
 def labelled(*labels):
@@ -76,7 +79,9 @@ def test_nothing_to_collate_is_refused():
 
 def test_to_converts_every_tensor():
     batch = collate([Dialogue("d", [Utterance("u", "Ada", {"text": torch.ones(2, 3)}, 0)])], WIDTHS).to("meta")
-    tensors = [*batch.features.values(), *batch.masks.values(), batch.dialogue, batch.position, batch.speaker]
+    layouts = [*batch.layouts.values(), batch.dialogues]
+    ours = [each for own in layouts for each in (own.cu_seq, own.row, own.position, own.steps.order, own.steps.inverse)]
+    tensors = [*batch.tokens.values(), *ours, batch.speaker, batch.turns.order, batch.turns.inverse]
     assert all(tensor.device.type == "meta" for tensor in [*tensors, batch.labels])
 
 
@@ -113,7 +118,61 @@ def test_shuffled_batches_hold_dialogues_of_similar_length():
     assert padding(DialogueBatches(LENGTHS, 8, shuffle=True)) < 1.2 < ordered
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"max_utterances": 0}])
+def test_a_budget_of_tokens_bounds_a_batch_and_a_longer_dialogue_is_a_batch_of_its_own():
+    tokens = [7 * n for n in LENGTHS]
+    tokens[5] = 1000
+    batches = list(DialogueBatches(LENGTHS, 99, shuffle=True, tokens=tokens, max_tokens=300, max_utterances=40))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(LENGTHS)))
+    assert [5] in batches
+    assert all(sum(tokens[i] for i in batch) <= 300 for batch in batches if batch != [5])
+    assert all(sum(LENGTHS[i] for i in batch) <= 40 for batch in batches)
+    assert max(sum(tokens[i] for i in batch) for batch in batches if batch != [5]) > 240  # and is made use of
+
+
+def test_an_lstm_reads_packed_tokens_in_the_order_of_pytorchs_packed_sequences():
+    lengths = torch.tensor([2, 0, 5, 1, 5, 3])
+    layout = Layout.of(lengths)
+    rows = [torch.randn(n, 4) for n in lengths.tolist() if n]
+    expected = torch.nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
+    assert torch.equal(torch.cat(rows)[layout.steps.order], expected.data)
+    assert torch.equal(layout.steps.batch_sizes, expected.batch_sizes)
+    assert torch.equal(layout.steps.order[layout.steps.inverse], torch.arange(16))
+    assert (layout.max_len, layout.num_tokens, layout.present.tolist()) == (5, 16, [1, 0, 1, 1, 1, 1])
+
+
+def test_the_tokens_of_merged_streams_stand_side_by_side_in_every_utterance():
+    first, second = (Layout.of(lengths) for lengths in ([2, 0, 3], [1, 4, 0]))
+    merge = Merge.of([first, second])
+    tokens = torch.tensor([10, 11, 30, 31, 32, 110, 120, 121, 122, 123])  # stream, utterance, token
+    assert tokens[merge.order].tolist() == [10, 11, 110, 120, 121, 122, 123, 30, 31, 32]
+    assert torch.equal(merge.order[merge.inverse], torch.arange(10))
+    assert merge.layout.lengths.tolist() == [3, 4, 3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(dialogue_lists())
+def test_packed_tokens_are_what_is_left_of_padded_ones(dialogues):
+    batch = collate(dialogues, WIDTHS)
+    features, masks = (dict(zip(WIDTHS, each, strict=True)) for each in zip(*map(batch.padded, WIDTHS), strict=True))
+    again = Batch.of_padded(features, masks, batch.dialogues.lengths, batch.speaker, batch.labels, batch.ids)
+    for name in WIDTHS:
+        assert torch.equal(again.tokens[name], batch.tokens[name])
+        assert torch.equal(again.layouts[name].cu_seq, batch.layouts[name].cu_seq)
+    assert torch.equal(again.turns.order, batch.turns.order)
+
+
+def test_turns_are_the_utterances_of_each_speaker_of_each_dialogue():
+    said = [["Ada", "Ben", "Ada"], ["Ben", "Ben", "Cleo", "Ben"]]
+    dialogues = [Dialogue(f"d{d}", [Utterance(f"{u}", s, {}) for u, s in enumerate(who)]) for d, who in enumerate(said)]
+    turns = collate(dialogues, {}).turns
+    # Ben says most in the second dialogue, then Ada in the first; then those with a single turn
+    assert turns.order.tolist() == [3, 0, 1, 5, 4, 2, 6]
+    assert turns.batch_sizes.tolist() == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 0}, {"max_utterances": 0}, {"max_tokens": 0, "tokens": LENGTHS}, {"max_tokens": 9}]
+)
 def test_sampler_refuses_impossible_arguments(changes):
     arguments = {"batch_size": 2, "shuffle": True, **changes}
     with pytest.raises(ValueError, match="expected"):

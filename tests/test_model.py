@@ -3,6 +3,7 @@
 import json
 import pickle
 import resource
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from amuse.data import Dialogue, collate, synthetic_conversations
 from amuse.data.spec import DataSpec
 from amuse.model.amuse import MODEL_CONFIG_FILE, WEIGHTS_FILE, Amuse
 from amuse.training.augmentation import augment
+from tests.batches import repadded
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=0, absent_rate=0.2)
 
@@ -80,9 +82,7 @@ def test_every_parameter_learns(model):
 
 
 def test_what_an_absent_modality_holds_never_matters(model):
-    batch, dirty = make_batch(), make_batch()
-    for name, mask in dirty.masks.items():
-        dirty.features[name][~mask] = float("nan")
+    batch, dirty = make_batch(), repadded(make_batch(), float("nan"))
     torch.manual_seed(1)
     expected = model(batch)
     torch.manual_seed(1)
@@ -112,16 +112,15 @@ def test_no_label_is_needed_or_looked_at():
 @pytest.mark.parametrize("temporal", ["bilstm", "attention"])
 def test_the_speaker_context_reacts_to_who_speaks(temporal):
     model = make_model(temporal=temporal)
-    batch, other = make_batch(), make_batch()
-    other.speaker = torch.zeros_like(other.speaker)
+    lone = [Dialogue(d.id, [replace(u, speaker="Ada") for u in d.utterances]) for d in CONVERSATIONS.dialogues]
+    batch, other = make_batch(), make_batch(lone)
     assert (model(batch).logits - model(other).logits).abs().max() > 1e-4
 
 
 def test_the_speaker_context_carries_the_speakers_words():
     model = make_model()
     batch, changed = make_batch(), make_batch()
-    row = 0
-    changed.features["text"][row] += 1.0
+    changed.tokens["text"][: changed.layouts["text"].lengths[0]] += 1.0
     before, after = model.temporal.speaker_lstm, []
     before.register_forward_hook(lambda *call: after.append(call[2]))
     model(batch)
@@ -140,7 +139,7 @@ def test_a_causal_model_does_not_see_the_future():
 
 def test_other_modalities_reach_a_modalitys_descriptor_only_through_the_man():
     batch, changed = make_batch(), make_batch()
-    changed.features["audio"] += 1.0
+    changed.tokens["audio"] += 1.0
     for man, reacts in ((True, True), (False, False)):
         model = make_model(man=man)
         a, b = model(batch).descriptors[:, 0], model(changed).descriptors[:, 0]
@@ -160,8 +159,8 @@ def test_eight_modalities():
     widths = {f"m{i}": 4 for i in range(8)}
     config = ModelConfig(d_model=16, num_heads=2, man_layers=1)
     batch = make_batch()
-    batch.features = {name: torch.randn(len(batch), 3, 4) for name in widths}
-    batch.masks = {name: torch.ones(len(batch), 3, dtype=torch.bool) for name in widths}
+    tokens = {name: torch.randn(3 * len(batch), 4) for name in widths}
+    batch = batch.with_tokens(tokens, {name: torch.full((len(batch),), 3) for name in widths})
     assert Amuse(config, DataSpec(widths, ["a", "b"])).eval()(batch).logits.isfinite().all()
 
 

@@ -1,6 +1,7 @@
 """Promises of p2c_attention that hold on every backend that can run here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ from torch.autograd import gradcheck, gradgradcheck
 from amuse_kernels import p2c_attention, p2c_attention_weights
 from amuse_kernels.attention.inputs import RELATIONS
 from amuse_kernels.dropout import philox
-from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle
+from benchmarks.large_scores import Call
+from tests.attention_cases import Case, assert_close, assert_within_budget, make_case, oracle, spread_out
 from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
 RUNNABLE = runnable()
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
 DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # of cases where the dtype does not matter
 needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")
+TILES = {"batch": 1, "queries": 66, "lengths": (67, 35), "masks": "holes", "layouts": True}
 OPTIONS = {
     "plain": {"gates": False, "masks": False},
     "gates_masks": {},
@@ -30,6 +33,13 @@ OPTIONS = {
     "scale": {"softmax_scale": 0.7},
     "one_source": {"lengths": (9,)},
     "eight_sources": {"lengths": (3, 0, 1, 4, 2, 5, 1, 2), "groups": True},
+    # more than one tile of queries and of keys on every backend
+    "tiles": TILES,
+    "tiles_joint": {**TILES, "normalization": "joint"},
+    "tiles_dialogue": {
+        **{**TILES, "lengths": (66, 66), "groups": True, "causal": True},
+        "relations": ["same", "different"],
+    },
     "wide_heads": {"head_dim": 40, "lengths": (17, 33), "queries": 19},
 }
 
@@ -73,7 +83,45 @@ def test_gradients_are_right(case, backend):
     assert gradcheck(finite_outputs, case.floating(), fast_mode=True)
 
 
-@pytest.mark.slow
+def test_sources_whose_scores_are_far_apart_have_their_own_maximum(backend):
+    """exp of the difference is 0 in fp32."""
+    case = make_case(queries=19, lengths=(35, 33), masks="holes", score_offsets=(70, -60), dtype=torch.float32)
+    out, lse = case.run(return_lse=True, backend=backend)
+    expected, expected_lse, _ = oracle(case)
+    assert_close(out, expected, roundings=200)
+    assert_close(lse, expected_lse, roundings=200)
+
+
+@pytest.mark.skipif(GPU_KERNELS, reason="GPU tensors and the interpreter's copies have all the memory between the rows")
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_offsets_above_2_to_the_31(backend, dim):
+    case = make_case(queries=5, lengths=(7, 3), dtype=DTYPE)
+    far = replace(
+        case,
+        query=spread_out(case.query, dim),
+        keys=[spread_out(key, dim) for key in case.keys],
+        values=[spread_out(value, dim) for value in case.values],
+    )
+    results = []
+    for c in (case, far):
+        inputs = [t.detach().requires_grad_() for t in (c.query, *c.keys, *c.values)]
+        out = Case(inputs[0], inputs[1:3], inputs[3:], c.options).run(backend=backend)
+        # gradients of an upstream that is as far apart
+        grads = torch.autograd.grad(out, inputs, spread_out(case.query.square(), dim))
+        results.append([out, *grads])
+    for near, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, near)
+
+
+def test_gate_gradients_add_up_over_more_than_32_tiles_of_queries(backend):
+    case = make_case(batch=1, heads=1, queries=2100, lengths=(3,), masks=False, dtype=DTYPE).leaves()
+    case.run(backend=backend).square().sum().backward()
+    exact = replace(case, options=case.options | {"gates": case.options["gates"].detach().double()}).to(torch.float64)
+    exact = exact.leaves()
+    _eager(exact).square().sum().backward()
+    torch.testing.assert_close(case.options["gates"].grad.double(), exact.options["gates"].grad, rtol=1e-4, atol=0)
+
+
 @needs_double
 @pytest.mark.parametrize("name", ["gates_masks", "joint", "dialogue"])
 def test_it_is_differentiable_twice(name, backend):
@@ -229,6 +277,20 @@ def test_large_scores_do_not_overflow(backend):
     out, lse = case.run(return_lse=True, backend=backend)
     assert out.isfinite().all()
     assert lse.isfinite().all()
+
+
+@pytest.mark.parametrize("score", [419, 3_770, 15_080])
+@pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_large_scores_stay_within_the_error_budget(backend, normalization, dtype, score):
+    call = Call.draw(score, normalization, dtype)
+
+    def attention(inputs):
+        options = {"gates": inputs.gates, "normalization": normalization, "return_lse": True}
+        return p2c_attention(inputs.query, inputs.keys, inputs.values, **options, backend=backend)
+
+    shares = call.shares(call.differentiated(attention, dtype))
+    assert max(shares) <= 1, shares
 
 
 @pytest.mark.parametrize("gates_shape", [(2,), (2, 2), (2, 1, 2), (1, 2, 1), (1,), ()])

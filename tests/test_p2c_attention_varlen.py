@@ -1,8 +1,12 @@
 """What p2c_attention_varlen promises, on every backend that can run here."""
 
+import contextlib
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from amuse_kernels import p2c_attention, p2c_attention_varlen
 from tests.backends import GPU_KERNELS, runnable
@@ -30,6 +34,24 @@ backends = pytest.mark.parametrize("backend", runnable())
 
 def offsets(lengths):
     return torch.tensor([0, *lengths]).cumsum(0).int()
+
+
+@contextlib.contextmanager
+def recorded_ops():
+    """The calls of this package's ops: op, arguments and keywords, detached."""
+    calls = []
+
+    def detached(value):
+        return value.detach() if isinstance(value, torch.Tensor) else value
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "amuse_kernels":
+                calls.append((func, *pytree.tree_map(detached, (args, kwargs or {}))))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        yield calls
 
 
 class Packed:
@@ -206,6 +228,30 @@ def test_bad_arguments_are_refused_by_name(change, error, message):
         pytest.skip("this process runs triton on CPU tensors")
     with pytest.raises(error, match=message):
         p2c_attention_varlen(**(arguments | change))
+
+
+@pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")
+@pytest.mark.parametrize("options", ["gates", "every option"])
+def test_packed_ops_pass_opcheck(options):
+    call = Packed(dtype=torch.float32, **OPTIONS[options])
+    with recorded_ops() as recorded:
+        call.gradients(*call.run(dropout_p=0.25, seed=7))
+    names = [str(op) for op, _, _ in recorded]
+    assert names == ["amuse_kernels.p2c_attention_forward.default", "amuse_kernels.p2c_attention_backward.default"]
+    for op, arguments, keywords in recorded:
+        torch.library.opcheck(op, arguments, keywords)
+
+
+@pytest.mark.skipif(GPU_KERNELS, reason="about tracing")
+def test_a_packed_call_can_be_exported():
+    class Module(torch.nn.Module):
+        def forward(self, query, key, cu_seq, longest):
+            return p2c_attention_varlen(query, [key], [key], cu_seq, [cu_seq], longest, [longest])
+
+    query, cu_seq = torch.randn(7, 2, 16), offsets([3, 4])
+    exported = torch.export.export(Module(), (query, query, cu_seq, 4), strict=True)
+    assert "amuse_kernels.p2c_attention_forward.default" in [str(node.target) for node in exported.graph.nodes]
+    torch.testing.assert_close(exported.module()(query, query, cu_seq, 4), Module()(query, query, cu_seq, 4))
 
 
 @torch.no_grad()

@@ -8,9 +8,14 @@ import torch
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.spec import DataSpec
+from amuse.explain.influence import attention_weights
+from amuse.layout import Layout
 from amuse.model.amuse import Amuse
+from amuse.model.packed import pack
+from amuse.model.stages import inject
 from amuse.training.auxiliary import gate_loss, speaker_loss
 from amuse.training.losses import LossDenominators, amuse_loss
+from tests.batches import repadded, without
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=6, absent_rate=0.1)
 GROUPED = {"av": ["audio", "video"]}
@@ -49,19 +54,17 @@ def test_streams_make_one_modality_and_each_of_them_counts():
     assert output.descriptors.shape[1] == 2
     for name in ("audio", "video"):
         changed = make_batch()
-        here = changed.masks[name].any(-1)
-        changed.features[name] = changed.features[name] + 1.0
+        here = changed.layouts[name].present
+        changed.tokens[name] += 1.0
         difference = (model(changed).descriptors - output.descriptors)[:, 1].abs().amax(-1)
         assert (difference[here] > 1e-4).all()
         assert (difference[~here] == 0).all()
 
 
 def test_a_modality_without_one_of_its_streams_is_what_the_other_makes_of_it():
-    model, batch = make_model(streams=GROUPED).eval(), make_batch()
-    batch.masks["video"][:] = False
-    batch.features["video"][:] = float("nan")
+    model, batch = make_model(streams=GROUPED).eval(), without(make_batch(), "video")
     output = model(batch)
-    assert torch.equal(output.present[:, 1], batch.masks["audio"].any(-1))
+    assert torch.equal(output.present[:, 1], batch.layouts["audio"].present)
     assert output.logits.isfinite().all()
 
 
@@ -69,12 +72,13 @@ def test_self_attention_relates_the_streams():
     """Without it, the two streams would only be averaged together."""
     attended, separate = (make_model(streams=GROUPED, unimodal_layers=n, man=False).eval() for n in (1, 0))
     batch, silent = make_batch(), make_batch()
-    silent.features["video"] = silent.features["video"] + 1.0
+    silent.tokens["video"] += 1.0
 
     def audio_tokens(model, batch):
         stage, names = model.unimodal[1], GROUPED["av"]
-        out = stage([batch.features[n] for n in names], [batch.masks[n] for n in names])
-        return out[:, : batch.masks["audio"].shape[1]]
+        merge = batch.merge(names)
+        out = stage([batch.tokens[n] for n in names], [batch.layouts[n] for n in names], merge)
+        return out[merge.inverse[: len(batch.tokens["audio"])]]
 
     for model, related in ((attended, True), (separate, False)):
         moved = (audio_tokens(model, batch) - audio_tokens(model, silent)).abs().max()
@@ -83,18 +87,17 @@ def test_self_attention_relates_the_streams():
 
 def test_the_bi_lstm_before_fusion_does_not_see_the_padding_between_streams():
     model, batch = make_model(streams=GROUPED, man_lstm=True).eval(), make_batch()
-    wider = make_batch()
-    for store in (wider.features, wider.masks):
-        store["audio"] = torch.cat([store["audio"], torch.zeros_like(store["audio"])], dim=1)
+    wider = repadded(make_batch(), 0.0, extra=9)
     torch.testing.assert_close(model(wider).descriptors, model(batch).descriptors, atol=1e-5, rtol=1e-5)
 
 
 def test_the_explanation_reads_the_weights_of_mapped_scores():
     model, batch = make_model(man_score_map=True).eval(), make_batch()
     layer = model.central[0].layers[0].attention
-    text, audio = (torch.randn(2, length, 16) for length in (5, 7))
     masks = [torch.arange(7) < torch.tensor([[7], [3]]), torch.ones(2, 7, dtype=torch.bool)]
-    _, weights = layer(text, [audio, audio], key_masks=masks, need_weights=True)
+    texts, *audios = (Layout.of(lengths) for lengths in ([5, 5], [7, 3], [7, 7]))
+    sources = [inject(torch.randn(own.num_tokens, 16), own, [(layer, p)])[0] for p, own in enumerate(audios)]
+    weights = attention_weights(layer, pack(torch.randn(10, 16), texts), sources)
     for weight, mask in zip(weights, masks, strict=True):
         torch.testing.assert_close(weight.sum(-1), torch.full((2, 5), 1 / 3))
         assert (weight.transpose(1, 2)[~mask] == 0).all()

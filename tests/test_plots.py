@@ -67,3 +67,34 @@ def test_modality_weights_are_shares_in_the_order_of_the_conversations(run):
     assert weights.shape == (conversations.num_utterances, 3)
     torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)).double())
     torch.testing.assert_close(weights, modality_weights(model, conversations, batch_size=3))
+
+
+def test_every_curve_has_a_scale_of_its_own():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    from amuse.report.plots import draw_curves
+
+    records = [{"epoch": e, "train": {"loss": 100 / e, "focal": 0.01 / e}, "valid": {"f1": 0.1 * e}} for e in (1, 2, 3)]
+    draw_curves(figure, records)
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(shown) == ["training: loss", "training: focal", "validation: f1"]
+    for axes, values in zip(figure.axes, ([100, 50, 100 / 3], [0.01, 0.005, 0.01 / 3], [0.1, 0.2, 0.3]), strict=True):
+        (line,) = axes.lines
+        assert line.get_ydata() == pytest.approx(values)
+        low, high = axes.get_ylim()
+        assert high - low < 1.2 * (max(values) - min(values))
+
+
+def test_classes_that_are_never_predicted_are_shown():
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    from amuse.evaluation.quality import Quality
+    from amuse.report.plots import draw_f1, draw_modalities
+
+    names = ["joy", "anger", "fear"]
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.3, 0.1]])
+    figure = matplotlib.Figure()
+    draw_f1(figure, Quality.measure(probabilities, torch.tensor([0, 1, 2]), names))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.67", "1.00", "never predicted"]
+    figure = matplotlib.Figure()
+    draw_modalities(figure, (torch.full((3, 2), 0.5), probabilities.argmax(-1), names, ["text", "audio"]))
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == ["joy\n2 utterances", "anger\n1 utterance", "fear\nnever predicted"]

@@ -222,7 +222,7 @@ def test_changed_clips_are_encoded_again_and_other_options_refused(tmp_path):
     run(tmp_path / "raw", out)
     changed = {path.name for path in (out / "shards").iterdir() if path.read_bytes() != before[path.name]}
     assert 0 < len(changed) < len(before)
-    with pytest.raises(FileExistsError, match=r"holds data prepared with options = .*choose another folder"):
+    with pytest.raises(FileExistsError, match=r"has data prepared with options = .*choose another folder"):
         prepare(folder_source(tmp_path / "raw"), out, Options(frames=2), shard_size=3, progress=False)
     with pytest.raises(FileExistsError, match="shard_size = 3, now it is 5"):
         run(tmp_path / "raw", out, shard_size=5)

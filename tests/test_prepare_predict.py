@@ -136,7 +136,7 @@ def test_what_cannot_be_predicted_is_refused(run, talks, tmp_path):
     manifest = json.loads(media.read_text())
     manifest["encoders"]["video"]["fingerprint"] = "other"
     (tmp_path / "run" / "best" / "media.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="video: encoder hog has other weights here"):
+    with pytest.raises(ValueError, match="video: encoder hog has different weights here"):
         predict_recording(tmp_path / "run", talks / "talk0.mp4", None, print)
 
 

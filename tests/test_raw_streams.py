@@ -19,11 +19,12 @@ from amuse.data.load import load_split, load_splits
 from amuse.data.spec import DataSpec
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import RawStream
-from amuse.encoders.trainable import SignalEncoder
+from amuse.encoders.trainable import TOKENS_PER_CHUNK, SignalEncoder, TextEncoder
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.inference.prediction import predict_recording
 from amuse.inference.streaming import StreamingSession
+from amuse.layout import Layout
 from amuse.model.amuse import Amuse
 from amuse.training.optimization import parameter_groups
 from amuse.training.train import train
@@ -108,7 +109,7 @@ def read(raw, tokens):
     """Tokens as the encoder of the model makes them at first."""
     encoder = SignalEncoder.from_pretrained(raw.encoder, None, raw.shape).eval()
     with torch.no_grad():
-        return encoder(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool))[0]
+        return encoder(tokens, Layout.of([len(tokens)]))
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "resnet"])
@@ -129,15 +130,24 @@ def test_windows_first_get_the_features_of_the_frozen_encoder(pretrained, name):
     assert len(raw(np.concatenate([*windows, tone(0.01)]))) == 4  # nothing of the end is lost
 
 
-def test_tokens_are_read_each_on_its_own_and_padding_stays_zero(pretrained):
+def test_tokens_are_read_each_on_its_own_and_none_give_none(pretrained):
     raw = vision_encoder(f"raw:{pretrained / 'vit'}")
     encoder = SignalEncoder.from_pretrained(raw.raw.encoder, None, raw.raw.shape).eval()
-    tokens, mask = torch.randn(2, 3, raw.width), torch.tensor([[True, False, True], [False, False, False]])
+    tokens = torch.randn(3, raw.width)
     with torch.no_grad():
-        out = encoder(tokens, mask)
-    torch.testing.assert_close(out[0, [0, 2]], read(raw.raw, tokens[0, [0, 2]]))
-    assert not out[~mask].any()
-    assert not encoder(tokens, torch.zeros_like(mask)).any()
+        out = encoder(tokens, Layout.of([2, 0, 1]))
+    torch.testing.assert_close(out[[0, 2]], read(raw.raw, tokens[[0, 2]]))
+    assert encoder(tokens[:0], Layout.of([0, 0])).shape == (0, out.shape[1])
+
+
+def test_words_are_read_utterance_by_utterance_whatever_shares_their_chunk(monkeypatch):
+    monkeypatch.setitem(TOKENS_PER_CHUNK, "cpu", 12)
+    encoder = TextEncoder(transformers.BertConfig(vocab_size=50, **SIZE).to_dict()).eval()
+    ids, layout = torch.randint(0, 50, (27,)), Layout.of([3, 0, 9, 5, 1, 9])
+    with torch.no_grad():
+        found = encoder(ids, layout)
+        alone = [encoder.model(words[None]).last_hidden_state[0] for words in ids.split([3, 9, 5, 1, 9])]
+    torch.testing.assert_close(found, torch.cat(alone))
 
 
 @pytest.mark.parametrize("recompute", [False, True])

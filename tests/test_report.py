@@ -1,6 +1,8 @@
 """Promises of the report: it says what the data say, alone, safely, to everybody."""
 
+import base64
 import dataclasses
+import io
 import re
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from amuse.config import ModelConfig
-from amuse.data import Dialogue, synthetic_conversations
+from amuse.data import Dialogue, Utterance, synthetic_conversations
 from amuse.data.spec import DataSpec
 from amuse.explain import ExplainOptions, explain
+from amuse.explain.fidelity import Fidelity
 from amuse.model.amuse import Amuse
 
 pytest.importorskip("jinja2")
@@ -18,7 +21,9 @@ pytest.importorskip("PIL")
 
 from amuse.evaluation.quality import RegressionQuality
 from amuse.report import Content, KeyFrame, Media, Quality, Region, Turn, render, write_report
-from amuse.report.outcome import COLOURS, DIVERGING, ink
+from amuse.report.figures import Paint
+from amuse.report.outcome import DIVERGING, EMOTIONS, OTHERS, Outcome, colours, ink
+from amuse.report.summary import summarize
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=3, seed=4, absent_rate=0.1)
 NAMES = CONVERSATIONS.label_names
@@ -39,6 +44,11 @@ def make_media(utterance, rng):
     return Media(rng.uniform(-1, 1, int(16000 * seconds)).astype(np.float32), mel, frames)
 
 
+def trusted(explanation, r2=0.9):
+    """The same explanation with a fidelity that is good (or has this R^2)."""
+    return dataclasses.replace(explanation, fidelity=Fidelity(r2, deletion=0.1, insertion=0.6, random=0.3))
+
+
 @pytest.fixture(scope="module")
 def content():
     torch.manual_seed(0)
@@ -48,7 +58,8 @@ def content():
     turns = []
     for position, utterance in enumerate(dialogue.utterances):
         media = make_media(utterance, rng) if position < 2 else Media()
-        turns.append(Turn(utterance, explain(model, dialogue, position, ExplainOptions("occlusion")), media))
+        explanation = trusted(explain(model, dialogue, position, ExplainOptions("occlusion")))
+        turns.append(Turn(utterance, explanation, media))
     labels = torch.tensor([u.label for u in CONVERSATIONS.utterances()])
     probabilities = torch.rand(len(labels), len(NAMES)).softmax(-1)
     return Content(
@@ -110,13 +121,117 @@ def test_quality_is_counted_right():
     assert quality.metrics.confusion == [[1, 0], [1, 1]]
 
 
+def test_an_emotion_has_its_colour_in_every_report():
+    meld = ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"]
+    by_name = dict(zip(meld, colours(meld), strict=True))
+    for names in (["neutral", "joy", "anger"], ["ang", "sad", "hap", "neu"], ["Angry", "Happy"]):
+        for name, colour in zip(names, colours(names), strict=True):
+            same = {"ang": "anger", "sad": "sadness", "hap": "joy", "neu": "neutral", "happy": "joy", "angry": "anger"}
+            assert colour == by_name[same.get(name.lower(), name.lower())]
+    saturation = {name: max(rgb) - min(rgb) for name in meld for rgb in [bytes.fromhex(by_name[name][1:])]}
+    assert min(saturation, key=saturation.get) == "neutral"  # the grey one
+    clashing = ["joy", "happy", "zest", "vim", "neutral", "ennui"]
+    assert len(set(colours(clashing))) == len(clashing)
+
+
+def test_small_contributions_and_those_of_a_doubtful_explanation_are_not_painted():
+    classes = Outcome(["a", "b"])
+    assert [Paint(0.02, classes).mark(x)["sign"] for x in (0.011, -0.02, 0.009, -0.0099)] == [
+        "up",
+        "down",
+        "",
+        "",
+    ]
+    assert Paint(1.0, classes).mark(0.05)["sign"] == ""  # small beside the strongest one
+    assert Paint(0.5, classes, reliable=False).mark(0.5)["sign"] == ""
+    assert [Paint(5.0, Outcome(None, 5.0)).mark(x)["sign"] for x in (3.0, 0.04)] == ["up", ""]
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "reliable"),
+    [
+        (Fidelity(0.9, 0.2, 0.7, 0.5), True),
+        (Fidelity(0.49, 0.2, 0.7, 0.5), False),
+        (Fidelity(0.9, 0.6, 0.7, 0.5), False),  # leaving out the strongest changes less than leaving out any
+        (Fidelity(0.9, 0.2, 0.4, 0.5), False),
+        (Fidelity(1.0, 0.5, 0.5, 0.5), True),  # of one group
+        (Fidelity(float("nan"), 0.5, 0.5, 0.5), False),
+    ],
+)
+def test_an_explanation_is_reliable_if_it_explains_half_and_its_order_matters(fidelity, reliable):
+    assert fidelity.reliable is reliable
+
+
+def test_a_doubtful_explanation_says_so_in_place_of_colours(content):
+    turns = [dataclasses.replace(turn, explanation=trusted(turn.explanation, r2=0.12)) for turn in content.turns]
+    page = render(dataclasses.replace(content, turns=turns))
+    shown = page[page.index('id="u1"') :]
+    assert page.count("explanation not reliable</span>") == len(turns)
+    assert "Not reliable." in page
+    assert "12 % of how the prediction varies when parts are left out (R² 0.12); at least 50 % are needed" in page
+    assert not re.search(r'class="(w|bar|veil|region) (up|down)"', shown)
+    assert re.search(r'class="(w|bar|veil|region) (up|down)"', render(content)[render(content).index('id="u1"') :])
+
+
+def named(name, confidence, speaker, start=None):
+    """A turn with a prediction, as far as a summary reads it."""
+    rest = (1 - confidence) / (len(NAMES) - 1)
+    probabilities = torch.tensor([confidence if other == name else rest for other in NAMES])
+    explanation = type("Explained", (), {"probabilities": probabilities})
+    end = None if start is None else start + 2.0
+    return Turn(Utterance("u", speaker, {}, start=start, end=end), explanation)
+
+
+def test_the_summary_says_who_mostly_what_when_it_changed_and_how_sure():
+    a, b, c = NAMES[:3]
+    turns = [
+        named(a, 0.9, "Ann", 0.0),
+        named(b, 0.6, "Bob", 2.0),
+        named(a, 0.8, "Ann", 4.0),
+        named(c, 0.4, "Ann", 65.0),
+        named(b, 0.7, "Bob", 70.0),
+    ]
+    summary = summarize(turns, Outcome(NAMES))
+    ann, bob = summary.speakers
+    assert (ann.name, ann.utterances, ann.seconds, ann.sentence) == ("Ann", 3, 6.0, f"mostly {a} (2 of 3)")
+    assert [(s.emotion, s.count) for s in ann.shares] == [(a, 2), (c, 1)]
+    assert bob.sentence == f"{b} throughout"
+    (change,) = summary.changes
+    assert (change.number, change.when, change.speaker, change.before, change.after) == (4, "1:05", "Ann", a, c)
+    assert "at least 70 % sure of 3 of 5 utterances and less than 50 % sure of 1" in summary.sureness
+    assert "least sure of utterance 4 (40 %)" in summary.sureness
+    tied = summarize([named(a, 0.9, "Ann"), named(b, 0.9, "Ann")], Outcome(NAMES))
+    assert tied.speakers[0].sentence == f"{a} and {b} equally often"
+    assert tied.speakers[0].seconds is None
+
+
+def test_the_report_begins_with_the_summary(content):
+    page = render(content)
+    sentence = summarize(content.turns, Outcome(NAMES)).speakers[0].sentence
+    assert page.index('id="summary"') < page.index(sentence[1:]) < page.index('id="time"')
+
+
+def test_sound_is_in_the_file_only_where_it_was_asked_for(content):
+    pytest.importorskip("av")
+    assert "<audio" not in render(content)
+    page = render(content, sound=True)
+    sounds = re.findall(r'<audio[^>]* src="data:audio/mpeg;base64,([^"]+)"', page)
+    assert len(sounds) == 2
+    assert "holds the sound" in page
+    import av
+
+    with av.open(io.BytesIO(base64.b64decode(sounds[0]))) as file:
+        seconds = sum(frame.samples for frame in file.decode(audio=0)) / 16000
+    assert seconds == pytest.approx(len(content.turns[0].media.waveform) / 16000, abs=0.2)
+
+
 def luminance(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("background", [*COLOURS, *DIVERGING])
+@pytest.mark.parametrize("background", [*EMOTIONS, *OTHERS, *DIVERGING])
 def test_letters_on_every_emotions_colour_have_contrast_aa(background):
     light, dark = sorted([luminance(background), 1.0 if ink(background) == "#fff" else 0.0], reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
@@ -152,11 +267,11 @@ def test_the_browser_shows_what_the_data_say(content, browser, tmp_path):
             assert text == (HOSTILE if number == 1 else group.name)
             assert mark.get_attribute("title") == f"{100 * score:+.1f} points".replace("-", "−")
             classes = mark.get_attribute("class").split()
-            assert {"up": score > 0, "down": score < 0}.get(classes[-1], True)
+            assert {"up": score >= 0.01, "down": score <= -0.01}.get(classes[-1], True)
         streams = [s for s in turn.utterance.features if s != "text"]
         bars = box.locator(".bar")
         assert bars.count() == sum(len(explained.of_stream(s)) for s in streams)
-        assert box.locator(".frames figure").count() == len(turn.media.frames)
+        assert box.locator(".frames .moment").count() == len(turn.media.frames)
     cells = page.locator(".confusion tbody tr td:not(:last-child)").all_inner_texts()
     assert [int(c) for c in cells] == [n for row in content.quality.metrics.confusion for n in row]
 
@@ -199,7 +314,7 @@ def test_keys_open_an_utterance(content, browser, tmp_path):
     write_report(content, tmp_path / "report.html")
     page = browser.new_page()
     page.goto((tmp_path / "report.html").as_uri())
-    page.locator("#u2 summary").focus()
+    page.locator("#u2 > summary").focus()
     assert not page.locator("#u2").get_attribute("open")
     page.keyboard.press("Enter")
     assert page.locator("#u2").get_attribute("open") is not None
@@ -240,7 +355,7 @@ def test_regression_in_the_browser(numbers, browser, tmp_path):
     first = numbers.turns[0].explanation
     instead = page.locator("#u1 .plain").first.locator("tr td:last-child").all_inner_texts()
     assert instead == [signed(float(without[0])) for without in first.without_modality.values()]
-    assert "%" not in page.locator("#u1 summary").inner_text()
+    assert "%" not in page.locator("#u1 > summary").inner_text()
 
 
 def test_dialogue_of_one_utterance(content):

@@ -47,6 +47,10 @@ def test_report_by_the_command(run, talks, tmp_path):
     printed = amuse("explain", run, talks / "talk0.mp4", "--samples", 40, "--method", "shap", "-o", out)
     assert f"4 utterances explained: {out}" in printed
     assert "shap, 40 samples, seed 0" in out.read_text()
+    assert "<audio" not in out.read_text()
+    printed = amuse("explain", run, talks / "talk0.mp4", "--method", "occlusion", "--sound", "-o", out)
+    assert re.search(r"report.html \(\d\.\d MB, with sound\)", printed)
+    assert out.read_text().count("<audio") == 4
 
 
 def test_report_of_a_video_in_the_browser(content, tmp_path, browser):
@@ -64,7 +68,7 @@ def test_report_of_a_video_in_the_browser(content, tmp_path, browser):
     assert page.locator(".turn").count() == 20
     page.locator("#u2").evaluate("element => element.open = true")
     assert page.locator("#u2 .said").inner_text().strip() == f"{HOSTILE} 1"
-    assert page.locator("#u2 .frames figure").count() == 4
+    assert page.locator("#u2 .frames .moment").count() == 4
     assert page.locator("#u2 .frames image").first.evaluate("e => e.getBBox().width") == 240
     assert page.locator("#u2 .strip .wave").count() == 1
     assert page.locator("#u2 .strip image").count() == 1
@@ -137,4 +141,6 @@ def test_arguments_that_do_not_go_together(run, talk):
         amuse("explain", run, "--transcript", talk)
     with pytest.raises(ValueError, match="--dialogue: expected no VIDEO with it"):
         amuse("explain", run, talk, "--dialogue", "d")
+    with pytest.raises(ValueError, match="--sound: expected VIDEO, since a run's data hold no sound"):
+        amuse("explain", run, "--sound")
     assert re.search("VIDEO", amuse("explain", "--help"))

@@ -31,15 +31,11 @@ def make_config(name: str, **more) -> tuple[ModelConfig, DataSpec]:
 
 
 def make_batch(utterances: int) -> Batch:
-    rows = torch.arange(utterances)
-    return Batch(
-        features={m: torch.randn(utterances, TOKENS[m], width) for m, width in WIDTHS.items()},
-        masks={m: torch.ones(utterances, TOKENS[m], dtype=torch.bool) for m in WIDTHS},
-        dialogue=rows // 10,
-        position=rows % 10,
-        speaker=rows % 2,
-        labels=None,
-        ids=[("", str(i)) for i in range(utterances)],
+    return Batch.of(
+        {m: torch.randn(utterances * TOKENS[m], width) for m, width in WIDTHS.items()},
+        {m: torch.full((utterances,), TOKENS[m]) for m in WIDTHS},
+        [10] * (utterances // 10),
+        speaker=torch.arange(utterances) % 2,
     )
 
 

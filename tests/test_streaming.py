@@ -11,6 +11,7 @@ from amuse.evaluation.predict import predict
 from amuse.inference.streaming import StreamingSession
 from amuse.model.amuse import Amuse
 from amuse.training.train import train
+from tests.batches import without
 
 CONVERSATIONS = synthetic_conversations("test", num_dialogues=2, absent_rate=0.2, turns=(12, 14))
 
@@ -51,8 +52,8 @@ def test_the_context_is_as_long_as_the_window_and_no_longer():
     expected = batch_logits(model, dialogue)[-1]
     for dropped, same in ((len(dialogue) - 3, True), (len(dialogue) - 2, False)):
         batch = collate([dialogue], model.spec.modalities)
-        for name in batch.masks:  # what an utterance said no longer matters, but its place in the dialogue does
-            batch.masks[name][:dropped] = False
+        for name in batch.tokens:  # what an utterance said no longer matters, but its place in the dialogue does
+            batch = without(batch, name, slice(dropped))
         with torch.inference_mode():
             found = model(batch).logits[-1]
         assert torch.allclose(found, expected, atol=1e-6) == same
@@ -99,7 +100,7 @@ def test_words_without_a_sound_are_heard(monkeypatch):
         def __init__(self, config, device):
             self.config = config
 
-        def __call__(self, words):
+        def newest(self, words):
             read.append([entry.text for entry in words])
             return torch.full((3, 24), float(len(words[-1].text)))
 

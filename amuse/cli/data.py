@@ -1,10 +1,15 @@
 """`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from amuse.data.problems import ProblemHandler
+    from amuse.data.transcript import Line
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,9 +21,9 @@ def data() -> None:
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of the raw data.")],
+    source: Annotated[str, typer.Argument(help="Folder of the raw data; hf: or OWNER/NAME on the hub.")],
     out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
-    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap or folder.")] = "folder",
+    dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap, folder or hf.")] = "folder",
     audio: Annotated[
         str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
     ] = "logmel",
@@ -34,10 +39,11 @@ def prepare(
     max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
     whole_frame: Annotated[bool, typer.Option("--whole-frame", help="IEMOCAP: not only the speaker's half.")] = False,
+    subset: Annotated[str | None, typer.Option(help="hf: which of several configurations.")] = None,
     valid_fraction: Annotated[
-        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, folder 0.15.")
+        float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, else 0.15.")
     ] = None,
-    test_fraction: Annotated[float, typer.Option(help="folder: share of the dialogues for the test split.")] = 0.15,
+    test_fraction: Annotated[float, typer.Option(help="folder, hf: share of the dialogues for the test split.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU core, one on a GPU.")] = None,
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
@@ -54,31 +60,39 @@ def prepare(
     from amuse.data.problems import problem_table
     from amuse.media import prepare as preparation
     from amuse.media.extract import Options
-    from amuse.media.sources import folder_source, iemocap_source, meld_source
+    from amuse.media.sources import folder_source, hub_source, iemocap_source, meld_source
 
-    if dataset not in ("meld", "iemocap", "folder"):
-        raise ValueError(f"dataset: expected meld, iemocap or folder, got {dataset!r}")
+    if dataset not in ("meld", "iemocap", "folder", "hf"):
+        raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
+    if subset is not None and dataset != "hf":
+        raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
     options = Options(
         audio=None if audio == "none" else audio,
         vision=None if vision == "none" else vision,
         face=face,
-        faces=vision != "none" and (_detector_installed() if faces is None else faces),
+        faces=vision != "none" and not dry_run and (_detector_installed() if faces is None else faces),
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,
     )
+    if valid_fraction is None:
+        valid_fraction = 0.1 if dataset == "iemocap" else 0.15
+    rank, world_size = preparation.ranks()
     if dataset == "meld":
-        found = meld_source(source)
+        found = meld_source(Path(source))
     elif dataset == "iemocap":
-        found = iemocap_source(source, classes, 0.1 if valid_fraction is None else valid_fraction, seed, whole_frame)
+        found = iemocap_source(Path(source), classes, valid_fraction, seed, whole_frame)
+    elif dataset == "folder":
+        # a dry run reads no media, and ranks must agree on every word
+        recognize = None if dry_run or world_size > 1 else _speech_recognizer(Path(source), out)
+        found = folder_source(Path(source), valid_fraction, test_fraction, seed, recognize)
     else:
-        found = folder_source(source, 0.15 if valid_fraction is None else valid_fraction, test_fraction, seed)
+        found = hub_source(source, None if dry_run else out / "media", subset, valid_fraction, test_fraction, seed)
     preflight = Preflight.of(found.splits, max_seconds)
     if dry_run:
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
         typer.echo("nothing was encoded; the media files themselves were not read")
         raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
-    rank, world_size = preparation.ranks()
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -122,7 +136,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     video: Annotated[Path, typer.Argument(help="Video or audio file.")],
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
@@ -137,6 +151,17 @@ def predict(
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
+    """Makes transcripts of recordings that have none, where that is installed."""
+    from amuse.speech.automatic import recognizer_of_folder
+
+    try:
+        return recognizer_of_folder(source, out / "transcripts")
+    except ImportError as error:
+        typer.echo(f"recordings without a transcript are left out: {error}")
+        return None
 
 
 def _detector_installed() -> bool:

@@ -16,13 +16,16 @@ def explain(
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
     transcript: Annotated[
-        Path | None, typer.Option(help="CSV or SRT of VIDEO. Default: the one beside it, or cut at pauses.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",
     method: Annotated[str, typer.Option(help="lime, shap, occlusion or gradients")] = "lime",
     samples: Annotated[int, typer.Option(help="Perturbations per utterance.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
+    sound: Annotated[
+        bool, typer.Option("--sound", help="Let the report hold the sound of VIDEO, about 5 kB per second.")
+    ] = False,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
     from amuse.explain import ExplainOptions
@@ -35,6 +38,8 @@ def explain(
 
         if transcript is not None:
             raise ValueError("--transcript: expected VIDEO, the recording that it belongs to, got none")
+        if sound:
+            raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
         from amuse.data.problems import Problem, problem_table
@@ -45,8 +50,9 @@ def explain(
         problems: list[Problem] = []
         content = explain_recording(run, video, transcript, problems.append, options)
         typer.echo(problem_table(problems), err=True)
-    write_report(content, out)
-    typer.echo(f"{len(content.turns)} utterances explained: {out}")
+    write_report(content, out, sound=sound)
+    size = out.stat().st_size / 1e6
+    typer.echo(f"{len(content.turns)} utterances explained: {out} ({size:.1f} MB{', with sound' if sound else ''})")
 
 
 def plot(
@@ -67,6 +73,6 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
 ) -> None:
     """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
-    from amuse.demo import demo as serve
+    from amuse.demo.page import serve
 
     serve(run, port)

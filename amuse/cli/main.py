@@ -9,11 +9,13 @@ import typer
 
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
+from amuse.cli import speech as cli_speech
 
 app = typer.Typer(
     no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_speech.transcribe)
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)
 app.command()(cli_explain.plot)
@@ -33,9 +35,9 @@ def amuse(
 ) -> None:
     """Emotions in conversations, from text, voice and picture."""
     if version:
-        from amuse_kernels import __version__
+        from importlib.metadata import version as installed
 
-        typer.echo(f"amuse {__version__}")
+        typer.echo(f"amuse {installed('amuse-kernels')}")
         raise typer.Exit
 
 
@@ -175,12 +177,13 @@ def ablate(
     overrides: Overrides = None,
     tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
 ) -> None:
     """Run the paper's ablations on your data: train and test each row, print each table next to the paper's numbers."""
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
-    say(run(Config.load(config, overrides or ()), out, [t for t in tables.split(",") if t], seeds))
+    say(run(Config.load(config, [*_source(data), *(overrides or ())]), out, [t for t in tables.split(",") if t], seeds))
 
 
 def _source(data: Path | None) -> list[str]:

@@ -1,9 +1,9 @@
-"""Batches of whole dialogues: utterances side by side, padded over tokens only."""
+"""Batches of whole dialogues: utterances one after the other, and their tokens too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
+from amuse.layout import Layout, Merge, Steps, grouped_steps, map_steps
 
 UNLABELLED = -100
 """The class index of an utterance without a label, which every loss and metric leaves out."""
@@ -21,36 +22,118 @@ POOL = 16  # batches that are drawn and sorted by length together
 
 @dataclass
 class Batch:
-    """The utterances of several dialogues, flattened; U counts all of them, L_m is the longest stream (at least 1).
+    """The utterances of several dialogues, one after the other, and their tokens, packed: nothing is padded.
+
+    U counts the utterances of all dialogues, T_m the tokens of modality m. Whatever dialogues, speakers and lengths
+    decide is worked out here, once and on the host, so that nothing after it has to look into a tensor and wait.
 
     Attributes:
-        features: Modality -> `(U, L_m, d_m)` float32, or `(U, L_m)` int64 token ids; 0 where padded.
-        masks: Modality -> bool `(U, L_m)`, True = token; all False = this utterance lacks the modality.
-        dialogue: int64 `(U,)`, which dialogue of the batch, non-decreasing from 0.
-        position: int64 `(U,)`, index of the utterance in its dialogue.
+        tokens: Modality -> `(T_m, d_m)` float32 features, or `(T_m,)` int64 token ids, of all utterances in order.
+        layouts: Modality -> which tokens are whose; an utterance without a token lacks the modality.
+        dialogues: The utterances of each dialogue.
         speaker: int64 `(U,)`, speaker index inside the dialogue, by order of appearance.
+        turns: The utterances of each speaker of each dialogue, as the steps of an LSTM.
         labels: int64 `(U,)` with -100 = unlabelled, or for regression float32 with NaN = unlabelled; None when no
             utterance of the batch has a label.
         ids: (dialogue id, utterance id) of every utterance.
+        merges: Streams -> how they become the tokens of one modality; see `merge`.
     """
 
-    features: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    dialogue: Tensor
-    position: Tensor
+    tokens: dict[str, Tensor]
+    layouts: dict[str, Layout]
+    dialogues: Layout
     speaker: Tensor
+    turns: Steps
     labels: Tensor | None
     ids: list[tuple[str, str]]
+    merges: dict[tuple[str, ...], Merge] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        tokens: dict[str, Tensor],
+        lengths: dict[str, Tensor],
+        dialogue_lengths: Tensor | Sequence[int],
+        speaker: Tensor,
+        labels: Tensor | None = None,
+        ids: list[tuple[str, str]] | None = None,
+    ) -> Batch:
+        """A batch of packed tokens on the host.
+
+        Args:
+            tokens, speaker, labels, ids: As of `Batch`.
+            lengths: Modality -> int64 `(U,)`, tokens of each utterance.
+            dialogue_lengths: Utterances of each dialogue.
+        """
+        dialogues = Layout.of(dialogue_lengths)
+        turns = grouped_steps(dialogues.row * (speaker.max() + 1) + speaker)
+        layouts = {name: Layout.of(each) for name, each in lengths.items()}
+        return cls(tokens, layouts, dialogues, speaker, turns, labels, ids or [])
+
+    @classmethod
+    def of_padded(
+        cls,
+        features: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        dialogue_lengths: Tensor | Sequence[int],
+        speaker: Tensor,
+        labels: Tensor | None = None,
+        ids: list[tuple[str, str]] | None = None,
+    ) -> Batch:
+        """A batch of padded utterances, on their device, where the lengths are read back once.
+
+        Args:
+            features: Modality -> `(U, L_m, d_m)` or `(U, L_m)`; what is in the padding does not matter.
+            masks: Modality -> bool `(U, L_m)`, True = token.
+            dialogue_lengths, speaker, labels, ids: As of `of`.
+        """
+        tokens = {name: padded[masks[name]] for name, padded in features.items()}
+        lengths = {name: mask.sum(1).cpu() for name, mask in masks.items()}
+        batch = cls.of(tokens, lengths, dialogue_lengths, speaker.cpu(), labels, ids)
+        return batch.to(speaker.device)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.dialogues.num_tokens
 
     @property
     def num_dialogues(self) -> int:
-        return int(self.dialogue[-1]) + 1
+        return len(self.dialogues.lengths)
+
+    @property
+    def dialogue(self) -> Tensor:
+        """int64 `(U,)`, which dialogue of the batch, non-decreasing from 0."""
+        return self.dialogues.row
+
+    @property
+    def position(self) -> Tensor:
+        """int64 `(U,)`, index of the utterance in its dialogue."""
+        return self.dialogues.position
+
+    def padded(self, name: str) -> tuple[Tensor, Tensor]:
+        """A modality's tokens as `(U, L, ...)`, 0 where padded, and their bool mask `(U, L)`; L is at least 1."""
+        tokens, layout = self.tokens[name], self.layouts[name]
+        shape = len(self), max(layout.max_len, 1)
+        mask = torch.zeros(shape, dtype=torch.bool, device=tokens.device)
+        mask[layout.row, layout.position] = True
+        padded = tokens.new_zeros(*shape, *tokens.shape[1:])
+        padded[layout.row, layout.position] = tokens
+        return padded, mask
+
+    def with_tokens(self, tokens: dict[str, Tensor], lengths: dict[str, Tensor]) -> Batch:
+        """This batch, on the host, with other tokens in some modalities, arguments as of `of`."""
+        layouts = {name: Layout.of(each) for name, each in lengths.items()}
+        return replace(self, tokens={**self.tokens, **tokens}, layouts={**self.layouts, **layouts}, merges={})
+
+    def merge(self, streams: Sequence[str]) -> Merge:
+        """How several streams become the tokens of one modality; worked out when first asked, best on the host."""
+        key = tuple(streams)
+        if key not in self.merges:
+            device = self.layouts[key[0]].row.device
+            self.merges[key] = Merge.of([self.layouts[name] for name in key]).map(lambda tensor: tensor.to(device))
+        return self.merges[key]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """This batch with every tensor on `device`."""
+        """This batch with every tensor on `device` that is not needed on the host."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -60,12 +143,13 @@ class Batch:
     def _map(self, convert: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            features={m: convert(x) for m, x in self.features.items()},
-            masks={m: convert(x) for m, x in self.masks.items()},
-            dialogue=convert(self.dialogue),
-            position=convert(self.position),
+            tokens={m: convert(x) for m, x in self.tokens.items()},
+            layouts={m: layout.map(convert) for m, layout in self.layouts.items()},
+            dialogues=self.dialogues.map(convert),
             speaker=convert(self.speaker),
+            turns=map_steps(self.turns, convert),
             labels=None if self.labels is None else convert(self.labels),
+            merges={streams: merge.map(convert) for streams, merge in self.merges.items()},
         )
 
 
@@ -86,36 +170,28 @@ def collate(dialogues: Sequence[Dialogue], modalities: dict[str, int], regressio
     for dialogue in dialogues:
         if not dialogue.utterances:
             raise ValueError(f"dialogue {dialogue.id!r}: expected at least one utterance, got none")
-    members = [(d, p, u) for d, dialogue in enumerate(dialogues) for p, u in enumerate(dialogue.utterances)]
+    utterances = [utterance for dialogue in dialogues for utterance in dialogue.utterances]
 
-    features, masks = {}, {}
+    tokens, lengths = {}, {}
     for modality, width in modalities.items():
-        streams = [utterance.features.get(modality) for _, _, utterance in members]
-        length = max([1, *(len(tokens) for tokens in streams if tokens is not None)])
-        if width == TOKEN_IDS:
-            padded = torch.zeros(len(members), length, dtype=torch.int64)
-        else:
-            padded = torch.zeros(len(members), length, width, dtype=torch.float32)
-        mask = torch.zeros(len(members), length, dtype=torch.bool)
-        for row, tokens in enumerate(streams):
-            if tokens is not None:
-                padded[row, : len(tokens)] = tokens
-                mask[row, : len(tokens)] = True
-        features[modality], masks[modality] = padded, mask
+        ids = width == TOKEN_IDS
+        nothing = torch.zeros((0,) if ids else (0, width), dtype=torch.int64 if ids else torch.float32)
+        streams = [utterance.features.get(modality, nothing) for utterance in utterances]
+        tokens[modality] = torch.cat([nothing, *streams]).to(nothing.dtype)
+        lengths[modality] = torch.tensor([len(stream) for stream in streams], dtype=torch.int64)
 
     speakers: list[int] = []
     for dialogue in dialogues:
         order = {name: i for i, name in enumerate(dict.fromkeys(u.speaker for u in dialogue.utterances))}
         speakers.extend(order[utterance.speaker] for utterance in dialogue.utterances)
 
-    return Batch(
-        features=features,
-        masks=masks,
-        dialogue=torch.tensor([d for d, _, _ in members], dtype=torch.int64),
-        position=torch.tensor([p for _, p, _ in members], dtype=torch.int64),
-        speaker=torch.tensor(speakers, dtype=torch.int64),
-        labels=_labels([utterance.label for _, _, utterance in members], regression),
-        ids=[(dialogues[d].id, utterance.id) for d, _, utterance in members],
+    return Batch.of(
+        tokens,
+        lengths,
+        [len(dialogue) for dialogue in dialogues],
+        torch.tensor(speakers, dtype=torch.int64),
+        _labels([utterance.label for utterance in utterances], regression),
+        [(dialogue.id, utterance.id) for dialogue in dialogues for utterance in dialogue.utterances],
     )
 
 
@@ -131,7 +207,8 @@ class DialogueBatches(Sampler[list[int]]):
     """Draws batches of dialogues of similar length, the same ones for the same (seed, epoch).
 
     A shuffled epoch cuts a permutation of the dialogues into pools of `POOL` batches, sorts each pool by number of
-    utterances, cuts it into batches and shuffles these: little padding, and still different batches every epoch.
+    utterances, cuts it into batches and shuffles these: processes and parts of a step that share a batch get about as
+    much each, and batches still differ in every epoch.
 
     Args:
         lengths: Utterances per dialogue.
@@ -140,6 +217,8 @@ class DialogueBatches(Sampler[list[int]]):
         seed: Together with the epoch it decides everything.
         max_utterances: Upper bound on the utterances of a batch, so that memory is bounded; a single dialogue longer
             than that is a batch of its own.
+        tokens: Tokens of all modalities per dialogue.
+        max_tokens: The same bound on the tokens of a batch, on which memory and time depend; needs `tokens`.
         weights: Per dialogue; a shuffled epoch then draws as many dialogues as there are, with replacement.
     """
 
@@ -151,16 +230,25 @@ class DialogueBatches(Sampler[list[int]]):
         shuffle: bool,
         seed: int = 0,
         max_utterances: int | None = None,
+        tokens: Sequence[int] | None = None,
+        max_tokens: int | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_utterances", max_utterances)):
+        limits = {"batch_size": batch_size, "max_utterances": max_utterances, "max_tokens": max_tokens}
+        for name, value in limits.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if max_tokens is not None and tokens is None:
+            raise ValueError("tokens: expected the tokens of each dialogue, which max_tokens bounds, got None")
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.max_utterances = max_utterances
+        self.budgets = [
+            (limit, sizes)
+            for limit, sizes in ((max_utterances, self.lengths), (max_tokens, tokens))
+            if limit is not None and sizes is not None
+        ]
         self.weights = weights
         self.epoch = 0
 
@@ -191,14 +279,17 @@ class DialogueBatches(Sampler[list[int]]):
 
     def _cut(self, order: Sequence[int]) -> list[list[int]]:
         batches: list[list[int]] = []
-        used = 0
+        used = [0] * len(self.budgets)
         for index in order:
-            full = not batches or len(batches[-1]) == self.batch_size
-            if full or (self.max_utterances is not None and used + self.lengths[index] > self.max_utterances):
+            sizes = [each[index] for _, each in self.budgets]
+            over = any(
+                before + size > limit for before, size, (limit, _) in zip(used, sizes, self.budgets, strict=True)
+            )
+            if over or not batches or len(batches[-1]) == self.batch_size:
                 batches.append([])
-                used = 0
+                used = [0] * len(self.budgets)
             batches[-1].append(index)
-            used += self.lengths[index]
+            used = [before + size for before, size in zip(used, sizes, strict=True)]
         return batches
 
 
@@ -241,4 +332,6 @@ def make_loader(
 
 def present_modalities(batch: Batch, groups: dict[str, list[str]]) -> Tensor:
     """bool `(U, M)`, which modalities each utterance has: those with a token in any of their streams."""
-    return torch.stack([torch.cat([batch.masks[s] for s in streams], 1).any(-1) for streams in groups.values()], -1)
+    groups_of = [[batch.layouts[s].present for s in streams] for streams in groups.values()]
+    columns = [own[0] if len(own) == 1 else torch.stack(own).any(0) for own in groups_of]
+    return torch.stack(columns, -1)

@@ -1,16 +1,16 @@
 """A plain folder of conversations: recordings, each next to a transcript of the same name."""
 
-import random
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.draw import draw_splits, merge_spellings
 from amuse.data.problems import Problem, ProblemHandler
+from amuse.data.speakers import folded
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
 SPLITS = ("train", "valid", "test")
@@ -23,8 +23,6 @@ AUDIO = (
     *(".mka", ".mp2", ".oga", ".w64", ".weba", ".wma", ".wv"),
 )
 """Suffixes of recordings; a file with any other suffix is one if there is a transcript of its name."""
-DRAWS = 200
-"""Random draws of the splits, of which the one with the most similar splits is used."""
 _LANGUAGE = r"(?:\.[a-z]{2,3}(?:[-_][a-z0-9]{2,8})?)?"
 
 
@@ -43,6 +41,7 @@ def read_folder(
     test_fraction: float = 0.15,
     seed: int = 0,
     report: ProblemHandler,
+    recognize: Callable[[Path], list[Line]] | None = None,
 ) -> tuple[dict[str, Conversations], dict[str, dict[str, Path]]]:
     """Reads `NAME.mp4` (or another recording) with `NAME.csv` (or another transcript); every recording is a dialogue.
 
@@ -54,6 +53,7 @@ def read_folder(
             drawn so that the splits have similar distributions of labels; fewer than three dialogues are all `"test"`.
         seed: Seed of the draw.
         report: Takes everything that is wrong with a recording or its transcript.
+        recognize: Makes the utterances of a recording without a transcript, or none; None leaves such recordings out.
 
     Returns:
         Split -> conversations, for the splits that have a dialogue. Classes are the labels that occur, sorted; labels
@@ -66,10 +66,10 @@ def read_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of recordings, no such folder")
-    parts = {split: _recordings(folder / split, report) for split in SPLITS if (folder / split).is_dir()}
+    parts = {split: _recordings(folder / split, report, recognize) for split in SPLITS if (folder / split).is_dir()}
     given = bool(parts)
     if not given:
-        parts = {"": _recordings(folder, report)}
+        parts = {"": _recordings(folder, report, recognize)}
     _merge_classes([recording for recordings in parts.values() for recording in recordings], report)
     if not given:
         parts = _draw(parts[""], valid_fraction, test_fraction, seed)
@@ -109,14 +109,14 @@ def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | 
 
 def find_transcripts(media: Path) -> list[Path]:
     """Transcripts of a recording, in order of preference: CSV before SRT, names without a language code first."""
-    name = re.compile(re.escape(_folded(media.stem)) + _LANGUAGE)
+    name = re.compile(re.escape(folded(media.stem)) + _LANGUAGE)
     found = [
         path
         for path in media.parent.iterdir()
-        if path.suffix.lower() in SUFFIXES and name.fullmatch(_folded(path.stem)) and path.is_file()
+        if path.suffix.lower() in SUFFIXES and name.fullmatch(folded(path.stem)) and path.is_file()
     ]
     order = {suffix: place for place, suffix in enumerate(SUFFIXES)}
-    return sorted(found, key=lambda path: (len(_folded(path.stem)), order[path.suffix.lower()], path.name))
+    return sorted(found, key=lambda path: (len(folded(path.stem)), order[path.suffix.lower()], path.name))
 
 
 def find_transcript(media: Path) -> Path | None:
@@ -124,7 +124,9 @@ def find_transcript(media: Path) -> Path | None:
     return next(iter(find_transcripts(media)), None)
 
 
-def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
+def _recordings(
+    folder: Path, report: ProblemHandler, recognize: Callable[[Path], list[Line]] | None
+) -> list[Recording]:
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -139,8 +141,11 @@ def _recordings(folder: Path, report: ProblemHandler) -> list[Recording]:
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
         if not transcripts:
+            if recognize is not None and (lines := recognize(media)):
+                found[media.stem] = Recording(media, lines)
+                continue
             expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript next to it"
-            report(Problem("missing_transcript", str(media), expected))
+            report(Problem("missing_transcript", str(media), f"{expected}; amuse transcribe makes one of its speech"))
             continue
         for spare in transcripts[1:]:
             report(Problem("stray_file", str(spare), f"{transcripts[0].name} is used instead"))
@@ -179,55 +184,22 @@ def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None
     recordings[:] = [recording for recording in recordings if recording.lines]
 
 
-def _merge_classes(recordings: Iterable[Recording], report: ProblemHandler) -> None:
+def _merge_classes(recordings: Sequence[Recording], report: ProblemHandler) -> None:
     """Merge labels that differ only in case."""
-    recordings = list(recordings)
-    counts = Counter(line.label for recording in recordings for line in recording.lines if line.label is not None)
-    spellings: dict[str, list[str]] = {}
-    for label in sorted(counts, key=lambda label: (-counts[label], label)):
-        spellings.setdefault(_folded(label), []).append(label)
-    for first, *others in spellings.values():
-        if others:
-            report(Problem("same_class", first, f"also spelled {', '.join(others)}"))
+    classes = merge_spellings(sum((_labels(recording) for recording in recordings), Counter()), report)
     for recording in recordings:
         recording.lines = [
-            line if line.label is None else replace(line, label=spellings[_folded(line.label)][0])
-            for line in recording.lines
+            line if line.label is None else replace(line, label=classes[line.label]) for line in recording.lines
         ]
 
 
 def _draw(recordings: list[Recording], valid: float, test: float, seed: int) -> dict[str, list[Recording]]:
-    """Random splits of whole recordings; of many draws, the one whose splits have the most similar labels."""
-    for name, share in (("valid_fraction", valid), ("test_fraction", test)):
-        if not 0 < share < 0.5:
-            raise ValueError(f"{name}: expected a number between 0 and 0.5, got {share}")
+    """Random splits of whole recordings, with similar labels."""
     if len(recordings) < 3:
         return {"test": recordings}
-    rng = random.Random(seed)
-    tests, valids = (max(round(share * len(recordings)), 1) for share in (test, valid))
-    labels = {
-        id(recording): Counter(line.label for line in recording.lines if line.label is not None)
-        for recording in recordings
-    }
-
-    def unlikeness(order: list[Recording]) -> float:
-        """Distance of the splits' class frequencies from the overall ones; more if a split lacks labels or classes."""
-        parts = order[:tests], order[tests : tests + valids], order[tests + valids :]
-        counts = [sum((labels[id(recording)] for recording in part), Counter()) for part in parts]
-        every = sum(counts, Counter())
-        total = 0.0
-        for part, weight in zip(counts, (1.0, 1.0, 3.0), strict=True):
-            size = part.total()
-            if not size:
-                total += 10 * weight
-                continue
-            total += sum(abs(part[label] / size - every[label] / every.total()) for label in every)
-            total += weight * sum(not part[label] for label in every) / len(every)
-        return total
-
-    order = min((rng.sample(recordings, len(recordings)) for _ in range(DRAWS)), key=unlikeness)
-    return {"train": order[tests + valids :], "valid": order[tests : tests + valids], "test": order[:tests]}
+    drawn = draw_splits([_labels(recording) for recording in recordings], {"test": test, "valid": valid}, seed)
+    return {split: [recordings[i] for i in drawn[split]] for split in SPLITS}
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+def _labels(recording: Recording) -> Counter[str]:
+    return Counter(line.label for line in recording.lines if line.label is not None)

@@ -1,7 +1,10 @@
 """Mixup between the utterances of a batch."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,3 +19,7 @@ class Mix:
         """`(U, width)` interpolated with the partners' rows."""
         share = self.share[:, None].to(rows.dtype)
         return share * rows + (1 - share) * rows[self.partner]
+
+    def to(self, device: torch.device) -> Mix:
+        """This mixup on `device`."""
+        return Mix(self.partner.to(device), self.share.to(device))

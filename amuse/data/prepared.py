@@ -73,7 +73,7 @@ def _conversations(folder: Path, index: dict[str, Any], split: str) -> Conversat
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a folder on which `amuse data prepare` has finished")
+        raise FileNotFoundError(f"{path}: no such file; expected a folder that `amuse data prepare` has completed")
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected format {FORMAT}, got {content.get('format')!r}; prepare the data again")

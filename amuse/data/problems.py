@@ -11,6 +11,7 @@ NOTES = {
     "milliseconds": "times without a unit that would be hours in seconds; they were taken for milliseconds",
     "missing_speaker": "no speaker is named; counted as the speaker 'unknown'",
     "missing_text": "an utterance without words in the transcript; it lacks text",
+    "no_conversations": "no column groups the utterances; each is a conversation of its own",
     "no_transcript": "a recording without a transcript; cut at pauses, no words, one speaker",
     "no_face": "no face in any key frame; the utterance lacks the modality face",
     "overlap": "utterances overlap in time; each was cut as its transcript says",
@@ -19,6 +20,7 @@ NOTES = {
     "silent": "the sound is digital silence; it was encoded as such",
     "sound_gap": "the sound begins late or is interrupted; there it was taken for silent",
     "stray_file": "a file that belongs to no utterance; not used",
+    "transcribed": "a recording without a transcript; words and speakers were recognised by machine",
     "unused": "columns, tiers or lines of a transcript without a meaning here; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }

@@ -37,6 +37,11 @@ def speaker_name(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).translate(_QUOTES).split())
 
 
+def folded(name: str) -> str:
+    """A name to compare by, without regard to case and to how accents are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def said(lines: list[str]) -> list[Said]:
     """The speakers and words of one subtitle; several speakers if each has a line with a dash and a name."""
     lines = [line.strip() for line in lines if line.strip()]

@@ -84,7 +84,7 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
 
 def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
-    fields = Fields.find(table.header)
+    fields = Fields.find(name for name in table.header if name.lower() != "confidence")  # of `amuse transcribe`
     missing = [name for name in ("start", "end") if name not in fields.columns]
     if not fields.timed:
         raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")

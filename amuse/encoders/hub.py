@@ -1,6 +1,8 @@
 """Folders of pretrained transformers models, by package, path or hub name."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -60,3 +62,16 @@ def import_transformers() -> Any:
     except ImportError:
         raise ImportError(_NEEDS_EXTRA) from None
     return transformers
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Loading weights takes a moment and needs no progress bar of transformers."""
+    logging = import_transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from amuse.config import DataConfig
 from amuse.encoders.feature_cache import load_features, save_features
-from amuse.encoders.hub import encoder_folder, import_transformers
+from amuse.encoders.hub import encoder_folder, import_transformers, without_progress_bars
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ class TextModel:
     @cached_property
     def network(self) -> Any:
         """The model in fp32, in evaluation mode."""
-        network = import_transformers().AutoModel.from_pretrained(
-            self.folder, use_safetensors=True, local_files_only=True
-        )
+        with without_progress_bars():
+            network = import_transformers().AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, local_files_only=True
+            )
         return network.float().eval().to(self.device)
 
 
@@ -241,7 +242,7 @@ class FrozenTextEncoder:
 
 
 class WordReader:
-    """Encodes the utterances of a live conversation one by one, exactly as training encodes whole dialogues.
+    """Encodes words that arrive utterance by utterance or in batches, exactly as training encodes a data set.
 
     Tokenizer and encoder are loaded once, and nothing is cached on disk, since live words rarely repeat.
 
@@ -260,21 +261,32 @@ class WordReader:
         if config.encoder_mode == "frozen":
             self.frozen = FrozenTextEncoder(self.model, config.layers, config.merge, config.pool, progress=False)
 
-    def __call__(self, words: Sequence[Words]) -> Tensor | None:
-        """The newest utterance, the last of `words`, as `(L, width)` features or int64 `(L,)` ids; None without text.
+    def newest(self, words: Sequence[Words]) -> Tensor | None:
+        """The last of `words`, as `(L, width)` features or int64 `(L,)` ids; None without text.
 
         Args:
             words: The newest utterance after those before it, of which `config.context` are read.
         """
+        sequence = self._sequences([words])[0][-1]
+        return None if sequence is None else self._read([sequence])[sequence]
+
+    def __call__(self, dialogues: Sequence[Sequence[Words]]) -> list[list[Tensor | None]]:
+        """Every utterance of whole dialogues, each as `newest` returns it."""
+        sequences = self._sequences(dialogues)
+        read = self._read([each for dialogue in sequences for each in dialogue if each is not None])
+        return [[None if each is None else read[each] for each in dialogue] for dialogue in sequences]
+
+    def _sequences(self, dialogues: Sequence[Sequence[Words]]) -> list[list[TokenSequence | None]]:
         options = self.config
-        sequence = token_sequences(
-            [words], self.model, context=options.context, speakers=options.speakers, max_tokens=options.max_tokens
-        )[0][-1]
-        if sequence is None:
-            return None
+        return token_sequences(
+            dialogues, self.model, context=options.context, speakers=options.speakers, max_tokens=options.max_tokens
+        )
+
+    def _read(self, sequences: list[TokenSequence]) -> dict[TokenSequence, Tensor]:
+        unique = list(dict.fromkeys(sequences))
         if self.frozen is None:
-            return torch.tensor(sequence.ids, dtype=torch.int64)
-        return self.frozen.encode([sequence])[0]
+            return {each: torch.tensor(each.ids, dtype=torch.int64) for each in unique}
+        return dict(zip(unique, self.frozen.encode(unique), strict=True))
 
 
 def default_cache_dir() -> Path:

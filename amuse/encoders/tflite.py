@@ -1,6 +1,10 @@
 """TensorFlow Lite models that ship inside PyPI packages, run without TensorFlow or the packages' own code."""
 
 import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,9 @@ class TfliteModel:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
             raise ImportError("TensorFlow Lite models need ai-edge-litert: pip install amuse-kernels[media]") from None
-        self._interpreter: Any = Interpreter(str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with _without_notices():
+            self._interpreter: Any = Interpreter(str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
@@ -42,3 +47,18 @@ class TfliteModel:
         self._interpreter.set_tensor(self._input["index"], values.astype(self._input["dtype"]))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keep the runtime's INFO lines off standard error: they come from C++, and no setting turns them off."""
+    with tempfile.TemporaryFile() as written:
+        stderr = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            os.write(2, b"".join(line for line in written if not line.startswith(b"INFO:")))

@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from amuse.encoders.hub import encoder_folder
+from amuse.encoders.hub import encoder_folder, without_progress_bars
+from amuse.layout import Layout
 
 # utterances of similar length share a forward pass of about this many tokens, enough to fill the device
 TOKENS_PER_CHUNK = {"cpu": 256, "cuda": 8192}
@@ -79,25 +80,26 @@ class TextEncoder(PretrainedEncoder):
         super().__init__(config, trained_layers)
         self.width = self.model.config.hidden_size
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """int64 `(U, L)` ids and their bool mask, a prefix of True, to `(U, L, width)`, 0 where padded."""
-        lengths = mask.sum(-1)
-        order = torch.argsort(lengths)
-        out: Tensor | None = None
+    def forward(self, ids: Tensor, layout: Layout) -> Tensor:
+        """int64 `(T,)` ids of the utterances' tokens to `(T, width)`."""
+        if not layout.num_tokens:
+            return next(self.parameters()).new_zeros(0, self.width)
+        lengths, rows = torch.sort(layout.lengths)
+        rows = rows.to(ids.device)
         limit = TOKENS_PER_CHUNK.get(ids.device.type, 8192)
-        for rows in _chunks(order, lengths[order].tolist(), limit):
-            length = int(lengths[rows].max())
-            if length == 0:
-                continue
-            hidden = self.model(
-                input_ids=ids[rows, :length], attention_mask=mask[rows, :length].long()
-            ).last_hidden_state
-            if out is None:
-                out = hidden.new_zeros(*ids.shape, self.width)
-            out[rows, :length] = hidden
-        if out is None:
-            return next(self.parameters()).new_zeros(*ids.shape, self.width)
-        return out.masked_fill(~mask[..., None], 0.0)
+        chunks = _chunks(lengths.tolist(), limit)
+        outputs, used = [], 0
+        starts = [torch.zeros(chunks[0][0], dtype=torch.int64, device=ids.device)]  # of each row in the outputs
+        for first, last in chunks:
+            length = int(lengths[last - 1])
+            places = layout.cu_seq[rows[first:last], None] + torch.arange(length, device=ids.device)
+            mask = places < layout.cu_seq[rows[first:last] + 1, None]
+            padded = torch.where(mask, ids[places.clamp(max=layout.num_tokens - 1)], 0)
+            outputs.append(self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state.flatten(0, 1))
+            starts.append(used + length * torch.arange(last - first, device=ids.device))
+            used += length * (last - first)
+        start = torch.empty_like(rows).scatter(0, rows, torch.cat(starts))
+        return torch.cat(outputs)[start[layout.row] + layout.position]
 
 
 class SignalEncoder(PretrainedEncoder):
@@ -117,13 +119,11 @@ class SignalEncoder(PretrainedEncoder):
             self.width = self.eval()._encode(torch.zeros(1, *self.shape)).shape[-1]
         self.train(training)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Flattened inputs, float32 `(U, L, raw)`, and their bool mask to `(U, L, width)`, 0 where masked."""
-        out = tokens.new_zeros(*mask.shape, self.width)
-        if not mask.any():
-            return out
-        encoded = self._encode(tokens[mask].unflatten(-1, self.shape))
-        return out.to(encoded.dtype).masked_scatter(mask[..., None], encoded)
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """float32 `(T, raw)`, inputs of `shape` made flat, to `(T, width)`."""
+        if not len(tokens):
+            return tokens.new_zeros(0, self.width)
+        return self._encode(tokens.unflatten(-1, self.shape))
 
     def _encode(self, inputs: Tensor) -> Tensor:
         return average_hidden(self.model(**{self.model.main_input_name: inputs}).last_hidden_state)
@@ -144,9 +144,10 @@ def pretrained_model(encoder: str) -> tuple[Any, Path]:
     from transformers import AutoModel
 
     folder = encoder_folder(encoder)
-    model, info = AutoModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
+    with without_progress_bars():
+        model, info = AutoModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     # weights missing from a checkpoint would be random; a pooler is not used, and often missing
     absent = sorted(key for key in info["missing_keys"] if "pooler" not in key and "mask" not in key)
     if absent:
@@ -161,11 +162,12 @@ def tower(model: Any) -> Any:
     return getattr(model, "vision_model", model)
 
 
-def _chunks(order: Tensor, lengths: list[int], limit: int) -> list[Tensor]:
-    """Cut rows sorted by length so that a chunk, padded to its longest, has at most about `limit` tokens."""
-    chunks, start = [], 0
-    for end, length in enumerate(lengths):
-        if end > start and (end - start + 1) * length > limit:
-            chunks.append(order[start:end])
+def _chunks(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Ranges of ascending lengths above 0 that, padded to their longest, have about `limit` tokens at most."""
+    start = sum(length == 0 for length in lengths)
+    chunks = []
+    for end in range(start, len(lengths)):
+        if end > start and (end - start + 1) * lengths[end] > limit:
+            chunks.append((start, end))
             start = end
-    return [*chunks, order[start:]]
+    return [*chunks, (start, len(lengths))]

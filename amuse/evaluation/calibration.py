@@ -74,9 +74,10 @@ class Calibration:
         return cls.measure(logits, labels, temperature)
 
     def report(self) -> str:
+        calibrated = f"{100 * self.ece_calibrated:.2f} with temperature {self.temperature:.3f}"
         return (
-            f"calibration error {100 * self.ece:.2f}, {100 * self.ece_calibrated:.2f} with temperature "
-            f"{self.temperature:.3f}; mean confidence {100 * self.confidence:.2f}, accuracy {100 * self.accuracy:.2f}"
+            f"calibration error {100 * self.ece:.2f}, {'not calibrated' if self.temperature == 1 else calibrated}; "
+            f"mean confidence {100 * self.confidence:.2f}, accuracy {100 * self.accuracy:.2f}"
         )
 
     def save(self, folder: Path) -> None:

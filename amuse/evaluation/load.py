@@ -1,4 +1,4 @@
-"""Trained runs, read from their folders."""
+"""Reads trained runs from their folders."""
 
 from pathlib import Path
 

@@ -15,14 +15,14 @@ from amuse.world import World
 
 @dataclass
 class Predictions:
-    """Of U utterances: logits `(U, C)`, labels `(U,)` or None where nothing is labelled, ids (dialogue, utterance)."""
+    """Logits `(U, C)` of U utterances, labels `(U,)` or None if nothing is labelled, ids (dialogue, utterance)."""
 
     logits: Tensor
     labels: Tensor | None
     ids: list[tuple[str, str]]
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
-        """`(U, C)`, of a classifier; the highest of a row is the confidence of its prediction."""
+        """A classifier's probabilities `(U, C)`; the highest in a row is the confidence of its prediction."""
         return (self.logits / temperature).softmax(-1)
 
 
@@ -33,13 +33,13 @@ def predict(
     """Predict every utterance, in the order of the conversations, on the model's device.
 
     Args:
-        model: any; its mode is left as it was.
-        conversations: of the model's modalities.
-        batch_size: dialogues.
-        world: the processes among which the dialogues are divided; all have to call, and all get everything.
+        model: The model; its training mode is restored.
+        conversations: With the model's modalities.
+        batch_size: Dialogues per batch.
+        world: The processes among which the dialogues are divided; all must call, and each gets all predictions.
 
     Raises:
-        ValueError: the conversations have other modalities or feature widths than the model.
+        ValueError: The conversations have other modalities or feature widths than the model.
     """
     if conversations.modalities != model.spec.modalities:
         raise ValueError(
@@ -48,7 +48,7 @@ def predict(
     device = next(model.parameters()).device
     world = world or World(device)
     count = len(conversations)
-    # as many dialogues in every process, since a sharded model is called by all at once; the last may come twice
+    # every process gets equally many dialogues, since all call a sharded model together; the last may be repeated
     turns = range(world.rank, -(-count // world.size) * world.size, world.size)
     chunks = [list(turns[i : i + batch_size]) for i in range(0, len(turns), batch_size)]
     loader = ConversationLoader(
@@ -89,7 +89,7 @@ def evaluate(
     """Scores of a model on labelled conversations; `bootstrap` resamples for the interval of weighted F1.
 
     Raises:
-        ValueError: nothing is labelled, other modalities or other class names than the model's.
+        ValueError: Nothing is labelled, or modalities or class names differ from the model's.
     """
     if conversations.label_names != model.spec.label_names:
         raise ValueError(
@@ -104,7 +104,7 @@ def score_predictions(
     """Scores of predictions; `label_names` None means regression.
 
     Raises:
-        ValueError: nothing is labelled.
+        ValueError: Nothing is labelled.
     """
     labels, logits = predictions.labels, predictions.logits
     if labels is None:
@@ -116,5 +116,5 @@ def score_predictions(
 
 
 def score(metrics: Metrics | RegressionMetrics) -> float:
-    """What training maximises on the validation split: weighted F1, or minus the mean absolute error."""
+    """The score that training maximises on the validation split: weighted F1, or minus the mean absolute error."""
     return metrics.weighted_f1 if isinstance(metrics, Metrics) else -metrics.mae

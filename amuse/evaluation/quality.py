@@ -1,4 +1,4 @@
-"""How good a model is on labelled data, as a report shows it."""
+"""A model's quality on labelled data, as a report shows it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from amuse.evaluation.metrics import Metrics, RegressionMetrics, evaluate_predic
 
 @dataclass
 class Quality:
-    """How good the model is on labelled data: scores and, by confidence, how often it is right."""
+    """A classifier's scores on labelled data, and its accuracy by confidence."""
 
     metrics: Metrics
     bins: list[Bin]
@@ -22,7 +22,7 @@ class Quality:
     def measure(
         cls, probabilities: Tensor, labels: Tensor, label_names: list[str], num_bins: int = NUM_BINS
     ) -> "Quality":
-        """From probabilities `(U, C)` and labels int64 `(U,)`, -100 = unlabelled; at least one is labelled."""
+        """From probabilities `(U, C)` and int64 labels `(U,)`, -100 = unlabelled; at least one is labelled."""
         known = labels != UNLABELLED
         bins = reliability(probabilities[known], labels[known], num_bins)
         error = expected_calibration_error(probabilities[known], labels[known], num_bins)
@@ -31,7 +31,7 @@ class Quality:
 
 @dataclass
 class RegressionQuality:
-    """How good a regressor is on labelled data: scores, and float64 labels and predictions `(U,)`."""
+    """A regressor's scores on labelled data, and float64 labels and predictions `(U,)`."""
 
     metrics: RegressionMetrics
     labels: Tensor
@@ -39,7 +39,7 @@ class RegressionQuality:
 
     @classmethod
     def measure(cls, predictions: Tensor, labels: Tensor) -> "RegressionQuality":
-        """Of predictions and labels `(U,)`, NaN = unlabelled; at least one is labelled."""
+        """From predictions and labels `(U,)`, NaN = unlabelled; at least one is labelled."""
         known = ~labels.isnan()
         labels, predictions = labels[known].double(), predictions[known].double()
         return cls(evaluate_regression(labels, predictions), labels, predictions)

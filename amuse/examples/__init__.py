@@ -1,1 +1,1 @@
-"""Other tasks that the paper's technique suits, one runnable file each; docs/tasks.md."""
+"""Other tasks for the paper's technique, one runnable file each; see docs/tasks.md."""

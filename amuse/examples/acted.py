@@ -1,4 +1,4 @@
-"""Which emotion does an actor play? Own features as tables: voice and face of single clips, empty cells among them.
+"""Which emotion does an actor play? Precomputed features as tables: voice and face of clips, with empty cells.
 
     python -m amuse.examples.acted combined_summary.csv --out TABLES
     amuse repeat --data TABLES --config amuse/configs/acted.yaml --folds 6 --groups actor --out RUNS

@@ -1,4 +1,4 @@
-"""How much does somebody enjoy talking to a robot? Own features as tables: audio, facial action units and timing.
+"""How much does somebody enjoy talking to a robot? Precomputed features as tables: audio, action units, timing.
 
     python -m amuse.examples.enjoyment ICMI2024LLMsEnjoymentDetection --out TABLES
     amuse repeat --data TABLES --config amuse/configs/enjoyment.yaml --folds 5 --groups dialogue --out RUNS
@@ -43,7 +43,7 @@ def run(
 
 
 def read_ratings(path: Path) -> dict[tuple[int, int], list[float]]:
-    """(participant, turn) -> the ratings that coders gave it."""
+    """(participant, turn) -> the coders' ratings."""
     ratings: dict[tuple[int, int], list[float]] = {}
     for row in csv.DictReader(read_utf8(path).splitlines()):
         for column, cell in row.items():
@@ -57,7 +57,7 @@ def exchange_id(participant: int, turn: int) -> str:
 
 
 def _id_of(name: str) -> str:
-    """`P09_T3` and `P9_T3` alike."""
+    """The id of an exchange named `P09_T3` or `P9_T3`."""
     participant, turn = name.lstrip("P").split("_T")
     return exchange_id(int(participant), int(turn))
 

@@ -1,10 +1,10 @@
-"""Audio-visual events, a toy of two modalities: does what is heard belong to what is seen?
+"""Audio-visual events, a toy task of two modalities: do sound and picture agree?
 
     python -m amuse.examples.events --out RUN
 
-Clips are generated: a tone is high or low, a ball flies high or low. The label says where both are, or that they
-disagree: neither modality alone can tell. Sound and pictures go through the encoders of `amuse data prepare`; a clip is
-a dialogue of one utterance, so the temporal stage is left out.
+Clips are generated: a tone is high or low, a ball flies high or low. The label says that both are high, both are low,
+or that they disagree, which neither modality reveals alone. Sound and pictures go through the encoders of `amuse data
+prepare`; a clip is a dialogue of one utterance, so there is no temporal stage.
 """
 
 from pathlib import Path
@@ -48,14 +48,14 @@ def run(
 def events(count: int, seed: int) -> Conversations:
     """`count` clips; each of the four pairs of heights is equally likely."""
     rng = np.random.default_rng(seed)
-    hear, see = LogMel(rate=10.0), Hog()
+    audio, vision = LogMel(rate=10.0), Hog()
     dialogues = []
     for number in range(count):
         high_tone, high_ball = (bool(rng.integers(2)) for _ in range(2))
         label = 2 if high_tone != high_ball else 0 if high_tone else 1
-        features = {"audio": hear(tone(high_tone, rng)), "video": see(ball(high_ball, rng))}
+        features = {"audio": audio(tone(high_tone, rng)), "video": vision(ball(high_ball, rng))}
         dialogues.append(Dialogue(f"clip{number}", [Utterance(f"clip{number}", "world", features, label)]))
-    return Conversations(dialogues, LABEL_NAMES, {"audio": hear.width, "video": see.width})
+    return Conversations(dialogues, LABEL_NAMES, {"audio": audio.width, "video": vision.width})
 
 
 def tone(high: bool, rng: np.random.Generator) -> np.ndarray:

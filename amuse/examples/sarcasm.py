@@ -1,10 +1,9 @@
-"""Is the last thing said meant sarcastically? MUStARD (Castro et al. 2019): a remark and the lines that led to it.
+"""Is the last remark sarcastic? MUStARD (Castro et al. 2019): a remark and the lines before it.
 
     python -m amuse.examples.sarcasm sarcasm_data.json --out RUN [--features audio=FILE.safetensors ...]
 
-A remark and its context are a dialogue, in which only the remark has a label. Words are read by the frozen text
-encoder; other modalities of the remarks come from safetensors files with the remarks' ids as keys and tensors
-`(tokens, width)`.
+A remark and its context form a dialogue, in which only the remark has a label. The frozen text encoder reads the words;
+other modalities of the remarks come from safetensors files with the remarks' ids as keys and tensors `(tokens, width)`.
 """
 
 import json

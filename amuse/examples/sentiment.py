@@ -1,4 +1,4 @@
-"""How positive is what is said? CMU-MOSI as a regression, or sentiment in MELD's dialogues as classes.
+"""How positive is an utterance? CMU-MOSI as a regression, or sentiment in MELD's dialogues as classes.
 
 python -m amuse.examples.sentiment mosi FOLDER --out RUN [--scores FILE]
 python -m amuse.examples.sentiment meld FOLDER --out RUN

@@ -1,8 +1,7 @@
 """The paper's ablation tables as a grid on any data set, each row beside the paper's numbers.
 
-Every row is a change of one configuration, and is compared with the unchanged one seed by seed. Rows of several tables
-with the same configuration are trained once; a row that is done is not run again, and one that was interrupted goes on
-where it was.
+Every row changes one configuration, and is compared with the unchanged one seed by seed. Rows with the same
+configuration in several tables are trained once; a finished row is not run again, and an interrupted one resumes.
 """
 
 import copy
@@ -50,7 +49,7 @@ LETTERS = {"text": "T", "audio": "A", "video": "V"}
 
 @dataclass
 class Variant:
-    """A line of a table: what is changed, and the paper's weighted F1 for it, where it has one."""
+    """A row of a table: its changes, and the paper's weighted F1, if it has one."""
 
     table: str
     name: str
@@ -71,15 +70,15 @@ def ablate(
     """Train and test every row and return the tables as Markdown; also writes ablation.md and ablation.json to `out`.
 
     Args:
-        config: AMuSE in full; each row changes something of it.
-        out: folder of the grid; what is done there is kept.
-        tables: some of "I" to "V".
-        seeds: runs of each row, from `config.train.seed` upwards.
-        splits: default: those of `config.data`.
-        progress: say which row is trained.
+        config: The full model; each row changes some of it.
+        out: Folder of the grid; finished runs in it are kept.
+        tables: Some of "I" to "V".
+        seeds: Runs of each row, from `config.train.seed` upwards.
+        splits: Default: those of `config.data`.
+        progress: Print which row is trained.
 
     Raises:
-        ValueError: an unknown table, or regression, for which the paper has no tables.
+        ValueError: An unknown table, or regression, for which the paper has no tables.
     """
     unknown = set(tables) - set(TABLES)
     if unknown or not tables:
@@ -127,7 +126,7 @@ def changed(config: Config, row: Variant, seed: int) -> Config:
     """The configuration of one run of a row.
 
     Raises:
-        ValueError: a change that the configuration does not allow.
+        ValueError: A change that the configuration does not allow.
     """
     config = copy.deepcopy(config)
     for place, value in {**row.changes, "train.seed": seed}.items():
@@ -137,7 +136,7 @@ def changed(config: Config, row: Variant, seed: int) -> Config:
 
 
 def _score(row: Variant, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
-    """Of one run, from the folder of an earlier one if there is one."""
+    """Scores of one run, read from the folder of an earlier one if there is one."""
     config = changed(config, row, seed)
     chosen = row.modalities or list(splits.train.modalities)
     key = json.dumps([chosen, dataclasses.asdict(config)], sort_keys=True)
@@ -150,10 +149,10 @@ def _score(row: Variant, config: Config, splits: Splits, seed: int, out: Path) -
 
 
 def to_markdown(rows: Sequence[Variant]) -> str:
-    """Tables with mean and sample deviation over seeds beside the paper's single runs.
+    """Tables with mean and sample deviation over seeds, next to the paper's single runs.
 
     Args:
-        rows: the unchanged configuration first; its differences to the others are taken seed by seed.
+        rows: The unchanged configuration first; differences to it are taken seed by seed.
     """
     unchanged, *rows = rows
     head = ["", "weighted F1", "accuracy", "to unchanged", "parameters", "seconds", "paper, MELD", "paper, IEMOCAP"]
@@ -173,7 +172,7 @@ def to_markdown(rows: Sequence[Variant]) -> str:
 
 
 def _difference(scores: Sequence[Scores], unchanged: Sequence[Scores]) -> str:
-    """Mean difference in weighted F1 and, of several seeds, its standard error; nothing for the same runs."""
+    """Mean difference in weighted F1 and, for several seeds, its standard error; empty for the same runs."""
     differences = [a.weighted_f1 - b.weighted_f1 for a, b in zip(scores, unchanged, strict=False)]
     if list(scores) == list(unchanged[: len(scores)]):
         return ""

@@ -1,4 +1,4 @@
-"""AMuSE against each modality alone and against plain concatenation, trained alike: what does fusion bring?"""
+"""AMuSE against each modality alone and plain concatenation, trained in the same way: what does fusion add?"""
 
 import dataclasses
 import time
@@ -33,13 +33,13 @@ def compare(
     With generated conversations it also writes `report.html` into `out`: the first test conversation, explained.
 
     Args:
-        data: folder of prepared data, tables, MELD or CMU-MOSI; None = generated conversations.
-        out: folder of the runs, one folder each; runs of an earlier call are overwritten.
-        config_file: default: the one shipped for the data set, else the defaults.
-        overrides: as of `Config.load`.
+        data: Folder of prepared data, tables, MELD or CMU-MOSI; None = generated conversations.
+        out: Folder of the runs, one folder each; runs of an earlier call are overwritten.
+        config_file: Default: the one shipped for the data set, else the defaults.
+        overrides: See `Config.load`.
 
     Raises:
-        ValueError, FileNotFoundError: naming what is wrong with the data or the configuration.
+        ValueError, FileNotFoundError: Faulty data or configuration; says what is wrong.
     """
     dataset = "synthetic" if data is None else guess_dataset(data)
     if config_file is None and dataset in SHIPPED:
@@ -73,12 +73,12 @@ def compare(
 
 
 def _report(run: Path, path: Path) -> str:
-    """Explain the first test conversation and say where the report is, or what it lacks."""
+    """Explain the first test conversation; a line that says where the report is, or why there is none."""
     try:
         write_report(explain_run(run, progress=False), path)
     except ImportError as error:
         return f"no report of a conversation: {error}"
-    return f"one conversation with the reasons for its predictions: {path}"
+    return f"one conversation with explanations of its predictions: {path}"
 
 
 def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config]]:
@@ -92,7 +92,7 @@ def contenders(config: Config, splits: Splits) -> list[tuple[str, Splits, Config
 
 
 def only_modalities(config: Config, modalities: Sequence[str]) -> Config:
-    """The configuration without the settings of the data's other modalities, or of groups of streams without them."""
+    """The configuration without settings of other modalities and without groups of streams that become empty."""
     streams = {name: [s for s in members if s in modalities] for name, members in config.model.streams.items()}
     streams = {name: members for name, members in streams.items() if members}
     grouped = {stream for members in streams.values() for stream in members}

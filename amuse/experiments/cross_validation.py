@@ -1,7 +1,7 @@
 """Grouped, repeated cross-validation: every dialogue is tested once per grouping, by a model that never saw its group.
 
-Choices (the epoch, and settings out of `choices`) are made on the validation part inside each fold. The predictions for
-all folds of a grouping are pooled into one score; mean and sample deviation are over groupings.
+Choices (of the epoch, and among settings in `choices`) are made on the validation part inside each fold. The
+predictions for all folds of a grouping are pooled into one score; mean and sample deviation are over groupings.
 """
 
 import itertools
@@ -27,7 +27,7 @@ SCORES_FILE = "scores.json"
 
 @dataclass
 class FoldScore:
-    """One fold: its score on the test part alone, the numbers of utterances, and the settings chosen inside."""
+    """One fold: its score on the test part, the numbers of utterances, and the settings chosen inside."""
 
     grouping: int
     fold: int
@@ -39,7 +39,7 @@ class FoldScore:
 
 @dataclass
 class CrossValidation:
-    """All folds of all groupings, and per grouping the scores of the pooled predictions."""
+    """All folds of all groupings, and the scores of the pooled predictions per grouping."""
 
     measure: str  # "weighted F1" | "Pearson r"
     second: str  # "accuracy" | "MAE"
@@ -72,15 +72,15 @@ def cross_validate(
     """Train and test every fold of every grouping; writes `scores.json` into `out`.
 
     Args:
-        config: with `data.folds` and `data.groups`; grouping g has `data.grouping` and `train.seed` raised by g.
-        out: one folder per fold; what is done there is kept, what was interrupted resumes.
-        groupings: number of ways in which groups are dealt into folds.
-        choices: settings to choose from in each fold, such as "model.dropout=[0.1, 0.5]"; all combinations are
-            trained, the best validation score is tested.
-        progress: say which fold is trained.
+        config: With `data.folds` and `data.groups`; grouping g adds g to `data.grouping` and `train.seed`.
+        out: Takes one folder per fold; finished folds are kept, interrupted ones resume.
+        groupings: Number of assignments of groups to folds.
+        choices: Settings to choose from in each fold, such as "model.dropout=[0.1, 0.5]"; all combinations are
+            trained, and the one with the best validation score is tested.
+        progress: Print which fold is trained.
 
     Raises:
-        ValueError: no folds, no grouping, a choice that is no list, or groups that cannot be cut into folds.
+        ValueError: No folds, no grouping, a choice that is not a list, or groups that cannot be divided into folds.
     """
     if config.data.folds < 2:
         raise ValueError(f"data.folds: expected at least 2, got {config.data.folds}")
@@ -114,8 +114,8 @@ def read_scores(folder: Path) -> CrossValidation:
     """The scores that `cross_validate` wrote.
 
     Raises:
-        FileNotFoundError: no finished cross-validation there.
-        ValueError: a damaged file.
+        FileNotFoundError: No finished cross-validation in the folder.
+        ValueError: A damaged file.
     """
     path = folder / SCORES_FILE
     if not path.is_file():
@@ -129,7 +129,7 @@ def read_scores(folder: Path) -> CrossValidation:
 
 
 def combinations(choices: Sequence[str]) -> list[list[str]]:
-    """All combinations of "section.key=[value, ...]" as lists of overrides; one without any for no choices."""
+    """All combinations of "section.key=[value, ...]" as lists of overrides; one empty list without choices."""
     options = []
     for choice in choices:
         key, _, text = choice.partition("=")
@@ -141,7 +141,7 @@ def combinations(choices: Sequence[str]) -> list[list[str]]:
 
 
 def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple[Predictions, Any, FoldScore]:
-    """Predictions for the test part by the candidate that is best on the validation part."""
+    """Predictions for the test part, by the candidate with the best validation score."""
     splits = load_splits(config.data, progress=False)
     best, inner, chosen = None, -float("inf"), candidates[0]
     for number, settings in enumerate(candidates):

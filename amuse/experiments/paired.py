@@ -1,8 +1,8 @@
-"""Paired differences between configurations, with confidence intervals that hold for repeated cross-validation.
+"""Paired differences between configurations, with confidence intervals that are valid for repeated cross-validation.
 
 Scores of the same seed, or of the same fold of the same grouping, are subtracted. Training parts of a cross-validation
-overlap, so that the usual t test finds differences that are none; Nadeau and Bengio ("Inference for the generalization
-error", 2003) correct the variance of the mean by the share of data that is tested.
+overlap, so the usual t test finds too many differences; Nadeau and Bengio ("Inference for the generalization error",
+2003) correct the variance of the mean by the share of data that is tested.
 """
 
 import csv
@@ -22,9 +22,9 @@ class Difference:
     """The mean of paired differences and its interval.
 
     Attributes:
-        mean: Of first minus second.
+        mean: Mean of first minus second.
         low, high: Bounds of the interval.
-        p: Two-sided p value of no difference; 1 where all differences are 0.
+        p: Two-sided p value of no difference; 1 if all differences are 0.
         deviation: Sample deviation of the differences; 0 for a single one.
         count: Number of pairs.
     """
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """ "helps", "hurts" or, where the interval holds 0, "not shown"."""
+        """ "helps", "hurts" or, if the interval contains 0, "not shown"."""
         if self.low > 0:
             return "helps"
         return "hurts" if self.high < 0 else "not shown"
@@ -53,13 +53,13 @@ def paired_difference(
     freedom (Nadeau and Bengio 2003, with test_share = n_test / n_train).
 
     Args:
-        first, second: scores in the same order of seeds, or of groupings and folds.
-        test_share: tested utterances over those that were learned from, validation included; 0 for seeds on one fixed
-            split, where the interval is about seeds only.
-        confidence: coverage.
+        first, second: Scores in the same order of seeds, or of groupings and folds.
+        test_share: Ratio of test utterances to training utterances, validation included; 0 for seeds on one fixed
+            split, where the interval covers the variation of seeds only.
+        confidence: Coverage.
 
     Raises:
-        ValueError: fewer than two pairs, different lengths, or a share or coverage out of range.
+        ValueError: Fewer than two pairs, different lengths, or a share or coverage out of range.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"scores: expected two equally long lists of 2 or more, got {len(first)} and {len(second)}")
@@ -78,7 +78,7 @@ def paired_difference(
 
 @dataclass
 class Comparison:
-    """One configuration beside the one that it is compared with."""
+    """One configuration, compared with the reference."""
 
     name: str
     mean: float  # of the pooled scores
@@ -87,14 +87,14 @@ class Comparison:
 
 
 def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
-    """Cross-validations beside the first of them, fold by fold.
+    """Compare cross-validations with the first of them, fold by fold.
 
     Returns:
         The measure, and a comparison per folder.
 
     Raises:
-        ValueError: fewer than two folders, or other folds or data than the first's.
-        FileNotFoundError: a folder without scores.
+        ValueError: Fewer than two folders, or folds or data that differ from the first's.
+        FileNotFoundError: A folder without scores.
     """
     if len(folders) < 2:
         raise ValueError(f"runs: expected at least two folders of cross-validations, got {len(folders)}")
@@ -111,7 +111,7 @@ def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
 def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path) -> Difference:
     keys = [[(f.grouping, f.fold, f.train, f.test) for f in each.folds] for each in (ours, reference)]
     if keys[0] != keys[1] or ours.measure != reference.measure:
-        raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got others")
+        raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got different ones")
     share = statistics.fmean(f.test / f.train for f in ours.folds)
     return paired_difference([f.score for f in ours.folds], [f.score for f in reference.folds], share)
 

@@ -1,4 +1,4 @@
-"""One configuration trained with several seeds, since a single run says little: mean, deviation, every class, cost."""
+"""One configuration trained with several seeds, since a single run says little: mean, deviation, classes, cost."""
 
 import json
 import statistics
@@ -28,7 +28,7 @@ class Scores:
 
 
 def run_once(splits: Splits, config: Config, folder: Path, progress: bool = False) -> Scores:
-    """Train, or go on with a run that was interrupted or is done already, and test its best model."""
+    """Train, or resume an interrupted run or load a finished one, and test its best model."""
     model = train_on(splits, config, folder, resume=True, progress=progress)
     metrics = evaluate(model, splits.test, config.train.batch_size)
     assert isinstance(metrics, Metrics)  # callers have refused regression
@@ -47,14 +47,14 @@ def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = No
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
 
     Args:
-        config: of every run, but for the seed.
-        out: runs that are done there are tested only, interrupted ones go on.
-        seeds: number of runs.
-        splits: default: those of `config.data`.
-        progress: show the runs' progress.
+        config: The configuration of all runs, except for the seed.
+        out: Takes the runs; finished ones in it are only tested, interrupted ones resume.
+        seeds: Number of runs.
+        splits: Default: those of `config.data`.
+        progress: Show the runs' progress.
 
     Raises:
-        ValueError: regression, no seed, or `out` holds runs of another configuration.
+        ValueError: Regression, no seed, or `out` has runs of another configuration.
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
@@ -87,6 +87,6 @@ def to_markdown(runs: dict[int, Scores]) -> str:
 
 
 def mean(values: Sequence[float]) -> str:
-    """Mean and, of several values, sample deviation (n - 1)."""
+    """Mean and, for several values, sample standard deviation (n - 1)."""
     text = f"{statistics.fmean(values):.2f}"
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.2f}"

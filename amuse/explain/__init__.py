@@ -1,4 +1,4 @@
-"""Why a prediction came about: words, voice, picture, modalities and the rest of the dialogue."""
+"""Explanations of predictions: words, voice, picture, modalities and the rest of the dialogue."""
 
 from amuse.explain.explanation import ExplainOptions, Explanation, explain
 from amuse.explain.fidelity import Fidelity

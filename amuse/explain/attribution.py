@@ -1,7 +1,7 @@
 """Attribution of one prediction to feature groups: LIME, Shapley values, occlusion, integrated gradients.
 
-All of them give one score a group in units of the explained output (probability of the target class, or the value of a
-regression): positive contributed to it, negative distracted from it.
+All of them give one score per group in units of the explained output (probability of the target class, or the value of
+a regression): positive scores raised it, negative ones lowered it.
 """
 
 import math
@@ -24,7 +24,7 @@ class Attribution:
     """Scores of G groups, read as an additive model of the output: base + sum of the scores of the groups kept.
 
     Attributes:
-        method: Of `METHODS`.
+        method: A key of `METHODS`.
         target: Class index; 0 for regression.
         scores: float64 `(G,)`.
         base: The additive model's output without any group.
@@ -41,10 +41,10 @@ class Attribution:
 
 
 def neighbourhood(count: int, num_groups: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Perturbations as LIME draws them for text: bool `(count, G)`, the first one whole, and weights `(count,)`.
+    """Perturbations as LIME draws them for text: bool `(count, G)`, the first one complete, and weights `(count,)`.
 
-    The number of groups left out is uniform, then which ones; the weight is sqrt(exp(-(distance / 0.25)^2)) of the
-    cosine distance to the whole utterance.
+    The number of groups left out is drawn uniformly, then which ones; the weight is sqrt(exp(-(distance / 0.25)^2)) of
+    the cosine distance to the complete utterance.
     """
     generator = torch.Generator().manual_seed(seed)
     ranks = torch.rand(count, num_groups, generator=generator).argsort(dim=1).argsort(dim=1)
@@ -106,7 +106,7 @@ def _coalitions(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def occlusion(perturbation: Perturbation, target: int, samples: int = 0, seed: int = 0) -> Attribution:
-    """By how much the output falls when one group alone is left out. Nothing is drawn."""
+    """How much the output falls when a single group is left out. Deterministic."""
     count = len(perturbation.groups)
     kept = torch.cat([torch.ones(1, count).bool(), ~torch.eye(count).bool()])
     whole, *parts = perturbation(kept)[:, target].double()
@@ -115,12 +115,12 @@ def occlusion(perturbation: Perturbation, target: int, samples: int = 0, seed: i
 
 
 def integrated_gradients(perturbation: Perturbation, target: int, samples: int = 64, seed: int = 0) -> Attribution:
-    """Integrated gradients (Sundararajan et al. 2017) from features of 0, by captum; nothing is drawn.
+    """Integrated gradients (Sundararajan et al. 2017) from features of 0, by captum. Deterministic.
 
     Standardised features are 0 at their mean over the training split.
 
     Args:
-        perturbation: Of a model whose streams are all features.
+        perturbation: One of a model whose streams are all features.
         target: Class index.
         samples: Steps of the integral.
 

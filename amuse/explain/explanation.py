@@ -19,7 +19,7 @@ from amuse.model.amuse import Amuse
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """How scores are found; the same options give the same scores.
+    """How scores are computed; the same options give the same scores.
 
     Attributes:
         method: "lime" | "shap" | "occlusion" | "gradients".
@@ -54,15 +54,15 @@ class Explanation:
     Attributes:
         probabilities: `(C,)`, or the value of a regression `(1,)`.
         target: The explained class; 0 for regression.
-        groups: What the scores belong to.
-        scores: float64 `(G,)` in units of the output; positive contributed, negative distracted.
-        options: How the scores were found.
+        groups: Words, segments, frames or regions, one per score.
+        scores: float64 `(G,)` in units of the output; positive raised it, negative lowered it.
+        options: How the scores were computed.
         fidelity: How far they can be trusted.
-        fusion: `(M,)` share of each modality in the fused descriptor, or None where the fusion has no coefficients.
+        fusion: `(M,)` share of each modality in the fused descriptor; None for a fusion without coefficients.
         attention: (central, peripheral) modality -> `(L,)` mean weight that each peripheral token receives.
-        without_modality: Modality -> `(C,)` had it been missing.
-        without_utterance: `(N, C)` had that utterance never been said; the own row is `probabilities`.
-        without_speaker: Speaker -> `(C,)` had they said nothing but this utterance.
+        without_modality: Modality -> the output `(C,)` without it.
+        without_utterance: `(N, C)`, the outputs without each other utterance; its own row is `probabilities`.
+        without_speaker: Speaker -> the output `(C,)` without their other utterances.
     """
 
     probabilities: Tensor
@@ -107,7 +107,7 @@ def explain(
         pieces, max_segments: See `feature_groups`.
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
-        pictures: Stream -> the pictures of its tokens, to explain regions of them; "gradients" explains whole tokens.
+        pictures: Stream -> the pictures of its tokens, to explain their regions; "gradients" explains whole tokens.
 
     Raises:
         ValueError: An argument out of its range.
@@ -127,7 +127,7 @@ def explain(
     if groups:
         attribution = METHODS[options.method](perturbation, target, options.samples, options.seed)
         fidelity = measure(perturbation, attribution, options.seed)
-    else:  # without a token, only the context speaks
+    else:  # without a token, the prediction comes from the context alone
         value = float(probabilities[target])
         attribution = Attribution(options.method, target, torch.zeros(0, dtype=torch.float64), value)
         fidelity = Fidelity(float("nan"), value, value, value)

@@ -1,4 +1,4 @@
-"""How far an attribution can be trusted: does it foretell what the model does when parts are left out?"""
+"""How far an attribution can be trusted: does it predict what the model does when parts are left out?"""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,32 @@ from torch import Tensor
 from amuse.explain.attribution import Attribution, neighbourhood
 from amuse.explain.perturbation import Perturbation
 
+RELIABLE_R2 = 0.5
+"""An attribution must explain at least half of how the output varies to be shown as a reason."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
     """Faithfulness of an attribution.
 
     Attributes:
-        r2: Weighted R^2 of the additive model on perturbations that it was not fitted on; 1 is perfect, 0 no better
-            than a constant, NaN where the output never changes.
-        deletion: Area under the output while groups are left out, highest score first; low is good.
-        insertion: Area under the output while groups are put in, highest score first; high is good.
-        random: The same area for random orders, between the two for a good attribution.
+        r2: Weighted R^2 of the additive model on perturbations that it was not fitted on: 1 is perfect, 0 is no better
+            than a constant, NaN means that the output never changes.
+        deletion: Area under the output as groups are removed, highest score first; low is good.
+        insertion: Area under the output as groups are added, highest score first; high is good.
+        random: The same area for random orders; between the two for a good attribution.
     """
 
     r2: float
     deletion: float
     insertion: float
     random: float
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the additive model explains enough, and its order is no worse than a random one."""
+        slack = 1e-3  # the areas of a few groups differ by rounding only
+        return self.r2 >= RELIABLE_R2 and self.deletion - slack <= self.random <= self.insertion + slack
 
 
 def measure(perturbation: Perturbation, attribution: Attribution, seed: int, samples: int = 200) -> Fidelity:

@@ -1,4 +1,4 @@
-"""What an explanation speaks of: words, segments of the voice, frames or regions of the picture."""
+"""The parts that an explanation scores: words, segments of the voice, frames or regions of the picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Group:
     Attributes:
         stream: Name of the token stream.
         tokens: Their indices in the stream.
-        name: A word, the number of a segment or frame, or the place in a frame.
-        start, end: Seconds of the recording, taking tokens as equally long; None for words and unknown times.
-        cell: Number of the region, see `amuse.explain.pictures.cell_box`; a token goes with its last region. None for
-            whole tokens.
+        name: A word, the number of a segment or frame, or the position in a frame.
+        start, end: Seconds of the recording if all tokens are equally long; None for words and unknown times.
+        cell: Number of the region, see `amuse.explain.pictures.cell_box`; a token is left out with its last region.
+            None for whole tokens.
     """
 
     stream: str
@@ -43,14 +43,14 @@ def feature_groups(
 
     Args:
         utterance: With features.
-        pieces: Stream -> the word piece that each token stands for, as a tokenizer writes it; pieces of a word make one
-            group, and a token whose piece is None (a special token) is in no group and never left out. Without it the
-            words of `utterance.text` name the tokens of a text stream where there are equally many.
-        max_segments: Longer streams without words are cut into this many segments of neighbouring tokens.
-        pictures: Stream -> the pictures of its tokens, whose regions are the groups then.
+        pieces: Stream -> the word piece of each token, as a tokenizer writes it; the pieces of a word form one group,
+            and a token whose piece is None (a special token) is in no group and never left out. Without pieces, the
+            words of `utterance.text` name the tokens of a text stream if there are equally many.
+        max_segments: Longer streams without words are divided into this many segments of neighbouring tokens.
+        pictures: Stream -> the pictures of its tokens, whose regions are then the groups.
 
     Raises:
-        ValueError: pieces or pictures that are not as many as the tokens.
+        ValueError: The number of pieces or pictures differs from the number of tokens.
     """
     if max_segments < 1:
         raise ValueError(f"max_segments: expected at least 1, got {max_segments}")
@@ -62,7 +62,7 @@ def feature_groups(
         named = (pieces or {}).get(stream)
         if named is not None:
             if len(named) != len(tokens):
-                raise ValueError(f"pieces[{stream!r}]: expected {len(tokens)}, one a token, got {len(named)}")
+                raise ValueError(f"pieces[{stream!r}]: expected {len(tokens)}, one per token, got {len(named)}")
             groups += _words(stream, named)
             continue
         words = (utterance.text or "").split() if stream in WORD_STREAMS else []
@@ -97,7 +97,7 @@ def _segments(stream: str, length: int, utterance: Utterance, limit: int) -> lis
 
 def _regions(stream: str, length: int, utterance: Utterance, pictures: Pictures) -> list[Group]:
     if len(pictures.images) != length:
-        raise ValueError(f"pictures[{stream!r}]: expected {length}, one a token, got {len(pictures.images)}")
+        raise ValueError(f"pictures[{stream!r}]: expected {length}, one per token, got {len(pictures.images)}")
     cuts = _cuts(length, pictures.moments)
     groups = []
     for number, (first, stop) in enumerate(cuts, start=1):

@@ -1,5 +1,6 @@
-"""Where a prediction comes from beyond single tokens: attention, fusion, modalities, the rest of the dialogue."""
+"""Influences on a prediction beyond single tokens: attention, fusion, modalities, the rest of the dialogue."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,14 +10,17 @@ from amuse.data.batch import Batch
 from amuse.data.conversation import Dialogue
 from amuse.explain.perturbation import Perturbation
 from amuse.model.amuse import Amuse
-from amuse.model.stages import AttentionLayer
+from amuse.model.score_map import MappedScoresAttention
+from amuse.model.stages import Attention, CentralNetwork
+from amuse_kernels import p2c_attention_weights
+from amuse_kernels.nn import Packed, ProjectedSource
 
 
 def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
-    """How much each Central network m looks at the tokens of each Peripheral modality n (Eq. 1).
+    """How much each Central network m attends to the tokens of each Peripheral modality n (Eq. 1).
 
     The weights of `p2c_attention_weights`, gates applied, averaged over heads, layers and the tokens of m: they sum to
-    the gate, 1 / |M| in the paper. They say where the model looked, which is not yet what changed its mind.
+    the gate, 1 / |M| in the paper. High attention to a token does not imply that it changed the prediction.
 
     Args:
         model: Put into evaluation mode.
@@ -27,17 +31,14 @@ def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
     """
     if model.central is None:
         return {}
-    masks = {
-        name: torch.cat([batch.masks[stream] for stream in streams], dim=1) for name, streams in model.groups.items()
-    }
-    seen: dict[nn.Module, Any] = {}
+    seen: dict[nn.Module, tuple[Tensor, ...]] = {}
 
-    def record(module: nn.Module, arguments: Any, options: Any, _: Any) -> None:
-        seen[module] = cast(Any, module).forward(*arguments, **options, need_weights=True)[1]
+    def record(module: nn.Module, arguments: Any, _: Any) -> None:
+        seen[module] = attention_weights(cast(Attention, module), *arguments)
 
-    attentions = [[cast(AttentionLayer, layer).attention for layer in cast(Any, net).layers] for net in model.central]
-    modules = [attention for layers in attentions for attention in layers if attention is not None]
-    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in modules]
+    networks = [cast(CentralNetwork, network) for network in model.central]
+    attentions = [[network.attention(layer) for layer in range(len(network.layers))] for network in networks]
+    hooks = [module.register_forward_hook(record) for of_network in attentions for module in of_network if module]
     try:
         with torch.no_grad():
             model.eval().describe(batch)
@@ -47,17 +48,43 @@ def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
     flow = {}
     for central, layers in zip(model.modalities, attentions, strict=True):
         others = [name for name in model.modalities if name != central]
+        tokens = torch.stack([batch.layouts[stream].cu_seq.diff() for stream in model.groups[central]]).sum(0)  # (U,)
         for p, peripheral in enumerate(others):
-            weights = [seen[a][p] for a in layers if a is not None]  # each (U, L_m, L_n)
+            weights = [seen[attention][p] for attention in layers]  # each (U, L_m, L_n)
             if weights:
-                rows = masks[central][..., None]
-                total = torch.stack(weights).mean(0).masked_fill(~rows, 0.0).sum(1)
-                flow[central, peripheral] = total / rows.sum(1).clamp(min=1)
+                flow[central, peripheral] = torch.stack(weights).mean(0).sum(1) / tokens.clamp(min=1)[:, None]
     return flow
 
 
+def attention_weights(attention: Attention, query: Packed, sources: Sequence[ProjectedSource]) -> tuple[Tensor, ...]:
+    """Weights of a layer for each source, gates applied, averaged over heads: `(U, Lq, Lp)`, 0 where padded."""
+    keys, scale = [source.key for source in sources], None
+    if isinstance(attention, MappedScoresAttention):
+        keys, scale = attention.mapped_keys(sources), attention.softmax_scale
+    heads, is_query = _padded_heads(query._replace(values=attention.project_query(query.values)))
+    layouts: list[Any] = [(source.cu_seq, source.max_len) for source in sources]
+    padded = [_padded_heads(Packed(key, *layout)) for key, layout in zip(keys, layouts, strict=True)]
+    weights: Any = p2c_attention_weights(
+        heads,
+        [key for key, _ in padded],
+        gates=attention.gates(query),
+        key_masks=[mask for _, mask in padded],
+        softmax_scale=scale,
+    )
+    return tuple(weight.mean(1) * is_query[..., None] for weight in weights)
+
+
+def _padded_heads(tokens: Packed) -> tuple[Tensor, Tensor]:
+    """`(T, H, D)` as `(U, H, L, D)`, 0 where padded, and the bool mask `(U, L)` of the tokens; L is at least 1."""
+    places = tokens.cu_seq[:-1, None] + torch.arange(max(tokens.max_len, 1), device=tokens.cu_seq.device)
+    mask = places < tokens.cu_seq[1:, None]
+    padding = tokens.values.new_zeros(1, *tokens.values.shape[1:])
+    rows = torch.cat([tokens.values, padding])[torch.where(mask, places, len(tokens.values))]
+    return rows.transpose(1, 2), mask
+
+
 def fusion_weights(alpha: Tensor | None, present: Tensor) -> Tensor | None:
-    """How much of each modality's descriptor is in A(u), `(M,)`, summing to 1; None where the fusion has no alpha.
+    """The share of each modality's descriptor in A(u), `(M,)`, summing to 1; None for a fusion without alpha.
 
     Eq. 2 mixes alpha[m, n] of f_n and 1 - alpha[m, n] of f_m into slot m; element-wise coefficients are averaged.
 
@@ -79,7 +106,7 @@ def fusion_weights(alpha: Tensor | None, present: Tensor) -> Tensor | None:
 
 
 def modality_effects(perturbation: Perturbation) -> dict[str, Tensor]:
-    """What the model would say if a modality were missing: modality -> probabilities `(C,)`, present ones only."""
+    """The prediction without each present modality: modality -> probabilities `(C,)`."""
     names = perturbation.model.modalities
     return {
         name: perturbation.without(name) for name, here in zip(names, perturbation.present, strict=True) if bool(here)
@@ -87,7 +114,7 @@ def modality_effects(perturbation: Perturbation) -> dict[str, Tensor]:
 
 
 def context_effects(perturbation: Perturbation) -> Tensor:
-    """What the model would say had an utterance never been said: `(N, C)`; the own row is the prediction itself."""
+    """The prediction without each other utterance, `(N, C)`; its own row is the prediction itself."""
     size = len(perturbation.speaker)
     kept = ~torch.eye(size, dtype=torch.bool)
     kept[perturbation.position, perturbation.position] = True
@@ -95,7 +122,7 @@ def context_effects(perturbation: Perturbation) -> Tensor:
 
 
 def speaker_effects(perturbation: Perturbation, dialogue: Dialogue) -> dict[str, Tensor]:
-    """What the model would say had a speaker been silent but for this utterance: speaker -> probabilities `(C,)`."""
+    """The prediction without a speaker's other utterances: speaker -> probabilities `(C,)`."""
     speakers = list(dict.fromkeys(utterance.speaker for utterance in dialogue.utterances))
     kept = torch.tensor([[u.speaker != name for u in dialogue.utterances] for name in speakers])
     kept[:, perturbation.position] = True

@@ -1,15 +1,15 @@
-"""The model as a function of what is left of one utterance, or of its dialogue.
+"""The model as a function of the remaining parts of one utterance, or of its dialogue.
 
-Up to the fusion the model looks at each utterance by itself, and only the temporal stage brings them together. So the
-other utterances are described once, the perturbed copies of this one are described side by side as the rows of a
-batch, and the temporal stage reads each copy among the stored descriptors of its neighbours. That is exactly what the
-whole model would say about the perturbed dialogue (tested), at a fraction of its cost.
+Up to the fusion the model processes each utterance on its own; only the temporal stage combines them. So the other
+utterances are described once, the perturbed copies of this one are described together as the rows of a batch, and the
+temporal stage reads each copy among the stored descriptors of its neighbours. The result is exactly the whole model's
+output for the perturbed dialogue (tested), at a fraction of the cost.
 
-A left-out token is taken out of its stream, and the tokens after it move up: the model sees a shorter stream, as it
-does in training, and a stream without tokens is an absent modality. Nothing has to be invented in the token's place,
-and word ids and features are treated alike. A left-out region of a picture is covered and the picture encoded again;
-a picture without any region left is a left-out token. Features that were computed in context (a frozen text encoder)
-still carry traces of the words that are left out.
+A token that is left out is removed from its stream, and later tokens move up: the model sees a shorter stream, as it
+does in training, and a stream without tokens is an absent modality. No substitute has to be chosen, and token ids and
+features are treated alike. A region of a picture that is left out is covered, and the picture is encoded again; a
+picture without any region left is a token that is left out. Features that were computed in context (by a frozen text
+encoder) still carry traces of the words that are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ from amuse.model.amuse import Amuse
 
 
 class Perturbation:
-    """One utterance of a dialogue and what the model makes of its remains.
+    """One utterance of a dialogue, and the model's output for parts of it.
 
     Args:
         model: Trained; put into evaluation mode.
         dialogue: The whole dialogue, prepared as in training.
         position: Index of the utterance.
-        groups: Of `feature_groups`.
+        groups: Those of `feature_groups`.
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
         pictures: Stream -> the pictures of its tokens, for groups that are regions.
 
     Raises:
-        ValueError: A position outside of the dialogue, regions of a stream without pictures, or a model that draws
-            random coefficients in each call.
+        ValueError: A position outside the dialogue, regions of a stream without pictures, or a model that draws random
+            coefficients in each call.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Perturbation:
         if chunk < 1:
             raise ValueError(f"chunk: expected at least 1, got {chunk}")
         if model.config.fusion == "random":
-            raise ValueError("model: fusion 'random' draws its coefficients anew in each call, so nothing explains it")
+            raise ValueError("model: fusion 'random' draws new coefficients in each call, so nothing explains it")
         self.model = model.eval()
         self.position, self.groups, self.chunk, self.temperature = position, list(groups), chunk, temperature
         self.regression = model.spec.label_names is None
         device = next(model.parameters()).device
         batch = collate([dialogue], model.spec.modalities, self.regression).to(device)
         self.speaker = batch.speaker
-        shown = {name for name, mask in batch.masks.items() if mask[position].any()}
+        shown = {name for name, layout in batch.layouts.items() if layout.lengths[position]}
         self.pictures = {name: each for name, each in (pictures or {}).items() if name in shown}
         self.features, self.masks, self.group_of = {}, {}, {}
-        for name, mask in batch.masks.items():
-            length = max(int(mask[position].sum()), 1)
-            self.features[name] = batch.features[name][position, :length]
-            self.masks[name] = mask[position, :length]
+        for name in batch.tokens:
+            features, mask = batch.padded(name)
+            length = max(int(batch.layouts[name].lengths[position]), 1)
+            self.features[name], self.masks[name] = features[position, :length], mask[position, :length]
             cells = (self.pictures[name].grid ** 2,) if name in self.pictures else ()
             self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
@@ -85,75 +85,68 @@ class Perturbation:
 
     @torch.no_grad()
     def __call__(self, kept: Tensor) -> Tensor:
-        """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group stays."""
+        """Probabilities `(S, C)` (regression: values `(S, 1)`) for bool `(S, G)`, True = the group is kept."""
         outputs = [
-            self.evaluate(*_shortened(*self._remains(rows.to(self.speaker.device))))
-            for rows in kept.bool().split(self.chunk)
+            self.evaluate(*self._remains(rows.to(self.speaker.device))) for rows in kept.bool().split(self.chunk)
         ]
         return torch.cat(outputs).cpu()
 
     @torch.no_grad()
     def without(self, modality: str) -> Tensor:
-        """What the model says, `(C,)`, when the utterance lacks a modality of the model."""
+        """The output `(C,)` when the utterance lacks a modality of the model."""
         absent = self.model.groups[modality]
         masks = {name: mask[None] & (name not in absent) for name, mask in self.masks.items()}
         features = {name: tokens[None] for name, tokens in self.features.items()}
-        return self.evaluate(*_shortened(features, masks))[0].cpu()
+        return self.evaluate(features, masks)[0].cpu()
 
     @torch.no_grad()
     def among(self, kept: Tensor) -> Tensor:
-        """What the model says, `(S, C)`, when only some utterances, bool `(S, N)`, had been said.
+        """The outputs `(S, C)` when the dialogue has only the utterances in each row of `kept`, bool `(S, N)`.
 
         Raises:
-            ValueError: the utterance itself is not kept.
+            ValueError: The utterance itself is not kept.
         """
         if not kept[:, self.position].all():
             raise ValueError(f"kept: expected utterance {self.position} itself in every row")
-        dialogue, utterance = kept.to(self.speaker.device).nonzero(as_tuple=True)
-        return self._predict(self.fused[utterance], dialogue, utterance).cpu()
+        kept = kept.cpu()
+        _, utterance = kept.nonzero(as_tuple=True)
+        return self._predict(self.fused[utterance.to(self.fused.device)], kept).cpu()
 
     def evaluate(self, features: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
-        """What the model says, `(S, C)`, of S versions of the utterance: features `(S, L, d)`, bool masks `(S, L)`."""
+        """The outputs `(S, C)` for S versions of the utterance: features `(S, L, d)`, bool masks `(S, L)`."""
         count, size = len(next(iter(masks.values()))), len(self.speaker)
-        none = self.speaker.new_zeros(count)
-        versions = Batch(features, masks, none, none, none, None, [])
+        apart = torch.ones(count, dtype=torch.int64)
+        versions = Batch.of_padded(features, masks, apart, self.speaker.new_zeros(count))
         descriptors, _, present = self.model.describe(versions)
         own, _ = self.model.fuse(descriptors, present)
         rows = self.fused.repeat(count, 1, 1)  # (S, N, F)
         rows = torch.cat([rows[:, : self.position], own[:, None], rows[:, self.position + 1 :]], dim=1)
-        dialogue = torch.arange(count, device=none.device).repeat_interleave(size)
-        utterance = torch.arange(size, device=none.device).repeat(count)
-        return self._predict(rows.flatten(0, 1), dialogue, utterance)
+        return self._predict(rows.flatten(0, 1), torch.ones(count, size, dtype=torch.bool))
 
-    def _predict(self, fused: Tensor, dialogue: Tensor, utterance: Tensor) -> Tensor:
-        """Rows of several versions of the dialogue to the probabilities of the explained utterance in each."""
-        starts = torch.searchsorted(dialogue, dialogue)  # dialogues stand one after the other
-        position = torch.arange(len(dialogue), device=dialogue.device) - starts
-        batch = Batch({}, {}, dialogue, position, self.speaker[utterance], None, [])
+    def _predict(self, fused: Tensor, kept: Tensor) -> Tensor:
+        """The probabilities of the explained utterance in several versions of the dialogue.
+
+        Args:
+            fused: `(R, F)`, the utterances of the versions, one version after the other.
+            kept: bool `(S, N)` on the host, which utterances each of the S versions has.
+        """
+        _, utterance = kept.nonzero(as_tuple=True)
+        device = self.speaker.device
+        batch = Batch.of({}, {}, kept.sum(1), self.speaker.cpu()[utterance]).to(device)
         context = self.model.temporal(fused, batch)
-        logits = self.model.classifier(context[utterance == self.position]).float()
+        logits = self.model.classifier(context[(utterance == self.position).to(device)]).float()
         return logits if self.regression else (logits / self.temperature).softmax(-1)
 
     def _remains(self, kept: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Features `(S, L, d)` or ids `(S, L)`, and which of these tokens stay, bool `(S, L)`."""
+        """Features `(S, L, d)` or ids `(S, L)`, and which of these tokens are kept, bool `(S, L)`."""
         padded = torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1)  # group -1 is the last column
         features, masks = {}, {}
         for name, group in self.group_of.items():
-            stays = padded[:, group]  # (S, L), or (S, L, R) of pictures
+            visible = padded[:, group]  # (S, L), or (S, L, R) of pictures
             tokens = self.features[name]
             features[name] = tokens.expand(len(kept), *tokens.shape)
             if name in self.pictures:
-                features[name] = self.pictures[name](stays)
-                stays = stays.any(-1)
-            masks[name] = self.masks[name] & stays
+                features[name] = self.pictures[name](visible)
+                visible = visible.any(-1)
+            masks[name] = self.masks[name] & visible
         return features, masks
-
-
-def _shortened(features: dict[str, Tensor], masks: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tokens that stay moved to the front, since a mask is a prefix."""
-    moved, prefixes = {}, {}
-    for name, mask in masks.items():
-        order = torch.argsort(~mask, dim=1, stable=True)
-        rows = torch.arange(len(mask), device=mask.device)[:, None]
-        moved[name], prefixes[name] = features[name][rows, order], mask.gather(1, order)
-    return moved, prefixes

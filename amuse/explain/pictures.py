@@ -6,21 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BATCH = 64  # pictures that are painted and encoded at once; bounds the memory
+BATCH = 64  # pictures that are covered and encoded together; bounds the memory
 
 
 class Pictures:
     """Regions of pictures as features of a stream: a grid of cells, row after row, each of which can be covered.
 
-    A covered region is painted with the mean colour of its picture, which is how faces leave the background, too. The
-    result for a picture depends on which of its regions stay and on nothing else, so it is computed once.
+    A covered region is filled with the mean colour of its picture, as faces are in the background stream. The result
+    for a picture depends only on which of its regions are visible, so it is computed once.
 
     Args:
-        images: uint8 `(H, W, 3)`, one a token of the stream.
-        encode: Images to features `(L, d)` as the model reads them (standardised), each image by itself.
-        grid: Cells a side.
-        moments: Into how many runs of neighbours the pictures are cut; a region is covered in all pictures of a run,
-            since what one frame shows the next ones usually show, too.
+        images: uint8 `(H, W, 3)`, one per token of the stream.
+        encode: From images to features `(L, d)` as the model reads them (standardised), each image on its own.
+        grid: Cells per side.
+        moments: Number of runs of neighbouring pictures; a region is covered in all pictures of a run, since
+            consecutive frames usually show the same things.
 
     Raises:
         ValueError: No cell or no moment.

@@ -1,4 +1,4 @@
-"""AMuSE for transformers: config, models and processor behind the Auto classes, and p2c_attention as an attention.
+"""AMuSE for transformers: configuration, models and processor for the Auto classes; p2c_attention as an attention.
 
 Importing this imports transformers, which takes seconds; nothing else of the package imports it.
 """
@@ -19,7 +19,7 @@ from amuse.hf.scores import utterance_scores
 
 AutoConfig.register(AmuseConfig.model_type, AmuseConfig)
 AutoModel.register(AmuseConfig, AmuseModel)
-# to a dialogue, utterances are what tokens are to a sentence
+# utterances are to a dialogue what tokens are to a sentence
 AutoModelForTokenClassification.register(AmuseConfig, AmuseForUtteranceClassification)
 AutoProcessor.register(AmuseConfig, AmuseProcessor)
 

@@ -1,7 +1,7 @@
-"""p2c_attention in the place of a transformers model's attention: `attn_implementation="p2c"`.
+"""p2c_attention as the attention of a transformers model: `attn_implementation="p2c"`.
 
-It fits models with transformers' attention interface whose masks are causal or cover padding only, and whose heads have
-8 to 256 channels, a multiple of 8. Anything else is refused.
+It works for models with transformers' attention interface whose masks are causal or cover only padding, and whose heads
+have 8 to 256 channels, a multiple of 8. Anything else is refused.
 """
 
 from collections.abc import Callable
@@ -38,17 +38,18 @@ def attend(
     """Attention over one source, as transformers calls it.
 
     Args:
-        module: Whose `is_causal` and `num_key_value_groups` count.
+        module: The calling module; its `is_causal` and `num_key_value_groups` are read.
         query: `(B, H, Lq, D)`. key, value: `(B, H / groups, Lk, D)`.
         attention_mask: As `key_mask` makes it.
-        dropout, scaling: Of the weights, of the scores.
-        is_causal: None asks the module.
+        dropout: Probability that a weight is dropped.
+        scaling: Factor of the scores.
+        is_causal: None = the module's.
 
     Returns:
         `(B, Lq, H, D)`, and None for the weights.
 
     Raises:
-        ValueError: What this attention does not do.
+        ValueError: An option that this attention does not support.
     """
     for name in UNKNOWN:
         if kwargs.get(name) is not None:
@@ -57,7 +58,7 @@ def attend(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if query.shape[2] == 1:  # the newest token sees everything
+    if query.shape[2] == 1:  # the newest token attends to everything
         causal = False
     elif causal and query.shape[2] != key.shape[2]:
         raise ValueError(
@@ -87,10 +88,9 @@ def key_mask(
     kv_offset: int = 0,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The bool `(B, Lk)` mask of the keys; causality is the module's to tell.
+    """The key padding mask, bool `(B, Lk)`; causality is taken from the module.
 
-    A static cache is as long as its last token will need it: keys after the newest query are not written yet, and are
-    masked.
+    A static cache has its final length from the start: keys after the newest query are not written yet, and are masked.
 
     Raises:
         ValueError: Another pattern, such as a sliding window or packed sequences.

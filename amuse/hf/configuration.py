@@ -1,4 +1,4 @@
-"""The configuration of AMuSE as transformers keeps it."""
+"""The configuration of AMuSE for transformers."""
 
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
@@ -13,15 +13,15 @@ from amuse.model.amuse import Amuse
 class AmuseConfig(PreTrainedConfig):
     """Holds `ModelConfig`, `DataSpec` and `LossConfig` as plain dicts, whose keys and types are checked.
 
-    The labels follow from `data["label_names"]`: `id2label` and `num_labels` cannot be set apart from it.
+    The labels are `data["label_names"]`: `id2label` and `num_labels` cannot be set independently of it.
 
     Attributes:
-        network: Of `amuse.config.ModelConfig`.
-        data: Of `amuse.data.spec.DataSpec`; needed to build a model. Version 0.1 kept its keys in `network`, where they
-            are still read.
-        loss: Of `LossConfig`.
+        network: Fields of `amuse.config.ModelConfig`.
+        data: Fields of `amuse.data.spec.DataSpec`; needed to build a model. Version 0.1 kept them in `network`, where
+            they are still read.
+        loss: Fields of `LossConfig`.
         encoder_configs: Stream -> architecture of the encoder that is trained with the model.
-        modality_order: Of the modalities, since transformers sorts the keys of dicts; when left out, that of `data`.
+        modality_order: Order of the modalities, since transformers sorts the keys of dicts; by default that of `data`.
         class_weights: One per class, for `loss["class_weights"]`, see `amuse.training.optimization.class_weights`.
     """
 
@@ -41,7 +41,7 @@ class AmuseConfig(PreTrainedConfig):
         self.loss = asdict(from_dict(LossConfig, self.loss or {}, "loss"))
         given = self.data or written_by_0_1
         names: list[str] | None = None
-        if given:  # transformers makes a default configuration to compare with, which fits no data
+        if given:  # transformers creates a default configuration, without data, to compare with
             spec = from_dict(DataSpec, given, "data")
             names = spec.label_names
             self.modality_order = self.modality_order or list(spec.modalities)
@@ -74,7 +74,7 @@ class AmuseConfig(PreTrainedConfig):
         """The model's inputs and outputs.
 
         Raises:
-            ValueError: No `data`, or labels that were set apart from them.
+            ValueError: No `data`, or labels that differ from them.
         """
         if self.data is None:
             raise ValueError("data: expected the fields of amuse.data.spec.DataSpec to build a model, got None")

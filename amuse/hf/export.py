@@ -1,4 +1,4 @@
-"""A trained run as a folder that transformers reads."""
+"""Exports a trained run as a folder that transformers reads."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def export_run(run: str | Path, out: str | Path) -> tuple[AmuseForUtteranceClass
 
     Raises:
         FileNotFoundError: No such run.
-        FileExistsError: `out` holds something already.
+        FileExistsError: `out` is not empty.
         ValueError: A damaged checkpoint.
     """
     out = Path(out)
@@ -45,6 +45,6 @@ def export_run(run: str | Path, out: str | Path) -> tuple[AmuseForUtteranceClass
 
 
 def text_options(data: DataConfig) -> dict[str, Any]:
-    """How a run's words became features, for `AmuseProcessor`."""
+    """The settings by which a run encodes text, for `AmuseProcessor`."""
     options = asdict(data)
     return {name: options[name] for name in TEXT_OPTIONS}

@@ -1,7 +1,7 @@
 """AMuSE as transformers models. Sizes: B dialogues of a batch, N utterances of the longest, M modalities, C classes.
 
-Inside, the utterances of all dialogues stand side by side, as everywhere in `amuse`; the padding that transformers'
-batches need is taken away before anything is computed and put back at the end.
+Inside, the utterances of all dialogues are flat, as everywhere in `amuse`; the padding of transformers' batches is
+removed before anything is computed and restored at the end.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from amuse.training.losses import amuse_loss
 
 @dataclass
 class AmuseModelOutput(ModelOutput):
-    """Of utterances; 0 where there is none.
+    """Outputs per utterance; 0 for padding.
 
     Attributes:
-        last_hidden_state: `(B, N, width)`, an utterance in its context: what the classifier reads.
+        last_hidden_state: `(B, N, width)`, utterances in context, the classifier's input.
         descriptors: `(B, N, M, d)`, the modalities' cross-attended descriptors.
-        alpha: `(B, N, M, M)` or `(B, N, M, M, d)`, coefficients of the adaptive fusion, where it has any.
+        alpha: `(B, N, M, M)` or `(B, N, M, M, d)`, coefficients of the adaptive fusion, if it has any.
     """
 
     last_hidden_state: Tensor | None = None
@@ -38,12 +38,12 @@ class AmuseModelOutput(ModelOutput):
 
 @dataclass
 class AmuseUtteranceOutput(ModelOutput):
-    """Of utterances; 0 where there is none.
+    """Outputs per utterance; 0 for padding.
 
     Attributes:
-        loss: All losses of the paper, weighted; given labels only.
+        loss: The weighted sum of the paper's losses; None without labels.
         logits: `(B, N, C)`, or `(B, N, 1)` for regression.
-        modality_logits: `(B, N, M, C)`, of each modality's Central network.
+        modality_logits: `(B, N, M, C)`, those of each modality's Central network.
         descriptors, alpha: As in `AmuseModelOutput`.
     """
 
@@ -55,7 +55,7 @@ class AmuseUtteranceOutput(ModelOutput):
 
 
 class AmusePreTrainedModel(PreTrainedModel):
-    """`amuse.model.amuse.Amuse` with transformers' ways to save, load and train it.
+    """`amuse.model.amuse.Amuse` with transformers' interface to save, load and train it.
 
     `dtype` of `from_pretrained` may be a low precision: features are converted.
     """
@@ -73,25 +73,25 @@ class AmusePreTrainedModel(PreTrainedModel):
         self.amuse = Amuse(config.network_config(), config.data_spec(), config.encoder_configs)
         self.gradient_checkpointing = False
         if not any(parameter.is_meta for parameter in self.amuse.parameters()):
-            for module in self.amuse.modules():  # it has drawn its weights
+            for module in self.amuse.modules():  # the weights are initialised already
                 module._is_hf_initialized = True  # type: ignore[assignment]
         self.post_init()
 
     @classmethod
     def from_amuse(cls, model: Amuse, loss: LossConfig | None = None, **kwargs: Any) -> Self:
-        """With the weights of a model, such as the best one of a run; `kwargs` as of `AmuseConfig`."""
+        """With the weights of a model, such as the best one of a run; `kwargs` as for `AmuseConfig`."""
         self = cls(AmuseConfig.of(model, loss, **kwargs))
         self.amuse.load_state_dict(model.state_dict())
         return self.train(model.training)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """What a checkpoint lacks; transformers keeps loaded weights from being drawn again."""
+        """Initialise weights that a checkpoint lacks; transformers protects loaded ones."""
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *arguments: Any, **options: Any) -> None:
-        """transformers' switch: a text encoder's layers go its way, the stages of AMuSE go `Amuse.recompute`'s."""
+        """transformers' switch: it applies to an encoder's layers, `Amuse.recompute` to the stages of AMuSE."""
         super()._set_gradient_checkpointing(enable, *arguments, **options)
         self.amuse.recompute = enable
 
@@ -115,9 +115,9 @@ class AmusePreTrainedModel(PreTrainedModel):
             return_dict: False = a tuple; None = as the configuration says.
 
         Raises:
-            ValueError: `AmuseModel` got labels. `AmuseForUtteranceClassification`: the loss asks for class weights and
-                the configuration has none; or a training step without labels, as Trainer's `label_smoothing_factor`
-                makes it, which would replace the losses of the paper.
+            ValueError: `AmuseModel` got labels. `AmuseForUtteranceClassification`: the loss needs class weights and the
+                configuration has none; or a training step has no labels, as with Trainer's `label_smoothing_factor`,
+                which would replace the losses of the paper.
         """
         self._check_labels(labels)
         batch = self._batch(features, masks, utterances, speakers, labels)
@@ -129,11 +129,11 @@ class AmusePreTrainedModel(PreTrainedModel):
         return result if as_dict else result.to_tuple()
 
     def _check_labels(self, labels: Tensor | None) -> None:
-        """Refuse labels that this model cannot use, or their absence."""
+        """Refuse labels that this model cannot use, or missing labels that it needs."""
         raise NotImplementedError
 
     def _result(self, output: Output, batch: Batch) -> ModelOutput:
-        """What the model returns, with rows for the real utterances."""
+        """The model's outputs, with a row per real utterance."""
         raise NotImplementedError
 
     def _batch(
@@ -144,29 +144,30 @@ class AmusePreTrainedModel(PreTrainedModel):
         speakers: Tensor,
         labels: Tensor | None,
     ) -> Batch:
-        """The real utterances, flat."""
-        dialogue, _ = utterances.nonzero(as_tuple=True)
+        """The real utterances, one after the other."""
         if labels is not None:
             labels = labels[utterances]
             if labels.is_floating_point():
                 labels = labels.masked_fill(labels == UNLABELLED, float("nan"))
-        batch = Batch(
+        lengths = utterances.sum(1).cpu()
+        batch = Batch.of_padded(
             features={name: self._converted(tokens[utterances]) for name, tokens in features.items()},
             masks={name: mask[utterances] for name, mask in masks.items()},
-            dialogue=dialogue,
-            position=(utterances.cumsum(1) - 1)[utterances],
+            dialogue_lengths=lengths[lengths > 0],
             speaker=speakers[utterances],
             labels=labels,
-            ids=[],
         )
-        return augment(batch, self.amuse.config, self.amuse.groups) if self.training else batch
+        config = self.amuse.config
+        if not self.training or not (config.modality_dropout or config.modality_swap):
+            return batch
+        return augment(batch.to("cpu"), config, self.amuse.groups).to(utterances.device)
 
     def _converted(self, tokens: Tensor) -> Tensor:
         return tokens.to(self.dtype) if tokens.is_floating_point() else tokens
 
 
 class AmuseModel(AmusePreTrainedModel):
-    """AMuSE without its classifier: every utterance in its context (`AutoModel`)."""
+    """AMuSE without its classifier: utterances in context (`AutoModel`)."""
 
     def _check_labels(self, labels: Tensor | None) -> None:
         if labels is not None:
@@ -177,14 +178,14 @@ class AmuseModel(AmusePreTrainedModel):
 
 
 class AmuseForUtteranceClassification(AmusePreTrainedModel):
-    """A label (or, without label names, a number) for every utterance (`AutoModelForTokenClassification`)."""
+    """Predicts a label, or without label names a number, per utterance (`AutoModelForTokenClassification`)."""
 
     def _check_labels(self, labels: Tensor | None) -> None:
         if labels is None and self.training and torch.is_grad_enabled():
             raise ValueError(
-                "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor takes them "
-                "away to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To "
-                "predict, call eval()."
+                "labels: expected labels in a training step, got none. Trainer's label_smoothing_factor removes them "
+                "to replace AMuSE's loss by its own: set loss['label_smoothing'] of AmuseConfig instead. To predict, "
+                "call eval()."
             )
 
     def _result(self, output: Output, batch: Batch) -> AmuseUtteranceOutput:
@@ -203,7 +204,7 @@ class AmuseForUtteranceClassification(AmusePreTrainedModel):
 
 
 def _padded(rows: Tensor, utterances: Tensor) -> Tensor:
-    """`(U, ...)` rows of the real utterances to `(B, N, ...)`."""
+    """From `(U, ...)` rows of the real utterances to `(B, N, ...)`."""
     padded = rows.new_zeros(*utterances.shape, *rows.shape[1:])
     padded[utterances] = rows
     return padded

@@ -1,8 +1,9 @@
-"""Conversations to what AMuSE's transformers models read."""
+"""From conversations to the inputs of AMuSE's transformers models."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from tempfile import TemporaryDirectory
+from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +15,8 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from amuse.config import DataConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch, collate
 from amuse.data.conversation import Conversations, Dialogue, Utterance
-from amuse.data.load import add_text
 from amuse.data.standardize import Standardizer
+from amuse.encoders.text import WordReader, Words
 from amuse.inference.prediction import Prediction
 
 
@@ -25,13 +26,13 @@ class AmuseProcessor(FeatureExtractionMixin):
     Args:
         modalities: Modality -> width of its features (0 = token ids), as the model's `data["modalities"]`.
         label_names: Class names in the order of the model; None = regression.
-        text: How the words become the modality `text_modality`: the text options of `amuse.config.DataConfig` (encoder,
-            encoder_mode, layers, merge, pool, context, speakers, max_tokens). None = it is given as features, or not at
-            all. The encoder itself is not saved with the processor, but found again by its name or folder.
-        text_modality: Its name.
-        standardizer: Mean, deviation and clip of features, see `standardizer_dict`; None = features are given as the
-            model reads them.
-        temperature: By which `predictions` divides logits, see `amuse.evaluation.calibration`.
+        text: Options of the text encoder, those of `amuse.config.DataConfig`: encoder, encoder_mode, layers, merge,
+            pool, context, speakers, max_tokens. None = text arrives as features, or not at all. The encoder is not
+            saved with the processor, only its name or folder.
+        text_modality: The modality that words become.
+        standardizer: Mean, deviation and clip of features, see `standardizer_dict`; None = features arrive as the model
+            reads them.
+        temperature: Divides the logits in `predictions`, see `amuse.evaluation.calibration`.
     """
 
     model_input_names = ("features", "masks", "utterances", "speakers")
@@ -73,7 +74,7 @@ class AmuseProcessor(FeatureExtractionMixin):
             `features`, `masks`, `utterances`, `speakers` and `labels`, see `AmuseForUtteranceClassification.forward`.
 
         Raises:
-            ValueError: No dialogue, an unknown field, modality or label, features of another width; says where.
+            ValueError: No dialogue, an unknown field, modality or label, or features of another width; says where.
         """
         given = [
             Dialogue(str(d), [self._utterance(entry, f"{d}_{u}") for u, entry in enumerate(_entries(dialogue))])
@@ -82,9 +83,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         conversations = Conversations(given, self.label_names, self._given_modalities(given))
         config = self._text_config()
         if config is not None and self.text_modality not in conversations.modalities:
-            with TemporaryDirectory() as cache:  # batches hardly ever come again
-                config = replace(config, cache_dir=cache)
-                conversations = add_text(config, conversations, progress=False, modality=self.text_modality)
+            conversations = _with_text(conversations, config, self.text_modality, self.modalities[self.text_modality])
         standardizer = self._transform()
         if standardizer is not None:
             conversations = standardizer.apply(conversations)
@@ -95,7 +94,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         return padded
 
     def predictions(self, logits: Tensor, utterances: Tensor) -> list[list[dict[str, Any]]]:
-        """Per dialogue, the `label` and `probabilities` of each utterance, or its `value`."""
+        """For each utterance of each dialogue, its `label` and `probabilities`, or its `value`."""
         return [[self._prediction(row) for row in rows[real]] for rows, real in zip(logits, utterances, strict=True)]
 
     def _prediction(self, row: Tensor) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         )
 
     def _utterance(self, entry: Utterance | Mapping[str, Any], name: str) -> Utterance:
-        """With an id of its own, since one dialogue may stand in a batch twice."""
+        """The utterance with a new id, since one dialogue may be in a batch twice."""
         if not isinstance(entry, Utterance):
             unknown = set(entry) - {"id", "speaker", "features", "text", "label", "start", "end"}
             if unknown:
@@ -126,7 +125,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         return cast(int | float | None, label.item() if isinstance(label, np.generic) else label)
 
     def _given_modalities(self, dialogues: list[Dialogue]) -> dict[str, int]:
-        """All modalities but words that are still to be encoded."""
+        """All modalities except text that is not encoded yet."""
         there = any(self.text_modality in u.features for dialogue in dialogues for u in dialogue.utterances)
         pending = self.text is not None and not there
         return {name: width for name, width in self.modalities.items() if not (pending and name == self.text_modality)}
@@ -141,6 +140,19 @@ class AmuseProcessor(FeatureExtractionMixin):
             {name: torch.tensor(values) for name, values in self.standardizer[key].items()} for key in ("mean", "std")
         )
         return Standardizer(mean, std, self.standardizer["clip"])
+
+
+def _with_text(conversations: Conversations, config: DataConfig, modality: str, width: int) -> Conversations:
+    words = [[Words(u.speaker, u.text) for u in dialogue.utterances] for dialogue in conversations.dialogues]
+    rows = [row for dialogue in _reader(json.dumps(asdict(config)))(words) for row in dialogue]
+    named = zip(conversations.utterances(), rows, strict=True)
+    return conversations.with_features(modality, width, {u.id: row for u, row in named if row is not None})
+
+
+@lru_cache(maxsize=1)
+def _reader(config: str) -> WordReader:
+    """The encoder stays loaded between batches, but not in the processor, whose attributes are saved."""
+    return WordReader(from_dict(DataConfig, json.loads(config)))
 
 
 def standardizer_dict(standardizer: Standardizer) -> dict[str, Any]:
@@ -170,13 +182,14 @@ def _padded(batch: Batch, lengths: list[int], regression: bool) -> BatchFeature:
         out[utterances] = rows
         return out
 
+    streams = {name: batch.padded(name) for name in batch.tokens}
     labels = batch.labels
     if labels is None:
         labels = torch.full((len(batch),), UNLABELLED, dtype=torch.float32 if regression else torch.int64)
     return BatchFeature(
         {
-            "features": {name: padded(tokens) for name, tokens in batch.features.items()},
-            "masks": {name: padded(mask) for name, mask in batch.masks.items()},
+            "features": {name: padded(tokens) for name, (tokens, _) in streams.items()},
+            "masks": {name: padded(mask) for name, (_, mask) in streams.items()},
             "utterances": utterances,
             "speakers": padded(batch.speaker),
             "labels": padded(labels.nan_to_num(nan=UNLABELLED), UNLABELLED),

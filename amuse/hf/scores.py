@@ -11,7 +11,7 @@ from amuse.hf.configuration import AmuseConfig
 
 
 def utterance_scores(config: AmuseConfig) -> Callable[[Any], dict[str, float]]:
-    """What `Trainer(compute_metrics=...)` takes: scores of the labelled utterances, none where nothing is labelled."""
+    """For `Trainer(compute_metrics=...)`: scores of the labelled utterances; empty if nothing is labelled."""
 
     def compute(predicted: Any) -> dict[str, float]:
         known = predicted.label_ids != UNLABELLED

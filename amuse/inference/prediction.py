@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Prediction:
-    """The meaning of one utterance's logits.
+    """The prediction that follows from one utterance's logits.
 
     Attributes:
-        label: name of the most probable class; None for regression.
-        confidence: its probability, with the temperature; None for regression.
-        probabilities: class name -> probability; empty for regression.
-        value: the regression output; None for classes.
+        label: Name of the most probable class; None for regression.
+        confidence: Its probability, with the temperature; None for regression.
+        probabilities: Class name -> probability; empty for regression.
+        value: The regression output; None for classes.
         logits: `(C,)`.
     """
 
@@ -37,7 +37,7 @@ class Prediction:
 
     @classmethod
     def of(cls, logits: Tensor, label_names: Sequence[str] | None, temperature: float) -> Self:
-        """From logits `(C,)`, or `(1,)` of regression, where `label_names` is None."""
+        """From logits `(C,)`, or `(1,)` for regression, where `label_names` is None."""
         if label_names is None:
             return cls(None, None, {}, logits.item(), logits)
         probabilities = (logits.float() / temperature).softmax(-1)
@@ -48,15 +48,15 @@ class Prediction:
 
 @dataclass
 class PredictedUtterance:
-    """One utterance.
+    """An utterance of a recording with its prediction.
 
     Attributes:
         start, end: Seconds.
-        speaker, text: By the transcript.
+        speaker, text: From the transcript.
         emotion, probability: The most probable class; None for regression.
-        probabilities: Of all classes, with the run's calibration.
-        value: Of regression.
-        modalities: Which were there.
+        probabilities: Those of all classes, calibrated by the run's temperature.
+        value: The regression output; None for classes.
+        modalities: Those that the utterance has.
     """
 
     start: float
@@ -71,17 +71,17 @@ class PredictedUtterance:
 
 
 def log_problem(problem: Problem) -> None:
-    """A report that goes to the log."""
+    """Write a problem to the log."""
     logger.warning("%s: %s: %s", problem.place, problem.kind, problem.message)
 
 
 def predict_recording(
     run: str | Path, media: str | Path, transcript: str | Path | None = None, report: ProblemHandler = log_problem
 ) -> list[PredictedUtterance]:
-    """One row per utterance of a recording, by the best model of a run; see `Recognizer` and its `listen`."""
+    """One row per utterance of a recording, by the best model of a run; see `Recognizer.utterances`."""
     recognizer = Recognizer(Path(run))
     chosen = None if transcript is None else Path(transcript)
-    plain, utterances = recognizer.listen(Path(media), chosen, report)
+    plain, utterances = recognizer.utterances(Path(media), chosen, report)
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in utterances])
     return rows(dialogue, recognizer.predict(dialogue), recognizer.model.spec.label_names, recognizer.temperature)
 
@@ -106,7 +106,7 @@ def to_json(rows: list[PredictedUtterance]) -> str:
 def rows(
     dialogue: Dialogue, logits: Tensor, label_names: list[str] | None, temperature: float
 ) -> list[PredictedUtterance]:
-    """The utterances with what their logits `(N, C)` mean."""
+    """The utterances of a dialogue with the predictions that follow from their logits `(N, C)`."""
     found = []
     for utterance, row in zip(dialogue.utterances, logits, strict=True):
         prediction = Prediction.of(row, label_names, temperature)

@@ -1,7 +1,8 @@
-"""A trained run that listens to recordings: what it hears and sees of each utterance, and what it says of them."""
+"""Applies a trained run to recordings: from a media file to utterances with features, and to logits."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -20,6 +21,8 @@ from amuse.media.extract import Extractor, Perception
 from amuse.media.segments import Segments, speech_segments
 from amuse.media.sources import Span, recording_clip
 from amuse.media.tracks import MediaError
+from amuse.speech import Transcriber
+from amuse.speech.automatic import recognize
 
 
 class Recognizer:
@@ -51,29 +54,30 @@ class Recognizer:
             manifest = read_json(run / BEST / MEDIA_FILE)
             self.extractor = Extractor.from_manifest(manifest)
 
-    def listen(
+    def utterances(
         self, media: Path, transcript: Path | None, report: ProblemHandler
     ) -> tuple[Dialogue, Iterator[tuple[Utterance, Perception]]]:
-        """The utterances of a recording as its transcript has them, and then each with its features, one by one.
+        """The utterances of a recording without features, and an iterator over the same ones with features.
 
         Args:
             media: A video or audio file.
-            transcript: Of any kind that `read_transcript` takes; None takes the one of the same name beside `media`, or
-                else cuts at pauses of the sound: then there are no words and all utterances count as one speaker's.
-            report: Takes what is wrong with the recording or the transcript.
+            transcript: Any file that `read_transcript` takes. None takes the one of the same name next to `media`;
+                without one, words and speakers are recognised, which is reported. If that is not installed, or no word
+                is found, the sound is cut at pauses, and the utterances have no words and one speaker.
+            report: Takes the problems of the recording and the transcript.
 
         Raises:
-            FileNotFoundError: No recording or no transcript.
-            ValueError: A recording or transcript without utterances; when all are through, one in which no utterance
-                has any modality of the model.
+            FileNotFoundError: No such recording or transcript.
+            ValueError: A recording or transcript without utterances; at the end of the iterator, a recording in which
+                no utterance has any modality of the model.
         """
         if not media.is_file():
             raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
-        lines = _lines(media, transcript or find_transcript(media), report)
+        lines = self._lines(media, transcript or find_transcript(media), report)
         talk = conversations([Recording(media, lines)], self.model.spec.label_names)
-        return talk[0], self._perceive(talk, media, report)
+        return talk[0], self._with_features(talk, media, report)
 
-    def _perceive(
+    def _with_features(
         self, talk: Conversations, media: Path, report: ProblemHandler
     ) -> Iterator[tuple[Utterance, Perception]]:
         if "text" in self.model.spec.modalities:
@@ -93,30 +97,43 @@ class Recognizer:
             wanted = ", ".join(self.model.spec.modalities)
             raise ValueError(f"{media}: no utterance has any modality of the model ({wanted})")
 
+    def _lines(self, media: Path, transcript: Path | None, report: ProblemHandler) -> list[Line]:
+        if transcript is None:
+            try:
+                if lines := recognize(media, self._transcriber, report):
+                    return lines
+                advice = ""
+            except ImportError as error:
+                advice = f"; for words and speakers, {error}, then: amuse transcribe {media.name}"
+            segments = _segments(media, report, advice)
+            return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
+        lines = read_transcript(transcript, report)
+        if not lines:
+            raise ValueError(f"{transcript}: expected at least one utterance, got none")
+        return lines
+
+    @cached_property
+    def _transcriber(self) -> Transcriber:
+        return Transcriber()
+
     def predict(self, dialogue: Dialogue) -> Tensor:
         """Logits `(N, C)`, or values `(N, 1)` of regression, of utterances with features."""
         spec = self.model.spec
         return predict(self.model, Conversations([dialogue], spec.label_names, spec.modalities)).logits
 
 
-def _lines(media: Path, transcript: Path | None, report: ProblemHandler) -> list[Line]:
-    if transcript is None:
-        segments = _segments(media, report)
-        return [Line(f"{media.stem}_{i}", *times, UNKNOWN_SPEAKER, None, None) for i, times in enumerate(segments)]
-    lines = read_transcript(transcript, report)
-    if not lines:
-        raise ValueError(f"{transcript}: expected at least one utterance, got none")
-    return lines
-
-
-def _segments(media: Path, report: ProblemHandler) -> list[tuple[float, float]]:
-    """Utterances between pauses; the whole video where nothing is heard."""
+def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[float, float]]:
+    """Utterances between pauses; the whole video if there is no sound."""
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
-    except MediaError:  # the extractor will find it again and report it
+    except MediaError:  # the extractor will report it
         segments = Segments([], "")
     if segments.times:
-        report(Problem("no_transcript", media.name, f"{len(segments.times)} utterances between pauses, {segments.how}"))
+        report(
+            Problem(
+                "no_transcript", media.name, f"{len(segments.times)} utterances between pauses, {segments.how}{advice}"
+            )
+        )
         return segments.times
     try:
         length = media_seconds(media)

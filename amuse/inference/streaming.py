@@ -1,6 +1,6 @@
-"""Real time: one prediction per utterance, as it is said, equal to what the whole dialogue in one batch would give.
+"""Real time: one prediction per utterance as it arrives, equal to that of the whole dialogue in one batch.
 
-Needs a model that looks back only: `temporal: attention` with `causal: true`, or `temporal: none`.
+Needs a causal model: `temporal: attention` with `causal: true`, or `temporal: none`.
 """
 
 from dataclasses import replace
@@ -27,17 +27,17 @@ from amuse_kernels.nn import ProjectedSource
 class StreamingSession:
     """One conversation, utterance by utterance.
 
-    Of earlier utterances only the keys and values of the temporal stage are kept, so that a push costs the same
-    whatever came before. With `model.config.context_window` these are the last ones only, as in a batch.
+    Of earlier utterances only the keys and values of the temporal stage are kept, so earlier utterances are not
+    processed again. `model.config.context_window` bounds how many are kept, as in a batch.
 
     Args:
-        model: with a temporal stage that is causal.
-        standardizer: of the features, as in training; None = features are given as the model saw them.
-        temperature: of the probabilities, see `amuse.evaluation.calibration`.
-        text: how words become features, as in training; None = they are given as features.
+        model: With a causal temporal stage.
+        standardizer: The training's standardizer of features; None = features arrive as the model reads them.
+        temperature: Calibrates the probabilities, see `amuse.evaluation.calibration`.
+        text: The training's settings of the text encoder; None = words arrive as features.
 
     Raises:
-        ValueError: a model that needs the future, or one with random coefficients.
+        ValueError: A model that needs the future, or one with random coefficients.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class StreamingSession:
         return cls(model, standardizer, load_temperature(folder), config.data)
 
     def reset(self) -> None:
-        """Begin another conversation."""
+        """Begin a new conversation."""
         self.position = 0
         self.context: list[Words] = []  # of the last utterances, which the text encoder reads with the next one
         self.speakers: dict[str, int] = {}
@@ -76,10 +76,10 @@ class StreamingSession:
 
     @torch.inference_mode()
     def push(self, utterance: Utterance) -> Prediction:
-        """The next utterance; its label, if it has one, is not looked at.
+        """Predict the next utterance; its label, if any, is not read.
 
         Raises:
-            ValueError: features of other widths than the model's, or an utterance without any modality of the model.
+            ValueError: Features of other widths than the model's, or an utterance without any modality of the model.
         """
         model = self.model
         utterance = self._with_words(utterance)
@@ -107,7 +107,7 @@ class StreamingSession:
         return Prediction.of(logits, model.spec.label_names, self.temperature)
 
     def _with_words(self, utterance: Utterance) -> Utterance:
-        """The utterance with its words as features, where it has words and the model reads them."""
+        """The utterance with its words as features, if it has words and the model reads them."""
         if self.reader is None or self.words_as is None:
             return utterance
         words = [*self.context, Words(utterance.speaker, utterance.text)]
@@ -115,7 +115,7 @@ class StreamingSession:
         self.context = words[-length:] if length else []
         if not utterance.text or self.words_as in utterance.features:
             return utterance
-        encoded = self.reader(words)
+        encoded = self.reader.newest(words)
         if encoded is None:
             return utterance
         return replace(utterance, features={**utterance.features, self.words_as: encoded})
@@ -131,7 +131,7 @@ class LayerCache:
         self.speakers: Tensor | None = None  # (1, n)
 
     def step(self, x: Tensor, speaker: Tensor) -> Tensor:
-        """The state of the newest utterance, `(1, 1, d)`, and its speaker `(1, 1)`, to the layer's output for it."""
+        """The layer's output for the newest utterance, from its state `(1, 1, d)` and speaker `(1, 1)`."""
         attention: Any = self.layer.attention
         y = self.layer.attention_norm(x)
         new = [attention.project_source(p, y) for p in range(len(attention.source_dims))]

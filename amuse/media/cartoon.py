@@ -1,8 +1,8 @@
-"""Talks of cartoon faces: recordings with words, voices and faces, made on the fly, for a first try without any data.
+"""Generated videos of talking cartoon faces, with words and voices, to try the package without any data.
 
-Each utterance is neutral, joyful or angry, and says so in one to three ways: a kind or harsh word, a chirp or growl in
-the voice, a smiling or frowning mouth. Whatever else it has is neutral, so a model needs all three modalities. Speakers
-differ in colour and pitch. Nothing here resembles people, and a model of it knows nothing about them.
+Each utterance is neutral, joyful or angry, which shows in one to three ways: a kind or harsh word, a chirp or growl in
+the voice, a smiling or frowning mouth. Everything else is neutral, so a model needs all three modalities. Speakers
+differ in colour and pitch. Nothing here resembles people, and a model trained on it knows nothing about them.
 """
 
 import csv
@@ -29,7 +29,7 @@ PAUSE = 0.4  # seconds between utterances
 
 @dataclass(frozen=True)
 class CartoonUtterance:
-    """One utterance: when, who, what, and which of "word", "voice" and "face" tell its emotion."""
+    """One utterance: its times, speaker and words, and which of "word", "voice" and "face" show its emotion."""
 
     start: float
     end: float
@@ -40,7 +40,7 @@ class CartoonUtterance:
 
 
 def write_talks(folder: Path, count: int, utterances: int = 8, seed: int = 0) -> None:
-    """`count` talks as `amuse data prepare --dataset folder` reads them: videos with CSV transcripts beside them."""
+    """`count` talks as `amuse data prepare --dataset folder` reads them: videos, each next to its CSV transcript."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         write_talk(folder / f"talk{number}.webm", utterances, seed=1000 * seed + number)
@@ -83,7 +83,7 @@ def _script(rng: random.Random, count: int) -> list[CartoonUtterance]:
 
 
 def _voice(rng: np.random.Generator, line: CartoonUtterance, count: int) -> np.ndarray:
-    """A hum in syllables; in its midst, perhaps, half a second of chirp or growl."""
+    """A hum in syllables, with half a second of chirp or growl in it if the voice shows the emotion."""
     time = np.arange(count) / RATE
     pitch = SPEAKERS[line.speaker][1]
     hum = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in (1, 2, 3))
@@ -99,7 +99,7 @@ def _voice(rng: np.random.Generator, line: CartoonUtterance, count: int) -> np.n
 
 
 def _face_at(lines: list[CartoonUtterance], time: float) -> np.ndarray:
-    """Who speaks, or spoke last; the mouth moves with the words, and shows the emotion where the face tells it."""
+    """The current or last speaker; the mouth moves with the words, and shows the emotion if the face does."""
     line = next((line for line in reversed(lines) if line.start <= time), lines[0])
     curve = {"joy": -1.0, "anger": 1.0}[line.emotion] if "face" in line.evidence else 0.0
     syllable = abs(np.sin(2 * np.pi * 3.3 * time)) if line.start <= time <= line.end else 0.0
@@ -125,7 +125,7 @@ def _encode(video: Path, pictures: list[np.ndarray], sound: np.ndarray) -> None:
     with av.open(str(video), "w") as container:
         stream = container.add_stream("libvpx", rate=FPS, options={"deadline": "realtime", "cpu-used": "8"})
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 300_000
-        stream.codec_context.thread_count = 1  # small pictures; threads would wait for each other
+        stream.codec_context.thread_count = 1  # threads cost more than they save on small pictures
         track = container.add_stream("libopus", rate=RATE, layout="mono")
         for i, pixels in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

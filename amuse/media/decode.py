@@ -18,25 +18,25 @@ MAX_PIXELS = 8192 * 4320
 def read_audio(span: Span, max_seconds: float, note: Note) -> np.ndarray:
     """The sound of a span as mono float32 `(samples,)` at 16 kHz, at most `max_seconds` of it.
 
-    Sample i is what is heard i / 16000 seconds after the beginning of the span: where the file has no sound, as before
-    a track that starts late, there is silence, which is noted. Only what lies behind the end of the track is missing.
+    Sample i is the sound i / 16000 seconds after the beginning of the span. Where the file has none, as before a track
+    that starts late, it is silent, which is noted. Nothing is added after the end of the track.
 
     Raises:
         MediaError: unreadable, no_audio, codec, empty_audio or out_of_range.
     """
     with open_track(span.path, "audio", note) as track:
         begin, end = _limits(track, span, max_seconds, note)
-        timeline, heard, goes_on = Timeline(begin), False, False
+        timeline, decoded, passed_end = Timeline(begin), False, False
         for time, frame in track.frames(begin):
-            heard = True
-            goes_on = time >= end
-            if goes_on:
+            decoded = True
+            passed_end = time >= end
+            if passed_end:
                 break
             if time + frame.samples / frame.sample_rate > begin:
                 timeline.add(time, frame)
-        if not heard and track.end <= 0:
+        if not decoded and track.end <= 0:
             raise MediaError("empty_audio", f"{span.path.name}: the audio track has no samples")
-        last = end if goes_on else min(timeline.end or begin, end)
+        last = end if passed_end else min(timeline.end or begin, end)
         samples, missing, cancelled = timeline.samples(last)
     if not len(samples):
         raise MediaError("out_of_range", f"{span.path.name}: the audio track has no samples{_within(span)}")
@@ -51,9 +51,9 @@ def read_audio(span: Span, max_seconds: float, note: Note) -> np.ndarray:
 
 
 def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[np.ndarray]:
-    """`count` key frames, uint8 `(H, W, 3)` RGB: what is on screen in the middle of `count` equal parts of the span.
+    """`count` key frames, uint8 `(H, W, 3)` RGB: the pictures on screen in the middle of equal parts of the span.
 
-    No frame is from outside of the span: where the picture begins late or ends early, its first or last frame is used.
+    No frame is from outside the span: where the picture begins late or ends early, its first or last frame is used.
 
     Raises:
         MediaError: unreadable, no_video, codec, resolution or out_of_range.
@@ -69,23 +69,23 @@ def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[
         images: list[np.ndarray] = []
         times: list[float] = []
         shown: TimedFrame | None = None
-        goes_on = False
+        passed_end = False
         for frame in track.frames(begin):
-            goes_on = frame.time >= end
-            if goes_on and not times:
+            passed_end = frame.time >= end
+            if passed_end and not times:
                 break
             times.append(frame.time)
             while len(images) < count and shown is not None and frame.time > targets[len(images)]:
                 images.append(picture(shown.frame, aspect))
-            if goes_on or len(images) == count:
+            if passed_end or len(images) == count:
                 break
             shown = frame
         steps = [after - before for before, after in pairwise(times) if after > before]
-        if shown is None or (not goes_on and not images and shown.time + _duration(shown, steps) <= begin):
+        if shown is None or (not passed_end and not images and shown.time + _duration(shown, steps) <= begin):
             raise MediaError("out_of_range", f"{span.path.name}: no frame{_within(span)}")
         if len(images) < count:
             images += [picture(shown.frame, aspect)] * (count - len(images))
-            if not goes_on:
+            if not passed_end:
                 last = min(last, shown.time + _duration(shown, steps))
     _note_truncation(span, "video", last - begin, end - begin, note)
     if len(steps) > 2 and max(steps) > 2 * statistics.median(steps):
@@ -104,17 +104,19 @@ def media_seconds(path: Path) -> float:
 
 
 def _limits(track: Track, span: Span, max_seconds: float, note: Note) -> tuple[float, float]:
-    """Beginning and end of what is to be read, in seconds of the file."""
+    """The part of the file to read, as its begin and end in seconds."""
     end = track.file_end if span.end is None else span.end
     if span.begin > 0 and span.begin >= end:
-        raise MediaError("out_of_range", f"{span.path.name}: ends at {end:.2f} s, asked for {span.begin:.2f} s on")
+        raise MediaError(
+            "out_of_range", f"{span.path.name}: ends at {end:.2f} s, the span begins at {span.begin:.2f} s"
+        )
     if end - span.begin > max_seconds:
         note("long_utterance", f"{span.path.name}: {end - span.begin:.1f} s{_within(span)}")
     return span.begin, min(end, span.begin + max_seconds)
 
 
 def _duration(shown: TimedFrame, steps: list[float]) -> float:
-    """How long a frame stays on screen, in seconds, as far as the file says; at least as long as the ones before it."""
+    """How long a frame stays on screen, in seconds, if the file says so; at least as long as the frames before it."""
     return max(float((shown.frame.duration or 0) * (shown.frame.time_base or 0)), *steps, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""One utterance's media to its token features: cut, encode, and say what was wrong."""
+"""From one utterance's media to its token features: cut, encode, report problems."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,9 +23,9 @@ class Options:
     Attributes:
         audio, vision: Encoders, see `amuse.encoders.choose`; None leaves the modality out.
         face: Encoder of the modality face; None = that of `vision`.
-        faces: Whether faces and background are modalities of their own, "face" and "background", instead of "video".
-        audio_rate: Audio tokens a second.
-        frames: Key frames an utterance.
+        faces: Whether faces and background are separate modalities, "face" and "background", instead of "video".
+        audio_rate: Audio tokens per second.
+        frames: Key frames per utterance.
         max_seconds: Longest part of an utterance that is read.
     """
 
@@ -49,12 +49,12 @@ class Options:
 
 @dataclass
 class Perception:
-    """What there is to hear and to see of one utterance, before any encoder.
+    """The decoded sound and pictures of one utterance, before any encoder.
 
     Attributes:
         samples: float32 `(samples,)` at 16 kHz, or None.
-        frames: Key frames, uint8 `(H, W, 3)`; the middles of equal parts of the utterance.
-        pictures: Visual modality -> what its encoder reads, one a token.
+        frames: Key frames, uint8 `(H, W, 3)`, from the middles of equal parts of the utterance.
+        pictures: Visual modality -> its encoder's inputs, one per token.
     """
 
     samples: np.ndarray | None = None
@@ -66,7 +66,7 @@ class Extractor:
     """The encoders that `Options` name, ready to use.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: an encoder cannot be had; says why.
+        ImportError, FileNotFoundError, ValueError: An encoder is unavailable; says why.
     """
 
     def __init__(self, options: Options, device: str = "cpu") -> None:
@@ -99,34 +99,34 @@ class Extractor:
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any], device: str = "cpu") -> Self:
-        """The encoders that made prepared data.
+        """The encoders with which data was prepared.
 
         Raises:
-            ValueError: an encoder of that name has other weights here.
+            ValueError: The encoder of that name has different weights here.
         """
         self = cls(Options(**manifest["options"]), device)
         for modality, there in manifest["encoders"].items():
             here = self.encoders[modality]
             if here.fingerprint != there["fingerprint"]:
                 raise ValueError(
-                    f"{modality}: encoder {here.name} has other weights here than where the data was prepared"
+                    f"{modality}: encoder {here.name} has different weights here than where the data was prepared"
                 )
         return self
 
     def __call__(self, clip: Clip, place: str, report: ProblemHandler) -> dict[str, Tensor]:
-        """Modality -> float32 `(L, width)`; a modality that cannot be had is missing, and why was reported."""
+        """Modality -> float32 `(L, width)`; a modality that is unavailable is left out and the reason reported."""
         return self.encode(self.perceive(clip, place, report), place, report)
 
     def perceive(self, clip: Clip, place: str, report: ProblemHandler) -> Perception:
-        """What the encoders will read; what cannot be had is missing, and why was reported."""
+        """The inputs of the encoders; what is unavailable is left out and the reason reported."""
 
         def note(kind: str, message: str) -> None:
             report(Problem(kind, place, message))
 
         seen = Perception()
         readers: list[tuple[Span | None, Callable[[Span, Clip, Note, Perception], None]]] = [
-            (clip.sound, self._hear),
-            (clip.picture, self._see),
+            (clip.sound, self._read_sound),
+            (clip.picture, self._read_picture),
         ]
         for span, read in readers:
             if span is not None:
@@ -148,7 +148,7 @@ class Extractor:
             del features[modality]
         return features
 
-    def _hear(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
+    def _read_sound(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if "audio" not in self.encoders:
             return
         seen.samples = read_audio(span, self.options.max_seconds, note)
@@ -156,7 +156,7 @@ class Extractor:
         if span.end is None and clip.seconds is not None and seconds > 2 * clip.seconds + 2:
             note("long_clip", f"{span.path.name}: over {seconds:.1f} s for an utterance of {clip.seconds:.1f} s")
 
-    def _see(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
+    def _read_picture(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if self.options.vision is None:
             return
         frames = read_frames(span, self.options.frames, self.options.max_seconds, note)

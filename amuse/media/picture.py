@@ -1,13 +1,13 @@
-"""A decoded frame as a player shows it: upright, not mirrored, in its shape."""
+"""A decoded frame as a player shows it: upright, not mirrored, with the right aspect ratio."""
 
 from typing import Any
 
 import numpy as np
 
 LONGEST_SIDE = 640
-"""Frames are scaled down to this, which is more than detectors and encoders read."""
+"""Frames are scaled down to this, more than detectors and encoders read."""
 WIDEST_PIXEL = 4.0
-"""Pixels that are said to be wider, or higher, than this are taken for square: the file is wrong."""
+"""A pixel aspect ratio beyond this, or below its inverse, is an error of the file; pixels are then taken as square."""
 
 
 def picture(frame: Any, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -26,7 +26,7 @@ def picture(frame: Any, pixel_aspect: float = 1.0) -> np.ndarray:
 
 
 def upright(image: np.ndarray, matrix: tuple[int, ...] | None) -> np.ndarray:
-    """An image turned and mirrored as a display matrix says, to the next quarter turn.
+    """An image turned and mirrored as a display matrix says, to the nearest quarter turn.
 
     Args:
         image: `(H, W, 3)`.

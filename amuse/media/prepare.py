@@ -1,8 +1,8 @@
-"""`amuse data prepare`: the clips of a source to a folder of features that `amuse.data.prepared` reads.
+"""`amuse data prepare`: from the clips of a source to a folder of features that `amuse.data.prepared` reads.
 
-Clips are cut into shards; processes encode them, each shard is written as soon as it is done, and whoever finds all of
-them there writes the index. So a run that was killed goes on where it was, and several processes (ranks of torchrun, on
-any machines that share the folder) need no word between them: rank r makes shards r, r + world size, ...
+Clips are grouped into shards. Processes encode shards and write each as soon as it is finished; the process that finds
+all of them complete writes the index. So a killed run resumes where it stopped, and several processes (ranks of
+torchrun, on any machines that share the folder) need not communicate: rank r makes shards r, r + world size, ...
 """
 
 import functools
@@ -48,12 +48,12 @@ PACKAGES = (
 
 @dataclass
 class Prepared:
-    """What has come about.
+    """The result of `prepare`.
 
     Attributes:
-        complete: Whether all shards are there and the index is written; otherwise other ranks are still at work.
-        problems: All of them when complete.
-        usable: Modality -> utterances that have it, when complete.
+        complete: Whether all shards and the index are written; if not, other ranks are still working.
+        problems: All problems found, if complete.
+        usable: Modality -> number of utterances that have it, if complete.
     """
 
     complete: bool
@@ -73,21 +73,21 @@ def prepare(
     world_size: int = 1,
     progress: bool = True,
 ) -> Prepared:
-    """Encode all clips of a source that this rank is to encode; go on from what is there.
+    """Encode this rank's share of a source's clips; shards that are complete are kept.
 
     Args:
         source: See `amuse.media.sources`.
-        out: Folder of the prepared data; made.
+        out: Folder of the prepared data; created if missing.
         options: Which features.
-        workers: Processes that encode side by side, each on one CPU thread; 1 = this one.
-        shard_size: Clips in a file.
+        workers: Processes that encode in parallel, each on one CPU thread; 1 = this process.
+        shard_size: Clips per file.
         device: Where transformers encoders run.
         rank, world_size: This process takes every `world_size`-th shard.
         progress: Show a progress bar, on a terminal only.
 
     Raises:
-        FileExistsError: `out` holds finished data of other options or another source.
-        ImportError, FileNotFoundError, ValueError: an encoder cannot be had.
+        FileExistsError: `out` has finished data of other options or another source.
+        ImportError, FileNotFoundError, ValueError: An encoder is unavailable.
     """
     for name, value in (("workers", workers), ("shard_size", shard_size)):
         if value < 1:
@@ -116,7 +116,7 @@ def ranks() -> tuple[int, int]:
     """Rank and world size as torchrun sets them; (0, 1) without it.
 
     Raises:
-        ValueError: only one of the two variables is set.
+        ValueError: Only one of the two variables is set.
     """
     values = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
     if values == [None, None]:
@@ -128,7 +128,7 @@ def ranks() -> tuple[int, int]:
 
 
 def _encode_all(shards: list[Shard], extractor: Extractor, root: Path, workers: int, device: str) -> Iterator[Shard]:
-    """Encodes and writes shards, and yields each when it is done."""
+    """Encode and write shards, and yield each when it is finished."""
     if workers == 1 or len(shards) <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the workers, so that the result is the same
@@ -150,8 +150,10 @@ def _encode_all(shards: list[Shard], extractor: Extractor, root: Path, workers: 
                 done.result()
                 yield running[done]
         except BrokenProcessPool:
-            message = "a worker process ended abruptly (out of memory, or a decoder crashed); what is done is kept: "
-            raise ValueError(f"{message}run again, with fewer --workers where memory is short") from None
+            message = (
+                "a worker process ended abruptly (out of memory, or a decoder crashed); finished shards are kept: "
+            )
+            raise ValueError(f"{message}run again, with fewer --workers if memory is short") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -164,7 +166,8 @@ def _encode(shard: Shard, extractor: Extractor, root: Path) -> None:
         features[clip.utterance] = extractor(clip, f"{shard.split} {clip.utterance}", problems.append)
         for span in (clip.sound, clip.picture):
             if span is not None:
-                sources[span.path.relative_to(root).as_posix()] = _sha256(span.path)
+                inside = span.path.is_relative_to(root)
+                sources[(span.path.relative_to(root) if inside else span.path).as_posix()] = _sha256(span.path)
     write_shard(shard, features, problems, sources)
 
 
@@ -176,7 +179,7 @@ _extractor: Extractor | None = None
 
 def _start_worker(options: Options, device: str) -> None:
     global _extractor
-    # a killed parent would leave its workers waiting for ever
+    # workers of a killed parent would wait forever
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _extractor = Extractor(options, device)
@@ -201,13 +204,13 @@ def _refuse_other_data(out: Path, expected: dict[str, Any]) -> None:
     for key, value in json.loads(json.dumps(expected)).items():
         if there.get(key) != value:
             raise FileExistsError(
-                f"{out}: holds data prepared with {key} = {json.dumps(there.get(key))}, now it is {json.dumps(value)}; "
+                f"{out}: has data prepared with {key} = {json.dumps(there.get(key))}, now it is {json.dumps(value)}; "
                 "choose another folder"
             )
 
 
 def _finish(source: Source, out: Path, recipe: dict[str, Any], shards: list[Shard]) -> Prepared:
-    """Index, report and manifest; the manifest last, since it marks finished data. The same bytes whoever does it."""
+    """Write index, report and manifest, the same bytes in any process; the manifest is last and marks finished data."""
     problems = source.problems + [problem for shard in shards for problem in read_problems(shard)]
     usable = Counter(key.rpartition("/")[2] for shard in shards for key in read_keys(shard))
     trained = "train" if "train" in source.splits else next(iter(source.splits))
@@ -263,7 +266,7 @@ def _dialogues(conversations: Conversations) -> list[dict[str, Any]]:
 
 
 def _sweep(folder: Path, shards: set[Path]) -> None:
-    """Removes what killed processes left half written, and shards of an earlier cut."""
+    """Remove half-written files of killed processes, and shards of an earlier division."""
     for path in folder.iterdir():
         if path not in shards:
             path.unlink(missing_ok=True)

@@ -34,8 +34,15 @@ def speech_segments(samples: np.ndarray) -> Segments:
     )
 
 
-def by_voice(samples: np.ndarray) -> list[tuple[float, float]]:
-    """What Silero's detector of voices (Silero Team 2024) takes for speech, for the same samples always the same.
+def by_voice(
+    samples: np.ndarray, *, pause: float = PAUSE, shortest: float = SHORTEST, longest: float = LONGEST
+) -> list[tuple[float, float]]:
+    """Speech according to Silero's voice activity detector (Silero Team 2024); deterministic.
+
+    Args:
+        samples: float32 `(samples,)` at 16 kHz.
+        pause: The shortest silence that ends a segment, in seconds.
+        shortest, longest: Bounds on the length of a segment, in seconds.
 
     Raises:
         ImportError: silero-vad is not installed.
@@ -48,9 +55,9 @@ def by_voice(samples: np.ndarray) -> list[tuple[float, float]]:
             torch.from_numpy(samples),
             silero_vad.load_silero_vad(),
             sampling_rate=SAMPLE_RATE,
-            min_speech_duration_ms=round(1000 * SHORTEST),
-            max_speech_duration_s=LONGEST,
-            min_silence_duration_ms=round(1000 * PAUSE),
+            min_speech_duration_ms=round(1000 * shortest),
+            max_speech_duration_s=longest,
+            min_silence_duration_ms=round(1000 * pause),
         )
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Shards: the unit of work and of resuming. Their files exist whole or not at all, and name what they were made of."""
+"""Shards: the unit of work and of resuming. A shard's file is complete or absent, and records what it was made from."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class Shard:
 
     Attributes:
         path: Its file.
-        split: Of its clips.
+        split: The split of its clips.
         clips: In the order of the conversations.
         key: Changes whenever the content would.
     """
@@ -35,7 +35,7 @@ class Shard:
     key: str
 
     def is_done(self) -> bool:
-        """Whether its file is there, and was made from the same clips in the same way."""
+        """Whether its file exists and was made from the same clips in the same way."""
         return self.path.is_file() and _metadata(self.path).get("key") == self.key
 
 
@@ -45,14 +45,14 @@ def cut_into_shards(clips: dict[str, list[Clip]], out: Path, size: int, recipe: 
     Args:
         clips: Split -> its clips.
         out: Folder of the prepared data.
-        size: Clips in a shard.
-        recipe: Whatever else decides the content; goes into the keys.
+        size: Clips per shard.
+        recipe: Everything else that decides the content; part of the keys.
     """
     shards = []
     for split, members in clips.items():
         for number, begin in enumerate(range(0, len(members), size)):
             part = members[begin : begin + size]
-            # size and time of change tell a replaced clip without reading all of them
+            # size and modification time reveal a replaced clip without reading its content
             files = {span.path for clip in part for span in (clip.sound, clip.picture) if span is not None}
             states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
             content = [recipe, [asdict(clip) for clip in part], states]
@@ -88,7 +88,7 @@ def read_keys(shard: Shard) -> list[str]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What `write_shard` wrote beside the features; empty for another file."""
+    """The metadata that `write_shard` wrote; empty for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             content: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))

@@ -1,4 +1,4 @@
-"""Sound put together by the times of its frames, as mono at 16 kHz."""
+"""Assembles decoded sound by the times of its frames, as mono at 16 kHz."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.tracks import pyav
 
 TOLERANCE = 0.05
-"""Frames that begin this many seconds or more from where the ones before them end lie there, and a gap is between."""
+"""A frame that begins at least this many seconds from the end of the previous one follows a gap or a jump."""
 CANCELLED = 0.01
-"""Two channels whose mean has less than this share of their power cancel each other out."""
+"""Two channels cancel each other out if their mean has less than this share of their power."""
 
 
 class _Run:
-    """Frames without a gap: when the first one begins, in seconds, and what is made of them."""
+    """Consecutive frames without a gap: the first one's start in seconds, and the resampled sound."""
 
     def __init__(self, start: float, frame: Any) -> None:
         self.start, self.seconds = start, 0.0
@@ -32,16 +32,16 @@ class _Run:
         self.seconds += frame.samples / frame.sample_rate
 
     def samples(self) -> np.ndarray:
-        """float32 `(channels, samples)`, as many as its seconds say."""
+        """float32 `(channels, samples)` for exactly the run's duration."""
         chunks = self._chunks + [part.to_ndarray() for part in self._resampler.resample(None)]
         return np.concatenate(chunks, axis=1)[:, : round(self.seconds * SAMPLE_RATE)]
 
 
 class Timeline:
-    """The sound between two times, in seconds; where no frame lies, it is silent.
+    """The sound from a time in seconds; silent where no frame is.
 
     Attributes:
-        end: Where the last frame ends; None = there was none.
+        end: End of the last frame; None without any.
     """
 
     def __init__(self, begin: float) -> None:
@@ -63,8 +63,8 @@ class Timeline:
         """The sound up to `end`.
 
         Returns:
-            float32 `(samples,)`; how many seconds of it no frame covers; whether its two channels cancel each other
-            out, so that the louder one is used instead of their mean.
+            float32 `(samples,)`; the seconds that no frame covers; whether the two channels cancel each other out, so
+            that the louder one is used instead of their mean.
         """
         length = max(round((end - self.begin) * SAMPLE_RATE), 0)
         channels, covered = np.zeros((2, length), np.float32), np.zeros(length, bool)

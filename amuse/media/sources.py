@@ -1,14 +1,17 @@
-"""Which media file holds sound and picture of every utterance, in MELD's, IEMOCAP's and a plain folder's layout."""
+"""Finds the media of every utterance, in the layout of each kind of data set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Utterance
 from amuse.data.folder import AUDIO, read_folder
+from amuse.data.hub import read_hub_dataset
+from amuse.data.hub_files import dataset_folder
 from amuse.data.iemocap import PROTOCOLS, read_iemocap
 from amuse.data.meld import read_meld
-from amuse.data.problems import Problem, problem_table
+from amuse.data.problems import Problem, ProblemHandler, problem_table
+from amuse.data.transcript import Line
 
 MELD_FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 
@@ -28,9 +31,9 @@ class Clip:
 
     Attributes:
         utterance: Its id.
-        sound, picture: Where they are; None = nowhere.
-        half: "left" or "right" half of the frame, where the other one shows somebody else.
-        seconds: How long the utterance is by its transcript, where the spans do not say so.
+        sound, picture: Where they are; None = missing.
+        half: "left" or "right" half of the frame, if the other one shows somebody else.
+        seconds: Length of the utterance by its transcript, if the spans do not have it.
     """
 
     utterance: str
@@ -45,11 +48,11 @@ class Source:
     """Conversations without features, and the clips to make features from.
 
     Attributes:
-        folder: Where it was found.
+        folder: Its location.
         splits: "train", "valid", "test" -> conversations with texts, speakers, labels and times.
-        clips: The same splits -> one clip an utterance, in the order of `utterances()`.
-        protocol: How the splits and classes came about, in words.
-        problems: What was wrong so far.
+        clips: The same splits -> one clip per utterance, in the order of `utterances()`.
+        protocol: How splits and classes were made, in words.
+        problems: Those found so far.
     """
 
     folder: Path
@@ -60,11 +63,11 @@ class Source:
 
 
 def meld_source(folder: Path) -> Source:
-    """MELD as its authors publish it: CSVs and folders of one mp4 an utterance, in `folder` or one folder below.
+    """MELD as its authors publish it: CSVs and folders with one mp4 per utterance, in `folder` or one level below.
 
     Raises:
-        FileNotFoundError: a CSV or a folder of clips is missing.
-        ValueError: a CSV that cannot be read, see `read_meld`.
+        FileNotFoundError: A CSV or a folder of clips is missing.
+        ValueError: A CSV that cannot be read, see `read_meld`.
     """
     source = Source(folder, {}, {}, "MELD's own splits; dev is called valid")
     for split, name in MELD_FOLDERS.items():
@@ -127,16 +130,32 @@ def iemocap_source(
     return source
 
 
-def folder_source(folder: Path, valid_fraction: float = 0.15, test_fraction: float = 0.15, seed: int = 0) -> Source:
+def folder_source(
+    folder: Path,
+    valid_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+    recognize: Callable[[Path, ProblemHandler], list[Line]] | None = None,
+) -> Source:
     """A plain folder of recordings with transcripts, see `read_folder`.
+
+    Args:
+        folder, valid_fraction, test_fraction, seed: As of `read_folder`.
+        recognize: Makes the utterances of a recording without a transcript, and reports that it did.
 
     Raises:
         FileNotFoundError, ValueError: see `read_folder`.
     """
     source = Source(folder, {}, {}, "")
+    report = source.problems.append
     try:
         source.splits, media = read_folder(
-            folder, valid_fraction=valid_fraction, test_fraction=test_fraction, seed=seed, report=source.problems.append
+            folder,
+            valid_fraction=valid_fraction,
+            test_fraction=test_fraction,
+            seed=seed,
+            report=report,
+            recognize=None if recognize is None else lambda media: recognize(media, report),
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}\n{problem_table(source.problems)}") from None
@@ -149,8 +168,44 @@ def folder_source(folder: Path, valid_fraction: float = 0.15, test_fraction: flo
     return source
 
 
+def hub_source(
+    name: str,
+    media: Path | None,
+    subset: str | None = None,
+    valid_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+) -> Source:
+    """A data set of the Hugging Face hub or in its layout, see `read_hub_dataset` for the arguments.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: see `read_hub_dataset`.
+    """
+    source = Source(dataset_folder(name), {}, {}, "")
+    found = read_hub_dataset(
+        name,
+        media=media,
+        subset=subset,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        report=source.problems.append,
+    )
+    source.splits = found.splits
+    counts = ", ".join(f"{len(part)} {split}" for split, part in source.splits.items())
+    drawn = f", {' and '.join(found.drawn)} drawn from train with seed {seed}" if found.drawn else ""
+    source.protocol = f"{name}, splits as given{drawn}; conversations: {counts}"
+    for split, _, utterance in _walk(source.splits):
+        clip = found.clips[split][utterance.id]
+        sound, picture = (
+            None if path is None else Span(path, clip.begin, clip.end) for path in (clip.sound, clip.picture)
+        )
+        source.clips.setdefault(split, []).append(Clip(utterance.id, sound, picture, seconds=_seconds(utterance)))
+    return source
+
+
 def recording_clip(media: Path, utterance: Utterance) -> Clip:
-    """The part of a recording that an utterance's times say."""
+    """The part of a recording between an utterance's times."""
     assert utterance.start is not None
     span = Span(media, utterance.start, utterance.end)
     return Clip(utterance.id, span, None if media.suffix.lower() in AUDIO else span)

@@ -1,10 +1,10 @@
-"""One track of a media file: which one is used, where it ends, and its frames by the time when they are heard or seen.
+"""One track of a media file: which one is used, where it ends, and its frames with their presentation times.
 
-Containers differ in what can be trusted. Some keep a time with every packet and an index (MP4, Matroska, AVI, WAV):
-jumping to a time works, though it may land behind it. Some have times that start again in the middle (MPEG-TS and Ogg
-that were joined, DVDs), and some have none, so that FFmpeg guesses times and length from the bit rate (raw AAC, MP3).
-So: whatever is not indexed is surveyed once, file by file; a jump is believed only when it lands before its target;
-everything else is read from the beginning.
+Containers differ in what can be trusted. Some store a time with every packet and an index (MP4, Matroska, AVI, WAV):
+seeking works, though it may land after the target. In some, times restart in the middle (concatenated MPEG-TS and Ogg,
+DVDs), and some have no times, so that FFmpeg guesses times and length from the bit rate (raw AAC, MP3). So a file
+without an index is surveyed once, a seek is trusted only if it lands before its target, and everything else is read
+from the beginning.
 """
 
 import functools
@@ -22,15 +22,15 @@ Note = Callable[[str, str], None]
 """Takes a kind of `amuse.data.problems` and a message."""
 
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "flac", "aiff", "w64", "caf"}
-"""FFmpeg's names of the formats whose times and lengths are read, not guessed."""
+"""FFmpeg's names of the formats whose times and lengths are stored, not guessed."""
 BACK = (0.0, 1.0, 4.0, 16.0, 64.0)
-"""How far before its target a jump is tried, in seconds, until it lands before the target."""
+"""Seconds before its target at which a seek is tried, one after the other, until it lands before the target."""
 PREROLL = 0.25
-"""Sound is decoded from this many seconds earlier, since a frame of MP3, AAC or Opus needs the ones before it."""
+"""Sound is decoded from this many seconds earlier, since a frame of MP3, AAC or Opus depends on the previous ones."""
 RESTART = 0.5
-"""Times that go back by more than this many seconds are those of another part, joined on."""
+"""If times go back by more than this many seconds, another part begins, whose times start again."""
 PRIMING = 0.1
-"""A file that begins this little before zero, in seconds, begins at zero: the decoder drops what lies before."""
+"""A file that begins at most this many seconds before zero begins at zero: the decoder drops the samples before it."""
 REORDERED = 8
 """AVI stores no display times: frames that leave the decoder within this many of each other may have swapped theirs."""
 _COMMENTARY = re.compile(r"comment|descri", re.IGNORECASE)
@@ -62,13 +62,13 @@ def pyav() -> Any:
 
 @dataclass
 class Clock:
-    """Turns the times of packets into ones that never start again: each part follows the end of the one before it.
+    """Makes the times of packets continuous: each part begins at the end of the previous one.
 
     Attributes:
-        shifts: Seconds to add, one entry a part; all tracks of a part share it, so that they stay together.
-        parts: Track -> the part that its last packet belonged to.
+        shifts: Seconds to add, one entry per part; shared by all tracks, so that they stay synchronous.
+        parts: Track -> the part of its last packet.
         latest: Track -> time of its last packet, as stored.
-        ends: Track -> end of its last packet, in seconds as turned.
+        ends: Track -> end of its last packet, in continuous seconds.
     """
 
     shifts: list[float] = field(default_factory=lambda: [0.0])
@@ -97,11 +97,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one reading of all packets tells.
+    """The result of reading all packets of a file once.
 
     Attributes:
-        ends: Track -> where it ends, in seconds from the beginning of the file.
-        restarts: Whether times start again in the middle.
+        ends: Track -> its end, in seconds from the beginning of the file.
+        restarts: Whether times restart in the middle.
     """
 
     ends: dict[int, float]

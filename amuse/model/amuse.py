@@ -1,6 +1,7 @@
 """AMuSE (arXiv 2401.15164): from token features of every modality to an emotion for every utterance of a dialogue.
 
-Sizes: U utterances of all dialogues of a batch, M modalities, L tokens of a stream, d = d_model, C classes. Data flow
+Sizes: U utterances of all dialogues of a batch, M modalities, T_m tokens of modality m in all of them, d = d_model, C
+classes. Tokens are packed, utterance after utterance: nothing is computed for padding. Data flow
 through the unimodal stage (III-A), the Multimodal Attention Network (III-B), adaptive fusion (III-C), the temporal
 stage (III-D) and the classifier; `amuse.model.stages` has the parts.
 """
@@ -25,7 +26,8 @@ from amuse.files import load_tensors, read_json, save_tensors, write_text
 from amuse.model.allocation import AllocationLimit
 from amuse.model.fusion import closed_form, flipped, fuse
 from amuse.model.output import Output
-from amuse.model.stages import CentralNetwork, StreamsStage, UnimodalStage, average
+from amuse.model.packed import average
+from amuse.model.stages import MultimodalAttentionNetwork, StreamsStage, UnimodalStage
 from amuse.model.temporal import TemporalStage
 from amuse_kernels.nn import AdaptiveFusion
 
@@ -74,7 +76,7 @@ class Amuse(nn.Module):
             else StreamsStage([widths[name] for name in streams], config)
             for streams in self.groups.values()
         )
-        self.central = nn.ModuleList(CentralNetwork(count - 1, config) for _ in self.modalities) if config.man else None
+        self.central = MultimodalAttentionNetwork(count, config) if config.man else None
         self.heads = nn.ModuleList(nn.Linear(d, spec.num_outputs) for _ in self.modalities)
         self.fusion = AdaptiveFusion(d, count, config.backend) if config.fusion == "learned" else None
         fused_width = d if config.fusion == "chain" else count * d
@@ -107,26 +109,23 @@ class Amuse(nn.Module):
 
         Nothing here looks at another utterance.
         """
-        tokens, masks = [], []
+        tokens, layouts = [], []
         for stage, streams in zip(self.unimodal, self.groups.values(), strict=True):
-            stream_masks = [batch.masks[name] for name in streams]
+            of_streams = [batch.layouts[name] for name in streams]
             features = [
-                self.encoders[name](batch.features[name], mask) if name in self.encoders else batch.features[name]
-                for name, mask in zip(streams, stream_masks, strict=True)
+                self.encoders[name](batch.tokens[name], layout) if name in self.encoders else batch.tokens[name]
+                for name, layout in zip(streams, of_streams, strict=True)
             ]
-            single = len(streams) == 1
-            arguments = (features[0], stream_masks[0]) if single else (features, stream_masks)
-            tokens.append(self._run(stage, *arguments))  # (U, L_m, d)
-            masks.append(torch.cat(stream_masks, dim=1))
+            if len(streams) == 1:
+                tokens.append(self._run(stage, features[0], of_streams[0]))  # (T_m, d)
+                layouts.append(of_streams[0])
+            else:
+                merge = batch.merge(streams)
+                tokens.append(self._run(stage, features, of_streams, merge))
+                layouts.append(merge.layout)
 
-        states = tokens
-        if self.central is not None:
-            states = []
-            for m, central in enumerate(self.central):
-                others = [n for n in range(len(tokens)) if n != m]
-                peripherals = [tokens[n] for n in others], [masks[n] for n in others]
-                states.append(self._run(central, tokens[m], masks[m], *peripherals))
-        pooled = [average(state, mask) for state, mask in zip(states, masks, strict=True)]
+        states = tokens if self.central is None else self.central(tokens, layouts, self.recompute and self.training)
+        pooled = [average(state, layout) for state, layout in zip(states, layouts, strict=True)]
         modality_logits = torch.stack([head(f) for head, f in zip(self.heads, pooled, strict=True)], dim=1)
         return torch.stack(pooled, dim=1), modality_logits, present_modalities(batch, self.groups)
 
@@ -139,8 +138,7 @@ class Amuse(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The parts that hold nearly all weights and run one after the other, for sharding."""
         layers = [layer for encoder in self.encoders.values() for layer in cast(PretrainedEncoder, encoder).blocks()]
-        networks = [] if self.central is None else [cast(CentralNetwork, network) for network in self.central]
-        central = [layer for network in networks for layer in network.layers]
+        central = [] if self.central is None else [self.central]
         return [*layers, *self.unimodal, *central, self.temporal]
 
     def _run(self, stage: nn.Module, *arguments: Any) -> Tensor:

@@ -1,15 +1,10 @@
 """Focal loss (Eq. 5) and its gradient at the logits, which Eq. 6 needs."""
 
-from typing import TYPE_CHECKING
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
-
-if TYPE_CHECKING:
-    pass
+from amuse.model.precision import at_least_fp32
 
 
 def focal_loss(
@@ -36,18 +31,25 @@ def focal_loss(
         A scalar; 0 when nothing is labelled.
     """
     labelled = labels != UNLABELLED
-    logits, labels = logits[labelled].float(), labels[labelled]
-    log_p = logits.log_softmax(-1)
+    weight = labelled.to(logits.dtype) if class_weights is None else class_weights[labels.clamp(min=0)] * labelled
+    if row_weights is not None:
+        weight = weight * row_weights
+    loss = focal_losses(logits, labels, gamma, label_smoothing)
+    return (weight * loss).sum() / (weight.sum() if total is None else total).clamp(min=1e-12)
+
+
+def focal_losses(logits: Tensor, labels: Tensor, gamma: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
+    """The focal loss of each row, 0 where unlabelled: `(...)` for `(..., C)` logits and `(...)` labels."""
+    labelled = (labels != UNLABELLED).unsqueeze(-1)
+    # nothing is selected: how many rows are labelled is known to the device alone
+    log_p = at_least_fp32(logits).masked_fill(~labelled, 0.0).log_softmax(-1)
     # the bound keeps the slope of q^gamma finite at p = 1 for gamma < 1
     q = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)
-    focal = -(q**gamma) * log_p  # (N, C)
-    loss = focal.gather(1, labels[:, None]).squeeze(1)
+    focal = -(q**gamma) * log_p * labelled  # (..., C)
+    loss = focal.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     if label_smoothing > 0:
         loss = (1 - label_smoothing) * loss + label_smoothing * focal.mean(-1)
-    weight = torch.ones_like(loss) if class_weights is None else class_weights.to(loss)[labels]
-    if row_weights is not None:
-        weight = weight * row_weights[labelled]
-    return (weight * loss).sum() / (weight.sum() if total is None else total).clamp(min=1e-12)
+    return loss
 
 
 def focal_logit_gradient(logits: Tensor, labels: Tensor, gamma: float = 1.0) -> Tensor:
@@ -60,4 +62,6 @@ def focal_logit_gradient(logits: Tensor, labels: Tensor, gamma: float = 1.0) -> 
     p_c = log_c.exp()
     q = (1 - p_c).clamp(min=torch.finfo(p_c.dtype).eps)
     slope = gamma * q ** (gamma - 1) * p_c * log_c - q**gamma  # dL/dp_c times p_c
-    return slope * (F.one_hot(labels, logits.shape[-1]) - log_p.exp())
+    # not F.one_hot, which looks into the labels
+    one_hot = labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)
+    return slope * (one_hot.to(log_p.dtype) - log_p.exp())

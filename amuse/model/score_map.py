@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amuse_kernels import p2c_attention, p2c_attention_weights
+from amuse_kernels import p2c_attention_varlen
+from amuse_kernels.nn import Packed, ProjectedSource
 
 
 class MappedScoresAttention(nn.Module):
@@ -55,48 +56,47 @@ class MappedScoresAttention(nn.Module):
         for linear in (self.q_proj, *self.k_proj, *self.v_proj, self.out_proj):
             nn.init.zeros_(linear.bias)
 
-    def forward(
-        self,
-        query: Tensor,
-        sources: Sequence[Tensor],
-        *,
-        query_mask: Tensor | None = None,
-        key_masks: Sequence[Tensor] | None = None,
-        need_weights: bool = False,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """As `PeripheralCentralAttention`: `(B, Lq, d)` and, with `need_weights`, per source `(B, Lq, Lp)`.
+    def forward(self, query: Packed, sources: Sequence[ProjectedSource]) -> tuple[Packed, None]:
+        """Attend to all sources, called as `PeripheralCentralAttention` is.
 
         Args:
-            query: `(B, Lq, d)`.
-            sources: P tensors `(B, Lp, width)`.
-            query_mask: not read; no gate here depends on the query.
-            key_masks: per source bool `(B, Lp)`, True = attend.
-            need_weights: also return the weights, averaged over heads.
-        """
-        batch, length, width = query.shape
-        # every head sees all heads' queries; what differs are the weights on the keys
-        queries = self.q_proj(query)[:, None].expand(batch, self.num_heads, length, width)
-        pairs = list(zip(self.k_proj, self.score_map, sources, strict=True))
-        keys = [self._mapped(project(source), score_map) for project, score_map, source in pairs]
-        options: dict[str, Any] = {
-            "gates": torch.full((len(sources),), self.gate, device=query.device),
-            "key_masks": key_masks,
-            "softmax_scale": self.head_dim**-0.5,
-            "backend": self.backend,
-        }
-        values = [
-            F.pad(project(source).unflatten(-1, (self.num_heads, -1)).transpose(1, 2), (0, width - self.head_dim))
-            for project, source in zip(self.v_proj, sources, strict=True)
-        ]
-        wide: Any = p2c_attention(queries, keys, values, **options)  # (B, H, Lq, H * D)
-        heads = wide[..., : self.head_dim]
-        merged = heads.mean(1) if self.head_merge == "mean" else heads.transpose(1, 2).flatten(2)
-        if not need_weights:
-            return self.out_proj(merged), None
-        weights: Any = p2c_attention_weights(queries, keys, **options)
-        return self.out_proj(merged), tuple(weight.mean(1) for weight in weights)
+            query: Packed `(Tq, d)`.
+            sources: P packed keys and values `(Tp, H, D)`, made by `k_proj` and `v_proj`.
 
-    def _mapped(self, key: Tensor, score_map: Tensor) -> Tensor:
-        """`(B, Lp, H * D)` keys to `(B, H, Lp, H * D)`: head i's part times A[h, i] for head h."""
-        parts = key.unflatten(-1, (self.num_heads, self.head_dim))
-        return torch.einsum("hi,blid->bhlid", score_map, parts).flatten(-2)
+        Returns:
+            Packed `(Tq, d)`.
+        """
+        queries = self.project_query(query.values)
+        layouts: list[Any] = [(source.cu_seq, source.max_len) for source in sources]
+        wide: Any = p2c_attention_varlen(
+            queries,
+            self.mapped_keys(sources),
+            [F.pad(source.value, (0, queries.shape[-1] - self.head_dim)) for source in sources],
+            query.cu_seq,
+            [cu_seq for cu_seq, _ in layouts],
+            query.max_len,
+            [max_len for _, max_len in layouts],
+            gates=self.gates(query),
+            softmax_scale=self.softmax_scale,
+            backend=self.backend,
+        )  # (Tq, H, H * D)
+        heads = wide[..., : self.head_dim]
+        output = self.out_proj(heads.mean(1) if self.head_merge == "mean" else heads.flatten(1))
+        return query._replace(values=output), None
+
+    def project_query(self, query: Tensor) -> Tensor:
+        """`(T, H * D)` to `(T, H, H * D)`: every head sees all heads' queries; what differs are its keys."""
+        return self.q_proj(query)[:, None].expand(-1, self.num_heads, -1)
+
+    def mapped_keys(self, sources: Sequence[ProjectedSource]) -> list[Tensor]:
+        """Per source its keys `(T, H, D)` as `(T, H, H * D)`: head i's part times A[h, i] for head h."""
+        maps = zip(self.score_map, sources, strict=True)
+        return [torch.einsum("hi,tid->thid", score_map, source.key).flatten(-2) for score_map, source in maps]
+
+    def gates(self, query: Packed) -> Tensor:
+        """The constant gates `(P,)`."""
+        return torch.full((len(self.k_proj),), self.gate, device=query.values.device)
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.head_dim**-0.5

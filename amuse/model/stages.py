@@ -1,16 +1,23 @@
-"""The stages of AMuSE in the order in which data flow: unimodal (III-A), Multimodal Attention Network (III-B), temporal
-(III-D). Sizes as in `amuse.model.amuse`: U utterances, L tokens of a stream, d = d_model.
+"""The stages of AMuSE in the order in which data flow: unimodal (III-A), Multimodal Attention Network (III-B); the
+temporal stage (III-D) is in `amuse.model.temporal`. Sizes as in `amuse.model.amuse`: U utterances, d = d_model, T_m
+tokens of modality m in all utterances, one utterance after the other without padding.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from amuse.config import ModelConfig
+from amuse.layout import Layout, Merge
+from amuse.model.packed import BiLSTM, pack, reorder
 from amuse.model.score_map import MappedScoresAttention
-from amuse_kernels.nn import PeripheralCentralAttention
+from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
+
+Attention = PeripheralCentralAttention | MappedScoresAttention
 
 
 class UnimodalStage(nn.Module):
@@ -27,14 +34,11 @@ class UnimodalStage(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(num_layers))
 
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """`(U, L, d_m)` features and their bool `(U, L)` mask, a prefix of True, to `(U, L, d)`."""
-        x = self.input_dropout(features.masked_fill(~mask[..., None], 0.0))
-        x = self.lstm(x, mask.sum(-1)) if self.lstm is not None else self.project(x)
-        x = self.dropout(self.norm(x))
-        for layer in self.layers:
-            x = layer(x, mask, [x], [mask])
-        return x
+    def forward(self, features: Tensor, layout: Layout) -> Tensor:
+        """`(T, d_m)` features to `(T, d)`."""
+        x = self.input_dropout(features)
+        x = self.lstm(x, layout.steps) if self.lstm is not None else self.project(x)
+        return attend_to_itself(self.dropout(self.norm(x)), layout, self.layers)
 
 
 class StreamsStage(nn.Module):
@@ -50,13 +54,40 @@ class StreamsStage(nn.Module):
             AttentionLayer([config.d_model], 1.0, config) for _ in range(config.unimodal_layers)
         )
 
-    def forward(self, features: list[Tensor], masks: list[Tensor]) -> Tensor:
-        """Per stream `(U, L_s, d_s)` and its mask to `(U, sum of L_s, d)`."""
-        streams = zip(self.streams, features, masks, strict=True)
-        x, mask = torch.cat([stage(f, m) for stage, f, m in streams], dim=1), torch.cat(masks, dim=1)
-        for layer in self.layers:
-            x = layer(x, mask, [x], [mask])
-        return x
+    def forward(self, features: list[Tensor], layouts: list[Layout], merge: Merge) -> Tensor:
+        """Per stream `(T_s, d_s)` to `(sum of T_s, d)`, laid out as `merge` says."""
+        streams = zip(self.streams, features, layouts, strict=True)
+        x = reorder(torch.cat([stage(f, layout) for stage, f, layout in streams]), merge.order, merge.inverse)
+        return attend_to_itself(x, merge.layout, self.layers)
+
+
+class MultimodalAttentionNetwork(nn.ModuleList):
+    """The Central networks of all modalities (III-B).
+
+    The Peripheral networks inject keys and values at every layer, and f_n is the same at each: keys and values of a
+    modality are one matrix product, for every layer of every Central network that reads them.
+    """
+
+    def __init__(self, num_modalities: int, config: ModelConfig) -> None:
+        super().__init__(CentralNetwork(num_modalities - 1, config) for _ in range(num_modalities))
+
+    def forward(self, tokens: list[Tensor], layouts: list[Layout], recompute: bool = False) -> list[Tensor]:
+        """f_m `(T_m, d)` of every modality to g^h, the state after the last layer, of the same shape.
+
+        With `recompute` the backward pass computes the networks again, from the keys and values that are kept.
+        """
+        networks = cast(list[CentralNetwork], list(self))
+        injected: list[list[list[ProjectedSource]]] = [[[] for _ in network.layers] for network in networks]
+        for n, (f, layout) in enumerate(zip(tokens, layouts, strict=True)):
+            readers = [(m, layer) for m in range(len(networks)) if m != n for layer in range(len(injected[m]))]
+            # the sources of network m are the other modalities in their order
+            attentions = [(networks[m].attention(layer), n - (n > m)) for m, layer in readers]
+            for (m, layer), source in zip(readers, inject(f, layout, attentions), strict=True):
+                injected[m][layer].append(source)
+        calls = zip(networks, tokens, layouts, injected, strict=True)
+        if recompute:
+            return [checkpoint(network, *arguments, use_reentrant=False) for network, *arguments in calls]
+        return [network(*arguments) for network, *arguments in calls]
 
 
 class CentralNetwork(nn.Module):
@@ -74,18 +105,16 @@ class CentralNetwork(nn.Module):
         )
         self.lstm = BiLSTM(d, d) if config.man_lstm else None
 
-    def forward(self, tokens: Tensor, mask: Tensor, peripherals: list[Tensor], masks: list[Tensor]) -> Tensor:
-        """`(U, L, d)` tokens of this modality to g^h, the state after the last layer, of the same shape."""
-        g = tokens
-        for layer in self.layers:
-            g = layer(g, mask, peripherals, masks)
-        return g if self.lstm is None else self._recur(self.lstm, g, mask)
+    def attention(self, layer: int) -> Attention:
+        """The attention of a layer, of a network that has peripherals."""
+        return cast(Attention, cast(AttentionLayer, self.layers[layer]).attention)
 
-    @staticmethod
-    def _recur(lstm: "BiLSTM", g: Tensor, mask: Tensor) -> Tensor:
-        """The Bi-LSTM over the real tokens; several streams of one modality have padding between them."""
-        order = mask.logical_not().byte().argsort(dim=1, stable=True)[..., None].expand_as(g)
-        return torch.zeros_like(g).scatter(1, order, lstm(g.gather(1, order), mask.sum(-1)).to(g.dtype))
+    def forward(self, tokens: Tensor, layout: Layout, injected: Sequence[Sequence[ProjectedSource]]) -> Tensor:
+        """`(T, d)` tokens of this modality to g^h, of the same shape; `injected`: keys and values for each layer."""
+        g = tokens
+        for layer, sources in zip(self.layers, injected, strict=True):
+            g = layer(g, layout, sources)
+        return g if self.lstm is None else self.lstm(g, layout.steps)
 
 
 class AttentionLayer(nn.Module):
@@ -110,34 +139,32 @@ class AttentionLayer(nn.Module):
         self.dense = nn.Linear(d, d)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, g: Tensor, mask: Tensor, sources: list[Tensor], masks: list[Tensor]) -> Tensor:
+    def forward(self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource]) -> Tensor:
+        """`(T, d)` to the same shape; `sources`: see `inject`."""
         if self.attention is not None:
-            attended, _ = self.attention(self.attention_norm(g), sources, query_mask=mask, key_masks=masks)
-            g = g + self.dropout(attended)
+            attended, _ = self.attention(pack(self.attention_norm(g), layout), sources)
+            g = g + self.dropout(attended.values)
         return g + self.dropout(F.gelu(self.dense(self.dense_norm(g))))
 
 
-class BiLSTM(nn.Module):
-    """A bidirectional LSTM over padded sequences whose result does not depend on the padding."""
-
-    def __init__(self, width: int, d_model: int, num_layers: int = 1, dropout: float = 0.0) -> None:
-        super().__init__()
-        between = dropout if num_layers > 1 else 0.0
-        self.lstm = nn.LSTM(width, d_model // 2, num_layers, batch_first=True, bidirectional=True, dropout=between)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`(S, L, width)` and `(S,)` lengths to `(S, L, d_model)`, 0 behind each length."""
-        if x.shape[0] == 0:
-            return x.new_zeros(*x.shape[:2], 2 * self.lstm.hidden_size)
-        # a sequence of length 0 (absent modality) runs over one step of zeros; whoever reads it masks it
-        packed = nn.utils.rnn.pack_padded_sequence(
-            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        out, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
-        return out
+def attend_to_itself(tokens: Tensor, layout: Layout, layers: nn.ModuleList) -> Tensor:
+    """Stacked self-attention: every `AttentionLayer` has its own input as its one source."""
+    for layer in layers:
+        tokens = layer(tokens, layout, inject(tokens, layout, [(cast(Attention, layer.attention), 0)]))
+    return tokens
 
 
-def average(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Average of `(U, L, d)` tokens where the bool `(U, L)` mask is True; 0 where it never is."""
-    total = tokens.masked_fill(~mask[..., None], 0.0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+def inject(tokens: Tensor, layout: Layout, readers: Sequence[tuple[Attention, int]]) -> list[ProjectedSource]:
+    """Keys and values of the same `(T, d)` tokens for several attentions, in one matrix product.
+
+    Args:
+        tokens: Of one source. layout: Of them.
+        readers: Per attention, of equal widths and numbers of heads, which of its sources these tokens are.
+    """
+    if not readers:
+        return []
+    linears: Any = [kind[p] for attention, p in readers for kind in (attention.k_proj, attention.v_proj)]
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    heads = F.linear(tokens, weight, bias).unflatten(-1, (len(readers), 2, readers[0][0].num_heads, -1))
+    parts = [part.unbind(1) for part in heads.unbind(1)]  # (T, H, D)
+    return [ProjectedSource(key, value, layout.cu_seq, layout.max_len) for key, value in parts]

@@ -1,13 +1,16 @@
 """The temporal stage (III-D): each utterance in the context of its dialogue and of its speaker."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
-from amuse.model.stages import BiLSTM
-from amuse_kernels.nn import PeripheralCentralAttention
+from amuse.layout import Layout
+from amuse.model.packed import BiLSTM, pack
+from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
 
 class TemporalStage(nn.Module):
@@ -39,12 +42,7 @@ class TemporalStage(nn.Module):
         if self.kind == "none":
             return x
         if self.kind == "bilstm":
-            by_dialogue = Sequences(batch.dialogue)
-            by_speaker = Sequences(batch.dialogue * (batch.speaker.max() + 1) + batch.speaker)
-            contexts = [
-                grouping.flat(lstm(grouping.padded(x), grouping.lengths))
-                for grouping, lstm in ((by_dialogue, self.dialogue_lstm), (by_speaker, self.speaker_lstm))
-            ]
+            contexts = [self.dialogue_lstm(x, batch.dialogues.steps), self.speaker_lstm(x, batch.turns)]
         else:
             contexts = [self._attend(x, batch) if self.window is None else self._attend_window(x, batch, self.window)]
         return self.dropout(torch.cat([x, *contexts], dim=-1))
@@ -54,25 +52,20 @@ class TemporalStage(nn.Module):
         return self.dropout(F.gelu(self.norm(self.project(fused))))
 
     def _attend(self, x: Tensor, batch: Batch) -> Tensor:
-        by_dialogue = Sequences(batch.dialogue)
-        context = by_dialogue.padded(x)
-        positions = torch.arange(context.shape[1], device=x.device)
-        context = context + sinusoids(positions, context.shape[2]).to(x.dtype)
-        speakers, mask = by_dialogue.padded(batch.speaker), by_dialogue.mask
+        context = x + sinusoids(batch.position, x.shape[-1]).to(x.dtype)
         for layer in self.layers:
-            context = layer(context, speakers, mask, causal=self.causal)
-        return by_dialogue.flat(context)
+            context = layer(context, batch.dialogues, batch.speaker, self.causal)
+        return context
 
     def _attend_window(self, x: Tensor, batch: Batch, window: int) -> Tensor:
-        """Every utterance as a row of its own, with the last `window` utterances of its dialogue as keys."""
+        """Every utterance as a query of its own, with the last `window` utterances of its dialogue as keys."""
         rows = torch.arange(len(x), device=x.device)[:, None]
         seen = rows - torch.arange(window - 1, -1, -1, device=x.device)  # (U, window)
         mask = seen >= rows - batch.position[:, None]
-        seen = seen.clamp(min=0)
-        context = (x + sinusoids(batch.position, x.shape[-1]).to(x.dtype))[:, None]
+        context = x + sinusoids(batch.position, x.shape[-1]).to(x.dtype)
         for layer in self.layers:
-            context = layer(context, batch.speaker[:, None], mask, seen)
-        return context[:, 0]
+            context = cast(ContextLayer, layer).attend_window(context, batch.speaker, seen.clamp(min=0), mask)
+        return context
 
 
 class ContextLayer(nn.Module):
@@ -88,57 +81,42 @@ class ContextLayer(nn.Module):
         self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * d, d))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, speakers: Tensor, mask: Tensor, seen: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """`(B, N, d)` utterances of B dialogues, their speakers and the keys' bool mask, both `(B, N)`.
+    def forward(self, x: Tensor, dialogues: Layout, speakers: Tensor, causal: bool = False) -> Tensor:
+        """`(U, d)` utterances of the dialogues and their speakers `(U,)` to `(U, d)`."""
+        y = pack(self.attention_norm(x), dialogues)
+        groups = {"query_groups": speakers, "key_groups": [speakers] * 2, "relations": self.RELATIONS}
+        attended, _ = self.attention(y, [y, y], **groups, causal=causal)
+        return self.finish(x, attended.values)
 
-        With `seen`, int64 `(B, K)`, N is 1 and row b has the utterances in rows `seen[b]` as keys, masked by `(B, K)`.
+    def attend_window(self, x: Tensor, speakers: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """`forward` with the utterances in rows `seen[u]` as keys of utterance u, where `mask` is True.
+
+        Args:
+            x: `(U, d)`. speakers: `(U,)`.
+            seen: int64 `(U, K)`.
+            mask: bool `(U, K)`.
         """
         y = self.attention_norm(x)
-        keys, key_speakers = (y, speakers) if seen is None else (y[:, 0][seen], speakers[:, 0][seen])
-        attended, _ = self.attention(
-            y,
-            [keys, keys],
+        # projected once, and then seen by up to K utterances
+        projected = [self.attention.project_source(p, y[None]) for p in range(2)]
+        attended = self.attention.attend(
+            self.attention.project_query(y[:, None]),
+            [
+                ProjectedSource(source.key[0, :, seen].transpose(0, 1), source.value[0, :, seen].transpose(0, 1))
+                for source in projected
+            ],
+            gates=self.attention.gates(y[:, None]),
             key_masks=[mask, mask],
-            query_groups=speakers,
-            key_groups=[key_speakers, key_speakers],
+            query_groups=speakers[:, None],
+            key_groups=[speakers[seen]] * 2,
             relations=self.RELATIONS,
-            causal=causal,
         )
-        return self.finish(x, attended)
+        return self.finish(x, self.attention.finish(attended)[:, 0])
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows the attention."""
         x = x + self.dropout(attended)
         return x + self.dropout(self.dense(self.dense_norm(x)))
-
-
-class Sequences:
-    """Rows `(U, ...)` grouped into padded sequences `(S, N, ...)` by a key, in their order, and back."""
-
-    def __init__(self, key: Tensor) -> None:
-        self.order = torch.argsort(key, stable=True)
-        _, self.lengths = torch.unique_consecutive(key[self.order], return_counts=True)
-        starts = self.lengths.cumsum(0) - self.lengths
-        self.row = torch.repeat_interleave(torch.arange(len(self.lengths), device=key.device), self.lengths)
-        self.column = torch.arange(len(key), device=key.device) - starts[self.row]
-        self.longest = int(self.lengths.max())
-
-    @property
-    def mask(self) -> Tensor:
-        """bool `(S, N)`, True = a real row."""
-        return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
-
-    def padded(self, rows: Tensor) -> Tensor:
-        out = rows.new_zeros(len(self.lengths), self.longest, *rows.shape[1:])
-        out[self.row, self.column] = rows[self.order]
-        return out
-
-    def flat(self, padded: Tensor) -> Tensor:
-        out = padded.new_empty(len(self.order), *padded.shape[2:])
-        out[self.order] = padded[self.row, self.column]
-        return out
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -1,34 +1,38 @@
-"""From a report's content to one HTML file without scripts, fonts or links to the network."""
+"""Renders a report's content as one HTML file without scripts, fonts or links to the network."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from amuse.evaluation.quality import Quality, RegressionQuality
+from amuse.explain.fidelity import RELIABLE_R2
 from amuse.explain.groups import WORD_STREAMS
 from amuse.files import write_text
 from amuse.report import figures
 from amuse.report.content import Content, Turn
-from amuse.report.outcome import COLOURS, Outcome, ink, number
+from amuse.report.outcome import Outcome, ink, number
+from amuse.report.summary import summarize
 
 SHOWN_CONTEXT = 6  # most influential other utterances
 
 
-def write_report(content: Content, path: Path) -> None:
-    """Write the report to `path`, at once or not at all."""
+def write_report(content: Content, path: Path, *, sound: bool = False) -> None:
+    """Write the report to `path` atomically. The arguments are those of `render`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(render(content), path)
+    write_text(render(content, sound=sound), path)
 
 
-def render(content: Content, only: int | None = None) -> str:
-    """The report as HTML. All texts of the conversation are escaped: they are untrusted.
+def render(content: Content, only: int | None = None, *, sound: bool = False) -> str:
+    """The report as HTML. The conversation's texts are untrusted and escaped.
 
     Args:
-        content: What it shows.
-        only: Position of a turn, to show its explanation and nothing else.
+        content: The content.
+        only: Position of a turn, to render its explanation alone.
+        sound: Whether to embed the sound of each utterance, about 5 kB per second.
 
     Raises:
         ValueError: No utterance.
-        ImportError: jinja2 is missing.
+        ImportError: jinja2, or for sound PyAV, is missing.
     """
     if not content.turns:
         raise ValueError("content.turns: expected at least one utterance, got none")
@@ -43,60 +47,62 @@ def render(content: Content, only: int | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     names = content.label_names or []
     outcome = Outcome.of(content.label_names, [turn.explanation.probabilities for turn in content.turns])
     return environment.get_template("report.html").render(
         content=content,
         outcome=outcome,
-        emotions=[{"name": name, "fill": COLOURS[i % len(COLOURS)]} for i, name in enumerate(names)],
+        emotions=[{"name": name, "fill": fill} for name, fill in zip(names, outcome.colours, strict=True)],
+        summary=summarize(content.turns, outcome),
         timeline=figures.timeline(content.turns, outcome),
         whole=only is None,
-        turns=[_turn(content, i, outcome) for i in (range(len(content.turns)) if only is None else [only])],
+        turns=[_turn(content, i, outcome, sound) for i in (range(len(content.turns)) if only is None else [only])],
+        sound=sound,
         quality=_quality(content.quality) if only is None else None,
         unit=" points" if names else "",
         percent=lambda share: f"{100 * share:.0f} %",
     )
 
 
-def _turn(content: Content, index: int, outcome: Outcome) -> dict[str, Any]:
+def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[str, Any]:
     turn = content.turns[index]
     explained, utterance = turn.explanation, turn.utterance
-    said = outcome.name(explained.probabilities)
+    predicted = outcome.name(explained.probabilities)
     before = None if index == 0 else outcome.name(content.turns[index - 1].explanation.probabilities)
     fill = outcome.colour(explained.probabilities)
     strongest = float(explained.scores.abs().max()) if explained.groups else 0.0
+    paint = figures.Paint(strongest, outcome, explained.fidelity.reliable)
     streams = list(dict.fromkeys(group.stream for group in explained.groups))
     scored = {stream: explained.of_stream(stream) for stream in streams}
     worded = [stream for stream in streams if stream in WORD_STREAMS and len(scored[stream]) > 1]
     worded = [stream for stream in worded if scored[stream][0][0].start is None]
-    # regions of the whole utterance are in the pictures and have no course of time
+    # regions of the whole utterance are shown in the pictures, not along the time axis
     still = [s for s in streams if scored[s][0][0].cell is not None and len({g.tokens for g, _ in scored[s]}) == 1]
-    words = [
-        {"text": group.name, **figures.mark(score, strongest, outcome)}
-        for stream in worded
-        for group, score in scored[stream]
-    ]
+    words = [{"text": group.name, **paint.mark(score)} for stream in worded for group, score in scored[stream]]
     return {
         "number": index + 1,
         "speaker": utterance.speaker,
         "text": utterance.text or "",
         "words": words,
-        "emotion": said,
+        "emotion": predicted,
         "fill": fill,
         "ink": ink(fill),
         "confidence": outcome.confidence(explained.probabilities),
-        "change": None if before == said or outcome.names is None else before,
+        "change": None if before == predicted or outcome.names is None else before,
         "size": outcome.bar(float(explained.probabilities[0]))["length"] / 100,
         "label": _label(utterance.label, outcome),
         "target": outcome.target(explained.target),
         "probabilities": explained.probabilities.tolist(),
-        "strips": [figures.strip(scored[s], turn, strongest, outcome) for s in streams if s not in worded + still],
-        "frames": [figures.picture(frame, turn, strongest, outcome) for frame in turn.media.frames],
+        "strips": [figures.strip(scored[s], turn, paint) for s in streams if s not in worded + still],
+        "frames": [figures.pictures(frame, turn, paint) for frame in turn.media.frames],
+        "sound": figures.sound(turn.media.waveform) if sound and turn.media.waveform is not None else None,
         "modalities": _modalities(content, turn, outcome),
         "context": _context(content, index, outcome),
         "speakers": _speakers(turn, outcome),
         "attention": _attention(turn),
-        "fidelity": explained.fidelity,
+        "reliable": explained.fidelity.reliable,
+        "fidelity": _fidelity(turn, outcome),
         "options": str(explained.options),
     }
 
@@ -173,6 +179,29 @@ def _attention(turn: Turn) -> list[dict[str, Any]]:
     return rows
 
 
+def _fidelity(turn: Turn, outcome: Outcome) -> str:
+    """How far the scores of an utterance can be trusted, in a sentence or two."""
+    explained, level = turn.explanation, outcome.level
+    fidelity = explained.fidelity
+    if not explained.groups:
+        return "The utterance has no words, sound or pictures; what is predicted comes from its context."
+    if math.isnan(fidelity.r2):
+        return "Whatever is left out of this utterance, the prediction stays the same."
+    r2, needed = fidelity.r2, f"; at least {100 * RELIABLE_R2:.0f} % are needed"
+    explains = f"{100 * max(r2, 0):.0f} % of how the prediction varies when parts are left out (R² {r2:.2f})"
+    if not fidelity.reliable:
+        order = ", but the order of the parts matters no more than a random one"
+        why = needed if r2 < RELIABLE_R2 else order
+        return f"Adding up the parts' contributions explains {explains}{why}. Nothing is coloured for this reason."
+    target = outcome.target(explained.target)
+    return (
+        f"Adding up the parts' contributions explains {explains}. {target[:1].upper()}{target[1:]} "
+        f"{'is' if outcome.names is None else 'keeps'} {level(fidelity.deletion)} on average while the strongest parts "
+        f"are left out one after the other, {level(fidelity.random)} when the order is random, and "
+        f"{level(fidelity.insertion)} while they are put in first."
+    )
+
+
 def _label(label: int | float | None, outcome: Outcome) -> str | None:
     if label is None:
         return None
@@ -202,7 +231,7 @@ def _quality(quality: Quality | RegressionQuality | None) -> dict[str, Any] | No
 
 
 def _scatter(quality: RegressionQuality) -> dict[str, Any]:
-    """Labels to the right, predictions upwards, on one scale from 0 to 200."""
+    """Predictions (y) over labels (x), both scaled to 0 to 200."""
     low = float(min(quality.labels.min(), quality.predictions.min()))
     high = float(max(quality.labels.max(), quality.predictions.max()))
     step = 200 / max(high - low, 1e-6)

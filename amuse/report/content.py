@@ -1,4 +1,4 @@
-"""What a report shows."""
+"""The content of a report."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from amuse.explain import Explanation
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a picture that a group of the explanation speaks of: `x`, `y`, `width`, `height` are shares of it."""
+    """The part of a picture that a group of the explanation covers; `x`, `y`, `width`, `height` are shares of it."""
 
     group: int
     x: float
@@ -31,11 +31,11 @@ class KeyFrame:
 
 @dataclass
 class Media:
-    """The recording of one utterance, as far as it is at hand.
+    """The recording of one utterance, where available.
 
     Attributes:
         waveform: Float `(samples,)` in [-1, 1], from the utterance's start to its end.
-        mel: Float `(bands, frames)`, log power, lowest band first, of the same time.
+        mel: Float `(bands, frames)`, log power, lowest band first, over the same time.
         frames: Key frames.
     """
 
@@ -58,13 +58,13 @@ class Content:
     """A report.
 
     Attributes:
-        title: Of the page.
+        title: Title of the page.
         turns: The utterances of one dialogue, in their order.
         label_names: Emotions; None for regression.
-        modalities: Of the model, in the order of `Explanation.fusion`.
-        card: Facts about the model and how the report came about.
-        quality: On labelled data, where there are some.
-        caution: Why `quality` is better than new data would have it, if it is.
+        modalities: The model's, in the order of `Explanation.fusion`.
+        card: Facts about the model and how the report was made.
+        quality: The model's on labelled data, if there are any.
+        caution: Why `quality` is optimistic for new data, if it is.
     """
 
     title: str

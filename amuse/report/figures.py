@@ -2,23 +2,26 @@
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from amuse.data.clock import clock
+from amuse.encoders.signal import SAMPLE_RATE
 from amuse.explain import Group
-from amuse.report.content import KeyFrame, Turn
+from amuse.report.content import KeyFrame, Region, Turn
 from amuse.report.outcome import Outcome, ink
 
-WEAK = 0.08  # scores below this share of the utterance's strongest one are not marked
+WEAK = 0.08  # scores below this share of the utterance's strongest one are not painted
 FAINT = 0.2  # and regions below this one are not drawn
+NUMBERED = 4  # regions of a picture that show their number, the strongest ones
 WIDTH, LANE = 960, 46  # of the timeline, in its own units
 LEFT = 90  # speakers' names
 
 
 def times(turns: list[Turn]) -> list[tuple[float, float]]:
-    """Start and end of each turn; without times turns count as one second each."""
+    """Start and end of each turn; without times, each turn counts as one second."""
     known = [(t.utterance.start, t.utterance.end) for t in turns]
     if any(start is None or end is None for start, end in known):
         return [(float(i), i + 0.9) for i in range(len(turns))]
@@ -26,7 +29,7 @@ def times(turns: list[Turn]) -> list[tuple[float, float]]:
 
 
 def timeline(turns: list[Turn], outcome: Outcome) -> dict[str, Any]:
-    """One lane a speaker, one block an utterance."""
+    """One lane per speaker, one block per utterance."""
     spans = times(turns)
     first, last = min(s for s, _ in spans), max(e for _, e in spans)
     scale = (WIDTH - LEFT - 10) / max(last - first, 1e-6)
@@ -59,17 +62,32 @@ def timeline(turns: list[Turn], outcome: Outcome) -> dict[str, Any]:
     return {"speakers": speakers, "blocks": blocks, "ticks": ticks, "height": LANE * len(speakers) + 22, "lane": LANE}
 
 
-def mark(score: float, strongest: float, outcome: Outcome) -> dict[str, Any]:
-    """How a score is shown: its sign, its strength from 0 to 1, and its size in words."""
-    strength = abs(score) / strongest if strongest > 0 else 0.0
-    sign = "" if strength < WEAK else "up" if score > 0 else "down"
-    return {"sign": sign, "strength": round(min(strength, 1.0), 2), "points": outcome.change(score)}
+@dataclass(frozen=True)
+class Paint:
+    """How scores of one utterance are shown.
+
+    Attributes:
+        strongest: The largest absolute score of the utterance.
+        outcome: Says what a score is in words, and which is too small to be shown.
+        reliable: Scores of an explanation that is not are never painted.
+    """
+
+    strongest: float
+    outcome: Outcome
+    reliable: bool = True
+
+    def mark(self, score: float) -> dict[str, Any]:
+        """A score's sign ("up", "down", or "" without paint), its strength from 0 to 1, and its size in words."""
+        shown = self.outcome.bar(score)
+        strength = abs(score) / self.strongest if self.strongest > 0 else 0.0
+        sign = shown["sign"] if self.reliable and strength >= WEAK else ""
+        return {"sign": sign, "strength": round(min(strength, 1.0), 2), "points": shown["points"]}
 
 
-def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float, outcome: Outcome) -> dict[str, Any]:
+def strip(scores: list[tuple[Group, float]], turn: Turn, paint: Paint) -> dict[str, Any]:
     """The segments of one stream as bars along the utterance, 600 units wide, 30 up and 30 down from the middle.
 
-    The regions of a picture are one bar: the sum of their scores.
+    The regions of a picture form one bar, the sum of their scores.
     """
     segments: dict[tuple[int, ...], tuple[Group, float]] = {}
     for group, score in scores:
@@ -78,7 +96,7 @@ def strip(scores: list[tuple[Group, float]], turn: Turn, strongest: float, outco
     total = sum(len(tokens) for tokens in segments)
     bars, done = [], 0
     for group, score in segments.values():
-        shown = mark(score, strongest, outcome)
+        shown = paint.mark(score)
         height = round(30 * shown["strength"], 1)
         x, width = 600 * done / total, 600 * len(group.tokens) / total
         done += len(group.tokens)
@@ -114,6 +132,20 @@ def waveform(samples: np.ndarray, columns: int = 200) -> str:
     return f"M{' '.join(there + back)}Z"
 
 
+def sound(samples: np.ndarray) -> str:
+    """Data URI of MP3, 32 kbit/s, of float samples at 16 kHz."""
+    from amuse.media.tracks import pyav
+
+    buffer = io.BytesIO()
+    with pyav().open(buffer, "w", format="mp3") as out:
+        stream = out.add_stream("mp3", rate=SAMPLE_RATE)
+        stream.bit_rate = 32_000
+        frame = pyav().AudioFrame.from_ndarray((np.clip(samples, -1, 1) * 32767).astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate = SAMPLE_RATE
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    return f"data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def spectrogram(mel: np.ndarray, columns: int = 240) -> str:
     """Data URI of a grey picture, low bands at the bottom, loud is dark."""
     columns = min(columns, mel.shape[1])
@@ -123,31 +155,58 @@ def spectrogram(mel: np.ndarray, columns: int = 240) -> str:
     return _data_uri((255 - 255 * level[::-1]).astype(np.uint8), "PNG")
 
 
-def picture(frame: KeyFrame, turn: Turn, strongest: float, outcome: Outcome, width: int = 240) -> dict[str, Any]:
-    """A key frame, scaled, with the regions whose score stands out."""
-    height = round(width * frame.image.shape[0] / frame.image.shape[1])
-    groups, scores = turn.explanation.groups, turn.explanation.scores.tolist()
-    regions = []
+def pictures(frame: KeyFrame, turn: Turn, paint: Paint) -> list[dict[str, Any]]:
+    """What each stream saw of a key frame, side by side: its crop with the regions whose score stands out."""
+    streams: dict[str, list[Region]] = {}
     for region in frame.regions:
-        shown = mark(scores[region.group], strongest, outcome)
-        if shown["sign"] and shown["strength"] >= FAINT:
-            x, w = (round(share * width, 1) for share in (region.x, region.width))
-            y, h = (round(share * height, 1) for share in (region.y, region.height))
-            regions.append({**shown, "name": groups[region.group].name, "x": x, "y": y, "width": w, "height": h})
-    regions.sort(key=lambda r: r["strength"])  # the strongest lie on top
-    told = "; ".join(f"{r['name']} {r['points']}" for r in regions[:-4:-1]) or "no region stands out"
-    uri = _data_uri(frame.image, "WEBP", (width, height))
-    return {"uri": uri, "width": width, "height": height, "time": frame.time, "regions": regions, "told": told}
+        streams.setdefault(turn.explanation.groups[region.group].stream, []).append(region)
+    if not streams:
+        return [_picture("", frame, [], turn, paint)]
+    return [_picture(stream, frame, regions, turn, paint) for stream, regions in sorted(streams.items(), reverse=True)]
 
 
-def _data_uri(array: np.ndarray, kind: str, size: tuple[int, int] | None = None) -> str:
+def _picture(
+    stream: str, frame: KeyFrame, regions: list[Region], turn: Turn, paint: Paint, width: int = 240
+) -> dict[str, Any]:
+    image, (left, top, right, bottom) = frame.image, (0.0, 0.0, 1.0, 1.0)
+    if regions:
+        left, top = min(r.x for r in regions), min(r.y for r in regions)
+        right, bottom = max(r.x + r.width for r in regions), max(r.y + r.height for r in regions)
+        rows, columns = image.shape[:2]
+        image = image[round(top * rows) : round(bottom * rows), round(left * columns) : round(right * columns)]
+    height = round(width * image.shape[0] / image.shape[1])
+    groups, scores = turn.explanation.groups, turn.explanation.scores.tolist()
+    shown = []
+    for region in regions:
+        mark = paint.mark(scores[region.group])
+        if mark["sign"] and mark["strength"] >= FAINT:
+            x, w = ((region.x - left) / (right - left) * width, region.width / (right - left) * width)
+            y, h = ((region.y - top) / (bottom - top) * height, region.height / (bottom - top) * height)
+            box = {"x": round(x, 1), "y": round(y, 1), "width": round(w, 1), "height": round(h, 1)}
+            shown.append({**mark, **box, "name": groups[region.group].name, "numbered": False})
+    shown.sort(key=lambda r: r["strength"])  # the strongest lie on top
+    for strong in shown[-NUMBERED:]:
+        strong["numbered"] = True
+    return {
+        "stream": stream,
+        "uri": _data_uri(np.ascontiguousarray(image), "WEBP", width),
+        "width": width,
+        "height": height,
+        "time": frame.time,
+        "regions": shown,
+        "told": "; ".join(f"{r['name']} {r['points']}" for r in shown[:-4:-1]) or "no region stands out",
+    }
+
+
+def _data_uri(array: np.ndarray, kind: str, width: int | None = None) -> str:
+    """A picture, not wider than `width`."""
     try:
         from PIL import Image
     except ImportError:
         raise ImportError("pictures in reports need pillow: pip install amuse-kernels[explain]") from None
     image = Image.fromarray(array)
-    if size is not None:
-        image = image.resize(size)
+    if width is not None and image.width > width:
+        image = image.resize((width, max(round(width * image.height / image.width), 1)))
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": 70} if kind == "WEBP" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

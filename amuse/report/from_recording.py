@@ -22,7 +22,7 @@ from amuse.media.extract import Perception
 from amuse.report.content import Content, KeyFrame, Media, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
 
-GRID = 4  # regions a side of each picture
+GRID = 4  # regions per side of each picture
 
 
 def explain_recording(
@@ -34,15 +34,16 @@ def explain_recording(
     *,
     progress: bool = True,
 ) -> Content:
-    """Everything that a report shows of a recording: what is said, heard and seen in it, and what counted.
+    """The content of a recording's report: its words, sound and pictures, and what influenced each prediction.
 
     Args:
-        run, media, transcript, report: As of `Recognizer` and its `listen`, which say what is raised.
+        run: Folder of the run, see `Recognizer`.
+        media, transcript, report: See `Recognizer.utterances`; both say what is raised.
         options: Method, number of samples and seed.
         progress: Show a progress bar, on a terminal only.
     """
     recognizer = Recognizer(run)
-    plain, utterances = recognizer.listen(media, transcript, report)
+    plain, utterances = recognizer.utterances(media, transcript, report)
     pairs = list(tqdm(utterances, "reading", len(plain), disable=None if progress else True, leave=False))
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
@@ -60,7 +61,7 @@ def explain_turn(
     seen: Perception,
     options: ExplainOptions = DEFAULTS,
 ) -> Turn:
-    """One utterance of a recording: words, segments of its sound and regions of its pictures, all at once."""
+    """Explain one utterance of a recording by words, segments of its sound and regions of its pictures together."""
     utterance = _as_read(recognizer, dialogue.utterances[position])
     explanation = explain(
         recognizer.model,
@@ -78,7 +79,7 @@ def explain_turn(
 
 
 def recording_content(recognizer: Recognizer, name: str, turns: list[Turn], options: ExplainOptions) -> Content:
-    """The report of a recording from its explained utterances."""
+    """The content of a recording's report from its explained utterances."""
     model, names = recognizer.model, recognizer.model.spec.label_names
     quality = None
     labels = [turn.utterance.label for turn in turns]
@@ -92,7 +93,7 @@ def recording_content(recognizer: Recognizer, name: str, turns: list[Turn], opti
 
 
 def _as_read(recognizer: Recognizer, utterance: Utterance) -> Utterance:
-    """With the end of what was read of it, so that segments get the right times."""
+    """The utterance with the end of the part that was read, so that segments get the right times."""
     if recognizer.extractor is None or utterance.start is None or utterance.end is None:
         return utterance
     return replace(utterance, end=min(utterance.end, utterance.start + recognizer.extractor.options.max_seconds))
@@ -110,7 +111,7 @@ def _pictures(recognizer: Recognizer, stream: str, seen: Perception) -> Pictures
 
 
 def key_frames(utterance: Utterance, explanation: Explanation, seen: Perception) -> list[KeyFrame]:
-    """The key frames of an utterance with the place of every group that they show."""
+    """The key frames of an utterance with the position of every group that they show."""
     if not seen.frames:
         return []
     assert utterance.start is not None

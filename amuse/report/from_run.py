@@ -1,6 +1,8 @@
 """Explanations of a dialogue of a run's own data, as the content of a report."""
 
 from pathlib import Path
+from typing import Any
+from unicodedata import east_asian_width
 
 from tqdm import tqdm
 
@@ -12,15 +14,15 @@ from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
 from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
-from amuse.explain.groups import WORD_STREAMS
+from amuse.explain.groups import SPACES, WORD_STREAMS
 from amuse.model.amuse import Amuse
 from amuse.report.content import Content, Turn
 
 CAUTIONS = {
-    "train": "The model was trained on these utterances: expect less on new data.",
-    "valid": "These utterances chose the checkpoint and the temperature: expect a little less on new data.",
+    "train": "The model was trained on these utterances: expect lower scores on new data.",
+    "valid": "These utterances chose the checkpoint and the temperature: expect slightly lower scores on new data.",
 }
-"""Why figures on a split are better than on new data."""
+"""Split -> why its scores are better than on new data."""
 
 
 def explain_run(
@@ -31,7 +33,7 @@ def explain_run(
     split: str = "test",
     progress: bool = True,
 ) -> Content:
-    """Everything that a report shows of one dialogue of a run's data.
+    """The content of the report of one dialogue of a run's data.
 
     Args:
         run: Folder of the run.
@@ -81,7 +83,7 @@ def explain_run(
 
 
 def model_card(model: Amuse, temperature: float, source: str, options: ExplainOptions) -> dict[str, str]:
-    """Facts about the model and how the report came about."""
+    """Facts about the model and how the report was made."""
     card = {
         "Model": f"AMuSE, {sum(p.numel() for p in model.parameters()):,} parameters",
         "Modalities": ", ".join(model.modalities),
@@ -113,19 +115,42 @@ def word_pieces(utterance: Utterance, model: Amuse, data: DataConfig) -> dict[st
             continue
         if model.spec.modalities.get(stream) == TOKEN_IDS:
             tokenizer = _tokenizer(data.encoder)
-            special = set(tokenizer.all_special_ids)
             ids = tokens.tolist()
-            named = tokenizer.convert_ids_to_tokens(ids)
-            pieces[stream] = [None if i in special else piece for i, piece in zip(ids, named, strict=True)]
+            special = set(tokenizer.all_special_ids)
+            named = transcript_pieces(tokenizer, utterance.text or "", [i for i in ids if i not in special])
+            rest = iter(named or tokenizer.convert_ids_to_tokens([i for i in ids if i not in special]))
+            pieces[stream] = [None if i in special else next(rest) for i in ids]
         elif utterance.text and len(tokens) > 1:
             # an encoder's features are those of the words alone, cut at the end where they were too many
-            named = _tokenizer(data.encoder).tokenize(utterance.text)[: len(tokens)]
-            if len(named) == len(tokens):
-                pieces[stream] = list(named)
+            tokenizer = _tokenizer(data.encoder)
+            ids = tokenizer(utterance.text, add_special_tokens=False)["input_ids"][: len(tokens)]
+            if len(ids) == len(tokens):
+                named = transcript_pieces(tokenizer, utterance.text, ids)
+                pieces[stream] = list(named or tokenizer.convert_ids_to_tokens(ids))
     return pieces
 
 
-def _tokenizer(encoder: str):  # type: ignore[no-untyped-def]
+def transcript_pieces(tokenizer: Any, text: str, ids: list[int]) -> list[str] | None:
+    """The transcript's own letters behind each token, `▁` before the first of a word; None where they are unknown.
+
+    Tokenizers write lower case, without accents, or bytes; readers want the words that they know. Chinese, Japanese
+    and Korean signs are words of their own.
+    """
+    if not tokenizer.is_fast:
+        return None
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded["input_ids"][: len(ids)] != ids:
+        return None
+    pieces = []
+    for start, end in encoded["offset_mapping"][: len(ids)]:
+        while start < end and text[start].isspace():
+            start += 1
+        begins = start == 0 or text[start - 1].isspace() or "W" in map(east_asian_width, text[start - 1 : start + 1])
+        pieces.append(SPACES[-1] * begins + text[start:end])
+    return pieces
+
+
+def _tokenizer(encoder: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(encoder_folder(encoder), local_files_only=True)

@@ -17,21 +17,23 @@ from amuse.evaluation.quality import Quality
 from amuse.explain.influence import fusion_weights
 from amuse.files import LOG_FILE
 from amuse.model.amuse import Amuse
+from amuse.report.outcome import OTHERS, colours
 
 FORMATS = ("png", "svg")
+TRAINING, VALIDATION = OTHERS[4], OTHERS[6]  # blue, vermilion
 
 
 def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png") -> list[Path]:
-    """Draw everything that is known of a run and return the files; what the run has no data for is not drawn.
+    """Draw every plot for which a run has data, and return the files.
 
     Args:
         run: Folder of the run.
         out: Folder of the plots.
-        split: "train", "valid" or "test", of the scores.
+        split: "train", "valid" or "test", the split that is scored.
         file_format: "png" or "svg".
 
     Raises:
-        FileNotFoundError, ValueError: Naming what is wrong with the run or an argument.
+        FileNotFoundError, ValueError: A faulty run or argument; says what is wrong.
         ImportError: matplotlib is missing.
     """
     if file_format not in FORMATS:
@@ -83,24 +85,36 @@ def modality_weights(model: Amuse, conversations: Conversations, batch_size: int
 
 
 def draw_curves(figure: Any, records: list[dict[str, Any]]) -> None:
-    """Every loss term of training, and every validation score, by epoch."""
+    """Every loss term of training and every validation score by epoch, each on a scale of its own."""
     epochs = [record["epoch"] for record in records]
-    for axes, part in zip(figure.subplots(2, 1, sharex=True), ("train", "valid"), strict=True):
-        for name in records[0][part]:
-            axes.plot(epochs, [record[part][name] for record in records], marker=".", label=name.replace("_", " "))
-        axes.set_ylabel({"train": "training loss", "valid": "validation score"}[part])
-        axes.legend(fontsize="small")
+    curves = [(part, name) for part in ("train", "valid") for name in records[0][part]]
+    columns = 2 if len(curves) > 3 else 1
+    rows = -(-len(curves) // columns)
+    figure.set_size_inches(3.4 + 3.4 * columns, max(4.4, 1.5 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes, (part, name) in zip(grid, curves, strict=False):
+        colour = TRAINING if part == "train" else VALIDATION
+        axes.plot(epochs, [record[part][name] for record in records], marker=".", color=colour)
+        kind = {"train": "training", "valid": "validation"}[part]
+        axes.set_title(f"{kind}: {name.replace('_', ' ')}", fontsize="small", loc="left")
         axes.grid(alpha=0.3)
-    axes.set_xlabel("epoch")
+    for axes in grid[len(curves) :]:
+        axes.set_axis_off()
+    for axes in grid[max(len(curves) - columns, 0) : len(curves)]:
+        axes.set_xlabel("epoch")
+        axes.tick_params(labelbottom=True)
 
 
 def draw_f1(figure: Any, quality: Quality) -> None:
-    """F1 of each class with its support."""
+    """F1 of each class with its support; a class that is never predicted is named as such."""
     metrics = quality.metrics
     axes = figure.subplots()
     names = [f"{name} ({n})" for name, n in zip(metrics.label_names, metrics.support, strict=True)]
-    bars = axes.barh(names, metrics.f1)
-    axes.bar_label(bars, fmt="%.2f", padding=3)
+    bars = axes.barh(names, metrics.f1, color=colours(metrics.label_names))
+    predicted = [sum(column) for column in zip(*metrics.confusion, strict=True)]
+    axes.bar_label(
+        bars, [f"{f1:.2f}" if n else "never predicted" for f1, n in zip(metrics.f1, predicted, strict=True)], padding=3
+    )
     title = f"weighted F1 {metrics.weighted_f1:.3f}, accuracy {metrics.accuracy:.3f}"
     axes.set(xlim=(0, 1.1), xlabel="F1", ylabel="class (labelled utterances)", title=title)
     axes.invert_yaxis()
@@ -138,16 +152,19 @@ def draw_calibration(figure: Any, quality: Quality) -> None:
 
 
 def draw_modalities(figure: Any, data: tuple[Tensor, Tensor, list[str], list[str]]) -> None:
-    """Mean share of each modality in the fusion, by predicted emotion; the lines are one standard deviation."""
+    """Mean share of each modality in the fusion, by predicted emotion; the lines are one sample standard deviation."""
     weights, predicted, names, modalities = data
     axes = figure.subplots()
-    occurring = [i for i in range(len(names)) if (predicted == i).any()]
     width = 0.8 / len(modalities)
+    counts = [int((predicted == i).sum()) for i in range(len(names))]
+    occurring = [i for i, count in enumerate(counts) if count]
     for m, modality in enumerate(modalities):
         groups = [weights[predicted == i, m] for i in occurring]
-        places = [row + (m - (len(modalities) - 1) / 2) * width for row in range(len(occurring))]
-        deviations = [float(g.std(correction=0)) for g in groups]
+        places = [i + (m - (len(modalities) - 1) / 2) * width for i in occurring]
+        deviations = [float(g.std()) if len(g) > 1 else 0.0 for g in groups]
         axes.bar(places, [float(g.mean()) for g in groups], width, yerr=deviations, label=modality)
-    axes.set_xticks(range(len(occurring)), [names[i] for i in occurring], rotation=20)
+    numbers = {0: "never predicted", 1: "1 utterance"}
+    ticks = [f"{name}\n{numbers.get(n, f'{n} utterances')}" for name, n in zip(names, counts, strict=True)]
+    axes.set_xticks(range(len(names)), ticks, rotation=20)
     axes.set(ylabel="share in the fusion", xlabel="predicted emotion")
     figure.legend(loc="outside upper center", ncols=len(modalities))

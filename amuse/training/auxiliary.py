@@ -17,10 +17,10 @@ def speaker_loss(voices: Tensor, batch: Batch, present: Tensor, temperature: flo
         present: bool `(U, M)`; an utterance without any modality takes no part.
     """
     others, same = speaker_pairs(batch, present)
-    rows = same.any(-1)
-    others, same = others[rows], same[rows]
-    log_p = (voices[rows] @ voices.T / temperature).masked_fill(~others, float("-inf")).log_softmax(-1)
-    found = -log_p.masked_fill(~same, 0.0).sum(-1) / same.sum(-1)
+    # an utterance without another one of its dialogue looks at all of them, so that its softmax exists, and has no loss
+    shown = others | ~others.any(-1, keepdim=True)
+    log_p = (voices @ voices.T / temperature).masked_fill(~shown, float("-inf")).log_softmax(-1)
+    found = -log_p.masked_fill(~same, 0.0).sum(-1) / same.sum(-1).clamp(min=1)
     return found.sum() / total.clamp(min=1)
 
 
@@ -38,8 +38,8 @@ def gate_loss(alpha: Tensor, teacher: Tensor, present: Tensor, total: Tensor) ->
     Args:
         alpha: `(U, M, M)`. teacher: `(U, M, M, d)`, of which a scalar coefficient can follow the average over d only.
     """
-    error = (alpha - teacher.float().mean(-1)).square()
-    return error[present_pairs(present)].sum() / total.clamp(min=1)
+    error = (alpha - teacher.float().mean(-1)).masked_fill(~present_pairs(present), 0.0)
+    return error.square().sum() / total.clamp(min=1)
 
 
 def present_pairs(present: Tensor) -> Tensor:

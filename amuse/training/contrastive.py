@@ -8,54 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amuse.config import LossConfig
+from amuse.model.precision import at_least_fp32
 
 
-def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1, partners: Tensor | None = None) -> Tensor:
+def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
     """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, corrected as docs/paper.md says).
 
     h = P / (P + |N_j| / |N|), P the softmax over the |N| candidates of their similarity to the anchor, the positive
     being the same utterance in the other modality and the negatives all others of the batch.
 
     Args:
-        anchors: `(A, d)`. candidates: `(N, d)`, one for each anchor of the batch.
+        anchors: `(N, d)`. candidates: `(N, d)`, the partner of each anchor in its row.
         temperature: Divides the cosine similarity.
-        partners: int64 `(A,)`, the candidate of each anchor; default: A = N in the same order. The sum over these
-            anchors is divided by N, so that the losses of several parts of a batch add up to the batch's.
 
     Returns:
         A scalar; 0 for fewer than two candidates, where there is no negative.
     """
-    count = len(candidates)
-    if count < 2:
-        return anchors.sum() * 0.0 + candidates.sum() * 0.0
-    log_p = _similarity(anchors, candidates, temperature).log_softmax(-1)  # (A, N)
-    log_noise = math.log((count - 1) / count)
-    log_total = torch.logaddexp(log_p, log_p.new_tensor(log_noise))
-    positive = _one_hot(partners, log_p)
-    log_h, log_not_h = log_p - log_total, log_noise - log_total
-    return -torch.where(positive, log_h, log_not_h).sum(-1).sum() / count
+    return _pair_loss(_nce, anchors, candidates, temperature)
 
 
-def infonce_loss(
-    anchors: Tensor, candidates: Tensor, temperature: float = 0.1, partners: Tensor | None = None
-) -> Tensor:
+def infonce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
     """InfoNCE (ours, an option): cross-entropy of finding the partner; arguments as for `nce_loss`.
 
     The sum over ordered pairs of modalities makes it symmetric.
     """
-    if len(candidates) < 2:
-        return anchors.sum() * 0.0 + candidates.sum() * 0.0
-    log_p = _similarity(anchors, candidates, temperature).log_softmax(-1)
-    return -log_p[_one_hot(partners, log_p)].sum() / len(candidates)
-
-
-def _one_hot(partners: Tensor | None, similarity: Tensor) -> Tensor:
-    columns = torch.arange(similarity.shape[1], device=similarity.device)
-    return columns == (columns if partners is None else partners)[:, None]
-
-
-def _similarity(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    return F.normalize(anchors.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T / temperature
+    return _pair_loss(_infonce, anchors, candidates, temperature)
 
 
 GatherRows = Callable[[Tensor], tuple[Tensor, int]]
@@ -66,27 +43,72 @@ def contrastive_loss(
 ) -> Tensor:
     """Eq. 3: 1/|M| times the sum over ordered pairs of modalities, absent modalities left out.
 
+    All pairs are one matrix product, and what is absent is masked: nothing is selected, since only the device knows
+    how much is present.
+
     Args:
         descriptors: `(U, M, d)`. present: bool `(U, M)`.
         config: "nce" or "infonce" and the temperature.
         gather: From this process's rows to those of all processes, which are the candidates, and the index at which its
             own begin. The losses of all processes then add up to that of the whole batch.
     """
-    loss = {"nce": nce_loss, "infonce": infonce_loss}[config.contrastive_kind]
+    terms = {"nce": _nce, "infonce": _infonce}[config.contrastive_kind]
     count = descriptors.shape[1]
-    everywhere, everyone, start = descriptors, present, 0
+    descriptors = descriptors.masked_fill(~present[..., None], 0.0)
+    anchors = candidates = _directions(descriptors)
+    everyone, start = present, 0
     if gather is not None:
         rows, start = gather(torch.cat([descriptors, present[..., None].to(descriptors.dtype)], dim=-1))
-        everywhere, everyone = rows[..., :-1], rows[..., -1] > 0
-    total = descriptors.new_zeros(())
-    for m in range(count):
-        for n in range(count):
-            if n != m:
-                both, all_both = present[:, m] & present[:, n], everyone[:, m] & everyone[:, n]
-                partners = (all_both.cumsum(0) - 1)[start : start + len(both)][both]
-                anchors, candidates = descriptors[both, m], everywhere[all_both, n]
-                total = total + loss(anchors, candidates, config.temperature, partners)
-    return total / count
+        candidates, everyone = _directions(rows[..., :-1]), rows[..., -1] > 0
+    # ordered pairs (m, n) by anchors and candidates: (M, M, U, V)
+    similarity = torch.einsum("umd,vnd->mnuv", anchors, candidates) / config.temperature
+    both = present.T[:, None] & present.T  # (M, M, U)
+    all_both = everyone.T[:, None] & everyone.T  # (M, M, V)
+    pairs = ~torch.eye(count, dtype=torch.bool, device=present.device)
+    return _masked_loss(terms, similarity, both & pairs[..., None], all_both, start) / count
+
+
+def _pair_loss(terms: "Terms", anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    similarity = _directions(anchors) @ _directions(candidates).T / temperature
+    everyone = torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
+    return _masked_loss(terms, similarity, everyone, everyone)
+
+
+def _masked_loss(terms: "Terms", similarity: Tensor, anchors: Tensor, candidates: Tensor, start: int = 0) -> Tensor:
+    """Sum over pairs of modalities of the average over anchors.
+
+    Args:
+        terms: `_nce` or `_infonce`.
+        similarity: `(..., U, V)`.
+        anchors: bool `(..., U)`, which ones count. candidates: bool `(..., V)`, which ones there are.
+        start: The candidate that is the first anchor's partner.
+    """
+    count = candidates.sum(-1)[..., None, None]
+    # without a negative there is nothing to tell apart: all candidates are shown, so that the softmax exists
+    shown = candidates[..., None, :] | (count < 2)
+    log_p = similarity.masked_fill(~shown, -math.inf).log_softmax(-1)
+    rows, columns = (torch.arange(size, device=similarity.device) for size in similarity.shape[-2:])
+    counted = (anchors[..., None] & candidates[..., None, :]) & (count >= 2)
+    losses = terms(log_p, columns == rows[:, None] + start, count.clamp(min=2).to(log_p.dtype))
+    return (losses.masked_fill(~counted, 0.0).sum((-2, -1), keepdim=True) / count.clamp(min=1)).sum()
+
+
+Terms = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _nce(log_p: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+    """Each term of Eq. 4 of log-probabilities over `count` candidates; `positive` says which is the partner."""
+    log_noise = ((count - 1) / count).log()
+    log_total = torch.logaddexp(log_p, log_noise)
+    return torch.where(positive, log_total - log_p, log_total - log_noise)
+
+
+def _infonce(log_p: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+    return torch.where(positive, -log_p, 0.0)
+
+
+def _directions(rows: Tensor) -> Tensor:
+    return F.normalize(at_least_fp32(rows), dim=-1)
 
 
 def contrasts(config: LossConfig) -> bool:

@@ -9,8 +9,9 @@ from torch import Tensor
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.mix import Mix
-from amuse.model.focal import focal_loss
+from amuse.model.focal import focal_losses
 from amuse.model.output import Output
+from amuse.model.precision import at_least_fp32
 from amuse.training.auxiliary import gate_loss, present_pairs, speaker_loss, speaker_pairs
 from amuse.training.contrastive import GatherRows, contrastive_loss, contrasts
 
@@ -107,11 +108,7 @@ def amuse_loss(
     if labels is not None:
         weights = class_weights, utterance_weights
         parts["final"] = _final_loss(output.logits, labels, config, *weights, mix, denominators.final)
-        heads = [
-            _supervised(output.modality_logits[:, m], _only(labels, present[:, m]), config, *weights, total)
-            for m, total in enumerate(denominators.modality)
-        ]
-        parts["modality"] = torch.stack(heads).mean()
+        parts["modality"] = _modality_loss(output, labels, config, *weights, denominators.modality)
     if contrasts(config) and present.shape[1] > 1:
         parts["contrastive"] = contrastive_loss(output.descriptors, present, config, gather)
     if output.teacher is not None and output.alpha is not None:
@@ -140,6 +137,23 @@ def _final_loss(
     return loss + _supervised(logits, labels[mix.partner], config, class_weights, partners, total)
 
 
+def _modality_loss(
+    output: Output,
+    labels: Tensor,
+    config: LossConfig,
+    class_weights: Tensor | None,
+    utterance_weights: Tensor | None,
+    totals: Tensor,
+) -> Tensor:
+    """The loss averaged over the modalities' heads, each over the utterances that have the modality."""
+    logits = output.modality_logits
+    losses = _losses(logits, labels[:, None].expand(logits.shape[:2]), config, class_weights)  # (U, M)
+    losses = losses.masked_fill(~output.present, 0.0)
+    if utterance_weights is not None:
+        losses = losses * utterance_weights[:, None]
+    return (losses.sum(0) / totals.clamp(min=1e-12)).mean()
+
+
 def _supervised(
     logits: Tensor,
     labels: Tensor,
@@ -148,21 +162,15 @@ def _supervised(
     row_weights: Tensor | None,
     total: Tensor,
 ) -> Tensor:
+    losses = _losses(logits, labels, config, class_weights)
+    return (losses if row_weights is None else losses * row_weights).sum() / total.clamp(min=1e-12)
+
+
+def _losses(logits: Tensor, labels: Tensor, config: LossConfig, class_weights: Tensor | None) -> Tensor:
+    """The loss of each row times the weight of its class, 0 where unlabelled: `(...)` for `(..., C)` logits."""
     if labels.is_floating_point():
-        labelled = ~labels.isnan()
-        loss = F.smooth_l1_loss(logits[labelled, 0].float(), labels[labelled], reduction="none")
-        return (loss if row_weights is None else loss * row_weights[labelled]).sum() / total.clamp(min=1e-12)
-    return focal_loss(
-        logits,
-        labels,
-        config.gamma,
-        class_weights,
-        config.label_smoothing,
-        row_weights=row_weights,
-        total=total,
-    )
-
-
-def _only(labels: Tensor, present: Tensor) -> Tensor:
-    """Labels of the utterances that have the modality; the others count as unlabelled."""
-    return labels.masked_fill(~present, float("nan") if labels.is_floating_point() else UNLABELLED)
+        unlabelled = labels.isnan()
+        values, targets = at_least_fp32(logits[..., 0]), labels.masked_fill(unlabelled, 0.0)
+        return F.smooth_l1_loss(values, targets, reduction="none").masked_fill(unlabelled, 0.0)
+    losses = focal_losses(logits, labels, config.gamma, config.label_smoothing)
+    return losses if class_weights is None else losses * class_weights[labels.clamp(min=0)]

@@ -48,6 +48,7 @@ def _collate_micro_batch(dialogues: Sequence[Any], conversations: Conversations)
     if dialogues:
         return collate(dialogues, conversations.modalities, conversations.regression)
     ghost = collate(conversations.dialogues[:1], conversations.modalities, conversations.regression)
-    ghost.masks = {name: torch.zeros_like(mask) for name, mask in ghost.masks.items()}
+    none = torch.zeros(len(ghost), dtype=torch.int64)
+    ghost = ghost.with_tokens({name: x[:0] for name, x in ghost.tokens.items()}, dict.fromkeys(ghost.tokens, none))
     ghost.labels = None
     return ghost

@@ -74,13 +74,15 @@ class Run:
         self.network = parallel(model, train.strategy, world, model.blocks(), partly_used)
         if self.average is not None and train.strategy == "fsdp":
             parallel(self.average, train.strategy, world, self.average.blocks(), partly_used)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, train))
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, train), fused=True)
         batches = DialogueBatches(
             [len(dialogue) for dialogue in splits.train.dialogues],
             train.batch_size,
             shuffle=True,
             seed=train.seed,
             max_utterances=train.max_utterances,
+            tokens=[sum(len(x) for u in d.utterances for x in u.features.values()) for d in splits.train.dialogues],
+            max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
@@ -166,8 +168,12 @@ class Run:
         train, loss_config = self.config.train, self.config.loss
         parts: list[tuple[Batch, Mix | None]] = []
         for batch in micro_batches:
-            batch = augment(batch.to(self.world.device), self.config.model, self.model.groups)
-            parts.append((batch, draw_mix(batch.labels, train.mixup)))
+            batch = augment(batch, self.config.model, self.model.groups)
+            for streams in self.model.groups.values():
+                if len(streams) > 1:
+                    batch.merge(streams)  # while it is on the host
+            mix, device = draw_mix(batch.labels, train.mixup), self.world.device
+            parts.append((batch.to(device, non_blocking=True), None if mix is None else mix.to(device)))
         weights = [self.utterance_weights(batch) for batch, _ in parts]
         denominators = self.denominators(parts, weights)
         several = len(parts) > 1 and len(self.model.modalities) > 1

@@ -31,8 +31,20 @@ RELATIONS = ("any", "same", "different")
 ANY, SAME, DIFFERENT = range(3)  # their places
 
 
+class Offsets(NamedTuple):
+    """How the tokens of B samples are packed, see `p2c_attention_varlen`."""
+
+    cu_seq_q: Tensor
+    cu_seq_k: Sequence[Tensor]
+    max_q: int
+    max_k: Sequence[int]
+
+
 class AttentionInputs(NamedTuple):
     """Validated arguments of p2c_attention in one form, in the order of the op's schema.
+
+    Packed samples, of `p2c_attention_varlen`, have a batch size of 1: sample b has the tokens from `cu_seq[b]` to
+    `cu_seq[b + 1]` of every tensor's length. Only the gates have B entries, and there are no masks.
 
     Attributes:
         query: `(B, H, Lq, D)`.
@@ -45,6 +57,9 @@ class AttentionInputs(NamedTuple):
         causal: P flags.
         joint: one softmax over all sources.
         seed: int64 scalar tensor, None without dropout.
+        cu_seq_q: int32 `(B + 1,)`; None unless samples are packed, as are the fields below.
+        cu_seq_k: P such tensors.
+        max_q, max_k: the longest sequence of the queries and of each source, or more.
     """
 
     query: Tensor
@@ -60,13 +75,29 @@ class AttentionInputs(NamedTuple):
     softmax_scale: float
     dropout_p: float
     seed: Tensor | None
+    cu_seq_q: Tensor | None = None
+    cu_seq_k: Sequence[Tensor] | None = None
+    max_q: int = 0
+    max_k: Sequence[int] | None = None
+
+    @property
+    def packed(self) -> bool:
+        return self.cu_seq_q is not None
+
+    @property
+    def samples(self) -> int:
+        """B, also of packed samples."""
+        return self.query.shape[0] if self.cu_seq_q is None else self.cu_seq_q.shape[0] - 1
 
     def flat(self) -> tuple[Any, ...]:
         """Every entry of every field: autograd does not look inside sequences."""
         entries: list[Any] = []
         for name in self._fields:
             field = getattr(self, name)
-            entries += field if name in _PER_SOURCE else (field,)
+            if name in _PER_SOURCE:
+                entries += (None,) * len(self.keys) if field is None else field
+            else:
+                entries.append(field)
         return tuple(entries)
 
     @classmethod
@@ -75,10 +106,11 @@ class AttentionInputs(NamedTuple):
         sources = (len(entries) - len(cls._fields) + len(_PER_SOURCE)) // len(_PER_SOURCE)
         left = iter(entries)
         fields: Any = (tuple(islice(left, sources)) if name in _PER_SOURCE else next(left) for name in cls._fields)
-        return cls(*fields)
+        inputs = cls(*fields)
+        return inputs if inputs.packed else inputs._replace(cu_seq_k=None, max_k=None)
 
 
-_PER_SOURCE = ("keys", "values", "key_masks", "key_groups", "relations", "causal")
+_PER_SOURCE = ("keys", "values", "key_masks", "key_groups", "relations", "causal", "cu_seq_k", "max_k")
 
 
 def check_attention(
@@ -96,8 +128,11 @@ def check_attention(
     softmax_scale: float | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
+    offsets: Offsets | None = None,
 ) -> AttentionInputs:
     """Validate and normalise the arguments of `p2c_attention`; `values` None for its weights alone.
+
+    With `offsets`, which the caller has checked, the samples are packed in a batch of 1.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -148,12 +183,13 @@ def check_attention(
                 check_shape(f"key_groups[{p}]", group, (batch, lengths[p]))
 
     dropout_p = _probability(dropout_p)
+    samples = batch if offsets is None else offsets.cu_seq_q.shape[0] - 1
     largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
     return AttentionInputs(
         query=query,
         keys=keys,
         values=values,
-        gates=None if gates is None else _gates(gates, query, (batch, heads, sources), joint),
+        gates=None if gates is None else _gates(gates, query, (samples, heads, sources), joint),
         key_masks=masks,
         query_groups=query_groups,
         key_groups=groups,
@@ -163,6 +199,7 @@ def check_attention(
         softmax_scale=head_dim**-0.5 if softmax_scale is None else number("softmax_scale", softmax_scale, largest),
         dropout_p=dropout_p,
         seed=_seed(seed, device) if dropout_p > 0 else None,
+        **({} if offsets is None else offsets._asdict()),
     )
 
 

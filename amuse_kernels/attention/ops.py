@@ -15,7 +15,8 @@ from amuse_kernels.library import builds_a_graph, graph_gradients, implement, li
 _INPUTS = (
     "Tensor query, Tensor[] keys, Tensor[] values, Tensor? gates, Tensor?[] key_masks, Tensor? query_groups, "
     "Tensor?[] key_groups, int[] relations, bool[] causal, bool joint, float softmax_scale, float dropout_p, "
-    "Tensor? seed, *, bool cuda_cpp=False"
+    "Tensor? seed, Tensor? cu_seq_q=None, Tensor[]? cu_seq_k=None, SymInt max_q=0, SymInt[]? max_k=None, *, "
+    "bool cuda_cpp=False"
 )
 library.define(f"p2c_attention_forward({_INPUTS}) -> (Tensor out, Tensor lse)")
 library.define(

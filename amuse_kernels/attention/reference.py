@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels.attention.inputs import ANY, SAME, AttentionInputs
+from amuse_kernels.attention.padding import PaddedInputs
 from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.dropout import keep_mask
 
@@ -16,8 +17,13 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """O = sum_p weights_p V_p.
 
     Returns:
-        `(B, H, Lq, D)` in the query's dtype, stored as (B, Lq, H, D), and the lse, see `weights_and_lse`.
+        `(B, H, Lq, D)` in the query's dtype, stored as (B, Lq, H, D), and the lse, see `weights_and_lse`. Of packed
+        samples these in a batch of 1.
     """
+    if inputs.packed:
+        padded = PaddedInputs.of(inputs)
+        out, lse = (padded.queries.unpad(t, inputs.query.shape[2]) for t in p2c_attention(padded.inputs))
+        return out, lse
     dtype = accumulation_dtype(inputs.query.dtype)
     weights, lse = weights_and_lse(inputs)
     out = torch.zeros_like(inputs.query, dtype=dtype)

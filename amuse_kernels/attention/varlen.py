@@ -1,16 +1,12 @@
-"""p2c_attention of packed samples: the tokens of all samples one after the other, without padding between them.
-
-The kernels are those of the dense op: tokens are laid out as `(B, H, L, D)` around them, with key masks for what a
-sample does not have. Nothing here reads a tensor's contents on a GPU.
-"""
+"""The arguments of p2c_attention_varlen: packed samples, the tokens of all of them one after the other."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amuse_kernels.attention.inputs import MAX_SOURCES, AttentionInputs, check_attention
+from amuse_kernels.attention.inputs import MAX_SOURCES, AttentionInputs, Offsets, check_attention
 from amuse_kernels.checks import (
     FLOATING,
     INTEGERS,
@@ -22,46 +18,6 @@ from amuse_kernels.checks import (
     sequence,
     shape_of,
 )
-
-
-class Packing(NamedTuple):
-    """How tokens are packed: sample b has those from `cu_seq[b]` to `cu_seq[b + 1]`, at most `max_len`."""
-
-    cu_seq: Tensor
-    max_len: int
-
-    @property
-    def samples(self) -> int:
-        return self.cu_seq.shape[0] - 1
-
-    def pad(self, tokens: Tensor) -> Tensor:
-        """`(T, ...)` as `(B, max_len, ...)`, zeros where a sample has no token."""
-        rows = torch.cat([tokens, tokens.new_zeros((1, *tokens.shape[1:]))])  # the last one is the padding
-        places = torch.where(self.mask(), self._places(), tokens.shape[0]).flatten()
-        return rows.index_select(0, places).unflatten(0, (self.samples, self.max_len))
-
-    def unpad(self, padded: Tensor, tokens: int) -> Tensor:
-        """The inverse of `pad`: the first dimension has `tokens` entries again."""
-        places = torch.arange(tokens, device=padded.device)
-        sample = torch.searchsorted(self._ends(), places.to(self.cu_seq.dtype), right=True)
-        sample = sample.clamp(max=self.samples - 1)  # offsets that are wrong must not leave the tensor
-        rows = sample * self.max_len + (places - self.cu_seq.index_select(0, sample)).clamp(0, max(self.max_len - 1, 0))
-        return padded.flatten(0, 1).index_select(0, rows)
-
-    def unpad_outputs(self, out: Tensor, lse: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """Output `(B, H, L, D)` and lse `(B, H, L, P)` or `(B, H, L)` as `(T, H, D)`, `(T, H, P)` or `(T, H)`."""
-        return self.unpad(out.transpose(1, 2), tokens), self.unpad(lse.transpose(1, 2), tokens)
-
-    def mask(self) -> Tensor:
-        """Bool `(B, max_len)`: which places hold a token."""
-        return self._places() < self._ends().unsqueeze(1)
-
-    def _places(self) -> Tensor:
-        starts = self.cu_seq.narrow(0, 0, self.samples)
-        return starts.unsqueeze(1) + torch.arange(self.max_len, device=self.cu_seq.device)
-
-    def _ends(self) -> Tensor:
-        return self.cu_seq.narrow(0, 1, self.samples)
 
 
 def check_attention_varlen(
@@ -77,8 +33,8 @@ def check_attention_varlen(
     key_groups: Sequence[Tensor | None] | None = None,
     causal: bool | Sequence[bool] = False,
     **options: Any,
-) -> tuple[AttentionInputs, Packing]:
-    """Validate the arguments of `p2c_attention_varlen`; the inputs of the dense op, and how queries are packed.
+) -> AttentionInputs:
+    """Validate the arguments of `p2c_attention_varlen` and lay their tokens out as a batch of 1.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -88,15 +44,15 @@ def check_attention_varlen(
     if query.dim() != 3:
         raise ValueError(f"query: expected 3 dimensions (Tq, H, D), got {shape_of(query)}")
     tokens, heads, head_dim = query.shape
-    packing = _packing("q", cu_seq_q, max_q, tokens, query.device)
+    _check_offsets("q", cu_seq_q, max_q, tokens, query.device)
 
     keys = sequence("keys", keys)
-    if not 1 <= len(keys) <= MAX_SOURCES:
-        raise ValueError(f"keys: expected 1 to {MAX_SOURCES} sources, got {len(keys)}")
-    values = sequence("values", values, len(keys))
-    cu_seq_k = sequence("cu_seq_k", cu_seq_k, len(keys))
-    max_k = sequence("max_k", max_k, len(keys))
-    packings = []
+    sources = len(keys)
+    if not 1 <= sources <= MAX_SOURCES:
+        raise ValueError(f"keys: expected 1 to {MAX_SOURCES} sources, got {sources}")
+    values = sequence("values", values, sources)
+    cu_seq_k = sequence("cu_seq_k", cu_seq_k, sources)
+    max_k = sequence("max_k", max_k, sources)
     for p, (key, value) in enumerate(zip(keys, values, strict=True)):
         check_like(f"keys[{p}]", key, query.dtype, query.device)
         if key.dim() != 3 or key.shape[1:] != query.shape[1:]:
@@ -104,44 +60,50 @@ def check_attention_varlen(
         check_like(f"values[{p}]", value, query.dtype, query.device)
         if value.shape != key.shape:
             raise ValueError(f"values[{p}]: expected the shape of keys[{p}] {shape_of(key)}, got {shape_of(value)}")
-        packings.append(_packing(f"k[{p}]", cu_seq_k[p], max_k[p], key.shape[0], query.device, packing.samples))
+        _check_offsets(f"k[{p}]", cu_seq_k[p], max_k[p], key.shape[0], query.device, cu_seq_q.shape[0] - 1)
 
+    flags = causal if isinstance(causal, list | tuple) else [causal] * sources
+    for p, (flag, cu_seq) in enumerate(zip(flags, cu_seq_k, strict=False)):
+        if flag is True and cu_seq is not cu_seq_q and can_read(cu_seq) and not torch.equal(cu_seq, cu_seq_q):
+            raise ValueError(
+                f"causal[{p}]: needs as many keys as queries in every sample; cu_seq_k[{p}] is not cu_seq_q"
+            )
     if query_groups is not None:
         check_tensor("query_groups", query_groups, INTEGERS, query.device)
         check_shape("query_groups", query_groups, (tokens,))
-        query_groups = packing.pad(query_groups)
+        query_groups = query_groups.unsqueeze(0)
     if key_groups is not None:
-        groups = list(sequence("key_groups", key_groups, len(keys)))
+        groups = list(sequence("key_groups", key_groups, sources))
         for p, group in enumerate(groups):
             if group is not None:
                 check_tensor(f"key_groups[{p}]", group, INTEGERS, query.device)
                 check_shape(f"key_groups[{p}]", group, (keys[p].shape[0],))
-                groups[p] = packings[p].pad(group)
+                groups[p] = group.unsqueeze(0)
         key_groups = groups
-    flags = causal if isinstance(causal, list | tuple) else [causal] * len(keys)
-    for p, flag in enumerate(flags):
-        if flag is True and p < len(keys):
-            packings[p] = _same_lengths(p, packing, packings[p])
-
-    def tokens_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [packed.pad(tensor).transpose(1, 2) for packed, tensor in zip(packings, tensors, strict=True)]
-
-    inputs = check_attention(
-        packing.pad(query).transpose(1, 2),
-        tokens_of(keys),
-        tokens_of(values),
-        key_masks=[packed.mask() for packed in packings],
+    return check_attention(
+        _as_batch(query),
+        [_as_batch(key) for key in keys],
+        [_as_batch(value) for value in values],
         query_groups=query_groups,
         key_groups=key_groups,
         causal=causal,
+        offsets=Offsets(cu_seq_q, cu_seq_k, max_q, max_k),
         **options,
     )
-    return inputs, packing
 
 
-def _packing(
+def of_batch(tokens: Tensor) -> Tensor:
+    """The output `(1, H, T, D)` as `(T, H, D)`, the lse `(1, H, T, P)` or `(1, H, T)` as `(T, H, P)` or `(T, H)`."""
+    return tokens.squeeze(0).transpose(0, 1)
+
+
+def _as_batch(tokens: Tensor) -> Tensor:
+    return tokens.transpose(0, 1).unsqueeze(0)
+
+
+def _check_offsets(
     name: str, cu_seq: Tensor, max_len: int, tokens: int, device: torch.device, samples: int | None = None
-) -> Packing:
+) -> None:
     """The offsets and the maximum of one tensor; `name` is what follows `cu_seq_` and `max_`."""
     check_tensor(f"cu_seq_{name}", cu_seq, (torch.int32,), device)
     if cu_seq.dim() != 1 or cu_seq.shape[0] < 1:
@@ -161,11 +123,3 @@ def _packing(
             )
         if bool((lengths > max_len).any()):
             raise ValueError(f"max_{name}: expected the longest sequence, {int(lengths.max())}, or more, got {max_len}")
-    return Packing(cu_seq, max_len)
-
-
-def _same_lengths(p: int, queries: Packing, keys: Packing) -> Packing:
-    """The keys of a causal source, laid out as the queries are: position by position."""
-    if can_read(queries.cu_seq) and not torch.equal(queries.cu_seq, keys.cu_seq):
-        raise ValueError(f"causal[{p}]: needs as many keys as queries in every sample; cu_seq_k[{p}] is not cu_seq_q")
-    return Packing(keys.cu_seq, queries.max_len)

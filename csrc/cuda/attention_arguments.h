@@ -8,6 +8,13 @@
 
 namespace amuse {
 
+// What the first launch of the backward leaves of a row of a stream: W = exp2(scores in base 2 - shift) * inverse,
+// where the sum of the powers is 1 / inverse, and dS = W (g dW - offset), joint W g (dW - offset). A row that sees no
+// key has an infinite shift.
+struct alignas(16) AttentionRow {
+  float shift, inverse, offset, unused;
+};
+
 struct AttentionArguments {
   struct Source {
     AttentionTensor key, value, grad_key, grad_value;
@@ -25,9 +32,9 @@ struct AttentionArguments {
   float* lse;           // written by the forward, read by the backward
   const float* grad_lse;
   float* grad_gates;
-  // Between the two launches of the backward. For every row of a stream, (B, H, P, Lq), joint (B, H, Lq): lse in base 2
-  // and what is subtracted from dW. The gates' gradient, summed over the rows of a query tile: (B, H, P, query_tiles).
-  float* rows;  // pairs
+  // Between the two launches of the backward: (B, H, P, Lq), joint (B, H, Lq), and the gates' gradient, summed over the
+  // rows of a query tile, (B, H, P, query_tiles).
+  AttentionRow* rows;
   float* gate_partials;
   float softmax_scale, scale_log2, keep_scale;
   uint32_t drop_threshold;
@@ -72,6 +79,8 @@ constexpr AttentionTile backward_tile(int element_bytes, int padded, bool keys) 
   }
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 4 : 2, 1, 2, 16};
 }
+
+constexpr int backward_warps = 4;  // of any tile, at most
 
 constexpr int tile_bytes(int rows, int element_bytes, int padded) { return rows * element_bytes * padded; }
 

@@ -4,10 +4,11 @@
 //   per_source   delta_i = rowsum(W dW)                 dS = W (g (dW - delta_i) + dlse_i)      dg = sum_i delta_i
 //   joint        delta_i = sum_p g_p rowsum(W_p dW_p)   dS = g W (dW - delta_i + dlse_i)        dg = sum_ij dS / g
 //   dQ = scale dS K,   dK = scale dS^T Q,   dV = g W^T dO
-// delta is not taken from <dO, O>, which would carry the rounding of a 16-bit O.
+// delta is not taken from <dO, O>, which would carry the rounding of a 16-bit O. exp(S - lse) would not add up to 1
+// where lse is large and rounded: W is divided by its sum, which is found on the way to delta.
 //
-// `attention_backward_queries` gives dQ and leaves each row's shift and offset, for dS = W (g dW - offset), and partial
-// sums of dg, from which `attention_backward_keys` takes dK, dV and dg.
+// `attention_backward_queries` gives dQ and leaves each row's shift, 1 / sum and offset, for dS = W (g dW - offset),
+// and partial sums of dg, from which `attention_backward_keys` takes dK, dV and dg.
 #pragma once
 
 #include "attention_streams.cuh"
@@ -37,9 +38,10 @@ struct BackwardTiles {
   // Warps that share their rows sum for half of the head dim each.
   __device__ int column() const { return threadIdx.x / 32 % split * (kWidth / split); }
   __device__ uint32_t resident(int which) const { return shared_address(shared) + which * row_bytes; }
-  __device__ uint32_t streamed(int stage, int which) const {
-    return shared_address(shared) + 2 * row_bytes + (2 * stage + which) * column_bytes;
+  __device__ unsigned char* buffer(int stage, int which) const {
+    return shared + 2 * row_bytes + (2 * stage + which) * column_bytes;
   }
+  __device__ uint32_t streamed(int stage, int which) const { return shared_address(buffer(stage, which)); }
 
   // Scores of the first and products of the second tile of both sides: the same numbers in both kernels.
   __device__ void multiply(const AttentionArguments& args, int stage, Scores& s, Scores& dw) const {

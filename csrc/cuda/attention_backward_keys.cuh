@@ -11,7 +11,7 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
   using Base::rows, Base::columns, Base::threads, Base::row, Base::streamed, Base::resident, Base::shared;
 
   const AttentionArguments& args;
-  float2 (&pairs)[2][columns];  // shift and offset of the queries in the buffers
+  AttentionRow (&states)[2][columns];  // of the queries in the buffers
   const int64_t b, h;
   const int p, first;
   const Bits seen;  // keys that the mask lets through
@@ -28,8 +28,7 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     if (query < end) copy(query, 0);
     commit_copies();
     for (int stage = 0; query < end; stage ^= 1, query += columns) {
-      wait_copies<0>();
-      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      arrive(stage);
       if (query + columns < end) copy(query + columns, stage ^ 1);
       commit_copies();
       step(query, stage);
@@ -51,17 +50,35 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     };
     rows_of(args.query, streamed(stage, 0));
     rows_of(args.grad_out, streamed(stage, 1));
-    // rows of 0 beyond the last query weigh 1 and add nothing
+    // rows beyond the last query weigh 0, by the 0 in place of 1 / sum
     const int64_t bh = b * args.heads + h, stream = args.joint ? bh : bh * args.sources + p;
-    const float2* from = reinterpret_cast<const float2*>(args.rows) + stream * args.queries + query;
+    const AttentionRow* from = args.rows + stream * args.queries + query;
     for (int i = threadIdx.x; i < columns; i += threads) {
-      copy_async_8(shared_address(&pairs[stage][i]), from + i, query + i < args.queries);
+      copy_async(shared_address(&states[stage][i]), from + i, query + i < args.queries);
     }
+  }
+
+  // The tile is there afterwards, and nobody reads the one before it any more. What is left of queries that see no key
+  // of the stream is 0: they may hold NaN, and a weight of 0 times NaN would be NaN.
+  __device__ void arrive(int stage) const {
+    wait_copies<0>();
+    static_assert(threads >= columns, "a thread looks at the state that it copied itself");
+    const bool blind = threadIdx.x < columns && states[stage][threadIdx.x].shift == INFINITY;
+    if (!__syncthreads_or(blind)) return;
+    constexpr int row_bytes = TileLayout<T, kWidth>::row_bytes;
+    for (int which = 0; which < 2; ++which) {
+      for (int i = threadIdx.x; i < columns * row_bytes / 16; i += threads) {
+        if (states[stage][i / (row_bytes / 16)].shift != INFINITY) continue;
+        reinterpret_cast<uint4*>(this->buffer(stage, which))[i] = uint4{};
+      }
+    }
+    __syncthreads();
   }
 
   __device__ void step(int query, int stage) {
     typename Base::Scores s, dw;
     this->multiply(args, stage, s, dw);
+    refine(query, stage, s[0]);
     const auto& source = args.source[p];
     const bool causal = kOptions && source.causal && query < first + rows - 1;
     const bool whole = seen == first_bits(rows) && !causal && !(kOptions && source.related);
@@ -73,21 +90,41 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     if (dropping) kept = kept_pairs(query);
 #pragma unroll
     for (int n = 0; n < columns / 8; ++n) {
-      const float4 pair = *reinterpret_cast<const float4*>(&pairs[stage][8 * n + 2 * t]);
+      const AttentionRow state[2] = {states[stage][8 * n + 2 * t], states[stage][8 * n + 2 * t + 1]};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool second = i % 2, stays = !dropping || (kept >> (4 * n + i) & 1);
+        const bool stays = !dropping || (kept >> (4 * n + i) & 1);
         float &x = s[0][n][i], &y = dw[0][n][i];
-        float weight = weight_of(x, args.scale_log2, second ? pair.z : pair.x, args.joint);
+        float weight = weight_of(x, args.scale_log2, state[i % 2].shift, args.joint) * state[i % 2].inverse;
         float dropped = dropping ? (stays ? y * args.keep_scale : 0.f) : y;
         if (!whole && !(visible >> (4 * n + i) & 1)) weight = dropped = 0.f;
         // the gate comes after the product; joint before, as a closed stream's W is huge
         y = !stays ? 0.f : args.joint ? weight * gate : weight;
-        x = weight * __fsub_rn(__fmul_rn(gate, dropped), __fmul_rn(offset_scale, second ? pair.w : pair.y));
+        x = weight * __fsub_rn(__fmul_rn(gate, dropped), __fmul_rn(offset_scale, state[i % 2].offset));
       }
     }
     this->add(args, grad_key, s, stage, 0);
     this->add(args, grad_value, dw, stage, 1);
+  }
+
+  // Sums the scores of queries again whose shift is large.
+  __device__ void refine(int query, int stage, Accumulator (&s)[columns / 8]) const {
+    if constexpr (sizeof(T) == 4) {
+      uint32_t chosen = 0;
+#pragma unroll
+      for (int n = 0; n < columns / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (is_large<T>(args, states[stage][8 * n + 2 * (threadIdx.x % 4) + i].shift)) chosen |= 5u << (4 * n + i);
+        }
+      }
+      if (!__any_sync(~0u, chosen)) return;
+      const auto& source = args.source[p];
+      const GlobalRows<T> keys{
+          slice<T>(source.key, b, h), source.key.stride_l, first + this->warp_row(), source.length - 1};
+      const GlobalRows<T> queries{slice<T>(args.query, b, h), args.query.stride_l, query, args.queries - 1};
+      refine_scores<columns>(s, keys, queries, args.head_dim, chosen);
+    }
   }
 
   __device__ uint32_t visible_pairs(int query, bool causal) const {
@@ -165,7 +202,7 @@ template <class T, int kWidth, bool kOptions>
 __device__ void attention_backward_keys(const AttentionArguments& args) {
   using Kernel = BackwardKeys<T, kWidth, kOptions>;
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ __align__(16) float2 pairs[2][Kernel::columns];
+  __shared__ AttentionRow states[2][Kernel::columns];
   const int64_t bh = blockIdx.x / args.key_tiles, b = bh / args.heads, h = bh % args.heads;
   int tile = blockIdx.x % args.key_tiles, p = 0;
   for (; p < args.sources - 1; ++p) {
@@ -186,7 +223,7 @@ __device__ void attention_backward_keys(const AttentionArguments& args) {
     const bool visible = 32 * word + lane < Kernel::rows && key < source.length && (mask == nullptr || mask[key] != 0);
     seen |= Bits{__ballot_sync(~0u, visible)} << (32 * word);
   }
-  Kernel{{shared}, args, pairs, b, h, p, first, seen, gate_of(args, b, h, p)}.run();
+  Kernel{{shared}, args, states, b, h, p, first, seen, gate_of(args, b, h, p)}.run();
 }
 
 }  // namespace amuse

@@ -1,4 +1,4 @@
-// Backward of p2c_attention, first kernel: dQ, each row's shift and offset, and partial sums of dg.
+// Backward of p2c_attention, first kernel: dQ, each row's shift, 1 / sum and offset, and partial sums of dg.
 #pragma once
 
 #include "attention_backward.cuh"
@@ -9,8 +9,9 @@ template <int kRows>
 struct BackwardRows {
   Streams<kRows> streams;
   float lse[kRows * max_sources], grad_lse[kRows * max_sources];  // as in global memory
-  float2 pairs[max_sources][kRows];                               // shift and offset
-  float gates[max_sources][8];                                    // by warp
+  // of the AttentionRow that is left of each
+  float shift[max_sources][kRows], inverse[max_sources][kRows], offset[max_sources][kRows];
+  float gates[max_sources][backward_warps];
 };
 
 template <class T, int kWidth, bool kOptions>
@@ -18,6 +19,7 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
   using Base = BackwardTiles<T, kWidth, false>;
   using Base::rows, Base::columns, Base::threads, Base::row, Base::streamed, Base::resident, Base::shared, Base::split;
   using Tiles = KeyTiles<columns, kOptions, true, rows>;
+  static_assert(threads <= 32 * backward_warps);
 
   const AttentionArguments& args;
   BackwardRows<rows>& table;
@@ -26,8 +28,9 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
 
   typename Base::Sums grad_query = {};
   float shift[2], grad_lse[2], delta[2] = {}, gate_sum[2];
-  float product[2], only[2];  // rowsum(W dW), rowsum(dW): this lane's part
-  int count[2];               // of visible keys; two stand for more
+  float total[2] = {}, inverse[2] = {};  // of the weights; joint a sum over the streams
+  float sum[2], product[2], only[2];     // rowsum(W), rowsum(W dW), rowsum(dW): this lane's part
+  int count[2];                          // of visible keys; two stand for more
 
   __device__ BackwardQueries(const AttentionArguments& args, BackwardRows<rows>& table, const QueryTile& queries,
                              unsigned char* shared)
@@ -76,12 +79,16 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
   __device__ void begin(const KeyTile& at, const KeyTile& before) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      if (args.joint && at.last_pass && !before.last_pass) {
+        inverse[half] = inverse_of(total[half]);
+        delta[half] *= inverse[half];
+      }
       if (at.p != before.p || args.joint) {
         const int place = args.joint ? row() + 8 * half : (row() + 8 * half) * args.sources + at.p;
         shift[half] = shift_of(table.lse[place]);
         grad_lse[half] = shift[half] == INFINITY ? 0.f : table.grad_lse[place];
       }
-      product[half] = only[half] = gate_sum[half] = 0.f;
+      sum[half] = product[half] = only[half] = gate_sum[half] = 0.f;
       count[half] = 0;
     }
   }
@@ -89,6 +96,7 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
   __device__ void step(const KeyTile& at, int stage) {
     typename Base::Scores s, dw;
     this->multiply(args, stage, s, dw);
+    refine(at, s[0]);
     const bool single = !args.joint && at.limit <= columns;
     uint32_t kept[2] = {};
     if (kOptions && dropout.on) kept_keys<columns>(dropout, at.p, at.start, queries.first + row(), kept);
@@ -107,6 +115,7 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
         if (kOptions && dropout.on) y = kept[half] >> i & 1 ? y * args.keep_scale : 0.f;
         if (!at.whole && !(visible >> i & 1)) x = y = 0.f;
         if (single || !at.last_pass) {
+          sum[half] += x;
           product[half] = fmaf(x, y, product[half]);
           only[half] += y;
         }
@@ -123,6 +132,7 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
       for (int i = 0; i < columns / 4; ++i) {
         float& x = s[0][i / 2][2 * half + i % 2];
         const float y = dw[0][i / 2][2 * half + i % 2];
+        x *= inverse[half];
         if (args.joint) gate_sum[half] = fmaf(x, y - (delta[half] - grad_lse[half]), gate_sum[half]);
         x *= __fsub_rn(__fmul_rn(gate, y), offset);
       }
@@ -136,14 +146,36 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
     return __fsub_rn(__fmul_rn(gate, delta[half]), grad_lse[half]);
   }
 
+  // Sums the scores of rows again whose shift is large.
+  __device__ void refine(const KeyTile& at, Accumulator (&s)[columns / 8]) const {
+    if constexpr (sizeof(T) == 4) {
+      uint32_t chosen = 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (is_large<T>(args, shift[half])) chosen |= row_of_fragment(half);
+      }
+      if (!__any_sync(~0u, chosen)) return;
+      const auto& source = args.source[at.p];
+      const int first = queries.first + this->warp_row(), last = queries.first + queries.count - 1;
+      const GlobalRows<T> query{slice<T>(args.query, queries.b, queries.h), args.query.stride_l, first, last};
+      const GlobalRows<T> keys{
+          slice<T>(source.key, queries.b, queries.h), source.key.stride_l, at.start, source.length - 1};
+      refine_scores<columns>(s, query, keys, args.head_dim, chosen);
+    }
+  }
+
+  static __device__ float inverse_of(float total) { return total == 0.f ? 0.f : 1.f / total; }
+
   // The only key of a row has weight 1 and no gradient, exactly, whatever lse was rounded to.
   __device__ void settle_shift(int half, int keys) {
     count[half] = keys;
     if (keys == 1) shift[half] = -INFINITY;
   }
   __device__ void settle_delta(int half) {
-    const float sum = row_sum(product[half]), alone = row_sum(only[half]);
-    delta[half] = count[half] == 1 ? alone : sum;
+    // all lanes take part in the sums
+    const float weights = row_sum(sum[half]), products = row_sum(product[half]), alone = row_sum(only[half]);
+    inverse[half] = count[half] == 1 ? 1.f : inverse_of(weights);
+    delta[half] = count[half] == 1 ? alone : products * inverse[half];
   }
 
   __device__ void end(const KeyTile& at) {
@@ -152,6 +184,7 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
     for (int half = 0; half < 2; ++half) {
       if (!at.last_pass) {
         if (args.joint) {
+          total[half] = fmaf(gate, row_sum(sum[half]), total[half]);
           delta[half] = fmaf(gate, row_sum(product[half]), delta[half]);
         } else {
           settle_shift(half, row_sum(count[half]));
@@ -159,7 +192,9 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
         }
       } else if (threadIdx.x % 4 == 0 && this->column() == 0) {
         const float offset = args.joint ? delta[half] - grad_lse[half] : offset_of(half, gate);
-        table.pairs[args.joint ? 0 : at.p][row() + 8 * half] = {shift[half], offset};
+        const int p = args.joint ? 0 : at.p, at_row = row() + 8 * half;
+        table.shift[p][at_row] = shift[half], table.inverse[p][at_row] = inverse[half],
+        table.offset[p][at_row] = offset;
       }
     }
     if (!at.last_pass || args.grad_gates == nullptr) return;
@@ -177,9 +212,11 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
                                          args.grad_query.stride_l, queries.first, args.head_dim, queries.count,
                                          args.vectors);
     const int sources = args.joint ? 1 : args.sources;
-    float2* to = reinterpret_cast<float2*>(args.rows) + queries.bh * sources * args.queries + queries.first;
+    AttentionRow* to = args.rows + queries.bh * sources * args.queries + queries.first;
     for (int p = 0; p < sources; ++p) {
-      for (int i = threadIdx.x; i < queries.count; i += threads) to[int64_t{p} * args.queries + i] = table.pairs[p][i];
+      for (int i = threadIdx.x; i < queries.count; i += threads) {
+        to[int64_t{p} * args.queries + i] = {table.shift[p][i], table.inverse[p][i], table.offset[p][i], 0.f};
+      }
     }
     const int p = threadIdx.x;
     if (args.grad_gates == nullptr || p >= args.sources) return;
@@ -202,9 +239,14 @@ __device__ void attention_backward_queries(const AttentionArguments& args) {
     const bool inside = i < queries.count * per_row;
     table.lse[i] = inside ? args.lse[start + i] : -INFINITY;
     table.grad_lse[i] = inside && args.grad_lse != nullptr ? args.grad_lse[start + i] : 0.f;
-    table.pairs[i / Kernel::rows][i % Kernel::rows] = {INFINITY, 0.f};  // of streams that no row sees
+    // of streams that no row sees
+    const int p = i / Kernel::rows, row = i % Kernel::rows;
+    table.shift[p][row] = INFINITY;
+    table.inverse[p][row] = table.offset[p][row] = 0.f;
   }
-  for (int i = threadIdx.x; i < 8 * args.sources; i += Kernel::threads) table.gates[i / 8][i % 8] = 0.f;
+  for (int i = threadIdx.x; i < backward_warps * args.sources; i += Kernel::threads) {
+    table.gates[i / backward_warps][i % backward_warps] = 0.f;
+  }
   __syncthreads();
   Kernel(args, table, queries, shared).run();
 }

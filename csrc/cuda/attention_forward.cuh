@@ -120,18 +120,22 @@ struct AttentionForward {
 #pragma unroll
     for (int group = 0; group < groups; ++group) {
       const int row = row_of(group);
+      uint32_t visible[2] = {~0u, ~0u};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (kMasked) visible[half] = visible_keys<columns, kOptions>(args, streams, queries, at, row + 8 * half);
+      }
+      refine(at, group, visible, s[group]);
       uint32_t kept[2] = {};
       if (kOptions && dropout.on) kept_keys<columns>(dropout, at.p, at.start, queries.first + row, kept);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        uint32_t visible = 0;
-        if (kMasked) visible = visible_keys<columns, kOptions>(args, streams, queries, at, row + 8 * half);
         float top = far_below;
 #pragma unroll
         for (int i = 0; i < columns / 4; ++i) {
           float& x = s[group][i / 2][2 * half + i % 2];
           x = fmaf(x, args.scale_log2, bias);
-          if (kMasked && !(visible >> i & 1)) x = -INFINITY;
+          if (kMasked && !(visible[half] >> i & 1)) x = -INFINITY;
           top = fmaxf(top, x);
         }
         const float before = maximum[group][half], now = fmaxf(before, row_max(top)), decay = exp2_fast(before - now);
@@ -155,6 +159,30 @@ struct AttentionForward {
     by_precision<T>(args.allow_tf32, [&](auto exact) {
       multiply_columns<T, kWidth, columns, exact>(acc, s, buffer(stage) + column_bytes, 0);
     });
+  }
+
+  // Sums the scores of rows again whose largest visible one is large.
+  __device__ void refine(const KeyTile& at, int group, const uint32_t (&visible)[2],
+                         Accumulator (&s)[columns / 8]) const {
+    if constexpr (sizeof(T) == 4) {
+      uint32_t chosen = 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < columns / 4; ++i) {
+          if (visible[half] >> i & 1) top = fmaxf(top, s[i / 2][2 * half + i % 2] * args.scale_log2);
+        }
+        if (is_large<T>(args, row_max(top))) chosen |= row_of_fragment(half);
+      }
+      if (!__any_sync(~0u, chosen)) return;
+      const auto& source = args.source[at.p];
+      const int first = queries.first + row_of(group) - threadIdx.x % 32 / 4, last = queries.first + queries.count - 1;
+      const GlobalRows<T> query{slice<T>(args.query, queries.b, queries.h), args.query.stride_l, first, last};
+      const GlobalRows<T> keys{
+          slice<T>(source.key, queries.b, queries.h), source.key.stride_l, at.start, source.length - 1};
+      refine_scores<columns>(s, query, keys, args.head_dim, chosen);
+    }
   }
 
   // Row g of a group of 16; the lane holds row g + 8 too.

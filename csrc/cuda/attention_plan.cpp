@@ -83,8 +83,8 @@ bool add_launch(AttentionPlan& plan, AttentionKernel kernel, bool options, int64
   return true;
 }
 
-// Of the workspace; the gates' partial sums follow.
-int64_t row_pairs(const AttentionParams& p) { return p.b * p.h * (p.joint ? 1 : p.sources) * p.lq; }
+// Rows in the workspace; the gates' partial sums follow.
+int64_t workspace_rows(const AttentionParams& p) { return p.b * p.h * (p.joint ? 1 : p.sources) * p.lq; }
 
 AttentionTile backward_tile_of(const AttentionParams& p, bool keys) {
   return backward_tile(element_bytes(p.dtype), padded_head_dim(p.d), keys);
@@ -115,7 +115,8 @@ int64_t amuse_cuda_attention_workspace(const AttentionBackwardParams* params) {
   const AttentionBackwardParams& p = *params;
   if (!is_within_contract(p)) return 0;
   const int64_t rows = backward_tile_of(p, false).rows(), query_tiles = (p.lq + rows - 1) / rows;
-  return 8 * row_pairs(p) + (p.grad_gates == nullptr ? 0 : 4 * p.b * p.h * p.sources * query_tiles);
+  const int64_t partials = p.grad_gates == nullptr ? 0 : p.b * p.h * p.sources * query_tiles;
+  return workspace_rows(p) * static_cast<int64_t>(sizeof(AttentionRow)) + partials * 4;
 }
 
 bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, const CudaAttentionOptions* options,
@@ -140,8 +141,8 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   a.lse = static_cast<float*>(const_cast<void*>(p.lse));
   a.grad_lse = static_cast<const float*>(p.grad_lse);
   a.grad_gates = static_cast<float*>(p.grad_gates);
-  a.rows = static_cast<float*>(options->workspace);
-  a.gate_partials = a.rows == nullptr ? nullptr : a.rows + 2 * row_pairs(p);
+  a.rows = static_cast<AttentionRow*>(options->workspace);
+  a.gate_partials = a.rows == nullptr ? nullptr : reinterpret_cast<float*>(a.rows + workspace_rows(p));
   const bool variant = has_options(p);
   return add_launch(*plan, AttentionKernel::backward_queries, variant, p.b * p.h * a.query_tiles, tile.threads(),
                     backward_shared_bytes(bytes, padded, false)) &&

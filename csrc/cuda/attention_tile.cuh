@@ -264,4 +264,54 @@ __device__ void multiply_columns(Accumulator (&acc)[kGroups][kCount], const Accu
   }
 }
 
+// --- Large scores ---
+//
+// A float32 sum of products is off by a few 2^-24 of itself, and the weight 2^score by as much relative to 1. Where
+// that comes near the error budget, the scores of a row are summed again in double and rounded once. 16-bit inputs are
+// coarser than these sums, and so is TF32.
+
+constexpr float large_score = 64.f;  // in base 2
+
+template <class T>
+__device__ bool is_large(const AttentionArguments& args, float score) {
+  return sizeof(T) == 4 && !args.allow_tf32 && fabsf(score) > large_score && fabsf(score) < INFINITY;
+}
+
+// Rows `first` to `last` of a (batch, head) slice, in global memory; the last one in place of those beyond it.
+template <class T>
+struct GlobalRows {
+  const T* data;
+  int64_t stride;
+  int first, last;
+
+  __device__ const T* row(int index) const { return data + min(first + index, last) * stride; }
+};
+
+// Bit 4 n + i for c[i] of piece n of a C fragment: those of row g, or of row g + 8.
+__device__ inline uint32_t row_of_fragment(int half) { return half == 0 ? 0x33333333u : 0xccccccccu; }
+
+// Scores of 16 rows and kColumns columns of one (batch, head) as a C fragment; those with their bit in `chosen` are
+// replaced.
+template <int kColumns, class T>
+__device__ void refine_scores(Accumulator (&c)[kColumns / 8], const GlobalRows<T>& rows, const GlobalRows<T>& columns,
+                              int head_dim, uint32_t chosen) {
+  if constexpr (sizeof(T) == 4) {
+    const int lane = threadIdx.x % 32;
+    const T *row0 = rows.row(lane / 4), *row1 = rows.row(lane / 4 + 8);
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      const T *column0 = columns.row(8 * n + 2 * (lane % 4)), *column1 = columns.row(8 * n + 2 * (lane % 4) + 1);
+      double sum[4] = {};
+#pragma unroll 1
+      for (int k = 0; k < head_dim; ++k) {
+        const double x[2] = {row0[k], row1[k]}, y[2] = {column0[k], column1[k]};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = fma(x[i / 2], y[i % 2], sum[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) c[n][i] = chosen >> (4 * n + i) & 1 ? static_cast<float>(sum[i]) : c[n][i];
+    }
+  }
+}
+
 }  // namespace amuse

@@ -186,8 +186,8 @@ def refined(b_s, b_top, p_q, m_q, p_k, m_k, SIGN: tl.constexpr, D: tl.constexpr,
     """Scores [queries, keys] or transposed; of queries whose `b_top`, in base 2, is large, SIGN times a sum in fp64.
 
     A sum of products in fp32 is off by a few 2^-24 of itself, and the weight 2^score by as much relative to 1. It also
-    depends on the order, and so on which of the operands is transposed: weights that are recomputed from such sums would
-    not add up to 1. 16-bit inputs are coarser than these sums, and so is TF32. p_q, p_k: `row_starts`.
+    depends on the order, and so on which operand is transposed: weights that are recomputed from such sums would not
+    add up to 1. 16-bit inputs are coarser than these sums, and so is TF32. p_q, p_k: `row_starts`.
     """
     if p_q.dtype.element_ty == tl.float32 and PRECISION != "tf32":
         large = (tl.abs(b_top) > LARGE_SCORE) & (tl.abs(b_top) < float("inf"))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
 from amuse_kernels.attention.inputs import DIFFERENT, AttentionInputs
+from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
 from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
@@ -26,6 +27,8 @@ _LOG2_E = 1.4426950408889634
 
 def p2c_attention_forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """See `cpu.p2c_attention_forward`."""
+    if inputs.packed:
+        return forward_padded(p2c_attention_forward, inputs)
     inputs = _in_place(inputs)
     out, lse = empty_outputs(inputs)
     device = inputs.query.device
@@ -37,6 +40,8 @@ def p2c_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, inputs: AttentionInputs
 ) -> Gradients:
     """See `cpu.p2c_attention_backward`; `out` is not used."""
+    if inputs.packed:
+        return backward_padded(p2c_attention_backward, grad_out, grad_lse, out, lse, inputs)
     inputs = _in_place(inputs)
     grads = empty_gradients(inputs)
     device = inputs.query.device

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+
+from tests.sparse_memory import sparse_memory
 
 from .operands import region_base
 from .poison import INITIALISED
 from .program import Variable
 
+LARGE = 2**28  # bytes
+LARGEST_WRITABLE = 2**30  # bytes, of which each has a record of who touched it
 ACCESSIBLE, WRITABLE, STORED, READ, WRITTEN = 1, 2, 4, 8, 16  # as in core/machine.h
 
 
@@ -23,6 +27,8 @@ class Buffer:
     host: int  # real address of byte 0
     flags: np.ndarray
     keep: object  # keeps the memory alive
+    writable: bool = False
+    windows: list[np.ndarray] = field(default_factory=list)  # views of `flags`, one per tensor
 
     @property
     def size(self) -> int:
@@ -45,7 +51,9 @@ class Memory:
             flags = np.full(
                 variable.size, ACCESSIBLE | STORED | (WRITABLE if variable.space == "global" else 0), np.uint8
             )
-            self.buffers.append(Buffer([variable.name], region_base(len(self.buffers)), data.ctypes.data, flags, data))
+            writable = variable.space == "global"
+            base = region_base(len(self.buffers))
+            self.buffers.append(Buffer([variable.name], base, data.ctypes.data, flags, data, writable))
 
     def add(self, tensor: torch.Tensor, name: str, readonly: bool) -> int:
         """Makes a tensor accessible; returns its virtual address."""
@@ -53,11 +61,12 @@ class Memory:
         buffer = self._by_storage.get(storage.data_ptr()) if storage.nbytes() else None
         if buffer is None:
             base = region_base(len(self.buffers))
-            buffer = Buffer([], base, storage.data_ptr(), np.zeros(storage.nbytes(), np.uint8), tensor)
+            buffer = Buffer([], base, storage.data_ptr(), _zeros(storage.nbytes()), tensor)
             self.buffers.append(buffer)
             self._by_storage[storage.data_ptr()] = buffer
         buffer.names.append(name)
         offset = int(tensor.storage_offset()) * tensor.element_size()
+        buffer.writable |= not readonly
         poison = getattr(tensor, INITIALISED, None)
         if tensor.numel():
             self._allow(
@@ -74,11 +83,14 @@ class Memory:
     def _allow(buffer: Buffer, tensor: torch.Tensor, offset: int, bits: int) -> None:
         size = tensor.element_size()
         if tensor.is_contiguous():
-            buffer.flags[offset : offset + tensor.numel() * size] |= bits
+            window = buffer.flags[offset : offset + tensor.numel() * size]
+            window |= np.uint8(bits)
+            buffer.windows.append(window)
             return
         strides = [stride * size for stride in tensor.stride()] + [1]
         window = np.lib.stride_tricks.as_strided(buffer.flags[offset:], [*tensor.shape, size], strides)
         window |= np.uint8(bits)
+        buffer.windows.append(window)
 
     def finish(self) -> list[str]:
         """Messages about poisoned outputs that the kernel left unwritten; remembers what it did write."""
@@ -98,11 +110,27 @@ class Memory:
 
     def records(self) -> np.ndarray:
         """What the core needs of each buffer."""
-        rows = [
-            [b.base, b.size, b.host, b.flags.ctypes.data, int(bool((b.flags & WRITABLE).any()))] for b in self.buffers
-        ]
+        for b in self.buffers:
+            if b.writable and b.size > LARGEST_WRITABLE:
+                raise ValueError(
+                    f"buffer {b.name}: expected at most {LARGEST_WRITABLE} bytes of a tensor that the kernel may "
+                    f"write, got {b.size}; a larger one has to be among `readonly`"
+                )
+        rows = [[b.base, b.size, b.host, b.flags.ctypes.data, int(b.writable)] for b in self.buffers]
         return np.array(rows or [[0] * 5], dtype=np.uint64)
 
     def distinct(self, bit: int) -> int:
         """Number of bytes that were touched at least once."""
-        return sum(int(np.count_nonzero(buffer.flags & bit)) for buffer in self.buffers)
+        # of large buffers only what tensors cover, which must not overlap there: their other pages do not exist
+        return sum(
+            int(np.count_nonzero(part & bit))
+            for buffer in self.buffers
+            for part in (buffer.windows if buffer.size > LARGE else [buffer.flags])
+        )
+
+
+def _zeros(size: int) -> np.ndarray:
+    """Zeroed bytes; of a large array only the touched pages exist."""
+    if size <= LARGE:
+        return np.zeros(size, np.uint8)
+    return np.frombuffer(sparse_memory(size), np.uint8)

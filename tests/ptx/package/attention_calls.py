@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from amuse_kernels import reference
 from amuse_kernels.attention.inputs import AttentionInputs, check_attention
 from amuse_kernels.dropout import keep_mask
-from tests.attention_cases import Case, make_case
+from tests.attention_cases import Case, make_case, spread_out
 from tests.ptx.package.budget import within_budget
 
+DIALOGUE: dict[str, Any] = {"causal": True, "groups": True, "dropout_p": 0.3, "seed": 5}
+HOLES: dict[str, Any] = {"masks": "holes", "layouts": True}
 # name -> lengths (queries, keys of each source), head dim, options of make_case
 ATTENTION: dict[str, Any] = {
     "plain": ((64, (64, 64, 64)), 64, {"gates": False, "masks": False}),
@@ -22,11 +25,20 @@ ATTENTION: dict[str, Any] = {
     "causal": ((77, (77, 77)), 64, {"causal": True, "groups": True}),
     "joint": ((33, (100, 7)), 64, {"normalization": "joint"}),
     "dropout": ((65, (40, 70)), 32, {"dropout_p": 0.3, "seed": 5}),
-    "joint, all options": (
-        (70, (70, 70)),
-        40,
-        {"normalization": "joint", "causal": True, "groups": True, "dropout_p": 0.3, "seed": 5},
-    ),
+    "holes": ((70, (130, 150)), 64, HOLES),
+    "holes, groups": ((130, (130, 130)), 32, {**HOLES, **DIALOGUE, "batch": 1}),
+    "holes, joint": ((70, (150, 70)), 40, {**HOLES, "normalization": "joint"}),
+    "joint, all options": ((70, (70, 70)), 40, {"normalization": "joint", **DIALOGUE}),
+}
+# as above; differences of scores whose exp is 0, which needs the range of fp32
+FAR_APART: dict[str, Any] = {
+    "far apart": ((70, (100, 130)), 64, {"masks": "holes", "batch": 1, "score_offsets": (60, -60)})
+}
+ONE_SAMPLE: dict[str, Any] = {"batch": 1, "heads": 1, "masks": False}
+# as above: more than 32 tiles of queries; in fp32, whose budget one of them exceeds
+GATE_SUMS: dict[str, Any] = {
+    "gates of many tiles": ((2100, (3,)), 8, ONE_SAMPLE),
+    "gates of many tiles, joint": ((2100, (3, 2)), 8, {**ONE_SAMPLE, "normalization": "joint"}),
 }
 # as above: Triton has tiles of more queries for them on sm_80
 MANY_QUERIES: dict[str, Any] = {
@@ -80,17 +92,34 @@ class AttentionCall:
     @staticmethod
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
         """The call of that name above, with NaN behind the masks."""
-        (queries, lengths), width, options = (ATTENTION | MANY_QUERIES)[name]
+        (queries, lengths), width, options = (ATTENTION | MANY_QUERIES | FAR_APART | GATE_SUMS)[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 
     @staticmethod
     def make(
-        queries: int, lengths: tuple[int, ...], head_dim: int, dtype: torch.dtype, batch: int = 2, **options: Any
+        queries: int,
+        lengths: tuple[int, ...],
+        head_dim: int,
+        dtype: torch.dtype,
+        batch: int = 2,
+        heads: int = 2,
+        **options: Any,
     ) -> AttentionCall:
-        case = make_case(batch, 2, queries, lengths, head_dim, dtype, **options)
+        case = make_case(batch, heads, queries, lengths, head_dim, dtype, **options)
         hide_what_is_masked(case)
         inputs = inputs_of(case)
         return AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
+
+    def spread_out(self, dim: int, unit: int = 64) -> AttentionCall:
+        """The same with offsets above 2^31 elements along `dim` in every tensor that is read by strides."""
+        inputs, far = self.inputs, functools.partial(spread_out, dim=dim, unit=unit)
+        spread = inputs._replace(
+            query=far(inputs.query), keys=[*map(far, inputs.keys)], values=[*map(far, inputs.values)]
+        )
+        return AttentionCall(spread, far(self.grad_out), self.grad_lse)
+
+    def read_only(self) -> list[Tensor]:
+        return [self.inputs.query, *self.inputs.keys, *self.inputs.values, self.grad_out]
 
     def draw_upstream(self, lse: Tensor) -> None:
         """Draws the gradient of lse, 0 where nothing is visible."""

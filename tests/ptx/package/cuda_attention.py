@@ -122,27 +122,24 @@ def kernels(dtype: torch.dtype, padded_head_dim: int, arch: str = "sm_80") -> di
 class Call:
     """The parameters of one call in C, and the tensors behind its pointers."""
 
-    def __init__(self, params: Any, arguments: Sequence[Any], allow_tf32: bool) -> None:
-        query, keys, values, gates, masks, query_groups, key_groups, relations, causal = arguments[:9]
-        joint, softmax_scale, dropout_p, seed = arguments[9:]
+    def __init__(self, params: Any, inputs: AttentionInputs, allow_tf32: bool) -> None:
         self.params, self.read, self.outputs = params, [], {}
-        self.options = Options(seed=self.pointer(seed), allow_tf32=allow_tf32)
-        batch, heads, queries, head_dim = query.shape
-        params.dtype, params.joint, params.sources = DTYPES[query.dtype], joint, len(keys)
-        params.b, params.h, params.lq, params.d = batch, heads, queries, head_dim
-        params.softmax_scale, params.dropout_p = softmax_scale, dropout_p
-        params.drop_threshold = drop_threshold(dropout_p)
-        params.query = self.rows(query)
-        params.query_groups = self.pointer(query_groups)
-        params.gates = self.pointer(gates)
-        if gates is not None:
-            params.gate_strides[:] = gates.stride()
-        for p, key in enumerate(keys):
+        self.options = Options(seed=self.pointer(inputs.seed), allow_tf32=allow_tf32)
+        params.dtype, params.joint, params.sources = DTYPES[inputs.query.dtype], inputs.joint, len(inputs.keys)
+        params.b, params.h, params.lq, params.d = inputs.query.shape
+        params.softmax_scale, params.dropout_p = inputs.softmax_scale, inputs.dropout_p
+        params.drop_threshold = drop_threshold(inputs.dropout_p)
+        params.query = self.rows(inputs.query)
+        params.query_groups = self.pointer(inputs.query_groups)
+        params.gates = self.pointer(inputs.gates)
+        if inputs.gates is not None:
+            params.gate_strides[:] = inputs.gates.stride()
+        for p, (key, value, mask) in enumerate(zip(inputs.keys, inputs.values, inputs.key_masks, strict=True)):
             source = params.source[p]
-            source.key, source.value, source.length = self.rows(key), self.rows(values[p]), key.shape[2]
-            source.mask = self.pointer(None if masks[p] is None else masks[p].view(torch.uint8))
-            source.groups = self.pointer(key_groups[p])
-            source.relation, source.causal = relations[p], causal[p]
+            source.key, source.value, source.length = self.rows(key), self.rows(value), key.shape[2]
+            source.mask = self.pointer(None if mask is None else mask.view(torch.uint8))
+            source.groups = self.pointer(inputs.key_groups[p])
+            source.relation, source.causal = inputs.relations[p], inputs.causal[p]
 
     def pointer(self, tensor: torch.Tensor | None, writers: Sequence[int] = ()) -> int | None:
         """The address of a tensor, which only the kernels `writers` (numbers of AttentionKernel) may write."""
@@ -220,17 +217,21 @@ def backward_launches(
     call = Call(BackwardParams(), inputs, allow_tf32)
     params = call.params
     grad_query = poisoned(query.shape, query.dtype)
-    grad_keys, grad_values = ([poisoned(t.shape, t.dtype) for t in tensors] for tensors in (keys, values))
+    grad_keys = [poisoned(key.shape, key.dtype) for key in keys]
+    # heads inside of tokens: laid out unlike the gradients of the keys; poisoned tensors are contiguous
+    grad_values = [poisoned([value.shape[d] for d in (0, 2, 1, 3)], value.dtype) for value in values]
     grad_gates = None if gates is None else poisoned(gates.shape)
     params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
     params.grad_query = call.rows(grad_query, [QUERIES])
-    for p, grads in enumerate(zip(grad_keys, grad_values, strict=True)):
-        params.grad_key[p], params.grad_value[p] = (call.rows(grad, [KEYS]) for grad in grads)
+    for p, (grad_key, grad_value) in enumerate(zip(grad_keys, grad_values, strict=True)):
+        strides = (I64 * 3)(*grad_value.transpose(1, 2).stride()[:3])
+        params.grad_key[p] = call.rows(grad_key, [KEYS])
+        params.grad_value[p] = AttentionTensor(call.pointer(grad_value, [KEYS]), strides)
     params.grad_gates = call.pointer(grad_gates, [KEYS])
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
     launches = call.launches("amuse_cuda_attention_plan_backward", query.dtype)
-    return launches, (grad_query, grad_keys, grad_values, grad_gates)
+    return launches, (grad_query, grad_keys, [grad.transpose(1, 2) for grad in grad_values], grad_gates)
 
 
 def p2c_attention_backward(

@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amuse_kernels.attention import cuda
+from amuse_kernels.attention import cuda, reference
+from amuse_kernels.attention.inputs import SAME
+from benchmarks import large_scores
+from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.emulator import mutation
 from tests.ptx.emulator.nvcc_kernels import nvcc
-from tests.ptx.package.attention_calls import ATTENTION, AttentionCall
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
@@ -19,6 +29,8 @@ needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PA
 CALLS = [
     *((name, torch.float16, None) for name in ATTENTION),
     *((name, torch.float32, 24) for name in ATTENTION),
+    *((name, torch.bfloat16, None) for name in ATTENTION if "holes" in name),
+    *((name, torch.float32, None) for name in (*FAR_APART, *GATE_SUMS)),
     ("ragged", torch.bfloat16, 128),
     ("joint, all options", torch.bfloat16, 72),
     ("causal", torch.float16, 256),
@@ -74,11 +86,68 @@ def test_rows_at_odd_addresses_are_read_and_written_element_by_element():
 
 
 @needs_nvcc
+@pytest.mark.parametrize(("dim", "unit"), [(0, 64), (1, 64), (2, 64), (2, 1)])
+def test_offsets_above_2_to_the_31(dim, unit):
+    """Rows are copied in another way where their strides are no multiples of 16 bytes."""
+    call = AttentionCall.make(20, (40, 3), 32, torch.float16, layouts=True)
+    results, _ = run(call)
+    far, reports = run(call.spread_out(dim, unit), grad_lse=False)
+    assert_clean(reports)
+    torch.testing.assert_close(far, results, rtol=0, atol=0)
+
+
+@needs_nvcc
 def test_results_do_not_depend_on_the_order_of_warps_and_blocks():
     call = AttentionCall.of("joint", torch.float16)
     first, _ = run(call, seed=0)
     second, _ = run(call, grad_lse=False, seed=3)
     torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("score", [419, 3_770, 15_080])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_scores_stay_within_the_error_budget(dtype, normalization, score):
+    call = large_scores.Call.draw(score, normalization, dtype)
+    out, lse, forward = p2c_attention_forward(call.inputs)
+    query, keys, values, gates, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, call.inputs)
+    assert_clean([*forward, *backward])
+    shares = call.shares([out, lse, query, *keys, *values, gates])
+    # in fp32, sums in double leave most of the budget; three TF32 products alone come to 0.9 of it
+    assert max(shares) <= (0.5 if dtype == torch.float32 else 1), shares
+
+
+@needs_nvcc
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_large_scores_with_every_option_and_nan_behind_the_masks_stay_within_the_error_budget(normalization):
+    case = make_case(1, 2, 50, (50, 50), 24, torch.float32, groups=True, causal=True, normalization=normalization)
+    case.query *= 5_000
+    readable = inputs_of(case)
+    hide_what_is_masked(case)
+    inputs = inputs_of(case)
+    out, lse, forward = p2c_attention_forward(inputs)
+    call = large_scores.Call(readable, torch.randn(out.shape), torch.randn(lse.shape) * (lse > -torch.inf))
+    query, keys, values, gates, backward = p2c_attention_backward(call.grad_out, call.grad_lse, lse, inputs)
+    assert_clean([*forward, *backward])
+    low, exact = (call.differentiated(reference.p2c_attention, dtype) for dtype in (torch.float32, torch.float64))
+    assert exact[1].abs().masked_fill(lse == -torch.inf, 0).max() > 5_000
+    for index, tensors in enumerate(zip([out, lse, query, *keys, *values, gates], low, exact, strict=True)):
+        assert_within_budget(*(t.masked_fill(exact[index] == -torch.inf, 0) for t in tensors), f"tensor {index}")
+
+
+@needs_nvcc
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_nan_in_a_query_that_sees_no_key_reaches_no_gradient(normalization):
+    call = AttentionCall.make(70, (45, 33), 24, torch.float32, groups=True, masks=False, normalization=normalization)
+    blind = call.inputs.query_groups == 1
+    key_groups = [torch.zeros_like(groups) for groups in call.inputs.key_groups]
+    call.inputs = call.inputs._replace(key_groups=key_groups, relations=(SAME, SAME))
+    results, _ = run(call)
+    call.inputs.query.masked_fill_(blind[:, None, :, None], torch.nan)
+    again, reports = run(call, grad_lse=False)
+    assert_clean(reports)
+    torch.testing.assert_close(again, results, rtol=0, atol=0)
 
 
 @needs_nvcc

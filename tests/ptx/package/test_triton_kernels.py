@@ -13,7 +13,15 @@ from amuse_kernels.attention import reference as specified
 from amuse_kernels.attention.inputs import SAME
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
-from tests.ptx.package.attention_calls import ATTENTION, MANY_QUERIES, AttentionCall, hide_what_is_masked, inputs_of
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    MANY_QUERIES,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -42,6 +50,8 @@ on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=
     [
         *((name, *target) for target in TARGETS for name in ATTENTION),
         *((name, 80, torch.float16) for name in MANY_QUERIES),
+        *((name, 120, torch.float32) for name in (*FAR_APART, *GATE_SUMS)),
+        *((name, 90, torch.bfloat16) for name in FAR_APART),
     ],
     ids=str,
 )
@@ -57,7 +67,7 @@ HEAD_DIMS = [
 ]
 
 
-# all of them: AMUSE_PTX=every pytest tests/ptx/test_package_kernels.py -k head_dims
+# all of them: AMUSE_PTX=every pytest tests/ptx/package/test_triton_kernels.py -k head_dims
 @pytest.mark.parametrize(
     ("head_dim", "name", "arch", "dtype"),
     HEAD_DIMS if os.environ.get("AMUSE_PTX") == "every" else HEAD_DIMS[9::13],
@@ -76,7 +86,7 @@ def emulate(call, arch):
 
 def run(call, arch=80):
     """Output, lse and gradients, with a drawn gradient of lse unless the call has one."""
-    with emulated(arch, seed=1) as reports:
+    with emulated(arch, seed=1, readonly=call.read_only()) as reports:
         out, lse = attention.p2c_attention_forward(call.inputs)
         if call.grad_lse is None:
             call.draw_upstream(lse)
@@ -92,7 +102,7 @@ def run(call, arch=80):
 def test_large_scores_stay_within_the_error_budget(arch, dtype, normalization, queries, monkeypatch):
     monkeypatch.setattr(large_scores, "QUERIES", queries)  # one launch backward, or two, of 16-bit inputs
     call = large_scores.Call.draw(15_080, normalization, dtype)
-    out, lse, grads = run(call, arch)
+    out, lse, grads = run(AttentionCall(*call), arch)
     shares = call.shares([out, lse, grads.query, *grads.keys, *grads.values, grads.gates])
     assert max(shares) <= 1, shares
 
@@ -150,6 +160,22 @@ def test_without_a_query_no_key_or_value_gets_a_gradient(normalization):
     _, _, grads = run(call)
     for tensor in (*grads.keys, *grads.values, grads.gates):
         assert (tensor == 0).all()
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("queries", [20, 150], ids=["one tile", "two tiles"])
+def test_offsets_above_2_to_the_31(dim, queries):
+    call = AttentionCall.make(queries, (40, 3), 32, torch.float16, layouts=True)
+    emulate(call, 80)
+    emulate(call.spread_out(dim), 80)
+
+
+def test_rows_of_a_slice_farther_apart_than_2_to_the_31_are_refused():
+    call = AttentionCall.make(20, (40, 3), 32, torch.float16).spread_out(dim=2)
+    readonly = call.read_only()
+    with emulated(80, readonly=readonly) as reports, pytest.raises(ValueError, match=r"within 2\^31 elements"):
+        attention.p2c_attention_forward(call.inputs)
+    assert not reports
 
 
 def test_attention_moves_each_byte_once():

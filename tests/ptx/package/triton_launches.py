@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from tests.ptx.emulator.report import Report
 from tests.ptx.emulator.triton_kernels import launch_triton
@@ -35,12 +36,20 @@ def recorded(arch: int) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def emulated(arch: int, seed: int = 0) -> Iterator[list[Report]]:
-    """Inside, calls on CPU tensors run in the emulator, compiled for `arch`; yields the reports, one a launch."""
+def emulated(arch: int, seed: int = 0, readonly: Sequence[torch.Tensor] = ()) -> Iterator[list[Report]]:
+    """Inside, calls on CPU tensors run in the emulator, compiled for `arch`; yields the reports, one per launch.
+
+    Args:
+        readonly: Tensors that no kernel may write.
+    """
     reports: list[Report] = []
+    addresses = {tensor.data_ptr() for tensor in readonly if tensor.numel()}
 
     def run(launch: Any) -> None:
-        reports.append(launch_triton(launch.kernel, launch.grid, *launch.args, arch=arch, seed=seed, **launch.options))
+        given = [argument for argument in tree_leaves(launch.args) if isinstance(argument, torch.Tensor)]
+        protected = [tensor for tensor in given if tensor.data_ptr() in addresses]
+        options = {"arch": arch, "seed": seed, "readonly": protected, **launch.options}
+        reports.append(launch_triton(launch.kernel, launch.grid, *launch.args, **options))
 
     with _launches_to(run, arch):
         yield reports

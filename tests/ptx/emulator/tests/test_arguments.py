@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sparse_memory import sparse_memory
+
 from .. import launch, poisoned
 from .snippets import kernel
 
@@ -187,3 +189,11 @@ def test_module_variables():
 def test_a_trap_is_an_error():
     with pytest.raises(RuntimeError, match="trap at line"):
         run(kernel("  trap;"), None)
+
+
+def test_a_tensor_too_large_to_be_tracked_has_to_be_readonly():
+    storage = torch.frombuffer(sparse_memory(2**31), dtype=torch.uint8)
+    far = storage.as_strided((2,), (2**31 - 1,))
+    with pytest.raises(ValueError, match=r"\(x\): expected at most 1073741824 bytes .* among `readonly`"):
+        run(kernel("", ".u64 x"), far)
+    run(kernel("", ".u64 x"), far, readonly=[far]).assert_clean()

@@ -1,0 +1,62 @@
+"""`amuse transcribe`: the words and speakers of recordings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def transcribe(
+    recordings: Annotated[list[Path], typer.Argument(help="Video or audio files.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="A .csv to correct by hand, or a .json with word times. Default: beside the recording."
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Speech to text: a size of Whisper (base, small, large-v3, ...), a folder or a hub name."),
+    ] = "base",
+    speakers: Annotated[int | None, typer.Option(help="How many there are. Default: found by their voices.")] = None,
+    language: Annotated[str | None, typer.Option(help="Its code, such as en. Default: found.")] = None,
+    voices: Annotated[
+        str, typer.Option(help="Tells speakers apart: resemblyzer, or a transformers x-vector model.")
+    ] = "resemblyzer",
+    device: Annotated[str, typer.Option(help="Where words are recognised: cpu or cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace transcripts that exist.")] = False,
+) -> None:
+    """Who says what when in a recording, as a transcript to be corrected by hand."""
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from amuse.data.clock import clock
+    from amuse.speech import SpeechOptions, Transcriber, write_transcription
+    from amuse.speech import transcribe as run
+
+    if out is not None and len(recordings) > 1:
+        raise ValueError(f"--out: names one transcript, expected one recording beside it, got {len(recordings)}")
+    targets = [recording.with_suffix(".csv") if out is None else out for recording in recordings]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target}: exists, perhaps corrected by hand; to replace it: --overwrite")
+    transcriber = Transcriber(SpeechOptions(model, speakers, language, voices, device))
+    for recording, target in zip(recordings, targets, strict=True):
+        with tqdm(total=100, desc=recording.name, unit="%", leave=False) as bar:
+            found = run(recording, transcriber, partial(_show, bar))
+        if not found.utterances:
+            raise ValueError(f"{recording}: no speech is heard in it, so there is nothing to write")
+        write_transcription(found, target)
+        for utterance in found.utterances:
+            times = f"{clock(utterance.start, decimals=2)} - {clock(utterance.end, decimals=2)}"
+            sure = "" if utterance.confidence is None else f"{utterance.confidence:.2f}"
+            typer.echo(f"{times}  {utterance.speaker}  {sure:>4}  {utterance.text}")
+        typer.echo(f"{found}: {target}")
+
+
+def _show(bar: "tqdm[Any]", share: float) -> None:
+    bar.update(round(100 * share) - bar.n)

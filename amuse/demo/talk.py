@@ -1,0 +1,86 @@
+"""A recording on the page: its utterances as far as they have been heard, and their explanations on request."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from amuse.data.conversation import Dialogue
+from amuse.data.problems import Problem
+from amuse.explain.explanation import DEFAULTS
+from amuse.inference.prediction import PredictedUtterance, rows
+from amuse.inference.recording import Recognizer
+from amuse.media.extract import Perception
+from amuse.report import Content, Turn, render
+from amuse.report.from_recording import explain_turn, recording_content
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A recording as far as it has been heard.
+
+    Attributes:
+        name: Of the file.
+        dialogue: The utterances so far, with features.
+        seen: What was heard and seen in each.
+        rows: What the model predicts for each, knowing the others so far.
+        count: Utterances of the whole recording.
+        problems: What could not be used.
+        label_names: Emotions; None for regression.
+        turns: Position -> explanation, as far as anybody asked.
+    """
+
+    name: str
+    dialogue: Dialogue
+    seen: list[Perception]
+    rows: list[PredictedUtterance]
+    count: int
+    problems: list[Problem]
+    label_names: list[str] | None
+    turns: dict[int, Turn] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.rows) == self.count
+
+
+def recognize(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iterator[Talk]:
+    """The recording after its first utterance, after its second, and so on; the last one is all of it.
+
+    Raises:
+        As of `Recognizer.listen`.
+    """
+    problems: list[Problem] = []
+    plain, utterances = recognizer.utterances(media, transcript, problems.append)
+    names = recognizer.model.spec.label_names
+    dialogue = Dialogue(plain.id, [])
+    seen: list[Perception] = []
+    for utterance, perception in utterances:
+        dialogue = Dialogue(plain.id, [*dialogue.utterances, utterance])
+        seen = [*seen, perception]
+        predicted = rows(dialogue, recognizer.predict(dialogue), names, recognizer.temperature)
+        yield Talk(media.name, dialogue, seen, predicted, len(plain), list(problems), names)
+
+
+def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:
+    """The explanation of one utterance; computed once."""
+    if position not in talk.turns:
+        talk.turns[position] = explain_turn(recognizer, talk.dialogue, position, talk.seen[position], DEFAULTS)
+    return talk.turns[position]
+
+
+def explanation_page(recognizer: Recognizer, talk: Talk, position: int) -> str:
+    """HTML of one utterance's explanation, a part of the report."""
+    turn = explained(recognizer, talk, position)
+    turns = []
+    for utterance, row in zip(talk.dialogue.utterances, talk.rows, strict=True):
+        predicted = torch.tensor(list(row.probabilities.values()) or [row.value])
+        turns.append(Turn(utterance, replace(turn.explanation, probabilities=predicted)))  # context, not reasons
+    turns[position] = turn
+    return render(report_content(recognizer, talk, turns), only=position)
+
+
+def report_content(recognizer: Recognizer, talk: Talk, turns: list[Turn]) -> Content:
+    """The report of the whole recording."""
+    return recording_content(recognizer, talk.name, turns, DEFAULTS)

@@ -1,0 +1,173 @@
+"""Who speaks when: voices of short windows, clustered, then decoded into turns.
+
+A simpler relative of Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences": agglomerative clustering
+finds the speakers, and a Viterbi pass with a price on every change of speaker assigns the windows to them.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from amuse.encoders.signal import SAMPLE_RATE
+from amuse.speech.voices import VoiceEncoder
+
+WINDOW, STEP = 1.6, 0.2
+"""Length of a window, and from one to the next, in seconds."""
+RELIABLE = 0.8
+"""Pieces of speech shorter than this, in seconds, do not decide who there is."""
+SAME_VOICE = 0.73
+"""Clusters whose windows are more alike than this on average, as a cosine, are one speaker."""
+DIFFERENT_VOICE = 0.65
+"""Windows less alike than this, as a cosine, are of two speakers."""
+LEAST_SPEECH = 1.5
+"""A speaker whose windows cover less than this, in seconds, is taken for a part of the most similar one."""
+CHANGE, CHANGE_AT_PAUSE = 0.2, 0.05
+"""What a change of speaker costs in summed cosines: within a piece of speech, and between two."""
+MOST_WINDOWS = 3000
+"""More than these are not clustered, but assigned to the clusters of an even selection; memory is quadratic in them."""
+
+
+class Turn(NamedTuple):
+    """Speech of one speaker without a pause: seconds, and the speaker's number by first appearance."""
+
+    start: float
+    end: float
+    speaker: int
+
+
+class _Window(NamedTuple):
+    piece: int
+    centre: float
+    seconds: float  # of speech that it stands for
+
+
+def find_turns(
+    samples: np.ndarray, pieces: list[tuple[float, float]], encoder: VoiceEncoder | None, speakers: int | None = None
+) -> list[Turn]:
+    """The speaker of every piece of speech; a piece in which the speaker changes becomes several turns.
+
+    Args:
+        samples: float32 `(samples,)` at 16 kHz.
+        pieces: Begin and end of stretches of speech in seconds, in order.
+        encoder: Tells voices apart; None where there is one speaker.
+        speakers: How many there are; None finds out.
+    """
+    if encoder is None or not pieces or speakers == 1:
+        return [Turn(*piece, 0) for piece in pieces]
+    windows = list(_windows(pieces))
+    voices = encoder([_sound(samples, pieces[window.piece], window.centre) for window in windows]).numpy()
+    seconds = np.array([window.seconds for window in windows])
+    reliable = np.array([pieces[w.piece][1] - pieces[w.piece][0] >= RELIABLE for w in windows])
+    if not reliable.any():
+        reliable[:] = True
+    numbers = [window.piece for window in windows]
+    chosen = reliable & ~_mixed(voices, numbers)
+    centroids = _centroids(voices[chosen], seconds[chosen], speakers)
+    states = _decode(voices @ centroids.T, numbers)
+    return _numbered(_turns(pieces, windows, states))
+
+
+def _windows(pieces: list[tuple[float, float]]) -> Iterable[_Window]:
+    for number, (begin, end) in enumerate(pieces):
+        # windows stay inside of the piece: what is around it may be somebody else
+        inner = max(end - begin - WINDOW, 0.0)
+        count = int(inner / STEP) + 1
+        first = (begin + end - inner) / 2
+        for i in range(count):
+            centre = first + (i * inner / (count - 1) if count > 1 else inner / 2)
+            yield _Window(number, centre, (end - begin) / count)
+
+
+def _sound(samples: np.ndarray, piece: tuple[float, float], centre: float) -> np.ndarray:
+    """The samples of a window; a piece that is too short for it is repeated."""
+    length = round(WINDOW * SAMPLE_RATE)
+    low, high = (round(edge * SAMPLE_RATE) for edge in piece)
+    begin = max(low, round((centre - WINDOW / 2) * SAMPLE_RATE))
+    return np.resize(samples[begin : min(begin + length, high)], length)
+
+
+def _mixed(voices: np.ndarray, pieces: list[int]) -> np.ndarray:
+    """Whether a window seems to hold the voices of two: what is before it and what is behind it differ."""
+    reach = round(WINDOW / 2 / STEP)
+    mixed = np.zeros(len(voices), bool)
+    for i in range(reach, len(voices) - reach):
+        before, behind = i - reach, i + reach
+        if pieces[before] == pieces[behind]:
+            mixed[i] = voices[before] @ voices[behind] < DIFFERENT_VOICE
+    return mixed if not mixed.all() else ~mixed
+
+
+def _centroids(voices: np.ndarray, seconds: np.ndarray, speakers: int | None) -> np.ndarray:
+    """`(speakers, d)`, rows of norm one, of windows `(N, d)` that stand for seconds `(N,)` of speech."""
+    few = np.linspace(0, len(voices) - 1, min(len(voices), MOST_WINDOWS)).round().astype(int)
+    chosen, seconds = voices[few], seconds[few] * len(voices) / len(few)
+    if len(chosen) == 1:
+        return chosen
+    tree = linkage(chosen, "average", metric="cosine")
+    if speakers is None:
+        clusters = fcluster(tree, 1 - SAME_VOICE, "distance")
+        names = _large(clusters, seconds)
+    else:
+        # outliers form clusters of their own, so that more than `speakers` of them may be needed
+        for count in range(speakers, 4 * speakers + 1):
+            clusters = fcluster(tree, count, "maxclust")
+            names = _large(clusters, seconds)[:speakers]
+            if len(names) == speakers:
+                break
+        else:
+            clusters = fcluster(tree, speakers, "maxclust")
+            names = np.unique(clusters)
+    means = np.stack([chosen[clusters == name].mean(axis=0) for name in names])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def _large(clusters: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """The names of clusters of at least `LEAST_SPEECH`, or else of the largest one; the largest first."""
+    names, members = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(members, seconds)
+    order = np.argsort(-sizes, kind="stable")
+    return names[order][: max(int((sizes >= LEAST_SPEECH).sum()), 1)]
+
+
+def _decode(scores: np.ndarray, pieces: list[int]) -> np.ndarray:
+    """The best speaker of each window, `(N,)`, given cosines `(N, speakers)`, when every change has its price."""
+    count = scores.shape[1]
+    best = scores[0].copy()
+    back = np.zeros(scores.shape, int)
+    for i in range(1, len(scores)):
+        price = CHANGE if pieces[i] == pieces[i - 1] else CHANGE_AT_PAUSE
+        changed = int(best.argmax())
+        stay = best >= best[changed] - price
+        back[i] = np.where(stay, np.arange(count), changed)
+        best = np.where(stay, best, best[changed] - price) + scores[i]
+    states = np.empty(len(scores), int)
+    states[-1] = best.argmax()
+    for i in range(len(scores) - 1, 0, -1):
+        states[i - 1] = back[i, states[i]]
+    return states
+
+
+def _turns(pieces: list[tuple[float, float]], windows: list[_Window], states: np.ndarray) -> Iterable[Turn]:
+    last: tuple[_Window, int] | None = None
+    begin = 0.0
+    for window, state in zip(windows, states.tolist(), strict=True):
+        if last is None or last[0].piece != window.piece:
+            if last is not None:
+                yield Turn(begin, pieces[last[0].piece][1], last[1])
+            begin = pieces[window.piece][0]
+        elif state != last[1]:
+            change = (last[0].centre + window.centre) / 2
+            yield Turn(begin, change, last[1])
+            begin = change
+        last = window, state
+    if last is not None:
+        yield Turn(begin, pieces[last[0].piece][1], last[1])
+
+
+def _numbered(turns: Iterable[Turn]) -> list[Turn]:
+    """Speakers in the order in which they first speak."""
+    turns = list(turns)
+    order = {speaker: number for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in turns))}
+    return [turn._replace(speaker=order[turn.speaker]) for turn in turns]

@@ -1,0 +1,150 @@
+"""A recording to utterances with times, speakers and words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from amuse.encoders.signal import SAMPLE_RATE
+from amuse.media.decode import read_audio
+from amuse.media.segments import by_voice
+from amuse.media.sources import Span
+from amuse.media.tracks import MediaError
+from amuse.speech.speakers import Turn, find_turns
+from amuse.speech.utterances import LONGEST_STRETCH, SpokenUtterance, assign, join, utterances, windows
+from amuse.speech.voices import RESEMBLYZER, VoiceEncoder, voice_encoder
+from amuse.speech.weights import DEFAULT_MODEL, NEEDS_EXTRA
+from amuse.speech.words import Recognizer, Word, recognizer
+
+PIECE_PAUSE, SHORTEST_PIECE = 0.1, 0.1
+"""The shortest silence at which speech is cut, and its shortest piece, in seconds: a speaker may change there."""
+MARGIN = 0.2
+"""Seconds of sound around speech that the recogniser reads too."""
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """What decides the words and the speakers of a recording.
+
+    Attributes:
+        model: Speech to text, see `amuse.speech.weights.speech_model`.
+        speakers: How many there are; None finds out.
+        language: Its code, such as `"en"`; None finds out.
+        voices: Tells speakers apart, see `amuse.speech.voices.voice_encoder`.
+        device: `"cpu"` or `"cuda"`, for the words.
+    """
+
+    model: str = DEFAULT_MODEL
+    speakers: int | None = None
+    language: str | None = None
+    voices: str = RESEMBLYZER
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.speakers is not None and self.speakers < 1:
+            raise ValueError(f"speakers: expected at least 1, got {self.speakers}")
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What was understood of a recording.
+
+    Attributes:
+        utterances: In their order; none where nobody speaks.
+        language: Its code; None where the model does not tell it.
+        wordless: Stretches of voice in which no word was understood, which are left out, in seconds.
+        by: What found words and speakers, in words.
+    """
+
+    utterances: list[SpokenUtterance]
+    language: str | None
+    wordless: list[tuple[float, float]]
+    by: str
+
+    @property
+    def speakers(self) -> int:
+        return len({utterance.speaker for utterance in self.utterances})
+
+    def __str__(self) -> str:
+        count, people = len(self.utterances), self.speakers
+        found = f"{count} utterance{'s' * (count != 1)} of {people} speaker{'s' * (people != 1)}"
+        language = f" in {self.language!r}" if self.language else ""
+        left = f"; {len(self.wordless)} stretches of voice without words left out" if self.wordless else ""
+        return f"{found}{language}, by {self.by}{left}"
+
+
+class Transcriber:
+    """Understands recordings, one after the other, with models that are loaded once, when a voice is first heard.
+
+    Raises:
+        ImportError: Something that it needs is not installed; says how to install it.
+    """
+
+    def __init__(self, options: SpeechOptions | None = None) -> None:
+        self.options = options or SpeechOptions()
+        if find_spec("silero_vad") is None or find_spec("faster_whisper") is None:
+            raise ImportError(NEEDS_EXTRA)
+        self._voices: VoiceEncoder | None = None
+        if self.options.speakers != 1:
+            self._voices = voice_encoder(self.options.voices)
+        self._recognizer: Recognizer | None = None
+
+    def __call__(self, samples: np.ndarray, progress: Callable[[float], None] = lambda share: None) -> Transcription:
+        """The utterances in sound.
+
+        Args:
+            samples: float32 `(samples,)` at 16 kHz.
+            progress: Takes the share of the speech that is done, from 0 to 1.
+
+        Raises:
+            FileNotFoundError, ImportError, ValueError: See `amuse.speech.words.recognizer`.
+        """
+        pieces = by_voice(samples, pause=PIECE_PAUSE, shortest=SHORTEST_PIECE, longest=LONGEST_STRETCH)
+        if not pieces:
+            return Transcription([], self.options.language, [], "voice")
+        if self._recognizer is None:
+            self._recognizer = recognizer(self.options.model, self.options.language, self.options.device)
+        turns = join(find_turns(samples, pieces, self._voices, self.options.speakers))
+        language = self.options.language
+        if language is None:
+            speech = [samples[_index(begin) : _index(end)] for begin, end in pieces]
+            language = self._recognizer.find_language(np.concatenate(speech))
+        said: list[list[Word]] = []
+        for group in windows(turns):
+            said += assign(self._words(samples, group, language), group)
+            progress(group[-1].end / turns[-1].end)
+        wordless = [(turn.start, turn.end) for turn, words in zip(turns, said, strict=True) if not words]
+        by = self._recognizer.description
+        if self._voices is not None:
+            by += f" and {self._voices.description}"
+        return Transcription(utterances(turns, said), language, wordless, by)
+
+    def _words(self, samples: np.ndarray, turns: list[Turn], language: str | None) -> list[Word]:
+        assert self._recognizer is not None
+        begin, end = max(turns[0].start - MARGIN, 0.0), turns[-1].end + MARGIN
+        words = self._recognizer(samples[_index(begin) : _index(end)], language)
+        return [word._replace(start=word.start + begin, end=word.end + begin) for word in words]
+
+
+def transcribe(
+    media: Path, transcriber: Transcriber, progress: Callable[[float], None] = lambda share: None
+) -> Transcription:
+    """The utterances of a recording.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Its sound cannot be read.
+    """
+    if not media.is_file():
+        raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+    try:
+        samples = read_audio(Span(media), float("inf"), lambda kind, message: None)
+    except MediaError as error:
+        raise ValueError(f"{media}: {error}") from None
+    return transcriber(samples, progress)
+
+
+def _index(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)

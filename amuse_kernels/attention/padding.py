@@ -1,0 +1,117 @@
+"""Packed samples laid out with padding, for what cannot attend by offsets: the reference, and kernels that do not yet.
+
+Nothing here reads a tensor's contents on the host.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
+from amuse_kernels.attention.inputs import AttentionInputs
+
+
+class Padding(NamedTuple):
+    """Sample b has the tokens from `cu_seq[b]` to `cu_seq[b + 1]`, padded to `length`."""
+
+    cu_seq: Tensor
+    length: int
+
+    @property
+    def samples(self) -> int:
+        return self.cu_seq.shape[0] - 1
+
+    def pad(self, tokens: Tensor, fill: float = 0) -> Tensor:
+        """`(1, H, T, ...)` as `(B, H, length, ...)`; `(1, T)` as `(B, length)`."""
+        dim = min(tokens.dim() - 2, 1) + 1
+        tokens = tokens.squeeze(0).movedim(dim - 1, 0)
+        rows = torch.cat([tokens, tokens.new_full((1, *tokens.shape[1:]), fill)])  # the last one is the padding
+        places = torch.where(self.mask(), self._places(), tokens.shape[0]).flatten()
+        return rows.index_select(0, places).unflatten(0, (self.samples, self.length)).movedim(1, dim)
+
+    def unpad(self, padded: Tensor, tokens: int) -> Tensor:
+        """The inverse of `pad` for `(B, H, length, ...)`: `(1, H, tokens, ...)`."""
+        places = torch.arange(tokens, device=padded.device)
+        sample = torch.searchsorted(self._ends(), places.to(self.cu_seq.dtype), right=True)
+        sample = sample.clamp(max=self.samples - 1)  # offsets that are wrong must not leave the tensor
+        rows = sample * self.length + (places - self.cu_seq.index_select(0, sample)).clamp(0, max(self.length - 1, 0))
+        return padded.transpose(1, 2).flatten(0, 1).index_select(0, rows).transpose(0, 1).unsqueeze(0)
+
+    def mask(self) -> Tensor:
+        """Bool `(B, length)`: which places hold a token."""
+        return self._places() < self._ends().unsqueeze(1)
+
+    def _places(self) -> Tensor:
+        starts = self.cu_seq.narrow(0, 0, self.samples)
+        return starts.unsqueeze(1) + torch.arange(self.length, device=self.cu_seq.device)
+
+    def _ends(self) -> Tensor:
+        return self.cu_seq.narrow(0, 1, self.samples)
+
+
+class PaddedInputs(NamedTuple):
+    """Packed inputs as dense ones, with masks for the padding of the keys."""
+
+    inputs: AttentionInputs
+    queries: Padding
+    keys: Sequence[Padding]
+
+    @classmethod
+    def of(cls, inputs: AttentionInputs) -> "PaddedInputs":
+        sources = range(len(inputs.keys))
+        assert inputs.cu_seq_q is not None
+        assert inputs.cu_seq_k is not None
+        assert inputs.max_k is not None
+        queries = Padding(inputs.cu_seq_q, inputs.max_q)
+        # a causal source is as long as the queries, in the dense op also where it is padded
+        lengths = [inputs.max_q if inputs.causal[p] else inputs.max_k[p] for p in sources]
+        keys = [Padding(cu_seq, length) for cu_seq, length in zip(inputs.cu_seq_k, lengths, strict=True)]
+        groups = [None if group is None else keys[p].pad(group) for p, group in enumerate(inputs.key_groups)]
+        padded = inputs._replace(
+            query=queries.pad(inputs.query),
+            keys=[keys[p].pad(inputs.keys[p]) for p in sources],
+            values=[keys[p].pad(inputs.values[p]) for p in range(len(inputs.values))],
+            key_masks=[padding.mask() for padding in keys],
+            query_groups=None if inputs.query_groups is None else queries.pad(inputs.query_groups),
+            key_groups=groups,
+            cu_seq_q=None,
+            cu_seq_k=None,
+            max_q=0,
+            max_k=None,
+        )
+        return cls(padded, queries, keys)
+
+
+def forward_padded(
+    forward: Callable[[AttentionInputs], tuple[Tensor, Tensor]], inputs: AttentionInputs
+) -> tuple[Tensor, Tensor]:
+    """What `forward` of dense inputs gives for packed ones."""
+    padded = PaddedInputs.of(inputs)
+    results = empty_outputs(inputs)
+    for result, dense in zip(results, forward(padded.inputs), strict=True):
+        result.copy_(padded.queries.unpad(dense, inputs.query.shape[2]))
+    return results
+
+
+def backward_padded(
+    backward: Callable[..., Gradients],
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor,
+    inputs: AttentionInputs,
+) -> Gradients:
+    """What `backward` of dense inputs gives for packed ones."""
+    padded = PaddedInputs.of(inputs)
+    given: list[Any] = [None if t is None else padded.queries.pad(t) for t in (grad_out, grad_lse, out)]
+    # a row of the padding sees no key
+    dense = backward(*given, padded.queries.pad(lse, -torch.inf), padded.inputs)
+    grads = empty_gradients(inputs)
+    grads.query.copy_(padded.queries.unpad(dense.query, inputs.query.shape[2]))
+    for found, of_source in ((grads.keys, dense.keys), (grads.values, dense.values)):
+        for grad, padding, given_grad in zip(found, padded.keys, of_source, strict=True):
+            grad.copy_(padding.unpad(given_grad, grad.shape[2]))
+    grads.gates.copy_(dense.gates)
+    return grads
