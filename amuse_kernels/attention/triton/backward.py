@@ -20,7 +20,6 @@ from amuse_kernels.attention.triton.blocks import (
     LOG2_E,
     any_open,
     column,
-    counted_anew,
     dropout_of,
     kept_pairs,
     key_mask,
@@ -28,14 +27,15 @@ from amuse_kernels.attention.triton.blocks import (
     load_gate,
     load_groups,
     load_rows,
-    look,
     open_stream,
     pick,
     pick_strides,
     refined,
+    rematerialize,
     row_starts,
     store_rows,
     tile,
+    tile_visibility,
     unpack_strides,
     visible_pairs,
 )
@@ -121,7 +121,7 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
         b_total += tl.sum(b_w, 1)
     for start in range(whole, end, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
-        m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
+        m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
         if seen != 0:
             b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
             b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
@@ -287,7 +287,7 @@ def attention_backward_queries(
             masked, related, different, causal, UNIT
         )  # fmt: skip
         key, s_k, value, s_v, length, sight = stream
-        first_out = counted_anew(first_out, length)
+        first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
         if JOINT:
             end = tl.where(some_open, end, 0)
@@ -313,7 +313,7 @@ def attention_backward_queries(
             for start in range(whole if MASKED else 0, (length if ALL else end) if MASKED else whole, BLOCK_K):
                 o_k = start + tl.arange(0, BLOCK_K)
                 if MASKED:
-                    m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
+                    m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
                 else:
                     m_k, visible, seen = None, None, 1
                 if ALL:
