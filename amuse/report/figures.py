@@ -184,7 +184,7 @@ def _picture(
             y, h = ((region.y - top) / (bottom - top) * height, region.height / (bottom - top) * height)
             box = {"x": round(x, 1), "y": round(y, 1), "width": round(w, 1), "height": round(h, 1)}
             shown.append({**mark, **box, "name": groups[region.group].name, "numbered": False})
-    shown.sort(key=lambda r: r["strength"])  # the strongest lie on top
+    shown.sort(key=lambda r: r["strength"])  # the strongest are on top
     for strong in shown[-NUMBERED:]:
         strong["numbered"] = True
     return {

@@ -63,7 +63,7 @@ def weights(b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale
     if JOINT:
         b_x = tl.where(b_x > JOINT_LIMIT, JOINT_LIMIT, b_x)  # a NaN stays a NaN
     elif visible is not None:
-        b_x = tl.where(b_x > 1.0, 1.0, b_x)  # shift -inf stands for a weight of exactly 2
+        b_x = tl.where(b_x > 1.0, 1.0, b_x)  # shift -inf means a weight of exactly 2
     b_w = tl.exp2(b_x)
     if visible is not None:
         b_w = tl.where(visible, b_w, 0.0)

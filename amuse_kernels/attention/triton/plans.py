@@ -82,7 +82,7 @@ def backward_launches(
 def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
     """The inputs, in the order of every kernel's signature."""
     masks, groups, relations = inputs.key_masks, inputs.key_groups, inputs.relations
-    # stand in for those that are not there
+    # placeholders for those that are missing
     a_mask = next((mask for mask in masks if mask is not None), None)
     a_group = next((group for group, relation in zip(groups, relations, strict=True) if relation), None)
     return (
