@@ -73,7 +73,7 @@ def prepare(
     if dataset not in ("meld", "iemocap", "folder", "hf"):
         raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
     if subset is not None and dataset != "hf":
-        raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
+        raise ValueError(f"--subset: expected --dataset hf with it, got {dataset}")
     separate = vision != "none" and not dry_run and (_detector_installed() if faces is None else faces)
     options = Options(
         audio=None if audio == "none" else audio,
@@ -181,13 +181,13 @@ def predict(
 
 
 def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
-    """Makes transcripts of recordings that have none, where that is installed."""
+    """A transcriber for recordings without a transcript, if its packages are installed."""
     from amuse.speech.automatic import recognizer_of_folder
 
     try:
         return recognizer_of_folder(source, out / "transcripts")
     except ImportError as error:
-        typer.echo(f"recordings without a transcript are left out: {error}")
+        _say_once(f"recordings without a transcript are left out: {error}")
         return None
 
 
@@ -208,6 +208,12 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        typer.echo(f"faces and background are not told apart: {error}")
+        _say_once(f"faces and background are not told apart: {error}")
         return False
     return True
+
+
+def _say_once(text: str) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)

@@ -86,7 +86,7 @@ class Run:
             weights=dialogue_weights(splits.train, train),
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
-        self.loader = micro_batch_loader(splits.train, self.micro_batches)
+        self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
         total = train.epochs * len(batches)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, train.warmup)
