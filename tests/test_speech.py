@@ -87,6 +87,7 @@ def recordings():
     return lambda name: read_audio(Span(folder / name), 60, lambda kind, message: None)
 
 
+@pytest.mark.slow
 def test_two_actors_are_told_apart_and_understood(transcriber, recordings):
     pause = np.zeros(SAMPLE_RATE // 2, np.float32)
     she, he, she_again = map(recordings, ("cate_blanch.mp3", "heath_ledger.mp3", "cate_blanch_2.mp3"))
@@ -97,11 +98,13 @@ def test_two_actors_are_told_apart_and_understood(transcriber, recordings):
     assert said[3].endswith("good at something never do it for free")
 
 
+@pytest.mark.slow
 def test_a_saxophone_and_a_band_say_nothing(transcriber, recordings):
     for music in ("sax.wav", "cantina.wav"):
         assert transcriber(recordings(music)).utterances == []
 
 
+@pytest.mark.slow
 def test_the_number_of_speakers_can_be_given(transcriber, voices):
     talk = conversation(3, turns=8, seed=202)
     found = Transcriber(SpeechOptions(speakers=2))(talk.samples)
@@ -109,6 +112,7 @@ def test_the_number_of_speakers_can_be_given(transcriber, voices):
     assert {u.speaker for u in Transcriber(SpeechOptions(speakers=1))(talk.samples).utterances} == {"speaker 1"}
 
 
+@pytest.mark.slow
 def test_the_language_is_found(transcriber, voices):
     german = say("Guten Morgen, wie geht es dir heute? Ich habe gestern lange auf dich gewartet.", "de", 45, 140)
     found = transcriber(german)
@@ -116,6 +120,7 @@ def test_the_language_is_found(transcriber, voices):
     assert "heute" in " ".join(u.text for u in found.utterances)
 
 
+@pytest.mark.slow
 def test_the_same_sound_gives_the_same_transcription_and_leaves_the_threads(transcriber, voices):
     talk = conversation(2, turns=3, seed=203)
     threads = torch.get_num_threads()
