@@ -1,7 +1,7 @@
 """Where the CPU time of a training step goes: `python -m benchmarks.parts --csv benchmarks/results/parts.csv`.
 
-Self time of PyTorch's ops as its profiler sees them, one thread, a step on each of MELD's batches; "matrix products" are
-also those of LSTMs and of backward passes.
+Self time of PyTorch's ops as its profiler sees them, one thread, a step on each of MELD's batches; "matrix products"
+are also those of LSTMs and of backward passes.
 """
 
 import argparse
