@@ -18,11 +18,11 @@ class Device:
     """One GPU (or CPU core) and its link to the others.
 
     Attributes:
-        flops: operations a second that training reaches, not the peak.
-        memory: bytes.
-        bandwidth: bytes a second that it sends to the other devices while it receives as many.
-        latency: seconds of one exchange.
-        overhead: seconds of a step that do not depend on its size, such as starting operations.
+        flops: Operations a second that training reaches, not the peak.
+        memory: Bytes.
+        bandwidth: Bytes a second that it sends to the other devices while it receives as many.
+        latency: Seconds of one exchange.
+        overhead: Seconds of a step that do not depend on its size, such as starting operations.
     """
 
     flops: float
@@ -37,8 +37,8 @@ class Cost:
     """Cost of one training step on one device, and of a whole training.
 
     Attributes:
-        memory: bytes. traffic: bytes sent. compute: seconds. exchange: seconds, if nothing of it is hidden.
-        step: seconds, the exchange hidden behind the backward pass as far as that lasts.
+        memory: Bytes. traffic: bytes sent. compute: seconds. exchange: seconds, if nothing of it is hidden.
+        step: Seconds, the exchange hidden behind the backward pass as far as that lasts.
     """
 
     memory: float
@@ -83,8 +83,8 @@ def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], c
     """Multiplications and additions for one utterance, without encoders.
 
     Args:
-        tokens: per stream of the data.
-        context: utterances of a dialogue, for temporal attention.
+        tokens: Per stream of the data.
+        context: Utterances of a dialogue, for temporal attention.
     """
     groups = config.groups(spec.modalities)
     d, count = config.d_model, len(groups)
@@ -153,14 +153,14 @@ def cost(
     """One training step.
 
     Args:
-        weights: parameters. flops: of one utterance's forward pass; a backward pass has twice as many.
-        activations: bytes of one utterance.
-        utterances: of a step on each device.
-        devices: that share a step.
+        weights: Parameters. flops: of one utterance's forward pass; a backward pass has twice as many.
+        activations: Bytes of one utterance.
+        utterances: Of a step on each device.
+        devices: That share a step.
         strategy: "ddp": gradients are summed, 2 (n - 1) / n of their size sent | "fsdp": weights gathered for forward
             and backward of every part and gradients scattered, (n - 1) / n each.
-        block: parameters of FSDP's largest block; default: a tenth of all.
-        accumulate: parts of a step. ema, recompute: as in the configuration.
+        block: Parameters of FSDP's largest block; default: a tenth of all.
+        accumulate: Parts of a step. ema, recompute: as in the configuration.
     """
     copies = 4 + ema  # weights, gradients, two moments
     passes = 4 if recompute else 3

@@ -271,7 +271,9 @@ def test_data_sets_of_the_hub_go_by_their_names(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert dataset_folder("owner/talks") == tmp_path
-    with pytest.raises(FileNotFoundError, match="owner/others: no such folder, and the hub does not give it: offline"):
+    with pytest.raises(
+        FileNotFoundError, match="owner/others: no such folder, and the hub does not provide it: offline"
+    ):
         dataset_folder("owner/others")
     with pytest.raises(FileNotFoundError, match="talks: expected a folder, or a data set"):
         dataset_folder("talks")
@@ -285,4 +287,4 @@ def test_a_folder_without_rows_is_refused(tmp_path):
         read(tmp_path)
     write_talks(tmp_path / "talks", count=1)
     done = CliRunner().invoke(app, ["data", "prepare", str(tmp_path), "--subset", "x", "--out", str(tmp_path / "out")])
-    assert "--subset: expected --dataset hf beside it, got folder" in str(done.exception)
+    assert "--subset: expected --dataset hf with it, got folder" in str(done.exception)

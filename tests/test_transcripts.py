@@ -282,6 +282,22 @@ def test_recordings_find_their_transcripts_whatever_the_case_and_accents(tmp_pat
     }
 
 
+def test_a_recording_is_not_mistaken_for_a_file_beside_it(tmp_path):
+    for name in ("talk.mp4", "talk.flac", "talk.jpg", "talk.smi", "alone.xyz", "alone.jpg"):
+        (tmp_path / name).touch()
+    for name in ("talk.csv", "alone.csv"):
+        talk(tmp_path / name)
+    problems = Problems()
+    _, media = read_folder(tmp_path, report=problems)
+    assert sorted(path.name for part in media.values() for path in part.values()) == ["alone.jpg", "talk.mp4"]
+    assert {Path(problem.place).name for problem in problems if problem.kind == "stray_file"} == {
+        "talk.flac",
+        "talk.jpg",
+        "talk.smi",
+        "alone.xyz",
+    }
+
+
 def test_ids_that_start_again_in_each_transcript_are_told_apart(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.wav").touch()

@@ -312,7 +312,7 @@ def open_track(path: Path, kind: str, note: Note) -> Track:
         note: Takes `several_tracks` and `damaged`.
 
     Raises:
-        MediaError: on entering or inside of the block: unreadable, no_audio, no_video or codec.
+        MediaError: On entering or inside of the block: unreadable, no_audio, no_video or codec.
     """
     return Track(path, kind, note)
 

@@ -18,7 +18,7 @@ class TemporalStage(nn.Module):
     """Dialogue context over all utterances, speaker context over the speaker's own (III-D).
 
     "bilstm" (the paper): two parallel Bi-LSTMs. "attention" (ours): one attention over the sources "same speaker" and
-    "any speaker", causal for real-time use. Their results stand beside the utterance's own descriptor.
+    "any speaker", causal for real-time use. Their results are concatenated with the utterance's own descriptor.
     """
 
     def __init__(self, fused_width: int, config: ModelConfig) -> None:
@@ -70,7 +70,7 @@ class TemporalStage(nn.Module):
 
 
 class ContextLayer(nn.Module):
-    """Each utterance attends to its speaker's utterances and to everybody's, as two sources of one attention."""
+    """Each utterance attends to its speaker's utterances and to all utterances, as two sources of one attention."""
 
     RELATIONS = ("same", "any")
 
@@ -115,7 +115,7 @@ class ContextLayer(nn.Module):
         return self.finish(x, self.attention.finish(attended)[:, 0])
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What follows the attention."""
+        """The rest of the layer, after the attention."""
         x = self.dropout.add(x, attended)
         return self.dropout.add(x, self.dense(self.dense_norm(x)))
 

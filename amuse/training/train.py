@@ -39,8 +39,8 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
 
     Raises:
         FileExistsError: The folder has a run and `resume` is not set.
-        ValueError: resuming with another configuration, or from a damaged state.
-        FloatingPointError: the loss is not finite.
+        ValueError: Resuming with another configuration, or from a damaged state.
+        FloatingPointError: The loss is not finite.
     """
     folder = Path(folder)
     if (folder / STATE_FILE).exists() and not resume:
@@ -55,7 +55,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     """`train` on conversations in memory.
 
     Raises:
-        ValueError: a split without a label, which could not be scored.
+        ValueError: A split without a label, which could not be scored.
     """
     check_scorable({"train": splits.train, "valid": splits.valid, "test": splits.test})
     seed_everything(config.train.seed)

@@ -14,9 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.gpu.suite import SHAPES
 from benchmarks.pages import rewrite
-from benchmarks.workloads import FUSION, HEAD_DIM, fusion
+from benchmarks.workloads import FUSION, HEAD_DIM, SHAPES, fusion
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.floors"
