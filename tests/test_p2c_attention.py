@@ -279,6 +279,44 @@ def test_large_scores_do_not_overflow(backend):
     assert lse.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_joint_rows_that_see_keys_of_closed_sources_only_are_exactly_0(backend, size):
+    case = make_case(queries=5, lengths=(7, 40), masks=False, normalization="joint", dtype=torch.float32)
+    case.query *= size
+    gates = case.options["gates"]
+    gates[0, 0] = 0  # every source closed
+    gates[1, :, 1] = 0  # the other one is masked
+    case.options["key_masks"] = [torch.tensor([[True], [False]]).expand(2, 7), None]
+    leaves = case.leaves()
+    out, lse = leaves.run(return_lse=True, backend=backend)
+    zero = torch.tensor([[True, False], [True, True]])  # (B, H)
+    assert (lse[zero] == -math.inf).all()
+    assert lse[~zero].isfinite().all()
+    finite = torch.where(lse == -math.inf, 0.0, lse)
+    (out.square().sum() + out.sum() + finite.sum()).backward()
+    for tensor in (out, *(leaf.grad for leaf in leaves.floating())):
+        assert (tensor[zero] == 0).all()
+    assert (leaves.query.grad[~zero] != 0).any()
+
+
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_nan_in_a_query_that_sees_no_key_reaches_no_gradient(backend, normalization):
+    case = make_case(queries=37, lengths=(40, 9), masks=False, groups=True, normalization=normalization, dtype=DTYPE)
+    blind = torch.arange(37) % 3 == 0
+    case.options["query_groups"] = blind.long().expand(2, 37)
+    case.options["key_groups"] = [torch.zeros_like(groups) for groups in case.options["key_groups"]]
+    case.options["relations"] = ["same", "same"]
+    results = []
+    for value in (1.0, math.nan):
+        case.query[:, :, blind] = value
+        leaves = case.leaves()
+        out = leaves.run(backend=backend)
+        out.square().sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves.floating())])
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    assert (results[1][1][:, :, blind] == 0).all()
+
+
 @pytest.mark.parametrize("score", [419, 3_770, 15_080])
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 @pytest.mark.parametrize("normalization", ["per_source", "joint"])
