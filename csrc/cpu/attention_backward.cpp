@@ -261,8 +261,9 @@ class Backward {
                        Into<A>{nullptr, !first_source});
       }
       if (wants_keys) {
-        const Matrix<A> query = matrix_of(query_rows, queries, p_.d, width_, t.query);
-        const Matrix<A> grad = matrix_of(grad_rows, queries, p_.d, width_, t.grad);
+        const Matrix<A> query =
+            without_blind(t, matrix_of(query_rows, queries, p_.d, width_, t.query), queries, t.query);
+        const Matrix<A> grad = without_blind(t, matrix_of(grad_rows, queries, p_.d, width_, t.grad), queries, t.grad);
         multiply<false>(Matrix<A>{t.scores, block_}, grad, grad_value.data, grad_value.stride, count, width_, queries,
                         Into<A>{nullptr, i > first});
         multiply<false>(Matrix<A>{t.grad_scores, block_}, query, grad_key.data, grad_key.stride, count, width_, queries,
@@ -272,6 +273,23 @@ class Backward {
     if (!wants_keys) return;
     finish_sums(grad_key, p_.grad_key[s], t, list, start, count);
     finish_sums(grad_value, p_.grad_value[s], t, list, start, count);
+  }
+
+  // The rows of a block of queries, those that see no key of the source as 0: they may hold NaN, and a weight of 0
+  // times NaN would be NaN. `load_rows` has told which those are.
+  Matrix<A> without_blind(const Task& t, Matrix<A> rows, int64_t queries, A* buffer) const {
+    const auto is_blind = [&](int64_t r) { return t.lse[r] == A(__builtin_inff()); };
+    bool any = false;
+    for (int64_t r = 0; r < queries; ++r) any = any || is_blind(r);
+    if (!any) return rows;
+    for (int64_t r = 0; r < queries; ++r) {
+      if (is_blind(r)) {
+        zero(buffer + r * width_, width_);
+      } else if (rows.data != buffer) {
+        __builtin_memcpy(buffer + r * width_, rows.data + r * rows.stride, static_cast<size_t>(width_) * sizeof(A));
+      }
+    }
+    return {buffer, width_};
   }
 
   // lse (in powers of two) and its gradient for a block of queries. Rows that see no key, and those that pad the block,
