@@ -141,6 +141,7 @@ class DataConfig:
     grouping: int = 0  # seed of the order in which groups are dealt into folds
     fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
+    verify: bool = False  # prepared: compare every shard with its hash, also those that were compared before
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
     contrast: float = 0.0  # synthetic: share of kind or harsh utterances with a word of the other tone too
@@ -185,6 +186,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
+    workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -193,7 +195,7 @@ class TrainConfig:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "workers", "save_steps")
         _probability(self, "warmup", "ema")
         if self.strategy == "fsdp" and self.flipped:
             raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
@@ -219,8 +221,8 @@ class Config:
         In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
 
         Raises:
-            FileNotFoundError: no such file or name.
-            ValueError: a key that does not exist or a value of the wrong type, named with its place.
+            FileNotFoundError: No such file or name.
+            ValueError: A key that does not exist or a value of the wrong type, named with its place.
         """
         tree: Any = {}
         if path is not None:
@@ -294,7 +296,7 @@ def from_dict(kind: type[T], tree: Any, place: str = "config") -> T:
     """A dataclass from nested dicts, every key and type checked.
 
     Raises:
-        ValueError: a key that does not exist or a value of the wrong type, named with its place.
+        ValueError: A key that does not exist or a value of the wrong type, named with its place.
     """
     if not isinstance(tree, dict):
         raise ValueError(f"{place}: expected a mapping, got {type(tree).__name__} {tree!r}")

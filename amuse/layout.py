@@ -1,4 +1,4 @@
-"""Where sequences are among packed tokens: everything that their lengths decide, made once, on the host."""
+"""The layout of sequences among packed tokens: all that follows from their lengths, computed once on the host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Steps(NamedTuple):
     second one, and so on, as in `torch.nn.utils.rnn.PackedSequence`.
 
     Attributes:
-        order: int64 `(T,)`, which token each place has.
+        order: int64 `(T,)`, the token at each place.
         inverse: int64 `(T,)`, the place of each token.
-        batch_sizes: int64 on the host, how many sequences have a first token, a second one, and so on.
+        batch_sizes: int64 on the host, the number of sequences with a first token, a second one, and so on.
     """
 
     order: Tensor
@@ -34,6 +34,8 @@ class Layout:
         cu_seq: int32 `(U + 1,)`, cumulative lengths, as `amuse_kernels.p2c_attention_varlen` reads them.
         row: int64 `(T,)`, the sequence of each token, non-decreasing.
         position: int64 `(T,)`, the place of each token in its sequence.
+        present: bool `(U,)`, which sequences have a token.
+        divisor: int64 `(U, 1)`, the divisor of a sequence's sum for its average: its length, or 1 if empty.
         steps: The tokens in the order of an LSTM.
     """
 
@@ -41,6 +43,8 @@ class Layout:
     cu_seq: Tensor
     row: Tensor
     position: Tensor
+    present: Tensor
+    divisor: Tensor
     steps: Steps
 
     @classmethod
@@ -50,7 +54,8 @@ class Layout:
         cu_seq = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         position = torch.arange(len(row)) - cu_seq[row]
-        return cls(lengths, cu_seq.int(), row, position, _steps(lengths, row, position))
+        present, divisor = lengths > 0, lengths.clamp(min=1)[:, None]
+        return cls(lengths, cu_seq.int(), row, position, present, divisor, _steps(lengths, row, position))
 
     @property
     def max_len(self) -> int:
@@ -61,18 +66,15 @@ class Layout:
     def num_tokens(self) -> int:
         return self.row.shape[0]
 
-    @property
-    def present(self) -> Tensor:
-        """bool `(U,)`, which sequences have a token."""
-        return self.cu_seq.diff() > 0
-
     def map(self, convert: Callable[[Tensor], Tensor]) -> Layout:
-        """This layout with every tensor converted that is not needed on the host."""
+        """This layout with every tensor converted, except for those needed on the host."""
         return replace(
             self,
             cu_seq=convert(self.cu_seq),
             row=convert(self.row),
             position=convert(self.position),
+            present=convert(self.present),
+            divisor=convert(self.divisor),
             steps=map_steps(self.steps, convert),
         )
 
@@ -81,9 +83,9 @@ class Merge(NamedTuple):
     """The tokens of several streams as one: of every sequence its tokens of the first stream, then of the second.
 
     Attributes:
-        order: int64 `(T,)`, which token of the concatenated streams each place has.
+        order: int64 `(T,)`, the token of the concatenated streams at each place.
         inverse: int64 `(T,)`, the place of each token.
-        layout: Of the result.
+        layout: The layout of the result.
     """
 
     order: Tensor
@@ -106,7 +108,7 @@ class Merge(NamedTuple):
 
 
 def map_steps(steps: Steps, convert: Callable[[Tensor], Tensor]) -> Steps:
-    """Converted but for what is needed on the host."""
+    """The steps with every tensor converted, except for those needed on the host."""
     return Steps(convert(steps.order), convert(steps.inverse), steps.batch_sizes)
 
 

@@ -1,4 +1,4 @@
-"""What the launch glue of all backends shares: inputs in a layout that kernels read, types and precision."""
+"""Shared launch glue of all backends: inputs in the layout that kernels read, types and precision."""
 
 from typing import Any
 

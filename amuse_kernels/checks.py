@@ -42,7 +42,7 @@ def check_tensor(
 
 
 def check_like(name: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-    """Of the first argument's dtype and device."""
+    """Reject a tensor that has not the dtype and device of the first argument."""
     if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
         raise TypeError(f"{name}: expected a tensor of {dtype} as the first argument, got {describe(tensor)}")
     check_dense(name, tensor)

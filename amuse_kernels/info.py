@@ -1,4 +1,4 @@
-"""What this installation can do, and why it cannot do the rest: `python -m amuse_kernels.info`."""
+"""Which backends this installation has, and why it lacks the others: `python -m amuse_kernels.info`."""
 
 import importlib
 import importlib.metadata
@@ -61,7 +61,7 @@ def _import_native() -> tuple[Any, str | None]:
 
 
 def _build_record() -> dict[str, Any]:
-    """What the build wrote down; empty if it never ran or ran for another Python."""
+    """The record of the build; empty if it never ran or ran for another Python."""
     try:
         record = json.loads(Path(__file__).with_name("_build_info.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def _cuda(native: Any, record: dict[str, Any]) -> dict[str, Any]:
 def _triton() -> dict[str, Any]:
     try:
         triton = importlib.import_module("triton")
-    except Exception as error:  # a broken install may raise anything, and info must go on
+    except Exception as error:  # a broken install may raise anything, and info must still print the rest
         return {"importable": False, "version": None, "reason": f"{type(error).__name__}: {error}"}
     return {"importable": True, "version": triton.__version__, "reason": None}
 

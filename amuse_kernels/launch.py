@@ -7,7 +7,7 @@ import torch
 
 
 class Launch(NamedTuple):
-    """What stands between a kernel and its arguments at a launch.
+    """A kernel with its grid, arguments and options.
 
     Attributes:
         kernel: A function under `triton.jit`.
@@ -54,7 +54,7 @@ def architecture(device: torch.device) -> int:
 def pack(numbers: Sequence[int]) -> tuple[int, ...]:
     """Sizes or strides as a tuple argument of a kernel, which reads them back with `>> 2`.
 
-    In a tuple Triton compiles anew for an integer that is 1 or a multiple of 16, whatever do_not_specialize says;
-    4 n + 2 is neither.
+    Triton recompiles for an integer in a tuple that is 1 or a multiple of 16, in spite of do_not_specialize; 4 n + 2 is
+    neither.
     """
     return tuple([4 * number + 2 for number in numbers])

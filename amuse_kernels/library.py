@@ -1,4 +1,4 @@
-"""What the definitions of all ops share: the library, kernels by device, rules of autograd.
+"""Shared parts of the op definitions: the library, kernels by device, rules of autograd.
 
 An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
 joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input

@@ -1,4 +1,4 @@
-"""What the glue of the native kernels shares, those of the CPU and those of CUDA."""
+"""Shared glue of the native kernels, for the CPU and for CUDA."""
 
 from types import ModuleType
 from typing import Any

@@ -1,4 +1,4 @@
-"""The specification of every op in one place; each stands beside the kernels that are tested against it."""
+"""The specification of every op in one place; each is next to the kernels that are tested against it."""
 
 from amuse_kernels.attention.reference import p2c_attention, visible_pairs, weights_and_lse
 from amuse_kernels.fusion.reference import adaptive_fusion, modality_pairs

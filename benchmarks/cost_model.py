@@ -1,4 +1,4 @@
-"""What training costs: parameters, operations, memory and traffic from a configuration, and hours from those.
+"""Cost of training: parameters, operations, memory and traffic from a configuration, and hours from those.
 
 Counted exactly: parameters, and the operations of matrix products, LSTMs and attention. Estimated: activations, to a
 quarter. Assumed: what share of a device's peak is reached, which has to be measured. `benchmarks/scaling.py` compares
@@ -18,11 +18,11 @@ class Device:
     """One GPU (or CPU core) and its link to the others.
 
     Attributes:
-        flops: operations a second that training reaches, not the peak.
-        memory: bytes.
-        bandwidth: bytes a second that it sends to the other devices while it receives as many.
-        latency: seconds of one exchange.
-        overhead: seconds of a step that do not depend on its size, such as starting operations.
+        flops: Operations a second that training reaches, not the peak.
+        memory: Bytes.
+        bandwidth: Bytes a second that it sends to the other devices while it receives as many.
+        latency: Seconds of one exchange.
+        overhead: Seconds of a step that do not depend on its size, such as starting operations.
     """
 
     flops: float
@@ -34,11 +34,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training step on one device, and of the whole.
+    """Cost of one training step on one device, and of a whole training.
 
     Attributes:
-        memory: bytes. traffic: bytes sent. compute: seconds. exchange: seconds, if nothing of it is hidden.
-        step: seconds, the exchange hidden behind the backward pass as far as that lasts.
+        memory: Bytes. traffic: bytes sent. compute: seconds. exchange: seconds, if nothing of it is hidden.
+        step: Seconds, the exchange hidden behind the backward pass as far as that lasts.
     """
 
     memory: float
@@ -53,7 +53,7 @@ class Cost:
 
 
 def parameters(config: ModelConfig, spec: DataSpec) -> int:
-    """Of `Amuse(config, spec)`, encoders not counted."""
+    """Number of parameters of `Amuse(config, spec)`, encoders not counted."""
     groups = config.groups(spec.modalities)
     d, count, outputs = config.d_model, len(groups), spec.num_outputs
     streams = 0
@@ -83,8 +83,8 @@ def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], c
     """Multiplications and additions for one utterance, without encoders.
 
     Args:
-        tokens: per stream of the data.
-        context: utterances of a dialogue, for temporal attention.
+        tokens: Per stream of the data.
+        context: Utterances of a dialogue, for temporal attention.
     """
     groups = config.groups(spec.modalities)
     d, count = config.d_model, len(groups)
@@ -117,7 +117,7 @@ def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], c
 
 
 def activation_bytes(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], recompute: bool = False) -> float:
-    """What the backward pass keeps of one utterance, about.
+    """About how much the backward pass keeps of one utterance.
 
     A token costs 9 d floats in an attention layer (norms, query, output, dense layer, dropout masks), 2 d more for
     every source that reads it as key and value, and 27 d in a Bi-LSTM (gates, cells, states): fitted to what PyTorch
@@ -153,14 +153,14 @@ def cost(
     """One training step.
 
     Args:
-        weights: parameters. flops: of one utterance's forward pass; a backward pass has twice as many.
-        activations: bytes of one utterance.
-        utterances: of a step on each device.
-        devices: that share a step.
+        weights: Parameters. flops: of one utterance's forward pass; a backward pass has twice as many.
+        activations: Bytes of one utterance.
+        utterances: Of a step on each device.
+        devices: That share a step.
         strategy: "ddp": gradients are summed, 2 (n - 1) / n of their size sent | "fsdp": weights gathered for forward
             and backward of every part and gradients scattered, (n - 1) / n each.
-        block: parameters of FSDP's largest block; default: a tenth of all.
-        accumulate: parts of a step. ema, recompute: as in the configuration.
+        block: Parameters of FSDP's largest block; default: a tenth of all.
+        accumulate: Parts of a step. ema, recompute: as in the configuration.
     """
     copies = 4 + ema  # weights, gradients, two moments
     passes = 4 if recompute else 3

@@ -29,7 +29,7 @@ def errors(
 
 
 def attention(shape: tuple, normalization: str, dtype: torch.dtype, backend: str) -> list[tuple[float, float]]:
-    """Of our kernels and of the eager formula, on the same inputs."""
+    """Errors of our kernels and of the eager formula, on the same inputs."""
     case = Attention.draw(shape, normalization, dtype=dtype)
     double = [leaf.detach().double().requires_grad_() for leaf in case.leaves]
     count = len(case.keys) + 1

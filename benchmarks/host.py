@@ -1,4 +1,4 @@
-"""What a call of p2c_attention costs the CPU of a machine with a GPU, up to the driver; needs no GPU.
+"""CPU cost of a call of p2c_attention on a machine with a GPU, up to the driver; needs no GPU.
 
     python -m benchmarks.host
 

@@ -68,7 +68,7 @@ def machine_peaks(clock: str = "wall") -> tuple[float, float]:
 
 
 def machine() -> dict[str, str]:
-    """What a number depends on: processor, instruction set, threads and versions."""
+    """The conditions of a measurement: processor, instruction set, threads and versions."""
     module = native_module()
     return {
         "processor": _processor(),

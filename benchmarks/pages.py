@@ -17,7 +17,7 @@ def written(page: Path, command: str) -> str:
     """The text between those marks.
 
     Raises:
-        ValueError: the page lacks them.
+        ValueError: The page lacks them.
     """
     match = _between(command).search(page.read_text(encoding="utf-8"))
     if match is None:

@@ -72,7 +72,7 @@ def _memory(records: list[dict[str, str]]) -> str:
 
 
 def gpu_part() -> str:
-    """What is known of the GPU kernels without a GPU."""
+    """Facts about the GPU kernels that need no GPU."""
     kernels, counters = _read(STATIC / "kernels.csv"), _read(STATIC / "counters.csv")
     ours = [row for row in kernels if row["backend"] != "plain"]
     spilling = [row for row in ours if int(row["local_bytes"])]

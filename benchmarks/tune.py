@@ -3,6 +3,9 @@
 Puts the fastest tile of each class of calls in front of the rows of amuse_kernels/attention/triton/tiles.csv, in place
 of rows that were measured for the same architecture before. A class is a kernel, an element size, options, a head dim
 and a number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
+
+A tile counts where the results with it are within the error budget, and is timed in a CUDA graph: what the GPU takes,
+without the launches' cost to the host. The backward is timed as a whole, whichever of its kernels is tried.
 """
 
 import argparse
@@ -10,16 +13,19 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from unittest import mock
 
 import torch
-import triton
+from torch import Tensor
 
-from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton import tiles
-from amuse_kernels.attention.triton.tiles import Need, Row, Tile
+from amuse_kernels.attention.triton.tiles import Row, Tile, TileKey
 from amuse_kernels.launch import architecture
+from benchmarks.gpu.device import Gpu
+from benchmarks.gpu.journal import reason_of
+from tests.ptx.package.attention_calls import AttentionCall
 
 KERNELS = ("forward", "backward", "backward keys")
 DTYPES = {2: torch.float16, 4: torch.float32}
@@ -27,26 +33,53 @@ OPTIONS = ("masks", "all options")  # "masks" serves plain calls too
 HEAD_DIMS = (32, 64, 128, 256)
 QUERIES = {"16": 16, "64": 64, "any": 256}  # the bound of a row, and how many stand for it
 BATCH, HEADS, SOURCES = 32, 8, 3
+REGISTERS = 255  # the limit that tells ptxas not to spill
+SECONDS = 0.05  # that a time takes
 
-Time = Callable[[Need, Tile], float]  # of a call, infinity where the chip cannot run it
-
-
-def candidates(queries: int) -> Iterator[Tile]:
-    """Every tile worth a try; none has twice the rows that the queries need."""
-    for tile in itertools.starmap(Tile, itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3))):
-        if tile.queries < 2 * queries and tile.queries * tile.keys <= 128 * 64:
-            yield tile
+Time = Callable[[TileKey, Tile], float]  # of a call, infinity where it cannot run or is wrong
 
 
-def measure(needs: Iterable[tuple[Need, str]], time: Time, chosen_by: str) -> Iterator[Row]:
-    """The fastest tile of each need, as a row for calls with up to the given number of queries."""
-    for need, queries in needs:
-        times = {tile: time(need, tile) for tile in candidates(need.queries)}
-        best = min(times, key=lambda tile: times[tile])
-        if math.isinf(times[best]):
-            raise RuntimeError(f"no candidate ran for {need}")
-        print(f"{need}: {best}, {times[best] * 1000:.1f} us", flush=True)
-        yield Row(need.kernel, str(need.arch), need.bytes, need.options, need.head_dim, queries, best, chosen_by)
+def candidates(key: TileKey) -> Iterator[Tile]:
+    """The tile in use, then every other worth a try, those most like it first.
+
+    None has twice the rows that the queries need.
+    """
+    in_use = tiles.choose_tile(key)
+
+    def distance(tile: Tile) -> float:
+        doublings = [math.log2(a / b) for a, b in zip(tile[:3], in_use[:3], strict=True)]
+        return sum(map(abs, doublings)) + abs(tile.num_stages - in_use.num_stages)
+
+    every = itertools.starmap(Tile, itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)))
+    small = [t for t in every if t.queries < 2 * key.queries and t.queries * t.keys <= 128 * 64]
+    yield in_use
+    yield from sorted((tile for tile in small if tile[:4] != in_use[:4]), key=distance)
+
+
+def search(key: TileKey, time: Time, most: int | None = None) -> Iterator[tuple[Tile, float]]:
+    """Tiles with their times: at most `most` of them, and the fastest once more under another limit of registers."""
+    found = []
+    for tile in itertools.islice(candidates(key), most):
+        found.append((tile, time(key, tile)))
+        yield found[-1]
+    best, _ = min(found, key=lambda pair: pair[1])
+    other = best._replace(max_registers=None if best.max_registers else REGISTERS)
+    if other not in [tile for tile, _ in found]:
+        yield other, time(key, other)
+
+
+def measure(keys: Iterable[tuple[TileKey, str]], time: Time, chosen_by: str) -> Iterator[Row]:
+    """The fastest tile of each key, as a row for calls with up to the given number of queries."""
+    for key, queries in keys:
+        best, fastest = min(search(key, time), key=lambda pair: pair[1])
+        if math.isinf(fastest):
+            raise RuntimeError(f"no candidate ran for {key}")
+        print(f"{key}: {best}, {fastest * 1000:.1f} us", flush=True)
+        yield row_of(key, queries, best, chosen_by)
+
+
+def row_of(key: TileKey, queries: str, tile: Tile, chosen_by: str) -> Row:
+    return Row(key.kernel, str(key.arch), key.bytes, key.options, key.head_dim, queries, tile, chosen_by)
 
 
 def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
@@ -63,11 +96,11 @@ def in_front(measured: list[Row], rows: list[Row]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def tried(need: Need, tile: Tile) -> Iterator[None]:
-    """Inside, launches of the need's kernel have this tile."""
+def tried(key: TileKey, tile: Tile) -> Iterator[None]:
+    """Inside, launches of the kernel of `key` have this tile."""
 
-    def choose(other: Need) -> Tile:
-        return tile if other.kernel == need.kernel else tiles.choose_tile(other)
+    def choose(other: TileKey) -> Tile:
+        return tile if other.kernel == key.kernel else tiles.choose_tile(other)
 
     attention.forget_plans()
     try:
@@ -77,43 +110,81 @@ def tried(need: Need, tile: Tile) -> Iterator[None]:
         attention.forget_plans()
 
 
-def time_on_gpu(need: Need, tile: Tile) -> float:
-    """Median milliseconds of a call with random tokens."""
-    inputs = _inputs(need)
-    out, lse = attention.p2c_attention_forward(inputs)
-    with tried(need, tile):
-        try:
-            if need.kernel == "forward":
-                return triton.testing.do_bench(lambda: attention.p2c_attention_forward(inputs), return_mode="median")
-            return triton.testing.do_bench(
-                lambda: attention.p2c_attention_backward(out, None, out, lse, inputs), return_mode="median"
-            )
-        except triton.runtime.errors.OutOfResources:
-            return math.inf
+def is_reached(key: TileKey) -> bool:
+    """Whether a call of the key's size launches its kernel: that of keys runs where queries fill several tiles."""
+    return key.kernel != "backward keys" or key.queries > tiles.choose_tile(key._replace(kernel="backward")).queries
 
 
-def _inputs(need: Need) -> AttentionInputs:
-    every = need.options == "all options"
+@lru_cache(maxsize=1)
+def call_of(key: TileKey) -> tuple[AttentionCall, AttentionCall]:
+    """The call that stands for a key on the GPU, large enough to fill it, and one of its samples on the CPU."""
+    torch.manual_seed(0)
+    every = key.options == "all options"
+    options = {"causal": True, "groups": True, "dropout_p": 0.1, "seed": 0} if every else {}
+    lengths = (key.queries,) * SOURCES
+    call = AttentionCall.make(key.queries, lengths, key.head_dim, DTYPES[key.bytes], batch=2, heads=HEADS, **options)
+    return _larger(call, BATCH // 2), call
 
-    def tokens() -> torch.Tensor:
-        return torch.randn(BATCH, HEADS, need.queries, need.head_dim, dtype=DTYPES[need.bytes], device="cuda")
 
-    groups = torch.randint(0, 3, (BATCH, need.queries), device="cuda") if every else None
-    return AttentionInputs(
-        query=tokens(),
-        keys=[tokens() for _ in range(SOURCES)],
-        values=[tokens() for _ in range(SOURCES)],
-        gates=torch.ones(BATCH, HEADS, SOURCES, device="cuda"),
-        key_masks=[torch.ones(BATCH, need.queries, dtype=torch.bool, device="cuda")] * SOURCES,
-        query_groups=groups,
-        key_groups=[groups] * SOURCES,
-        relations=[1 if every else 0] * SOURCES,
-        causal=[every] * SOURCES,
-        joint=False,
-        softmax_scale=need.head_dim**-0.5,
-        dropout_p=0.1 if every else 0.0,
-        seed=torch.zeros((), dtype=torch.int64, device="cuda") if every else None,
+def _larger(call: AttentionCall, times: int) -> AttentionCall:
+    """The samples of a call several times, on the GPU. Dropout draws by (batch, head): the first samples are alike."""
+
+    def many(tensor: Tensor) -> Tensor:
+        return tensor.repeat(times, *[1] * (tensor.ndim - 1)).cuda()
+
+    def many_or_none(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else many(tensor)
+
+    given = call.inputs
+    inputs = given._replace(
+        query=many(given.query),
+        keys=[*map(many, given.keys)],
+        values=[*map(many, given.values)],
+        gates=many_or_none(given.gates),
+        key_masks=[*map(many_or_none, given.key_masks)],
+        query_groups=many_or_none(given.query_groups),
+        key_groups=[*map(many_or_none, given.key_groups)],
+        seed=None if given.seed is None else given.seed.cuda(),
     )
+    return AttentionCall(inputs, many(call.grad_out))
+
+
+def time_on_gpu(key: TileKey, tile: Tile) -> float:
+    """Median milliseconds on the GPU, infinity where the tile does not run or its results are wrong; prints why."""
+    try:
+        return checked_time(key, tile)
+    except Exception as error:  # Triton's and ptxas's own errors too, which share no base class
+        print(f"{key}: {tile}: {reason_of(error)}", flush=True)
+        if Gpu().is_lost():
+            raise
+        return math.inf
+
+
+def checked_time(key: TileKey, tile: Tile) -> float:
+    """Median milliseconds on the GPU.
+
+    Raises:
+        AssertionError: the results are not within the error budget.
+    """
+    large, small = call_of(key)
+    samples = small.inputs.query.shape[0]
+    with tried(key, tile):
+        out, lse = attention.p2c_attention_forward(large.inputs)
+        if small.grad_lse is None:
+            small.draw_upstream(lse[:samples].cpu())
+        assert small.grad_lse is not None
+        grad_lse = small.grad_lse.repeat(BATCH // samples, *[1] * (lse.ndim - 1)).cuda()
+        arguments = (large.grad_out, grad_lse, out, lse, large.inputs)
+        grads = attention.p2c_attention_backward(*arguments)
+
+        def first(tensor: Tensor) -> Tensor:
+            return tensor[:samples].cpu()
+
+        keys, values = [*map(first, grads.keys)], [*map(first, grads.values)]
+        small.assert_within_budget(first(out), first(lse), first(grads.query), keys, values, first(grads.gates))
+        if key.kernel == "forward":
+            return 1e3 * Gpu().graph(lambda: attention.p2c_attention_forward(large.inputs), SECONDS)
+        return 1e3 * Gpu().graph(lambda: attention.p2c_attention_backward(*arguments), SECONDS)
 
 
 def main() -> None:
@@ -128,14 +199,15 @@ def main() -> None:
             f"(torch {torch.__version__}, torch.cuda.is_available() is False)"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    needs = [
-        (Need(kernel, architecture(device), size, options, head_dim, count), queries)
+    keys = [
+        (TileKey(kernel, architecture(device), size, options, head_dim, count), queries)
         for kernel, size, options, head_dim, (queries, count) in itertools.product(
             KERNELS, chosen.bytes, chosen.options, chosen.head_dims, QUERIES.items()
         )
     ]
     measured = []
-    for row in measure(needs, time_on_gpu, torch.cuda.get_device_name(device)):
+    reached = [(key, queries) for key, queries in keys if is_reached(key)]
+    for row in measure(reached, time_on_gpu, torch.cuda.get_device_name(device)):
         measured.append(row)
         tiles.write(in_front(measured, tiles.read()))
     print(f"{len(measured)} rows in {tiles.TILES}")

@@ -1,4 +1,4 @@
-"""What is measured: inputs, and contenders that all compute the same from them, ours among them.
+"""The measured workloads: inputs, and contenders that all compute the same from them, ours among them.
 
 A contender does in every call what its user would have to do in every call, mask building included.
 """
@@ -27,6 +27,9 @@ SHAPES = {  # B, H, Lq, (Lp, ...), dialogue
     "4": (2, 8, 512, (1024, 512), False),
     "5": (1, 4, 24, (24, 24), True),
     "long": (1, 8, 4096, (4096, 4096), False),
+    "batch": (256, 8, 64, (128, 64), False),  # of utterances
+    "dialogues": (16, 4, 24, (24, 24), True),
+    "8k": (1, 16, 8192, (8192, 2048), False),
 }
 LAYER = (32, 8, 64, (128, 64))
 FUSION = (4096, 3, 256)
@@ -50,7 +53,7 @@ class Workload:
         """Every contender gives the output and the gradients of "eager". Returns the upstream gradient used.
 
         Raises:
-            AssertionError: one does not; its times would mean nothing.
+            AssertionError: One does not; its times would mean nothing.
         """
         expected = self.contenders["eager"]()
         upstream = torch.randn_like(expected)
@@ -81,11 +84,16 @@ class Attention:
 
     @classmethod
     def draw(
-        cls, shape: tuple, normalization: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        shape: tuple,
+        normalization: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        head_dim: int = HEAD_DIM,
     ) -> Self:
         batch, heads, queries, lengths, dialogue = shape
         rows = [
-            torch.randn(batch, heads, n, HEAD_DIM, device=device, dtype=dtype, requires_grad=True)
+            torch.randn(batch, heads, n, head_dim, device=device, dtype=dtype, requires_grad=True)
             for n in (queries, *lengths, *lengths)
         ]
         gates = torch.rand(len(lengths)).add(0.1).to(device).requires_grad_()
@@ -100,7 +108,7 @@ class Attention:
 
     @property
     def options(self) -> dict:
-        """Of p2c_attention."""
+        """The keyword arguments of p2c_attention."""
         options = {"gates": self.gates, "normalization": self.normalization}
         if self.groups is None:
             return options | {"key_masks": self.key_masks}
@@ -124,7 +132,8 @@ class Attention:
 
     def eager(self) -> Tensor:
         streams = self.streams()
-        scores = [(HEAD_DIM**-0.5 * self.query @ k.mT).masked_fill(~mask, -torch.inf) for _, k, _, mask in streams]
+        scale = self.query.shape[3] ** -0.5
+        scores = [(scale * self.query @ k.mT).masked_fill(~mask, -torch.inf) for _, k, _, mask in streams]
         if self.normalization == "joint":
             scores = [score + gate.log() for score, gate in zip(scores, self.gates, strict=True)]
             weights = torch.cat(scores, -1).softmax(-1).split([k.shape[2] for k in self.keys], -1)
@@ -146,12 +155,12 @@ class Attention:
 
     def flops_and_bytes(self) -> tuple[float, float]:
         """Of a forward pass over the visible pairs, and of reading and writing each row that matters once."""
-        batch, heads, queries, _ = self.query.shape
+        batch, heads, queries, head_dim = self.query.shape
         masks = [mask.expand(batch, 1, queries, -1) for mask in self.masks()]
         visible = sum(int(mask.sum()) for mask in masks)
         used = sum(int(mask.any(-2).sum()) for mask in masks)
-        moved = self.query.element_size() * HEAD_DIM * heads * (2 * batch * queries + 2 * used)
-        return 4.0 * heads * HEAD_DIM * visible, float(moved)
+        moved = self.query.element_size() * head_dim * heads * (2 * batch * queries + 2 * used)
+        return 4.0 * heads * head_dim * visible, float(moved)
 
 
 def attention(shape: str, normalization: str = "per_source", compiled: bool = False) -> Workload:
@@ -292,21 +301,9 @@ def training_steps(
     backend: str | None = "cpu",
     device: torch.device | str = "cpu",
 ) -> dict[str, Callable[[], Tensor]]:
-    """A training step of AMuSE, forward to optimiser, on the fused ops ("ours") and on the reference; gives the loss.
-
-    16 dialogues of 10 utterances in 7 classes; `tokens` is modality -> (length, width) of its features.
-    """
-    dialogues, length, classes = 16, 10, 7
-    count = dialogues * length
-    lengths = {m: torch.randint((n + 1) // 2, n + 1, (count,)) for m, (n, _) in tokens.items()}
-    batch = Batch.of(
-        {m: torch.randn(int(lengths[m].sum()), width) for m, (_, width) in tokens.items()},
-        lengths,
-        [length] * dialogues,
-        speaker=torch.randint(0, 3, (count,)),
-        labels=torch.randint(0, classes, (count,)),
-    ).to(device)
-    spec = DataSpec({m: width for m, (_, width) in tokens.items()}, [str(c) for c in range(classes)])
+    """A training step of AMuSE, forward to optimiser, on the fused ops ("ours") and on the reference: the loss."""
+    batch, spec = training_batch(tokens)
+    batch = batch.to(device)
 
     def step_on(backend: str | None) -> Callable[[], Tensor]:
         torch.manual_seed(0)
@@ -323,6 +320,20 @@ def training_steps(
         return step
 
     return {"ours": step_on(backend), "reference": step_on("reference")}
+
+
+def training_batch(tokens: dict[str, tuple[int, int]], dialogues: int = 16, length: int = 10) -> tuple[Batch, DataSpec]:
+    """Dialogues of `length` utterances in 7 classes; `tokens` is modality -> (length, width) of its features."""
+    classes, count = 7, dialogues * length
+    lengths = {m: torch.randint((n + 1) // 2, n + 1, (count,)) for m, (n, _) in tokens.items()}
+    batch = Batch.of(
+        {m: torch.randn(int(lengths[m].sum()), width) for m, (_, width) in tokens.items()},
+        lengths,
+        [length] * dialogues,
+        speaker=torch.randint(0, 3, (count,)),
+        labels=torch.randint(0, classes, (count,)),
+    )
+    return batch, DataSpec({m: width for m, (_, width) in tokens.items()}, [str(c) for c in range(classes)])
 
 
 def trimodal_config() -> Config:

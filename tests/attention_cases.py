@@ -174,9 +174,21 @@ def assert_within_budget(out: Tensor, low: Tensor, ref64: Tensor, name: str = "o
     """SPEC 5: max|out - ref64| <= 2 max|low - ref64| + 1e-5 max|ref64|."""
     if ref64.numel() == 0:
         return
-    error = (out.double() - ref64).abs().max()
-    budget = 2 * (low.double() - ref64).abs().max() + 1e-5 * ref64.abs().max()
+    error, budget = _error_and_budget(out, low, ref64)
     assert error <= budget, f"{name}: error {error:.3g} above the budget {budget:.3g}"
+
+
+def budget_used(out: Tensor, low: Tensor, ref64: Tensor) -> float:
+    """The error in units of what `assert_within_budget` allows."""
+    if ref64.numel() == 0:
+        return 0.0
+    error, budget = _error_and_budget(out, low, ref64)
+    return error / budget if budget else math.inf * error if error else 0.0
+
+
+def _error_and_budget(out: Tensor, low: Tensor, ref64: Tensor) -> tuple[float, float]:
+    error = float((out.double() - ref64).abs().max())
+    return error, float(2 * (low.double() - ref64).abs().max() + 1e-5 * ref64.abs().max())
 
 
 def assert_close(out: Tensor, expected: Tensor, roundings: int = 8) -> None:

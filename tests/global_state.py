@@ -129,7 +129,7 @@ def kept(owner: str) -> Iterator[None]:
     """Checks that the block leaves every switch as it was; restores those that it changed.
 
     Raises:
-        AssertionError: the block changed a switch. The message names `owner` and each changed switch.
+        AssertionError: The block changed a switch. The message names `owner` and each changed switch.
     """
     before = [_read(switch) for switch in SWITCHES]
     yield

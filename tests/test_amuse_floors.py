@@ -18,7 +18,7 @@ FLOORS = (
     ("evaluation", "explain", "speech"),
     ("training", "inference"),
     ("report", "hf"),
-    ("experiments", "demo"),
+    ("experiments", "demo", "pretrained"),
     ("examples", "cli"),
     ("amuse", "__main__"),
 )

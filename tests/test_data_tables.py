@@ -95,6 +95,10 @@ def test_the_configuration_finds_them_by_their_folder(tmp_path):
         ({"audio": "id,loud\na,x\n"}, r"audio\.csv, line 2, loud: expected a number, got 'x'"),
         ({"audio": "id,loud\na,inf\n"}, "expected a number, got 'inf'"),
         ({"audio": "id\na\n"}, "expected columns of numbers besides id"),
+        (
+            {"utterances": "dialogue,id,label\no,a,Joy\no,b,joy\n"},
+            "expected one spelling of each class, got 'Joy', 'joy'",
+        ),
         ({"audio": "id,loud,loud\na,1,2\n"}, "expected distinct columns"),
         ({"audio": ""}, "line 1: expected distinct columns"),
     ],

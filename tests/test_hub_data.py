@@ -271,7 +271,9 @@ def test_data_sets_of_the_hub_go_by_their_names(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert dataset_folder("owner/talks") == tmp_path
-    with pytest.raises(FileNotFoundError, match="owner/others: no such folder, and the hub does not give it: offline"):
+    with pytest.raises(
+        FileNotFoundError, match="owner/others: no such folder, and the hub does not provide it: offline"
+    ):
         dataset_folder("owner/others")
     with pytest.raises(FileNotFoundError, match="talks: expected a folder, or a data set"):
         dataset_folder("talks")

@@ -51,7 +51,7 @@ def test_nothing_labelled_costs_nothing():
     assert (logits.grad == 0).all()
 
 
-def test_nce_is_equation_4_mended():
+def test_nce_is_equation_4_corrected():
     anchors, candidates = torch.randn(2, 5, 8)
     similarity = F.normalize(anchors, dim=-1) @ F.normalize(candidates, dim=-1).T / 0.2
     p = similarity.softmax(-1)

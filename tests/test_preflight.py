@@ -9,12 +9,13 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 
 from amuse.cli.main import app
 from amuse.config import Config
+from amuse.data import load
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.load import Splits, load_splits
 from amuse.data.preflight import Preflight
 from amuse.evaluation.calibration import ENOUGH, Calibration
 from amuse.model.amuse import Amuse
-from amuse.training.train import train_on
+from amuse.training.train import train, train_on
 from tests.media_files import write_talks
 
 
@@ -47,8 +48,8 @@ def test_preflight_counts_labels_speakers_and_lengths_by_split():
     ("change", "oddity"),
     [
         ({"test": None}, "no test split"),
-        ({"test": [None, None]}, "test: not one label; it cannot be scored"),
-        ({"train": [None] * 400}, "train: not one label; it cannot be learned from"),
+        ({"test": [None, None]}, "test: no labels; it cannot be scored"),
+        ({"train": [None] * 400}, "train: no labels; it cannot be learned from"),
         ({"test": [0, None, None]}, "test: 2 of 3 utterances have no label"),
         ({"train": [0] * 400}, "class 'angry' is in valid and test and never in train"),
         ({"train": [0] * 400 + [1] * 3}, "class 'angry' has 3 labels to learn from"),
@@ -104,6 +105,27 @@ def test_training_refuses_at_once_what_evaluation_could_not_score(tmp_path, name
     with pytest.raises(ValueError, match=f"{name}: expected labelled utterances"):
         train_on(splits, config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_splits_without_labels_are_refused_before_their_words_are_encoded(tmp_path, monkeypatch):
+    header = "Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,StartTime,EndTime"
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}_sent_emo.csv").write_text(
+            f'{header}\nHello,Ann,joy,positive,0,0,"00:00:01,000","00:00:02,000"\n'
+        )
+
+    def read(folder, split, **options):
+        found = read_meld(folder, split, **options)
+        if split == "dev":
+            unlabelled(found)
+        return found
+
+    read_meld = load.read_meld
+    monkeypatch.setattr(load, "read_meld", read)
+    monkeypatch.setattr(load, "add_text", lambda *_: pytest.fail("words were encoded"))
+    config = Config.load(None, ["data.dataset=meld", f"data.path={tmp_path}"])
+    with pytest.raises(ValueError, match="valid: expected labelled utterances"):
+        train(config, tmp_path / "run", progress=False)
 
 
 def test_training_says_when_the_model_is_large_for_the_data(tmp_path, caplog):

@@ -43,7 +43,7 @@ EXAMPLES = dict(
 
 def test_documentation_has_an_example_of_every_kind_of_transcript():
     shown = {Path(name).suffix.lower() for name in EXAMPLES}
-    assert shown | {".ssa", ".ttml", ".sami", ".smi"} == set(READERS)
+    assert shown | {".ssa", ".ttml"} == set(READERS)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -279,6 +279,22 @@ def test_recordings_find_their_transcripts_whatever_the_case_and_accents(tmp_pat
         "alone.csv": "stray_file",
         "mute.wma": "missing_transcript",
         "talk.en.srt": "stray_file",
+    }
+
+
+def test_a_recording_is_not_mistaken_for_a_file_beside_it(tmp_path):
+    for name in ("talk.mp4", "talk.flac", "talk.jpg", "talk.smi", "alone.xyz", "alone.jpg"):
+        (tmp_path / name).touch()
+    for name in ("talk.csv", "alone.csv"):
+        talk(tmp_path / name)
+    problems = Problems()
+    _, media = read_folder(tmp_path, report=problems)
+    assert sorted(path.name for part in media.values() for path in part.values()) == ["alone.jpg", "talk.mp4"]
+    assert {Path(problem.place).name for problem in problems if problem.kind == "stray_file"} == {
+        "talk.flac",
+        "talk.jpg",
+        "talk.smi",
+        "alone.xyz",
     }
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amuse.cli.pretrained import run_and_recording
+
 if TYPE_CHECKING:
     from amuse.data.problems import ProblemHandler
     from amuse.data.transcript import Line
@@ -22,7 +24,7 @@ def data() -> None:
 @app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="Folder of the raw data; hf: or OWNER/NAME on the hub.")],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run goes on from what is there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data; a killed run resumes there.")],
     dataset: Annotated[str, typer.Option(help="Layout of SOURCE: meld, iemocap, folder or hf.")] = "folder",
     audio: Annotated[
         str, typer.Option(help="logmel, a transformers model (name or folder), raw:MODEL, or none.")
@@ -34,7 +36,13 @@ def prepare(
     faces: Annotated[
         bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")
     ] = None,
-    audio_rate: Annotated[float, typer.Option(help="Audio tokens a second.")] = 5.0,
+    speaker_face: Annotated[
+        bool,
+        typer.Option(
+            "--speaker-face/--largest-face", help="Of several faces, the one whose mouth moves with the sound."
+        ),
+    ] = True,
+    audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
     frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
@@ -49,7 +57,7 @@ def prepare(
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what there is, and encode nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
 ) -> None:
     """Cut, encode and store every utterance of a data set; report what is broken.
 
@@ -66,11 +74,13 @@ def prepare(
         raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
     if subset is not None and dataset != "hf":
         raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
+    separate = vision != "none" and not dry_run and (_detector_installed() if faces is None else faces)
     options = Options(
         audio=None if audio == "none" else audio,
         vision=None if vision == "none" else vision,
         face=face,
-        faces=vision != "none" and not dry_run and (_detector_installed() if faces is None else faces),
+        faces=separate,
+        speaker_face=separate and speaker_face,
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,
@@ -133,20 +143,37 @@ def cartoon(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
-    video: Annotated[Path, typer.Argument(help="Video or audio file.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, as given to train --out; left out: the one of amuse pretrained.")
+    ],
+    video: Annotated[Path | None, typer.Argument(help="Video or audio file.")] = None,
     transcript: Annotated[
         Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    expressions: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also the speaker's facial expression, by another model (fer). Default: without RUN, if installed."
+        ),
+    ] = None,
 ) -> None:
     """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
+    from amuse.data.folder import AUDIO
     from amuse.data.problems import Problem, problem_table
     from amuse.files import write_text
+    from amuse.inference.expressions import with_expressions
     from amuse.inference.prediction import predict_recording, table, to_json
 
+    run, recording = run_and_recording(run, video)
+    if recording is None:
+        raise ValueError(f"VIDEO: expected a recording to predict, got only the run {run}")
     problems: list[Problem] = []
-    rows = predict_recording(run, video, transcript, problems.append)
+    rows = predict_recording(run, recording, transcript, problems.append)
+    if expressions is None:
+        expressions = video is None and recording.suffix.lower() not in AUDIO and _fer_installed()
+    if expressions:
+        rows = with_expressions(rows, recording, problems.append)
     typer.echo(table(rows))
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
@@ -160,8 +187,19 @@ def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandl
     try:
         return recognizer_of_folder(source, out / "transcripts")
     except ImportError as error:
-        typer.echo(f"recordings without a transcript are left out: {error}")
+        _say_once(f"recordings without a transcript are left out: {error}")
         return None
+
+
+def _fer_installed() -> bool:
+    from amuse.encoders.builtin import Fer
+    from amuse.media.faces import FaceDetector
+
+    try:
+        FaceDetector(), Fer()
+    except ImportError:
+        return False
+    return True
 
 
 def _detector_installed() -> bool:
@@ -170,6 +208,12 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        typer.echo(f"faces and background are not told apart: {error}")
+        _say_once(f"faces and background are not told apart: {error}")
         return False
     return True
+
+
+def _say_once(text: str) -> None:
+    """Print, under torchrun in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)

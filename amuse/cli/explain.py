@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from amuse.cli.pretrained import run_and_recording
+
 Run = Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")]
 Split = Annotated[str, typer.Option(help="train, valid or test")]
 
 
 def explain(
-    run: Run,
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, as given to train --out; left out: the one of amuse pretrained.")
+    ],
     video: Annotated[
         Path | None, typer.Argument(help="Video or audio file. Default: a dialogue of the run's data.")
     ] = None,
@@ -32,6 +36,7 @@ def explain(
     from amuse.report import write_report
 
     options = ExplainOptions(method, samples, seed)
+    run, video = run_and_recording(run, video)
 
     if video is None:
         from amuse.report.from_run import explain_run
@@ -69,10 +74,17 @@ def plot(
 
 
 def demo(
-    run: Run,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a run, as given to train --out; left out: that of amuse pretrained."),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
 ) -> None:
     """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
     from amuse.demo.page import serve
 
+    if run is None:
+        from amuse.pretrained import find
+
+        run = find()
     serve(run, port)

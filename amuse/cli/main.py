@@ -9,12 +9,14 @@ import typer
 
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
+from amuse.cli import pretrained as cli_pretrained
 from amuse.cli import speech as cli_speech
 
 app = typer.Typer(
     no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
 )
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_pretrained.pretrained)
 app.command()(cli_speech.transcribe)
 app.command()(cli_data.predict)
 app.command()(cli_explain.explain)
@@ -54,11 +56,17 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Resume from the last saved state.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every shard of prepared data with its hash again.")
+    ] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
 
-    settings = Config.load(config, [*_source(data), *(overrides or ())])  # mistakes are named before torch is imported
+    again = ["data.verify=true"] if verify else []
+    settings = Config.load(
+        config, [*_source(data), *again, *(overrides or ())]
+    )  # mistakes are named before torch is imported
     from amuse.training.train import train as run
 
     model = run(settings, out, resume)

@@ -1,4 +1,4 @@
-"""Batches of whole dialogues: utterances one after the other, and their tokens too."""
+"""Packed batches of whole dialogues: utterances, and their tokens, follow each other without padding."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ POOL = 16  # batches that are drawn and sorted by length together
 class Batch:
     """The utterances of several dialogues, one after the other, and their tokens, packed: nothing is padded.
 
-    U counts the utterances of all dialogues, T_m the tokens of modality m. Whatever dialogues, speakers and lengths
-    decide is worked out here, once and on the host, so that nothing after it has to look into a tensor and wait.
+    U counts the utterances of all dialogues, T_m the tokens of modality m. Everything that follows from dialogues,
+    speakers and lengths is computed here, once and on the host, so that later code never waits for a device.
 
     Attributes:
         tokens: Modality -> `(T_m, d_m)` float32 features, or `(T_m,)` int64 token ids, of all utterances in order.
-        layouts: Modality -> which tokens are whose; an utterance without a token lacks the modality.
+        layouts: Modality -> the tokens of each utterance; an utterance without a token lacks the modality.
         dialogues: The utterances of each dialogue.
         speaker: int64 `(U,)`, speaker index inside the dialogue, by order of appearance.
         turns: The utterances of each speaker of each dialogue, as the steps of an LSTM.
@@ -125,7 +125,7 @@ class Batch:
         return replace(self, tokens={**self.tokens, **tokens}, layouts={**self.layouts, **layouts}, merges={})
 
     def merge(self, streams: Sequence[str]) -> Merge:
-        """How several streams become the tokens of one modality; worked out when first asked, best on the host."""
+        """The merge of several streams into the tokens of one modality; computed on first use, best on the host."""
         key = tuple(streams)
         if key not in self.merges:
             device = self.layouts[key[0]].row.device
@@ -133,7 +133,7 @@ class Batch:
         return self.merges[key]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """This batch with every tensor on `device` that is not needed on the host."""
+        """This batch on `device`, except for tensors that are needed on the host."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -163,7 +163,7 @@ def collate(dialogues: Sequence[Dialogue], modalities: dict[str, int], regressio
         regression: Whether labels are numbers instead of classes.
 
     Raises:
-        ValueError: Without a dialogue, or for one without an utterance.
+        ValueError: No dialogue, or one without an utterance.
     """
     if not dialogues:
         raise ValueError("dialogues: expected at least one dialogue, got none")
@@ -206,15 +206,15 @@ def _labels(labels: list[int | float | None], regression: bool) -> Tensor | None
 class DialogueBatches(Sampler[list[int]]):
     """Draws batches of dialogues of similar length, the same ones for the same (seed, epoch).
 
-    A shuffled epoch cuts a permutation of the dialogues into pools of `POOL` batches, sorts each pool by number of
-    utterances, cuts it into batches and shuffles these: processes and parts of a step that share a batch get about as
-    much each, and batches still differ in every epoch.
+    A shuffled epoch divides a permutation of the dialogues into pools of `POOL` batches, sorts each pool by number of
+    utterances, divides it into batches and shuffles these: processes and micro-batches that share a batch get about
+    equal parts, and batches still differ in every epoch.
 
     Args:
         lengths: Utterances per dialogue.
         batch_size: Dialogues per batch, at most.
         shuffle: False keeps the order of the dialogues.
-        seed: Together with the epoch it decides everything.
+        seed: Seed, together with the epoch.
         max_utterances: Upper bound on the utterances of a batch, so that memory is bounded; a single dialogue longer
             than that is a batch of its own.
         tokens: Tokens of all modalities per dialogue.
@@ -301,9 +301,7 @@ class ConversationLoader(DataLoader[Dialogue]):
         cast(DialogueBatches, self.batch_sampler).set_epoch(epoch)
 
 
-def make_loader(
-    conversations: Conversations, batch_size: int, shuffle: bool, seed: int = 0, *, max_utterances: int | None = None
-) -> ConversationLoader:
+def make_loader(conversations: Conversations, batch_size: int, shuffle: bool, seed: int = 0) -> ConversationLoader:
     """A loader of `Batch`es of whole dialogues, deterministic by (seed, epoch).
 
     Args:
@@ -311,15 +309,9 @@ def make_loader(
         batch_size: Dialogues per batch.
         shuffle: Length-aware shuffling (see `DialogueBatches`); False keeps the order.
         seed: Seed of the shuffling.
-        max_utterances: Upper bound on the utterances of a batch.
     """
-    batches = DialogueBatches(
-        [len(dialogue) for dialogue in conversations.dialogues],
-        batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        max_utterances=max_utterances,
-    )
+    lengths = [len(dialogue) for dialogue in conversations.dialogues]
+    batches = DialogueBatches(lengths, batch_size, shuffle=shuffle, seed=seed)
     return ConversationLoader(
         conversations,
         batch_sampler=batches,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from amuse.encoders.stored import Features, StoredTokens
+
 TOKEN_IDS = 0
 """The width that marks a modality as token ids for a trainable encoder instead of features."""
 
@@ -24,6 +26,7 @@ class Utterance:
         id: Unique in its split, for example `"dia3_utt7"`.
         speaker: Name of the speaker, compared only inside a dialogue.
         features: Modality -> `(L, d)` float32 token features, or `(L,)` int64 token ids. An absent modality has no key.
+            `amuse.encoders.stored.Features` leaves them in their files until they are looked up.
         label: Class index, regression target, or None for unlabelled.
         text: What was said, where known.
         start, end: Seconds, where known.
@@ -32,12 +35,22 @@ class Utterance:
 
     id: str
     speaker: str
-    features: dict[str, Tensor]
+    features: Mapping[str, Tensor]
     label: int | float | None = None
     text: str | None = None
     start: float | None = None
     end: float | None = None
     evidence: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> Mapping[str, Tensor | StoredTokens]:
+        """The features, where they are: nothing is read."""
+        return self.features.entries if isinstance(self.features, Features) else self.features
+
+    def num_tokens(self, modality: str) -> int:
+        """Tokens of one modality; 0 where it is absent."""
+        entry = self.entries.get(modality)
+        return 0 if entry is None else len(entry)
 
 
 @dataclass
@@ -49,6 +62,12 @@ class Dialogue:
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+
+def as_features(entries: Mapping[str, Tensor | StoredTokens]) -> Mapping[str, Tensor]:
+    """Tokens in memory as they are; with others among them, all as `Features`."""
+    tensors = {modality: entry for modality, entry in entries.items() if isinstance(entry, Tensor)}
+    return tensors if len(tensors) == len(entries) else Features(entries)
 
 
 class Conversations(Dataset[Dialogue]):
@@ -110,8 +129,7 @@ class Conversations(Dataset[Dialogue]):
         counts = dict.fromkeys(self.modalities, 0)
         for utterance in self.utterances():
             for modality in counts:
-                tokens = utterance.features.get(modality)
-                counts[modality] += tokens is None or len(tokens) == 0
+                counts[modality] += utterance.num_tokens(modality) == 0
         return counts
 
     def select(self, modalities: Sequence[str]) -> Conversations:
@@ -124,20 +142,20 @@ class Conversations(Dataset[Dialogue]):
             if modality not in self.modalities:
                 raise ValueError(f"modalities: expected names out of {sorted(self.modalities)}, got {modality!r}")
         kept = {modality: self.modalities[modality] for modality in modalities}
-        return self._map(kept, lambda utterance: {m: x for m, x in utterance.features.items() if m in kept})
+        return self._map(kept, lambda utterance: {m: x for m, x in utterance.entries.items() if m in kept})
 
-    def with_features(self, modality: str, width: int, features: Mapping[str, Tensor]) -> Conversations:
+    def with_features(self, modality: str, width: int, features: Mapping[str, Tensor | StoredTokens]) -> Conversations:
         """The same dialogues with one modality added or replaced.
 
         Args:
             modality: Its name.
             width: Feature width, or `TOKEN_IDS`.
-            features: Utterance id -> `(L, width)` float32 or `(L,)` int64; an utterance without an entry, or with an
-                empty one, lacks this modality.
+            features: Utterance id -> `(L, width)` float32 or `(L,)` int64, or where they are; an utterance without an
+                entry, or with an empty one, lacks this modality.
         """
 
-        def merged(utterance: Utterance) -> dict[str, Tensor]:
-            others = {m: x for m, x in utterance.features.items() if m != modality}
+        def merged(utterance: Utterance) -> dict[str, Tensor | StoredTokens]:
+            others = {m: x for m, x in utterance.entries.items() if m != modality}
             tokens = features.get(utterance.id)
             return others if tokens is None or len(tokens) == 0 else {**others, modality: tokens}
 
@@ -147,9 +165,11 @@ class Conversations(Dataset[Dialogue]):
         """The dialogues at these indices."""
         return Conversations([self.dialogues[i] for i in indices], self.label_names, self.modalities)
 
-    def _map(self, modalities: dict[str, int], features: Callable[[Utterance], dict[str, Tensor]]) -> Conversations:
+    def _map(
+        self, modalities: dict[str, int], entries: Callable[[Utterance], dict[str, Tensor | StoredTokens]]
+    ) -> Conversations:
         dialogues = [
-            Dialogue(dialogue.id, [replace(u, features=features(u)) for u in dialogue.utterances])
+            Dialogue(dialogue.id, [replace(u, features=as_features(entries(u))) for u in dialogue.utterances])
             for dialogue in self.dialogues
         ]
         return Conversations(dialogues, self.label_names, modalities)
@@ -178,7 +198,7 @@ class Conversations(Dataset[Dialogue]):
                     raise ValueError(f"{where}: expected distinct utterance ids, got one of dialogue {other!r}")
                 owners[utterance.id] = dialogue.id
                 self._check_label(utterance.label, where)
-                for modality, tokens in utterance.features.items():
+                for modality, tokens in utterance.entries.items():
                     self._check_features(modality, tokens, f"{where}, features[{modality!r}]")
 
     def _check_label(self, label: object, where: str) -> None:
@@ -192,10 +212,14 @@ class Conversations(Dataset[Dialogue]):
             expected = f"an integer from 0 to {len(self.label_names) - 1} or None"
             raise ValueError(f"{where}, label: expected {expected}, got {label!r}")
 
-    def _check_features(self, modality: str, tokens: Tensor, where: str) -> None:
+    def _check_features(self, modality: str, tokens: Tensor | StoredTokens, where: str) -> None:
         if modality not in self.modalities:
             raise ValueError(f"{where}: expected a modality out of {sorted(self.modalities)}, got {modality!r}")
         width = self.modalities[modality]
+        if isinstance(tokens, StoredTokens):  # its numbers are checked when they are read
+            if tokens.width != width:
+                raise ValueError(f"{where}: expected torch.float32 (L, {width}), got a width of {tokens.width}")
+            return
         got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
         if width == TOKEN_IDS:
             if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 1:

@@ -130,7 +130,9 @@ def _recordings(
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    for media in (path for path in files if path.suffix.lower() not in SUFFIXES):
+    # of files with the same name, a video counts before a sound, and both before a kind that is not known
+    candidates = sorted((path for path in files if path.suffix.lower() not in SUFFIXES), key=_unlikely)
+    for media in candidates:
         transcripts = find_transcripts(media)
         if media.suffix.lower() not in VIDEO + AUDIO and not transcripts:
             report(Problem("stray_file", str(media), "neither a recording nor a transcript by its suffix"))
@@ -161,9 +163,14 @@ def _recordings(
     for path in files:
         if path.suffix.lower() in SUFFIXES and path not in taken:
             report(Problem("stray_file", str(path), "a transcript without a recording of its name"))
-    recordings = list(found.values())
+    recordings = sorted(found.values(), key=lambda recording: recording.media)
     _tell_ids_apart(recordings, report)
     return recordings
+
+
+def _unlikely(path: Path) -> int:
+    suffix = path.suffix.lower()
+    return 0 if suffix in VIDEO else 1 if suffix in AUDIO else 2
 
 
 def _tell_ids_apart(recordings: list[Recording], report: ProblemHandler) -> None:

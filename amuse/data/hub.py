@@ -116,7 +116,7 @@ def read_hub_dataset(
         media: Folder for recordings that are stored in Parquet; None does not write them.
         subset: Name of a configuration, if there are several.
         valid_fraction, test_fraction: Shares of the conversations of "train", for missing splits.
-        seed: Chooses them.
+        seed: Seed of the draw.
         report: Takes problems of rows and files.
 
     Raises:

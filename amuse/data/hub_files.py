@@ -49,7 +49,7 @@ def dataset_folder(name: str | Path) -> Path:
     """A local folder, or the folder of a data set in the hub's cache, downloaded if necessary.
 
     Raises:
-        FileNotFoundError: No such folder, and the hub does not give it.
+        FileNotFoundError: No such folder, and the hub does not provide it.
         ImportError: A name of the hub without `huggingface_hub`.
     """
     folder = Path(name)
@@ -64,7 +64,7 @@ def dataset_folder(name: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(name), repo_type="dataset"))
     except Exception as error:  # the hub's client raises errors of several libraries
-        raise FileNotFoundError(f"{name}: no such folder, and the hub does not give it: {error}") from None
+        raise FileNotFoundError(f"{name}: no such folder, and the hub does not provide it: {error}") from None
 
 
 def split_files(folder: Path, subset: str | None, report: ProblemHandler) -> dict[str, list[Path]]:

@@ -12,6 +12,7 @@ from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
 from amuse.data.folds import columns_of, cut_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
+from amuse.data.preflight import check_scorable
 from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
 from amuse.data.spec import DataSpec
 from amuse.data.standardize import Standardizer
@@ -51,12 +52,15 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
     """All three splits of a data set; a frozen text encoder runs on `device`.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+        FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if config.folds:
         train, valid, test = load_fold(config, progress, device)
     else:
-        train, valid, test = (load_split(config, split, progress, device) for split in SPLITS)
+        parts = {split: _read_split(config, split) for split in SPLITS}
+        check_scorable(parts)  # before minutes go into the words
+        parts = {split: _with_words(config, part, progress, device) for split, part in parts.items()}
+        train, valid, test = (_chosen(config, part) for part in parts.values())
     media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
@@ -76,14 +80,13 @@ def load_split(
     """One split, "train", "valid" or "test", not standardised; a frozen text encoder runs on `device`.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what is wrong with it.
+        FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
     if config.folds:
         return load_fold(config, progress, device)[SPLITS.index(split)]
-    conversations = _own_split(config, split, progress, device)
-    return conversations if config.modalities is None else conversations.select(config.modalities)
+    return _chosen(config, _own_split(config, split, progress, device))
 
 
 def load_fold(
@@ -109,10 +112,12 @@ def load_fold(
         fold = cut_fold(groups_of(columns_of(pool), config.groups), *cut)
         index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
         parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
-    if config.modalities is not None:
-        parts = [part.select(config.modalities) for part in parts]
-    train, valid, test = parts
+    train, valid, test = (_chosen(config, part) for part in parts)
     return train, valid, test
+
+
+def _chosen(config: DataConfig, conversations: Conversations) -> Conversations:
+    return conversations if config.modalities is None else conversations.select(config.modalities)
 
 
 def _pooled(splits: dict[str, Conversations]) -> Conversations:
@@ -130,26 +135,35 @@ def _pooled(splits: dict[str, Conversations]) -> Conversations:
 
 def _own_split(config: DataConfig, split: str, progress: bool, device: torch.device | str) -> Conversations:
     """A split as the data set defines it, with all modalities."""
+    return _with_words(config, _read_split(config, split), progress, device)
+
+
+def _read_split(config: DataConfig, split: str) -> Conversations:
+    """A split as the data set defines it, its words not encoded yet."""
     if config.dataset == "synthetic":
         # validation and test are half as long as training
         count = config.num_dialogues if split == "train" else max(config.num_dialogues // 2, 1)
-        conversations = synthetic_conversations(split, num_dialogues=count, seed=config.seed, contrast=config.contrast)
-    elif config.dataset == "mosi":
-        conversations = read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
-        if config.transcripts:
-            conversations = add_text(config, conversations, progress, "words", device)
-    elif config.dataset == "tables":
-        conversations = read_tables(_folder(config)).split(split)
-    elif config.dataset == "prepared":
-        conversations = read_prepared(_folder(config), split)
-        if read_manifest(_folder(config))["text"] and "text" in (config.modalities or ["text"]):
-            conversations = add_text(config, conversations, progress, device=device)
-    else:
-        name = "dev" if split == "valid" else split
-        conversations = add_text(
-            config, read_meld(_folder(config), name, features=config.features), progress, device=device
-        )
-    return conversations
+        return synthetic_conversations(split, num_dialogues=count, seed=config.seed, contrast=config.contrast)
+    if config.dataset == "mosi":
+        return read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
+    if config.dataset == "tables":
+        return read_tables(_folder(config)).split(split)
+    if config.dataset == "prepared":
+        return read_prepared(_folder(config), split, verify=config.verify)
+    return read_meld(_folder(config), "dev" if split == "valid" else split, features=config.features)
+
+
+def _with_words(
+    config: DataConfig, conversations: Conversations, progress: bool, device: torch.device | str
+) -> Conversations:
+    modality = words_modality(config)
+    if modality is None:
+        return conversations
+    if config.dataset == "prepared":
+        wanted = "text" in (config.modalities or ["text"])
+        if not (wanted and read_manifest(_folder(config))["text"]):
+            return conversations
+    return add_text(config, conversations, progress, modality, device)
 
 
 def guess_dataset(folder: Path) -> str:

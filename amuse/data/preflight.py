@@ -69,10 +69,10 @@ class Preflight:
 
     @classmethod
     def of(cls, splits: Mapping[str, Conversations], max_seconds: float | None = None) -> Self:
-        """Of all splits of a data set.
+        """The summary of all splits of a data set.
 
         Args:
-            splits: "train", "valid" and "test", as far as there are.
+            splits: Those of "train", "valid" and "test" that exist.
             max_seconds: How much of an utterance is read; None = all of it.
         """
         summaries = {name: SplitSummary.of(split) for name, split in splits.items()}
@@ -121,7 +121,7 @@ def _oddities(splits: dict[str, SplitSummary], max_seconds: float | None) -> lis
     found = [f"no {name} split, which training and evaluation need" for name in missing]
     for name, part in splits.items():
         if not part.labelled:
-            found.append(f"{name}: not one label; it cannot be {'learned from' if name == 'train' else 'scored'}")
+            found.append(f"{name}: no labels; it cannot be {'learned from' if name == 'train' else 'scored'}")
         elif part.labelled < part.utterances / 2:
             found.append(f"{name}: {part.utterances - part.labelled} of {part.utterances} utterances have no label")
         if max_seconds is not None and part.seconds.get(90, 0) > max_seconds:

@@ -21,6 +21,7 @@ NOTES = {
     "sound_gap": "the sound begins late or is interrupted; there it was taken for silent",
     "stray_file": "a file that belongs to no utterance; not used",
     "transcribed": "a recording without a transcript; words and speakers were recognised by machine",
+    "undecided_face": "several faces, of which no mouth clearly moves with the sound; the largest was used",
     "unused": "columns, tiers or lines of a transcript without a meaning here; not used",
     "variable_frame_rate": "frames at uneven times; key frames were chosen by time, which is right for these too",
 }

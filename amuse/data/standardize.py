@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from amuse.data.conversation import TOKEN_IDS, Conversations
+from amuse.encoders.stored import StoredTokens
+
+PART = 1_000_000  # numbers whose moments are computed at once
 
 
 class Standardizer:
@@ -45,12 +50,7 @@ class Standardizer:
         for modality in modalities:
             if conversations.modalities.get(modality, TOKEN_IDS) == TOKEN_IDS:
                 raise ValueError(f"modalities: expected names of feature modalities, got {modality!r}")
-            streams = [u.features[modality] for u in conversations.utterances() if modality in u.features]
-            tokens = torch.cat(streams).double() if streams else torch.empty(0)
-            if not len(tokens):
-                raise ValueError(f"modality {modality!r}: expected at least one token to fit on, got none")
-            centre = tokens.mean(dim=0)
-            deviation = tokens.std(dim=0, correction=0)
+            centre, deviation = _moments(conversations, modality)
             # rounding gives a constant column a tiny deviation; dividing by it would amplify noise
             constant = deviation <= 1e-6 * centre.abs().clamp(min=1e-6)
             mean[modality] = centre.float()
@@ -67,10 +67,13 @@ class Standardizer:
             width = conversations.modalities.get(modality)
             if width != len(centre):
                 raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
+            transform = partial(self.transform, modality)
             standardised = {
-                u.id: self.transform(modality, u.features[modality])
+                u.id: replace(entry, transforms=(*entry.transforms, transform))
+                if isinstance(entry, StoredTokens)
+                else transform(entry)
                 for u in conversations.utterances()
-                if modality in u.features
+                if (entry := u.entries.get(modality)) is not None
             }
             conversations = conversations.with_features(modality, len(centre), standardised)
         return conversations
@@ -107,3 +110,36 @@ class Standardizer:
             raise ValueError(f"state: expected one number 'clip', got {tuple(state['clip'].shape)}")
         clip = float(state["clip"])
         return cls(parts["mean"], parts["std"], None if clip == float("inf") else clip)
+
+
+def _moments(conversations: Conversations, modality: str) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of a modality's tokens, float64 `(d,)`.
+
+    They are merged part by part (Chan, Golub and LeVeque 1979), so that no more than a part is in memory.
+    """
+    width = conversations.modalities[modality]
+    count, mean, squares = 0, torch.zeros(width).double(), torch.zeros(width).double()
+    for part in _parts(conversations, modality, max(PART // width, 1)):
+        total = count + len(part)
+        centre = part.mean(0)
+        squares += ((part - centre) ** 2).sum(0) + (centre - mean) ** 2 * (count * len(part) / total)
+        mean += (centre - mean) * (len(part) / total)
+        count = total
+    if not count:
+        raise ValueError(f"modality {modality!r}: expected at least one token to fit on, got none")
+    return mean, (squares / count).sqrt()
+
+
+def _parts(conversations: Conversations, modality: str, tokens: int) -> Iterator[Tensor]:
+    """The tokens of a modality in float64, about so many at a time."""
+    streams: list[Tensor] = []
+    waiting = 0
+    for utterance in conversations.utterances():
+        if utterance.num_tokens(modality):
+            streams.append(utterance.features[modality])
+            waiting += len(streams[-1])
+        if waiting >= tokens:
+            yield torch.cat(streams).double()
+            streams, waiting = [], 0
+    if streams:
+        yield torch.cat(streams).double()

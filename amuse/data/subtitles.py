@@ -1,7 +1,7 @@
-"""Subtitles: SubRip and WebVTT as people write them, and what pysubs2 reads (ASS, SSA, TTML, SAMI, MicroDVD).
+"""Subtitles: SubRip and WebVTT as people write them, and what pysubs2 reads (ASS, SSA, TTML).
 
 pysubs2 reads SubRip and WebVTT too, but mistakes a last line of digits for the number of the next subtitle, and
-WebVTT's notes and cue names for words.
+WebVTT's notes and cue names for words. Of SAMI and MPL2 it guesses ends or frame rates, so these are not read.
 """
 
 import html
@@ -16,7 +16,7 @@ from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import Said, said
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
-OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml", ".sami": "sami", ".smi": "sami"}
+OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml"}
 """Suffix -> pysubs2's name of the format."""
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
 _ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
@@ -91,11 +91,12 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         import pysubs2
     except ImportError:
         raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
+    form = OTHERS[path.suffix.lower()]
     try:
-        events = pysubs2.SSAFile.from_string(text, format_=OTHERS[path.suffix.lower()]).events
-    except (pysubs2.Pysubs2Error, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: not subtitles: {error!r}") from None
-    if path.suffix.lower() in (".ass", ".ssa"):
+        events = pysubs2.SSAFile.from_string(text, format_=form).events
+    except Exception as error:  # errors of many kinds, by format
+        raise ValueError(f"{path}: expected subtitles of the format {form}: {error!r}") from None
+    if form in ("ass", "ssa"):
         _name_what_is_no_event(path, text, len(events), report)
     comments = sum(event.is_comment for event in events)
     if comments:

@@ -12,6 +12,7 @@ An empty cell is a value that was not measured: it becomes the mean of its colum
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.delimited import csv_of, read_utf8
+from amuse.data.speakers import folded
 
 UTTERANCES_FILE = "utterances.csv"
 _OWN_COLUMNS = {"id", "speaker", "label", "target", "split", "text", "start", "end"}
@@ -98,8 +100,8 @@ def read_tables(folder: str | PathLike[str]) -> Tables:
 
     Raises:
         FileNotFoundError: No `utterances.csv`, or no table of features.
-        ValueError: A missing column, a repeated id, both labels and targets, a cell that is not a number, a row of an
-            unknown utterance, or a dialogue in two splits; names file, line and column.
+        ValueError: A missing column, a repeated id, both labels and targets, labels that differ only in case, a cell
+            that is not a number, a row of an unknown utterance, or a dialogue in two splits; names file, line, column.
     """
     folder = Path(folder)
     path = folder / UTTERANCES_FILE
@@ -146,6 +148,9 @@ def _read_utterances(path: Path) -> Tables:
         raise ValueError(f"{path}, line 1: expected a column label (classes) or target (numbers), got {names}")
     regression = "target" in names
     classes = None if regression else sorted({row["label"] for _, row in rows if row["label"]})
+    same = Counter(map(folded, classes or ()))
+    if spellings := [label for label in classes or () if same[folded(label)] > 1]:
+        raise ValueError(f"{path}, label: expected one spelling of each class, got {', '.join(map(repr, spellings))}")
     dialogues: dict[str, Dialogue] = {}
     groups = {name: dict[str, set[str]]() for name in names if name not in _OWN_COLUMNS - {"speaker"}}
     splits: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The page of `amuse demo`, made of Gradio's components; `talk.html`, `talk.js` and `page.css` are its own part."""
+"""The page of `amuse demo`, from Gradio's components and our own `talk.html`, `talk.js` and `page.css`."""
 
 import os
 import random
@@ -27,8 +27,8 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
     """The page, a `gradio.Blocks`. Only files that the page's visitor uploaded are read.
 
     Args:
-        recognizer: The model, with everything that it needs to read a recording.
-        folder: Takes reports, corrections and made-up talks; inside the folder for temporary files.
+        recognizer: The model and the encoders of its features.
+        folder: For reports, corrections and generated talks; inside the folder for temporary files.
     """
     gr = _gradio()
 
@@ -41,7 +41,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         return str(video), str(video.with_suffix(".csv"))
 
     def on_video(video: str | None) -> tuple[Any, ...]:
-        """A new recording: nothing is known of it yet."""
+        """Show a new recording, without any results yet."""
         return gr.update(interactive=video is not None), None, "", "", "", *_report(gr, None)
 
     def on_recognize(video: str | None, transcript: str | None) -> Iterator[tuple[Any, ...]]:
@@ -113,7 +113,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
 
 
 def launch(page: Any, port: int | None) -> str:
-    """Serves the page to this machine alone, in a thread; its address.
+    """Serve the page to this machine only, in a thread; returns its address.
 
     Raises:
         ValueError: The port is taken.
@@ -145,7 +145,7 @@ def serve(run: Path, port: int | None) -> None:
 
 
 def _report(gr: Any, talk: Talk | None) -> tuple[Any, Any]:
-    """The button that makes a report, for a recording that has been heard, and the one that offers it, not yet."""
+    """After a recording is finished: show the button that makes a report, hide the one that downloads it."""
     return gr.update(visible=talk is not None, interactive=True), gr.update(visible=False)
 
 

@@ -1,4 +1,4 @@
-"""A recording on the page: its utterances as far as they have been heard, and their explanations on request."""
+"""A recording on the page: its utterances so far, and their explanations on request."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,17 +18,17 @@ from amuse.report.from_recording import explain_turn, recording_content
 
 @dataclass(frozen=True)
 class Talk:
-    """A recording as far as it has been heard.
+    """The part of a recording that has been processed so far.
 
     Attributes:
-        name: Of the file.
+        name: Name of the file.
         dialogue: The utterances so far, with features.
-        seen: What was heard and seen in each.
-        rows: What the model predicts for each, knowing the others so far.
-        count: Utterances of the whole recording.
-        problems: What could not be used.
+        seen: The decoded sound and pictures of each.
+        rows: The prediction of each, given the others so far.
+        count: Number of utterances of the whole recording.
+        problems: Those found so far.
         label_names: Emotions; None for regression.
-        turns: Position -> explanation, as far as anybody asked.
+        turns: Position -> explanation, for utterances whose explanation was requested.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Talk:
 
 
 def recognize(recognizer: Recognizer, media: Path, transcript: Path | None) -> Iterator[Talk]:
-    """The recording after its first utterance, after its second, and so on; the last one is all of it.
+    """The recording after its first utterance, after its second, and so on, up to all of it.
 
     Raises:
-        As of `Recognizer.listen`.
+        FileNotFoundError, ValueError: See `Recognizer.utterances`.
     """
     problems: list[Problem] = []
     plain, utterances = recognizer.utterances(media, transcript, problems.append)
@@ -76,7 +76,8 @@ def explanation_page(recognizer: Recognizer, talk: Talk, position: int) -> str:
     turns = []
     for utterance, row in zip(talk.dialogue.utterances, talk.rows, strict=True):
         predicted = torch.tensor(list(row.probabilities.values()) or [row.value])
-        turns.append(Turn(utterance, replace(turn.explanation, probabilities=predicted)))  # context, not reasons
+        # other turns are context; their explanations are not shown
+        turns.append(Turn(utterance, replace(turn.explanation, probabilities=predicted)))
     turns[position] = turn
     return render(report_content(recognizer, talk, turns), only=position)
 

@@ -1,4 +1,4 @@
-"""What the page shows of a recording, as HTML. All texts of the conversation are escaped: they are untrusted."""
+"""A recording as HTML for the page. The conversation's texts are untrusted and escaped."""
 
 import html
 from collections import Counter
@@ -18,7 +18,7 @@ SHOWN_CLASSES = 4  # bars per utterance, the most probable classes
 def talk_html(talk: Talk) -> str:
     """A timeline with a lane per speaker, and the utterances with bars of their probabilities.
 
-    Words, speakers and labels are fields to be corrected once the whole recording has been heard.
+    Words, speakers and labels can be corrected once the whole recording is processed.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -49,21 +49,21 @@ def talk_html(talk: Talk) -> str:
 
 
 def progress_html(stage: str, done: int = 0, count: int = 0) -> str:
-    """What is being done, with a bar where it is known how much of it is left."""
+    """The current activity, with a progress bar if the amount of work is known."""
     bar = f'<progress max="{count}" value="{done}"></progress>' if count else ""
     steps = f" {done} of {count}" if count else ""
     return f'<p role="status" class="stage">{html.escape(stage)}{steps}</p>{bar}'
 
 
 def finished_html(talk: Talk) -> str:
-    """What came of a recording: how many utterances, and what could not be used, in sentences."""
+    """The result for a recording in sentences: the number of utterances, and the problems."""
     utterances = f"{talk.count} utterance{'s' if talk.count != 1 else ''}"
     text = f"{utterances}. Click a block to play it; <b>Why?</b> explains a prediction."
     return f'<p role="status" class="stage">{text}</p>{problems_html(talk.problems)}'
 
 
 def problems_html(problems: list[Problem]) -> str:
-    """One sentence per kind of problem, with the places where it was found; empty without any."""
+    """One sentence per kind of problem, with the places where it occurred; empty without any."""
     if not problems:
         return ""
     lines = []
@@ -86,7 +86,7 @@ def error_html(message: str) -> str:
 
 
 def frame_html(page: str, number: int) -> str:
-    """A page in a frame that may run no script; the page around it may measure its height."""
+    """A page in a frame without scripts, whose height the surrounding page may measure."""
     return (
         f'<iframe sandbox="allow-same-origin" title="Explanation of utterance {number}" '
         f'srcdoc="{html.escape(page)}"></iframe>'

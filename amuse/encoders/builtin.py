@@ -76,6 +76,7 @@ class Fer:
     """Seven expression probabilities of a face, by the small network of the package fer (trained on FER-2013)."""
 
     name = "fer"
+    classes = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     width = 7
     description = (
         "probabilities of angry, disgust, fear, happy, sad, surprise, neutral by the network of the package fer"

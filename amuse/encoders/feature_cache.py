@@ -1,13 +1,16 @@
-"""A cache file of token features, written atomically and verified when read."""
+"""A cache file of token features, written atomically, verified when opened, and read when its features are needed."""
 
 import hashlib
 import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from amuse.encoders.stored import StoredTokens, stored_tensors
 from amuse.files import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -21,17 +24,15 @@ def save_features(path: Path, key: str, tokens: list[Tensor]) -> None:
         key: Identifies what the features were made from; `load_features` requires the same.
         tokens: At least one float32 `(L, d)`, all of one width.
     """
-    if not tokens:
-        return
     flat = torch.cat(tokens).contiguous()
     lengths = torch.tensor([len(stream) for stream in tokens], dtype=torch.int64)
-    metadata = {"key": key, "sha256": _checksum(flat, lengths)}
+    metadata = {"key": key, "sha256": _checksum([flat], (len(flat), flat.shape[1]), lengths)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors({"tokens": flat, "lengths": lengths}, path, metadata)
 
 
-def load_features(path: Path, key: str, count: int) -> list[Tensor] | None:
-    """The streams that `save_features` wrote; None without a file, or with a damaged one, which is logged.
+def load_features(path: Path, key: str, count: int) -> list[StoredTokens] | None:
+    """Where the streams are that `save_features` wrote; None without a file, or with a damaged one, which is logged.
 
     Args:
         path: The cache file.
@@ -47,22 +48,31 @@ def load_features(path: Path, key: str, count: int) -> list[Tensor] | None:
         return None
 
 
-def _verified(path: Path, key: str, count: int) -> list[Tensor]:
+def _verified(path: Path, key: str, count: int) -> list[StoredTokens]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        flat, lengths = file.get_tensor("tokens"), file.get_tensor("lengths")
+        lengths = file.get_tensor("lengths")
     if metadata.get("key") != key:
         raise ValueError("it was made from other input")
-    if metadata.get("sha256") != _checksum(flat, lengths):
+    flat = stored_tensors(path, ["tokens"])["tokens"]
+    if metadata.get("sha256") != _checksum(_parts(flat), (flat.length, flat.width), lengths):
         raise ValueError("its checksum does not match its content")
     if len(lengths) != count:
         raise ValueError(f"it holds {len(lengths)} streams instead of {count}")
-    # each stream owns its memory: a view would keep the whole file alive in every copy and worker process
-    return [stream.clone() for stream in flat.split(lengths.tolist())]
+    begins = flat.begin + 4 * flat.width * (lengths.cumsum(0) - lengths)
+    return [replace(flat, begin=b, length=n) for b, n in zip(begins.tolist(), lengths.tolist(), strict=True)]
 
 
-def _checksum(flat: Tensor, lengths: Tensor) -> str:
-    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)}".encode())
+def _parts(flat: StoredTokens, tokens: int = 10_000) -> Iterator[Tensor]:
+    """All tokens, not all at once."""
+    for first in range(0, flat.length, tokens):
+        part = replace(flat, begin=flat.begin + 4 * flat.width * first, length=min(tokens, flat.length - first))
+        yield part.read()
+
+
+def _checksum(parts: Iterable[Tensor], shape: tuple[int, int], lengths: Tensor) -> str:
+    digest = hashlib.sha256(f"{torch.float32} {shape}".encode())
     digest.update(lengths.numpy().data)
-    digest.update(flat.numpy().data)
+    for part in parts:
+        digest.update(part.numpy().data)
     return digest.hexdigest()

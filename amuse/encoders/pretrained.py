@@ -27,7 +27,7 @@ class PretrainedAudio(_Pretrained):
     """An audio encoder such as wav2vec 2.0, HuBERT, WavLM or Whisper's: hidden states, averaged within each token.
 
     Raises:
-        ImportError, FileNotFoundError: see `encoder_folder`.
+        ImportError, FileNotFoundError: See `encoder_folder`.
         ValueError: Incomplete weights, no feature extractor, or one for a sampling rate other than 16 kHz.
     """
 
@@ -53,8 +53,8 @@ class PretrainedVision(_Pretrained):
     """An image encoder such as ViT, DINOv2, CLIP or ResNet: the mean of a frame's patches is one token.
 
     Raises:
-        ImportError, FileNotFoundError: see `encoder_folder`.
-        ValueError: incomplete weights or no image processor.
+        ImportError, FileNotFoundError: See `encoder_folder`.
+        ValueError: Incomplete weights or no image processor.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:

@@ -26,7 +26,7 @@ class RawAudio(_Raw):
     """Windows of sound, 1 / rate seconds each, as the encoder's feature extractor gives them; the last is padded.
 
     Raises:
-        ImportError, FileNotFoundError: see `encoder_folder`.
+        ImportError, FileNotFoundError: See `encoder_folder`.
         ValueError: No feature extractor for 16 kHz, one that pads to a fixed time, or windows that are too short.
     """
 
@@ -60,8 +60,8 @@ class RawVision(_Raw):
     """Key frames as the encoder's image processor gives them.
 
     Raises:
-        ImportError, FileNotFoundError: see `encoder_folder`.
-        ValueError: no image processor, or one whose output has the shape of the frame.
+        ImportError, FileNotFoundError: See `encoder_folder`.
+        ValueError: No image processor, or one whose output has the shape of the frame.
     """
 
     def __init__(self, encoder: str) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from amuse.config import DataConfig
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder, import_transformers, without_progress_bars
+from amuse.encoders.stored import StoredTokens
 
 logger = logging.getLogger(__name__)
 
@@ -180,15 +181,19 @@ class FrozenTextEncoder:
         """Feature width: the encoder's (384 for MiniLM), times the number of layers with merge `"concat"`."""
         return int(self.model.config.hidden_size) * (len(self.layers) if self.merge == "concat" else 1)
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, Tensor]:
-        """Features of each distinct sequence, from the cache where it has them; see `encode`."""
+    def __call__(self, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, StoredTokens]:
+        """Where the features of each distinct sequence are in the cache, which gets what it lacks; see `encode`."""
         unique = list(dict.fromkeys(sequences))
+        if not unique:
+            return {}
         key = self._cache_key(unique)
         path = Path(default_cache_dir() if self.cache_dir is None else self.cache_dir) / f"text-{key[:32]}.safetensors"
         tokens = load_features(path, key, count=len(unique))
         if tokens is None:
-            tokens = self.encode(unique)
-            save_features(path, key, tokens)
+            save_features(path, key, self.encode(unique))
+            tokens = load_features(path, key, count=len(unique))
+            if tokens is None:
+                raise ValueError(f"{path}: was damaged while it was written")
         return dict(zip(unique, tokens, strict=True))
 
     @torch.inference_mode()

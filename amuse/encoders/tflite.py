@@ -28,7 +28,7 @@ class TfliteModel:
     """A model with one input.
 
     Raises:
-        ImportError: the runtime is not installed.
+        ImportError: The runtime is not installed.
     """
 
     def __init__(self, path: Path) -> None:

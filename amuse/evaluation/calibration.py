@@ -89,7 +89,7 @@ def load_temperature(run: str | Path) -> float:
     """The temperature of a run's best model; 1 for regression and for runs of older versions, which have none.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: A damaged file.
     """
     path = Path(run) / BEST / CALIBRATION_FILE
     if not path.is_file():

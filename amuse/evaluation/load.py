@@ -15,8 +15,8 @@ def load_best(folder: str | Path) -> tuple[Amuse, Standardizer | None, Config]:
     """The best model of a run, on the run's device, with the standardizer of its features and its configuration.
 
     Raises:
-        FileNotFoundError: no such run.
-        ValueError: a damaged checkpoint.
+        FileNotFoundError: No such run.
+        ValueError: A damaged checkpoint.
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
@@ -39,8 +39,8 @@ def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Conf
     """The best model of a run, one split of its data, prepared as in training, and its configuration.
 
     Raises:
-        FileNotFoundError: no such run or no such data.
-        ValueError: a damaged checkpoint or an unknown split.
+        FileNotFoundError: No such run or no such data.
+        ValueError: A damaged checkpoint or an unknown split.
     """
     model, standardizer, config = load_best(folder)
     conversations = load_split(config.data, split, device=next(model.parameters()).device)

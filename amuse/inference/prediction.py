@@ -57,6 +57,7 @@ class PredictedUtterance:
         probabilities: Those of all classes, calibrated by the run's temperature.
         value: The regression output; None for classes.
         modalities: Those that the utterance has.
+        expression: Another model's view of the face, see `amuse.inference.expressions`; None = not asked, or no face.
     """
 
     start: float
@@ -68,6 +69,7 @@ class PredictedUtterance:
     probabilities: dict[str, float]
     value: float | None
     modalities: list[str]
+    expression: dict[str, float] | None = None
 
 
 def log_problem(problem: Problem) -> None:
@@ -95,7 +97,11 @@ def table(rows: list[PredictedUtterance]) -> str:
     for row in rows:
         result = f"{row.emotion:<{emotions}}  {row.probability:5.2f}" if row.emotion else f"{row.value:6.2f}"
         start, end = (f"{clock(seconds, decimals=2):>{times}}" for seconds in (row.start, row.end))
-        lines.append(f"{start} - {end}  {row.speaker:<{speakers}}  {result}  {row.text or '-'}")
+        face = ""
+        if row.expression:
+            name = max(row.expression, key=row.expression.__getitem__)
+            face = f"  (face, by fer: {name} {row.expression[name]:.2f})"
+        lines.append(f"{start} - {end}  {row.speaker:<{speakers}}  {result}  {row.text or '-'}{face}")
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ def read_audio(span: Span, max_seconds: float, note: Note) -> np.ndarray:
     that starts late, it is silent, which is noted. Nothing is added after the end of the track.
 
     Raises:
-        MediaError: unreadable, no_audio, codec, empty_audio or out_of_range.
+        MediaError: Unreadable, no_audio, codec, empty_audio or out_of_range.
     """
     with open_track(span.path, "audio", note) as track:
         begin, end = _limits(track, span, max_seconds, note)
@@ -56,7 +56,7 @@ def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[
     No frame is from outside the span: where the picture begins late or ends early, its first or last frame is used.
 
     Raises:
-        MediaError: unreadable, no_video, codec, resolution or out_of_range.
+        MediaError: Unreadable, no_video, codec, resolution or out_of_range.
     """
     with open_track(span.path, "video", note) as track:
         width, height = track.stream.codec_context.width, track.stream.codec_context.height
@@ -97,7 +97,7 @@ def media_seconds(path: Path) -> float:
     """Length of a video.
 
     Raises:
-        MediaError: unreadable, no_video or codec.
+        MediaError: Unreadable, no_video or codec.
     """
     with open_track(path, "video", lambda kind, message: None) as track:
         return track.file_end

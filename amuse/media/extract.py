@@ -1,7 +1,9 @@
 """From one utterance's media to its token features: cut, encode, report problems."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,8 +13,19 @@ from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
 from amuse.media.decode import read_audio, read_frames
-from amuse.media.faces import FaceDetector, Picture, split_faces, whole
+from amuse.media.faces import Box, FaceDetector, Picture, largest, overlap, split_faces, whole
 from amuse.media.sources import Clip, Span
+from amuse.media.speaking import (
+    FEWEST,
+    FPS,
+    FaceTrack,
+    MouthReader,
+    frames_to_look_at,
+    loudness,
+    sound_looked_at,
+    speaking,
+    track_faces,
+)
 from amuse.media.tracks import MediaError, Note
 
 
@@ -24,6 +37,7 @@ class Options:
         audio, vision: Encoders, see `amuse.encoders.choose`; None leaves the modality out.
         face: Encoder of the modality face; None = that of `vision`.
         faces: Whether faces and background are separate modalities, "face" and "background", instead of "video".
+        speaker_face: Of several faces, use the one whose mouth moves with the sound; otherwise the largest.
         audio_rate: Audio tokens per second.
         frames: Key frames per utterance.
         max_seconds: Longest part of an utterance that is read.
@@ -33,6 +47,7 @@ class Options:
     vision: str | None = "hog"
     face: str | None = None
     faces: bool = False
+    speaker_face: bool = False
     audio_rate: float = 5.0
     frames: int = 4
     max_seconds: float = 30.0
@@ -73,6 +88,7 @@ class Extractor:
         self.options = options
         self.encoders: dict[str, Encoder] = {}
         self.detector = FaceDetector() if options.faces and options.vision is not None else None
+        self.mouths = MouthReader() if self.detector is not None and options.speaker_face else None
         if options.audio is not None:
             self.encoders["audio"] = audio_encoder(options.audio, options.audio_rate, device)
         if options.vision is not None:
@@ -91,10 +107,11 @@ class Extractor:
             raw: RawStream | None = getattr(encoder, "raw", None)
             if raw is not None:
                 encoders[modality]["raw"] = asdict(raw)
+        which = "the largest" if self.mouths is None else "the one whose mouth moves with the sound"
         return {
             "options": asdict(self.options),
             "encoders": encoders,
-            "faces": None if self.detector is None else self.detector.description,
+            "faces": None if self.detector is None else f"{self.detector.description}, {which}",
         }
 
     @classmethod
@@ -164,11 +181,46 @@ class Extractor:
         if self.detector is None:
             seen.pictures["video"] = whole(seen.frames)
             return
-        faces, seen.pictures["background"] = split_faces(seen.frames, self.detector)
+        choose = partial(self._choose, span, clip, note, seen)
+        faces, seen.pictures["background"] = split_faces(seen.frames, self.detector, choose)
         if faces:
             seen.pictures["face"] = faces
         else:
             note("no_face", f"{span.path.name}: none in {len(frames)} key frames")
+
+    def _choose(self, span: Span, clip: Clip, note: Note, seen: Perception, found: list[list[Box]]) -> list[Box | None]:
+        """The speaker's face in each key frame, given all faces of each; the largest where that is undecided."""
+        if self.mouths is None or max(map(len, found)) < 2:
+            return largest(found)
+        samples = seen.samples
+        if samples is None and clip.sound is not None:
+            with contextlib.suppress(MediaError):
+                samples = read_audio(clip.sound, self.options.max_seconds, lambda kind, message: None)
+        speaker = None if samples is None else self._speaking_face(span, clip, samples)
+        if speaker is None:
+            note("undecided_face", f"{span.path.name}: {max(map(len, found))} faces")
+            return largest(found)
+        assert samples is not None
+        step = len(samples) / SAMPLE_RATE * FPS / len(found)  # from one key frame to the next, in frames of the track
+        chosen: list[Box | None] = []
+        for number, boxes in enumerate(found):
+            there = np.array(speaker.box_near((number + 0.5) * step))
+            box = max(boxes, key=lambda box: overlap(np.array(box), there), default=None)
+            chosen.append(box if box is not None and overlap(np.array(box), there) > 0 else None)
+        return chosen
+
+    def _speaking_face(self, span: Span, clip: Clip, samples: np.ndarray) -> FaceTrack | None:
+        assert self.detector is not None
+        assert self.mouths is not None
+        heard = sound_looked_at(samples)
+        seconds = len(heard) / SAMPLE_RATE
+        count = frames_to_look_at(seconds)
+        if count < FEWEST:
+            return None
+        looked_at = Span(span.path, span.begin, span.begin + seconds)
+        frames = read_frames(looked_at, count, seconds, lambda kind, message: None)
+        tracks = track_faces([_half(frame, clip.half) for frame in frames], self.detector, self.mouths)
+        return speaking(tracks, loudness(heard, count))
 
 
 def _half(frame: np.ndarray, half: str | None) -> np.ndarray:

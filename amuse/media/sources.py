@@ -98,7 +98,7 @@ def iemocap_source(
     named (F in Ses01F_impro01), is taken to sit on the left; the speaker's half is used, unless `whole_frame`.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_iemocap`.
+        FileNotFoundError, ValueError: See `read_iemocap`.
     """
     source = Source(folder, {}, {}, "")
     source.splits = read_iemocap(
@@ -144,7 +144,7 @@ def folder_source(
         recognize: Makes the utterances of a recording without a transcript, and reports that it did.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_folder`.
+        FileNotFoundError, ValueError: See `read_folder`.
     """
     source = Source(folder, {}, {}, "")
     report = source.problems.append
@@ -179,7 +179,7 @@ def hub_source(
     """A data set of the Hugging Face hub or in its layout, see `read_hub_dataset` for the arguments.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: see `read_hub_dataset`.
+        FileNotFoundError, ImportError, ValueError: See `read_hub_dataset`.
     """
     source = Source(dataset_folder(name), {}, {}, "")
     found = read_hub_dataset(

@@ -11,6 +11,7 @@ import functools
 import heapq
 import math
 import re
+import wave
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -144,7 +145,7 @@ class Track:
     @property
     def file_end(self) -> float:
         """Where the last of all tracks ends, in seconds; in an indexed file that was cut off, where it should."""
-        promised = (self._container.duration or 0) / 1e6 if self._indexed else 0.0
+        promised = _promised(self._container, self._path) if self._indexed else 0.0
         return max(promised, *self._survey.ends.values(), 0.0)
 
     def frames(self, begin: float) -> Iterator[TimedFrame]:
@@ -311,7 +312,7 @@ def open_track(path: Path, kind: str, note: Note) -> Track:
         note: Takes `several_tracks` and `damaged`.
 
     Raises:
-        MediaError: on entering or inside of the block: unreadable, no_audio, no_video or codec.
+        MediaError: On entering or inside of the block: unreadable, no_audio, no_video or codec.
     """
     return Track(path, kind, note)
 
@@ -345,6 +346,22 @@ def survey(path: Path, size: int, changed: int) -> Survey:
 def _media_streams(container: Any) -> list[Any]:
     covers = pyav().stream.Disposition.attached_pic
     return [s for s in (*container.streams.video, *container.streams.audio) if not s.disposition & covers]
+
+
+def _promised(container: Any, path: Path) -> float:
+    """The length of a file by its header, in seconds; FFmpeg shortens those of AVI and WAV to what there is."""
+    found = (container.duration or 0) / 1e6
+    if container.format.name == "avi":
+        found = max(found, *(float(s.frames / s.average_rate) for s in container.streams.video if s.average_rate), 0.0)
+    if container.format.name == "wav":
+        try:
+            with wave.open(str(path)) as file:
+                # programs that do not know the length yet write the largest one, or none
+                length = file.getnframes() * file.getnchannels() * file.getsampwidth()
+                found = max(found, file.getnframes() / file.getframerate() if length < 0x7FFFFF00 else 0.0)
+        except (wave.Error, EOFError, ZeroDivisionError):  # coded in another way, or broken
+            pass
+    return found
 
 
 def _zero(container: Any) -> float:

@@ -15,7 +15,7 @@ class AllocationLimit(TorchDispatchMode):
     """Inside, tensors are made until they are more, or have more numbers, than the weights of a file allow.
 
     Raises:
-        ValueError: in place of the allocation that would go beyond.
+        ValueError: In place of the allocation that would go beyond.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:

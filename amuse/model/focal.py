@@ -23,9 +23,9 @@ def focal_loss(
         logits: `(N, C)`. labels: int64 `(N,)`, -100 = unlabelled.
         gamma: 0 is the cross-entropy.
         class_weights: `(C,)`; the average is weighted by them.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: Share of the target spread over all classes.
         row_weights: `(N,)`, further weights; the average is weighted by them too.
-        total: what the weighted sum is divided by, where these are not all rows; default: the sum of the weights.
+        total: What the weighted sum is divided by, where these are not all rows; default: the sum of the weights.
 
     Returns:
         A scalar; 0 when nothing is labelled.

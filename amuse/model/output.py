@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass
 class Output:
-    """What the model says about U utterances.
+    """The model's outputs for U utterances.
 
     Attributes:
         logits: `(U, C)`, or `(U, 1)` for regression.

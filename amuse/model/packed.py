@@ -1,4 +1,4 @@
-"""Packed tokens in the model: what a stage does to them other than token by token."""
+"""Operations of the model on packed tokens that are not token-wise."""
 
 from typing import Any, cast
 
@@ -13,18 +13,18 @@ from amuse_kernels.nn import Packed
 
 
 def pack(tokens: Tensor, layout: Layout) -> Packed:
-    """`(T, d)` tokens with what the attention layers need to know about them."""
+    """`(T, d)` tokens with their layout, as the attention layers need it."""
     return Packed(tokens, layout.cu_seq, layout.max_len)
 
 
 def average(tokens: Tensor, layout: Layout) -> Tensor:
-    """Average of the `(T, d)` tokens of each sequence, `(U, d)`; 0 of none.
+    """Average of the `(T, d)` tokens of each sequence, `(U, d)`; 0 for an empty one.
 
-    Summed segment by segment, at least in fp32: no atomics, so that every run gives the same bits.
+    Summed segment by segment in fp32 or higher, without atomics, so that every run gives the same bits.
     """
     offsets, values = layout.cu_seq, at_least_fp32(tokens)
     total: Any = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
-    return (total / offsets.diff().clamp(min=1)[:, None]).to(tokens.dtype)
+    return (total / layout.divisor).to(tokens.dtype)
 
 
 class BiLSTM(nn.Module):
@@ -36,8 +36,8 @@ class BiLSTM(nn.Module):
         self.lstm = nn.LSTM(width, d_model // 2, num_layers, batch_first=True, bidirectional=True, dropout=between)
 
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
-        """`(T, width)` tokens of the sequences that `steps` tells apart to `(T, d_model)`."""
-        if not len(x):  # weights get a gradient of 0 all the same, for which other processes may wait
+        """From `(T, width)` tokens of the sequences in `steps` to `(T, d_model)`."""
+        if not len(x):  # the weights still need a gradient of 0, for which other processes may wait
             return self.lstm(F.pad(x, (0, 0, 0, 1))[None])[0][0, :0]
         out, _ = self.lstm(PackedSequence(reorder(x, steps.order, steps.inverse), steps.batch_sizes))
         return reorder(out.data, steps.inverse, steps.order)

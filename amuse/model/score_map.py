@@ -24,12 +24,12 @@ class MappedScoresAttention(nn.Module):
     it, at H times the work of plain attention.
 
     Args:
-        embed_dim: width d = H * D of the query, a multiple of 8 * `num_heads` up to 256.
+        embed_dim: Width d = H * D of the query, a multiple of 8 * `num_heads` up to 256.
         num_heads: H.
-        source_dims: widths of the P sources.
-        gate: weight of every source.
-        head_merge: heads' results as "mean" (the paper) or "concat".
-        backend: of the kernels; None = best available.
+        source_dims: Widths of the P sources.
+        gate: Weight of every source.
+        head_merge: Heads' results as "mean" (the paper) or "concat".
+        backend: Of the kernels; None = best available.
     """
 
     def __init__(

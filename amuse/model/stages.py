@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from amuse.config import ModelConfig
 from amuse.layout import Layout, Merge
+from amuse.model.dropout import Dropout
 from amuse.model.packed import BiLSTM, pack, reorder
 from amuse.model.score_map import MappedScoresAttention
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
@@ -27,11 +28,11 @@ class UnimodalStage(nn.Module):
         super().__init__()
         d = config.d_model
         num_layers = config.unimodal_layers if num_layers is None else num_layers
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = Dropout(config.input_dropout)
         self.lstm = BiLSTM(width, d) if config.unimodal_lstm else None
         self.project = nn.Identity() if config.unimodal_lstm else nn.Linear(width, d)
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(num_layers))
 
     def forward(self, features: Tensor, layout: Layout) -> Tensor:
@@ -137,14 +138,14 @@ class AttentionLayer(nn.Module):
                 self.attention = PeripheralCentralAttention(d, config.num_heads, source_dims, gate=gate, **options)
         self.dense_norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource]) -> Tensor:
         """`(T, d)` to the same shape; `sources`: see `inject`."""
         if self.attention is not None:
             attended, _ = self.attention(pack(self.attention_norm(g), layout), sources)
-            g = g + self.dropout(attended.values)
-        return g + self.dropout(F.gelu(self.dense(self.dense_norm(g))))
+            g = self.dropout.add(g, attended.values)
+        return self.dropout.add(g, F.gelu(self.dense(self.dense_norm(g))))
 
 
 def attend_to_itself(tokens: Tensor, layout: Layout, layers: nn.ModuleList) -> Tensor:
@@ -165,6 +166,6 @@ def inject(tokens: Tensor, layout: Layout, readers: Sequence[tuple[Attention, in
         return []
     linears: Any = [kind[p] for attention, p in readers for kind in (attention.k_proj, attention.v_proj)]
     weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
-    heads = F.linear(tokens, weight, bias).unflatten(-1, (len(readers), 2, readers[0][0].num_heads, -1))
-    parts = [part.unbind(1) for part in heads.unbind(1)]  # (T, H, D)
-    return [ProjectedSource(key, value, layout.cu_seq, layout.max_len) for key, value in parts]
+    heads = F.linear(tokens, weight, bias).unflatten(-1, (len(linears), readers[0][0].num_heads, -1)).unbind(1)
+    pairs = zip(heads[::2], heads[1::2], strict=True)  # (T, H, D)
+    return [ProjectedSource(key, value, layout.cu_seq, layout.max_len) for key, value in pairs]

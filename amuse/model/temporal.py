@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from amuse.config import ModelConfig
 from amuse.data.batch import Batch
 from amuse.layout import Layout
+from amuse.model.dropout import Dropout
 from amuse.model.packed import BiLSTM, pack
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
@@ -17,7 +18,7 @@ class TemporalStage(nn.Module):
     """Dialogue context over all utterances, speaker context over the speaker's own (III-D).
 
     "bilstm" (the paper): two parallel Bi-LSTMs. "attention" (ours): one attention over the sources "same speaker" and
-    "any speaker", causal for real-time use. Their results stand beside the utterance's own descriptor.
+    "any speaker", causal for real-time use. Their results are concatenated with the utterance's own descriptor.
     """
 
     def __init__(self, fused_width: int, config: ModelConfig) -> None:
@@ -26,7 +27,7 @@ class TemporalStage(nn.Module):
         self.kind, self.causal, self.window = config.temporal, config.causal, config.context_window
         self.project = nn.Linear(fused_width, d)
         self.norm = nn.LayerNorm(d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.width = d
         if self.kind == "bilstm":
             self.dialogue_lstm = BiLSTM(d, d, config.temporal_layers, config.dropout)
@@ -69,7 +70,7 @@ class TemporalStage(nn.Module):
 
 
 class ContextLayer(nn.Module):
-    """Each utterance attends to its speaker's utterances and to everybody's, as two sources of one attention."""
+    """Each utterance attends to its speaker's utterances and to all utterances, as two sources of one attention."""
 
     RELATIONS = ("same", "any")
 
@@ -78,8 +79,8 @@ class ContextLayer(nn.Module):
         d = config.d_model
         self.attention_norm, self.dense_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.attention = PeripheralCentralAttention(d, config.num_heads, [d, d], gate="learned", backend=config.backend)
-        self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * d, d))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dense = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), Dropout(config.dropout), nn.Linear(2 * d, d))
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, dialogues: Layout, speakers: Tensor, causal: bool = False) -> Tensor:
         """`(U, d)` utterances of the dialogues and their speakers `(U,)` to `(U, d)`."""
@@ -114,9 +115,9 @@ class ContextLayer(nn.Module):
         return self.finish(x, self.attention.finish(attended)[:, 0])
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What follows the attention."""
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.dense(self.dense_norm(x)))
+        """The rest of the layer, after the attention."""
+        x = self.dropout.add(x, attended)
+        return self.dropout.add(x, self.dense(self.dense_norm(x)))
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -32,7 +32,7 @@ def render(content: Content, only: int | None = None, *, sound: bool = False) ->
 
     Raises:
         ValueError: No utterance.
-        ImportError: jinja2, or for sound PyAV, is missing.
+        ImportError: Jinja2, or for sound PyAV, is missing.
     """
     if not content.turns:
         raise ValueError("content.turns: expected at least one utterance, got none")

@@ -1,4 +1,4 @@
-"""The first thing a report says: who showed mostly what, when it changed, and how sure the model is."""
+"""The summary at the top of a report: each speaker's main emotions, their changes, and the model's confidence."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -34,7 +34,7 @@ class SpeakerSummary:
 
 @dataclass(frozen=True)
 class Change:
-    """An utterance (its number) at which a speaker's emotion is another one than in their utterance before."""
+    """The number of an utterance whose emotion differs from that of the speaker's previous one."""
 
     number: int
     when: str
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the top of a report says; `changes` are the surest ones, in their order."""
+    """The content of the summary; `changes` are the most confident ones, in their order."""
 
     speakers: list[SpeakerSummary]
     changes: list[Change]

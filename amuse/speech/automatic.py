@@ -1,4 +1,4 @@
-"""Words and speakers where a recording comes without a transcript."""
+"""Recognises words and speakers of recordings without a transcript."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from amuse.speech.writing import lines, write_transcription
 
 
 def recognize(media: Path, transcriber: Transcriber, report: ProblemHandler) -> list[Line]:
-    """The utterances of a recording, which is reported; none where no word is heard or the sound cannot be read."""
+    """The recognised utterances of a recording, which is reported; none without words or readable sound."""
     try:
         found = transcribe(media, transcriber)
-    except ValueError:  # whoever reads the media for features finds it again and reports it
+    except ValueError:  # reported when the media are read for features
         return []
     if found.utterances:
         advice = f"to correct them: amuse transcribe {media.name}"
@@ -22,10 +22,10 @@ def recognize(media: Path, transcriber: Transcriber, report: ProblemHandler) -> 
 
 
 def recognizer_of_folder(folder: Path, keep: Path) -> Callable[[Path, ProblemHandler], list[Line]]:
-    """For the recordings of a folder: what was recognised once is kept as tables in `keep`, and read from there.
+    """For the recordings of a folder: transcriptions are kept as tables in `keep`, and read from there later.
 
     Raises:
-        ImportError: Something that it needs is not installed; says how to install it.
+        ImportError: A package is missing; says how to install it.
     """
     transcriber = Transcriber()
 

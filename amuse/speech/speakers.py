@@ -1,7 +1,7 @@
 """Who speaks when: voices of short windows, clustered, then decoded into turns.
 
 A simpler relative of Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences": agglomerative clustering
-finds the speakers, and a Viterbi pass with a price on every change of speaker assigns the windows to them.
+finds the speakers, and a Viterbi pass with a penalty for every change of speaker assigns the windows to them.
 """
 
 from collections.abc import Iterable
@@ -14,19 +14,19 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.speech.voices import VoiceEncoder
 
 WINDOW, STEP = 1.6, 0.2
-"""Length of a window, and from one to the next, in seconds."""
+"""Length of a window and step to the next, in seconds."""
 RELIABLE = 0.8
-"""Pieces of speech shorter than this, in seconds, do not decide who there is."""
+"""Segments of speech shorter than this, in seconds, are not used to find the speakers."""
 SAME_VOICE = 0.73
-"""Clusters whose windows are more alike than this on average, as a cosine, are one speaker."""
+"""Clusters with a mean cosine similarity above this are one speaker."""
 DIFFERENT_VOICE = 0.65
-"""Windows less alike than this, as a cosine, are of two speakers."""
+"""Windows with a cosine similarity below this are of two speakers."""
 LEAST_SPEECH = 1.5
-"""A speaker whose windows cover less than this, in seconds, is taken for a part of the most similar one."""
+"""A speaker whose windows cover less than this, in seconds, is merged with the most similar one."""
 CHANGE, CHANGE_AT_PAUSE = 0.2, 0.05
-"""What a change of speaker costs in summed cosines: within a piece of speech, and between two."""
+"""Penalty of a change of speaker, in summed cosines: within a segment of speech, and between two."""
 MOST_WINDOWS = 3000
-"""More than these are not clustered, but assigned to the clusters of an even selection; memory is quadratic in them."""
+"""With more windows, an even selection is clustered, and the others are assigned; memory is quadratic in this."""
 
 
 class Turn(NamedTuple):
@@ -40,19 +40,19 @@ class Turn(NamedTuple):
 class _Window(NamedTuple):
     piece: int
     centre: float
-    seconds: float  # of speech that it stands for
+    seconds: float  # of speech that it represents
 
 
 def find_turns(
     samples: np.ndarray, pieces: list[tuple[float, float]], encoder: VoiceEncoder | None, speakers: int | None = None
 ) -> list[Turn]:
-    """The speaker of every piece of speech; a piece in which the speaker changes becomes several turns.
+    """The speaker of every segment of speech; a segment in which the speaker changes becomes several turns.
 
     Args:
         samples: float32 `(samples,)` at 16 kHz.
-        pieces: Begin and end of stretches of speech in seconds, in order.
-        encoder: Tells voices apart; None where there is one speaker.
-        speakers: How many there are; None finds out.
+        pieces: Begin and end of segments of speech in seconds, in order.
+        encoder: Distinguishes voices; None = a single speaker.
+        speakers: Their number; None estimates it.
     """
     if encoder is None or not pieces or speakers == 1:
         return [Turn(*piece, 0) for piece in pieces]
@@ -71,7 +71,7 @@ def find_turns(
 
 def _windows(pieces: list[tuple[float, float]]) -> Iterable[_Window]:
     for number, (begin, end) in enumerate(pieces):
-        # windows stay inside of the piece: what is around it may be somebody else
+        # windows stay inside the segment: somebody else may speak around it
         inner = max(end - begin - WINDOW, 0.0)
         count = int(inner / STEP) + 1
         first = (begin + end - inner) / 2
@@ -81,7 +81,7 @@ def _windows(pieces: list[tuple[float, float]]) -> Iterable[_Window]:
 
 
 def _sound(samples: np.ndarray, piece: tuple[float, float], centre: float) -> np.ndarray:
-    """The samples of a window; a piece that is too short for it is repeated."""
+    """The samples of a window; a segment that is too short for it is repeated."""
     length = round(WINDOW * SAMPLE_RATE)
     low, high = (round(edge * SAMPLE_RATE) for edge in piece)
     begin = max(low, round((centre - WINDOW / 2) * SAMPLE_RATE))
@@ -89,7 +89,7 @@ def _sound(samples: np.ndarray, piece: tuple[float, float], centre: float) -> np
 
 
 def _mixed(voices: np.ndarray, pieces: list[int]) -> np.ndarray:
-    """Whether a window seems to hold the voices of two: what is before it and what is behind it differ."""
+    """Whether a window seems to contain two voices: those before and after it differ."""
     reach = round(WINDOW / 2 / STEP)
     mixed = np.zeros(len(voices), bool)
     for i in range(reach, len(voices) - reach):
@@ -100,7 +100,7 @@ def _mixed(voices: np.ndarray, pieces: list[int]) -> np.ndarray:
 
 
 def _centroids(voices: np.ndarray, seconds: np.ndarray, speakers: int | None) -> np.ndarray:
-    """`(speakers, d)`, rows of norm one, of windows `(N, d)` that stand for seconds `(N,)` of speech."""
+    """`(speakers, d)`, rows of norm one, from windows `(N, d)` that represent seconds `(N,)` of speech."""
     few = np.linspace(0, len(voices) - 1, min(len(voices), MOST_WINDOWS)).round().astype(int)
     chosen, seconds = voices[few], seconds[few] * len(voices) / len(few)
     if len(chosen) == 1:
@@ -110,7 +110,7 @@ def _centroids(voices: np.ndarray, seconds: np.ndarray, speakers: int | None) ->
         clusters = fcluster(tree, 1 - SAME_VOICE, "distance")
         names = _large(clusters, seconds)
     else:
-        # outliers form clusters of their own, so that more than `speakers` of them may be needed
+        # outliers form separate clusters, so more than `speakers` clusters may be needed
         for count in range(speakers, 4 * speakers + 1):
             clusters = fcluster(tree, count, "maxclust")
             names = _large(clusters, seconds)[:speakers]
@@ -132,7 +132,7 @@ def _large(clusters: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _decode(scores: np.ndarray, pieces: list[int]) -> np.ndarray:
-    """The best speaker of each window, `(N,)`, given cosines `(N, speakers)`, when every change has its price."""
+    """The most likely speaker of each window, `(N,)`, from cosines `(N, speakers)` and penalties for changes."""
     count = scores.shape[1]
     best = scores[0].copy()
     back = np.zeros(scores.shape, int)
@@ -167,7 +167,7 @@ def _turns(pieces: list[tuple[float, float]], windows: list[_Window], states: np
 
 
 def _numbered(turns: Iterable[Turn]) -> list[Turn]:
-    """Speakers in the order in which they first speak."""
+    """Speakers in order of first appearance."""
     turns = list(turns)
     order = {speaker: number for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in turns))}
     return [turn._replace(speaker=order[turn.speaker]) for turn in turns]

@@ -1,4 +1,4 @@
-"""A recording to utterances with times, speakers and words."""
+"""From a recording to utterances with times, speakers and words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from amuse.speech.weights import DEFAULT_MODEL, NEEDS_EXTRA
 from amuse.speech.words import Recognizer, Word, recognizer
 
 PIECE_PAUSE, SHORTEST_PIECE = 0.1, 0.1
-"""The shortest silence at which speech is cut, and its shortest piece, in seconds: a speaker may change there."""
+"""The shortest silence at which speech is cut, since the speaker may change, and the shortest segment, in seconds."""
 MARGIN = 0.2
-"""Seconds of sound around speech that the recogniser reads too."""
+"""Seconds of sound around speech that the recogniser also reads."""
 
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """What decides the words and the speakers of a recording.
+    """Options of a transcription.
 
     Attributes:
         model: Speech to text, see `amuse.speech.weights.speech_model`.
-        speakers: How many there are; None finds out.
-        language: Its code, such as `"en"`; None finds out.
-        voices: Tells speakers apart, see `amuse.speech.voices.voice_encoder`.
-        device: `"cpu"` or `"cuda"`, for the words.
+        speakers: Their number; None estimates it.
+        language: Its code, such as `"en"`; None detects it.
+        voices: Encoder that distinguishes speakers, see `amuse.speech.voices.voice_encoder`.
+        device: `"cpu"` or `"cuda"`, for speech to text.
     """
 
     model: str = DEFAULT_MODEL
@@ -49,13 +49,13 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was understood of a recording.
+    """The transcription of a recording.
 
     Attributes:
-        utterances: In their order; none where nobody speaks.
-        language: Its code; None where the model does not tell it.
-        wordless: Stretches of voice in which no word was understood, which are left out, in seconds.
-        by: What found words and speakers, in words.
+        utterances: In their order; empty if nobody speaks.
+        language: Its code; None if the model does not detect it.
+        wordless: Segments of voice without recognised words, which are left out, in seconds.
+        by: The models that found words and speakers, in words.
     """
 
     utterances: list[SpokenUtterance]
@@ -76,10 +76,10 @@ class Transcription:
 
 
 class Transcriber:
-    """Understands recordings, one after the other, with models that are loaded once, when a voice is first heard.
+    """Transcribes recordings with models that are loaded once, when the first voice is found.
 
     Raises:
-        ImportError: Something that it needs is not installed; says how to install it.
+        ImportError: A package is missing; says how to install it.
     """
 
     def __init__(self, options: SpeechOptions | None = None) -> None:
@@ -96,7 +96,7 @@ class Transcriber:
 
         Args:
             samples: float32 `(samples,)` at 16 kHz.
-            progress: Takes the share of the speech that is done, from 0 to 1.
+            progress: Takes the finished share of the speech, from 0 to 1.
 
         Raises:
             FileNotFoundError, ImportError, ValueError: See `amuse.speech.words.recognizer`.

@@ -1,4 +1,4 @@
-"""Turns of speakers and recognised words, put together to utterances."""
+"""Combines turns of speakers and recognised words into utterances."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,25 +10,25 @@ from amuse.speech.speakers import Turn
 from amuse.speech.words import Word
 
 WINDOW = 28.0
-"""Seconds of sound that are recognised at once; Whisper reads 30."""
+"""Seconds of sound that are recognised together; Whisper reads 30."""
 LONGEST_STRETCH = 25.0
 """Seconds of one speaker's speech without a pause, so that it fits into a window."""
 LONGEST_SILENCE = 2.0
-"""Longer silences are not recognised, seconds: Whisper makes up words there."""
+"""Longer silences, in seconds, are not recognised: Whisper invents words there."""
 STRAY = 0.5
-"""Words further than this from any speech, in seconds, are made up."""
+"""Words further than this from any speech, in seconds, are taken as invented."""
 SENTENCE_END = (".", "?", "!", "…", "。", "？", "！")
 SENTENCE_BONUS = 0.3
-"""How much further off, in seconds, a change of speaker may be found behind a sentence than within one."""
+"""Seconds by which a change of speaker may be further away after a sentence than within one."""
 
 
 @dataclass(frozen=True)
 class SpokenUtterance:
-    """What one speaker says between two pauses or changes of speaker.
+    """The speech of one speaker between two pauses or changes of speaker.
 
     Attributes:
         start, end: Seconds.
-        speaker: `"speaker 1"` for the one who speaks first, and so on.
+        speaker: `"speaker 1"` for the first to speak, and so on.
         words: With their times in the recording.
     """
 
@@ -43,13 +43,13 @@ class SpokenUtterance:
 
     @property
     def confidence(self) -> float | None:
-        """Mean probability of the words; None where the model does not tell it."""
+        """Mean probability of the words; None if the model does not give it."""
         known = [word.probability for word in self.words if word.probability is not None]
         return float(np.mean(known)) if known else None
 
 
 def join(turns: list[Turn]) -> list[Turn]:
-    """Turns of one speaker that are less than `PAUSE` apart become one, up to `LONGEST_STRETCH`."""
+    """Merge turns of one speaker that are less than `PAUSE` apart, up to `LONGEST_STRETCH`."""
     joined: list[Turn] = []
     for turn in turns:
         last = joined[-1] if joined else None
@@ -66,7 +66,7 @@ def join(turns: list[Turn]) -> list[Turn]:
 
 
 def windows(turns: list[Turn]) -> list[list[Turn]]:
-    """Neighbouring turns that are recognised at once: at most `WINDOW` long, without a long silence."""
+    """Groups of neighbouring turns that are recognised together: at most `WINDOW` long, without a long silence."""
     groups: list[list[Turn]] = []
     for turn in turns:
         if groups and turn.end - groups[-1][0].start <= WINDOW and turn.start - groups[-1][-1].end <= LONGEST_SILENCE:
@@ -77,9 +77,9 @@ def windows(turns: list[Turn]) -> list[list[Turn]]:
 
 
 def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
-    """The words of each turn; between two turns, the list is cut where times and sentences suggest it most.
+    """The words of each turn; the list is cut where times and sentences best match the change of turn.
 
-    Times of recognised words are a few tenths of a second off, those of turns are not.
+    Times of recognised words are off by a few tenths of a second, those of turns are not.
     """
     words = [word for word in words if _distance(word, turns) <= STRAY]
     cuts = [0]
@@ -92,7 +92,7 @@ def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
 
 
 def utterances(turns: list[Turn], words: list[list[Word]]) -> list[SpokenUtterance]:
-    """One or, of a turn longer than `LONGEST`, several utterances a turn; turns without words are left out."""
+    """One utterance per turn, or several for a turn longer than `LONGEST`; turns without words are left out."""
     found = []
     for turn, said in zip(turns, words, strict=True):
         if said:
@@ -101,13 +101,13 @@ def utterances(turns: list[Turn], words: list[list[Word]]) -> list[SpokenUtteran
 
 
 def _split(utterance: SpokenUtterance) -> list[SpokenUtterance]:
-    """At the longest pauses, best behind sentences, until no part is longer than `LONGEST`."""
+    """Split at the longest pauses, preferably after sentences, until no part is longer than `LONGEST`."""
     words = utterance.words
     if utterance.end - utterance.start <= LONGEST or len(words) < 2:
         return [utterance]
 
     def suitability(place: int) -> float:
-        """Seconds of the pause, more behind a sentence, less far from the middle."""
+        """Seconds of the pause, plus a bonus after a sentence, minus a penalty for distance from the middle."""
         middle = (utterance.start + utterance.end) / 2
         pause = words[place].start - words[place - 1].end
         off = abs(words[place].start - middle) / (utterance.end - utterance.start)
@@ -122,7 +122,7 @@ def _split(utterance: SpokenUtterance) -> list[SpokenUtterance]:
 
 
 def _cost(words: list[Word], place: int, change: float) -> float:
-    """Seconds from a cut before word number `place` to a change of speaker."""
+    """Distance in seconds of a cut before word number `place` from a change of speaker."""
     if not words:
         return 0.0
     before = words[place - 1].end if place else words[0].start

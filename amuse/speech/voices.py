@@ -1,4 +1,4 @@
-"""Vectors that say whose voice is heard: Resemblyzer's network, or an x-vector model of transformers."""
+"""Speaker embeddings: Resemblyzer's network, or an x-vector model of transformers."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,10 +18,10 @@ BATCH = 64
 
 
 class VoiceEncoder(Protocol):
-    """Sound to a voice.
+    """From sound to speaker embeddings.
 
     Attributes:
-        description: In words.
+        description: Which one it is, in words.
     """
 
     description: str
@@ -65,7 +65,7 @@ class Resemblyzer(nn.Module):
         rows = []
         for begin in range(0, len(windows), BATCH):
             sound = torch.from_numpy(np.stack(windows[begin : begin + BATCH]))
-            # as loud as what the network was trained on; quieter is made louder only
+            # quiet sound is raised to the level of the training data; loud sound stays as it is
             level = sound.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-8)
             sound = sound * (10 ** (-30 / 20) / level).clamp(min=1.0)
             spectrum = torch.stft(
@@ -93,8 +93,8 @@ class XVector:
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except ValueError as error:
-            raise ValueError(f"voices: {name} is no x-vector model: {str(error).splitlines()[0]}") from None
-        # the last layer tells the speakers of the training data apart and is not read
+            raise ValueError(f"voices: {name} is not an x-vector model: {str(error).splitlines()[0]}") from None
+        # the last layer, which classifies the speakers of the training data, is not used
         absent = sorted(key for key in info["missing_keys"] if not key.startswith(("objective", "classifier")))
         if absent:
             raise ValueError(f"voices: {name} lacks {len(absent)} weights of its architecture, e.g. {absent[0]}")

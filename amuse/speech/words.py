@@ -1,4 +1,4 @@
-"""Sound to words with their times: Whisper by faster-whisper, or a speech-to-text model of transformers."""
+"""From sound to words with their times: Whisper by faster-whisper, or a speech-to-text model of transformers."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,11 +11,11 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.speech.weights import SpeechModel, speech_model
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Tried one after the other, until what comes out neither repeats itself nor is improbable (Radford et al. 2022)."""
+"""Tried in turn, until the text neither repeats itself nor is improbable (Radford et al. 2022)."""
 
 
 class Word(NamedTuple):
-    """A word: seconds, its text with the space before it, and its probability where the model tells it."""
+    """A word: seconds, its text with the space before it, and its probability if the model gives it."""
 
     start: float
     end: float
@@ -27,16 +27,16 @@ class Recognizer(Protocol):
     """A speech-to-text model.
 
     Attributes:
-        description: In words.
+        description: Which one it is, in words.
     """
 
     description: str
 
     def find_language(self, samples: np.ndarray) -> str | None:
-        """The code of the language, such as `"en"`, that is spoken in samples at 16 kHz; None where it cannot tell."""
+        """The code of the spoken language, such as `"en"`, from samples at 16 kHz; None if it cannot be detected."""
 
     def __call__(self, samples: np.ndarray, language: str | None) -> list[Word]:
-        """The words of at most 30 seconds at 16 kHz, in their order; times from the first sample on."""
+        """The words in at most 30 seconds at 16 kHz, in their order; times count from the first sample."""
 
 
 def recognizer(name: str, language: str | None = None, device: str = "cpu") -> Recognizer:
@@ -86,7 +86,7 @@ class Whisper:
     def __call__(self, samples: np.ndarray, language: str | None) -> list[Word]:
         import ctranslate2
 
-        ctranslate2.set_random_seed(0)  # temperatures above 0 draw
+        ctranslate2.set_random_seed(0)  # temperatures above 0 sample
         segments, _ = self._model.transcribe(
             samples,
             language=language,
@@ -102,7 +102,7 @@ class Whisper:
 
 
 class Transformers:
-    """A speech-to-text model of transformers: Whisper and its kin, or a CTC model such as wav2vec 2.0's."""
+    """A speech-to-text model of transformers: one such as Whisper, or a CTC model such as wav2vec 2.0's."""
 
     def __init__(self, folder: Path, name: str, device: str) -> None:
         transformers = import_transformers()
@@ -114,7 +114,7 @@ class Transformers:
                 model_kwargs={"use_safetensors": True},
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"model: {name} is no speech-to-text model: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"model: {name} is not a speech-to-text model: {str(error).splitlines()[0]}") from None
         self._whisper = self._pipeline.model.config.model_type == "whisper"
         self.description = f"{type(self._pipeline.model).__name__} {name}"
 

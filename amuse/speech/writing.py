@@ -1,4 +1,4 @@
-"""Transcriptions as files: a table to be corrected by hand, or JSON with the times of every word."""
+"""Writes transcriptions: a table to be corrected by hand, or JSON with the times of every word."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from amuse.speech.transcription import Transcription
 
 COLUMNS = ("start", "end", "speaker", "text", "label", "confidence")
 SUFFIXES = (".csv", ".json")
-"""Of the files that `write_transcription` writes; `amuse.data.transcript` reads both."""
+"""Suffixes of the files that `write_transcription` writes; `amuse.data.transcript` reads both."""
 
 
 def lines(transcription: Transcription, stem: str) -> list[Line]:
@@ -34,7 +34,7 @@ def write_transcription(transcription: Transcription, path: Path) -> None:
 
 
 def to_csv(transcription: Transcription) -> str:
-    """Rows of `COLUMNS`, behind a byte order mark, without which Excel takes UTF-8 for something else."""
+    """Rows of `COLUMNS` after a byte order mark, without which Excel does not read UTF-8."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -65,5 +65,5 @@ def to_json(transcription: Transcription) -> str:
 
 
 def _times(start: float, end: float) -> tuple[float, float]:
-    """Rounded to hundredths, and still apart."""
+    """Times rounded to hundredths, and still different."""
     return round(start, 2), max(round(end, 2), round(start, 2) + 0.01)

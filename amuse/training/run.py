@@ -81,12 +81,12 @@ class Run:
             shuffle=True,
             seed=train.seed,
             max_utterances=train.max_utterances,
-            tokens=[sum(len(x) for u in d.utterances for x in u.features.values()) for d in splits.train.dialogues],
+            tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
             max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
-        self.loader = micro_batch_loader(splits.train, self.micro_batches)
+        self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
         total = train.epochs * len(batches)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, train.warmup)

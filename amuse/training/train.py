@@ -38,13 +38,13 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
         progress: Show progress bars.
 
     Raises:
-        FileExistsError: the folder holds a run and `resume` is not set.
-        ValueError: resuming with another configuration, or from a damaged state.
-        FloatingPointError: the loss is not finite.
+        FileExistsError: The folder has a run and `resume` is not set.
+        ValueError: Resuming with another configuration, or from a damaged state.
+        FloatingPointError: The loss is not finite.
     """
     folder = Path(folder)
     if (folder / STATE_FILE).exists() and not resume:
-        raise FileExistsError(f"{folder}: holds a run already; resume it or choose another folder")
+        raise FileExistsError(f"{folder}: has a run already; resume it or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
             splits = load_splits(config.data, progress and world.is_main, world.device)
@@ -55,7 +55,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     """`train` on conversations in memory.
 
     Raises:
-        ValueError: a split without a label, which could not be scored.
+        ValueError: A split without a label, which could not be scored.
     """
     check_scorable({"train": splits.train, "valid": splits.valid, "test": splits.test})
     seed_everything(config.train.seed)

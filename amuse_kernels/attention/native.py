@@ -9,7 +9,7 @@ from amuse_kernels.native import module
 
 
 def native_inputs(inputs: AttentionInputs, *, seed: int = 0, num_threads: int = 0) -> Any:
-    """What both directions share: the module's `AttentionInputs`.
+    """The native module's `AttentionInputs`, which forward and backward share.
 
     Args:
         inputs: Of the op.

@@ -1,4 +1,4 @@
-"""What is measured on, and how a time is taken there: an NVIDIA GPU, or nothing at all (`--dry-run`)."""
+"""The device that is measured, and how a time is taken on it: an NVIDIA GPU, or none (`--dry-run`)."""
 
 import itertools
 import platform
@@ -34,6 +34,14 @@ class Gpu:
             "state": _nvidia_smi(self.device.index),
         }
 
+    def is_lost(self) -> bool:
+        """Whether the GPU refuses everything since an error, such as an illegal access: a new process may help."""
+        try:
+            torch.cuda.synchronize()
+            return False
+        except RuntimeError:
+            return True
+
     def wall(self, run: Run, seconds: float) -> float:
         """Median seconds of a call from Python, results awaited after a few calls in a row."""
         started = time.perf_counter()
@@ -53,7 +61,7 @@ class Gpu:
         """Median seconds of a call inside a CUDA graph: what the GPU takes, without Python and launches.
 
         Raises:
-            RuntimeError: the calls cannot be captured, for example since they wait for a result.
+            RuntimeError: The calls cannot be captured, for example since they wait for a result.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -113,6 +121,9 @@ class Nothing:
 
     def describe(self) -> dict[str, str]:
         return {"gpu": "none: dry run, nothing was measured", "system": platform.machine()}
+
+    def is_lost(self) -> bool:
+        return False
 
     def wall(self, run: Run, seconds: float) -> float:
         begin = next(self._ticks)

@@ -1,4 +1,4 @@
-"""What compiled machine code holds: registers, local and shared memory, SASS, read by Triton's cuobjdump."""
+"""Contents of compiled machine code: registers, local and shared memory, SASS, read by Triton's cuobjdump."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ RESERVED_SHARED = 1024  # of each block, from compute capability 9.0 on counted 
 
 
 class Usage(NamedTuple):
-    """Of one kernel, per thread and per block; local memory is where registers spill to."""
+    """Resources of one kernel, per thread and per block; local memory takes spilled registers."""
 
     registers: int
     local_bytes: int
@@ -25,7 +25,7 @@ class Usage(NamedTuple):
 
 
 def read_usage(file: Path, kernel: str, *options: str) -> Usage:
-    """Of one kernel in a cubin or library; shared memory is the kernel's own, without that of the launch."""
+    """Resources of one kernel in a cubin or library; shared memory is the static part, without the launch's."""
     printed = _cuobjdump("-res-usage", "-sass", "-fun", kernel, *options, str(file))
     used = re.search(rf" Function {kernel}:\n  REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", printed)
     sass = re.search(rf"^\t\tFunction : {kernel}\n(.*?)^\t\t\.{{3,}}$", printed, re.MULTILINE | re.DOTALL)

@@ -36,7 +36,7 @@ def of_main_loop(instructions: list[Instruction], arch: int) -> Bound | None:
 
 
 def main_loop(instructions: list[Instruction]) -> list[Instruction]:
-    """Of the innermost loops, the one with most tensor work for its length: the path without masks."""
+    """The innermost loop with the most tensor work for its length: the path without masks."""
     loops = []
     for at in instructions:
         target = re.search(r"BRA\S*\s.*?(0x[0-9a-f]+)", at.text)
@@ -64,7 +64,7 @@ def tensor_pieces(instruction: Instruction) -> float:
 
 
 def bound(instructions: list[Instruction], arch: int) -> Bound:
-    """Of one iteration of a loop."""
+    """The bound of one iteration of a loop."""
     rates = CYCLES[arch]
     cycles: collections.defaultdict[str, float] = collections.defaultdict(float)
     for instruction in instructions:
@@ -80,7 +80,7 @@ def bound(instructions: list[Instruction], arch: int) -> Bound:
 
 
 def _wavefronts(opcode: str) -> int:
-    """Of a conflict-free access to shared memory."""
+    """Number of wavefronts of a conflict-free access to shared memory."""
     if opcode.startswith("LDSM"):
         return 4 if ".4" in opcode else 2 if ".2" in opcode else 1
     return 4 if ".128" in opcode else 2 if ".64" in opcode else 1

@@ -10,7 +10,7 @@ import torch
 from amuse_kernels.attention import cuda as attention_cuda
 from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
-from amuse_kernels.attention.triton.tiles import Need, choose_tile
+from amuse_kernels.attention.triton.tiles import TileKey, choose_tile
 from amuse_kernels.fusion import cuda as fusion_cuda
 from amuse_kernels.fusion import triton as fusion
 from amuse_kernels.interpolation import cuda as interpolation_cuda
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     """One call, which is one to three launches.
 
     Attributes:
-        backend: triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
+        backend: Triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
         width: Head dim, or width of a descriptor.
         normalization: Of attention; CUDA's kernels serve any.
     """
@@ -44,7 +44,7 @@ class Case(NamedTuple):
     arch: int
 
     def launches(self) -> list[Any]:
-        """What the call launches on its architecture; shapes that do not change the code are small."""
+        """The launches of the call on its architecture; shapes that do not change the code are small."""
         if self.backend == "plain":
             return flash.like(self._replace(backend="triton").launches())
         if self.backend == "cuda":
@@ -91,7 +91,7 @@ def cuda_cases() -> Iterator[Case]:
 
 
 def _row_cases(backend: str) -> Iterator[Case]:
-    """Of fusion and interpolation."""
+    """Cases of fusion and interpolation."""
     for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, ("fusion forward", "fusion backward")):
         for kind in ("scalar", "elementwise", "gate"):
             yield Case(backend, call, dtype, 256, "", kind, arch)
@@ -146,8 +146,8 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
 
 def _attention_backward_one_tile(case: Case) -> None:
     """With as many queries as one tile holds."""
-    need = Need("backward", case.arch, DTYPES[case.dtype].itemsize, case.options, case.width, LONG)
-    _attention_backward(case, choose_tile(need).queries)
+    key = TileKey("backward", case.arch, DTYPES[case.dtype].itemsize, case.options, case.width, LONG)
+    _attention_backward(case, choose_tile(key).queries)
 
 
 def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:

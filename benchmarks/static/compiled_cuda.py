@@ -15,7 +15,7 @@ FAMILIES = ("attention", "fusion", "interpolation")
 
 
 class CudaLaunch(NamedTuple):
-    """What the library's own plan says of a launch."""
+    """A launch according to the library's own plan."""
 
     entry: str
     grid: int
@@ -49,7 +49,7 @@ def compiler() -> str:
 
 
 def facts(launch: CudaLaunch) -> dict[str, str]:
-    """What is known of a launch without its code."""
+    """A launch without its code."""
     kernel = re.sub(r"^amuse_|_(fp|bf|f)(16|32).*|_(scalar|elementwise|gate)_.*", "", launch.entry)
     return {
         "kernel": kernel,

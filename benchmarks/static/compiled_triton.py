@@ -19,7 +19,7 @@ def compiler() -> str:
 
 
 def facts(launch: Launch) -> dict[str, str]:
-    """What is known of a launch before its kernel is compiled."""
+    """A launch before its kernel is compiled."""
     blocks = [f"{name.removeprefix('BLOCK_')}={n}" for name, n in launch.constexprs.items() if "BLOCK" in name]
     return {
         "kernel": launch.kernel.fn.__name__,

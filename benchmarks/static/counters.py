@@ -1,4 +1,4 @@
-"""What the kernels execute and move, counted by the PTX emulator on sm_80, next to a plain flash attention per source.
+"""Instructions and memory traffic of the kernels, counted by the PTX emulator, next to flash attention per source.
 
 python -m benchmarks.static.counters      writes counters.csv and the tables of docs/gpu_tables.md
 
@@ -178,7 +178,7 @@ def update() -> list[Row]:
 
 
 def check() -> list[str]:
-    """What differs from the table, of the rows that can be counted here with the same compiler."""
+    """Differences from the table, among the rows that can be counted here with the same compiler."""
     known = {(row["op"], row["backend"]): row for row in read()}
     problems = []
     for row in count():

@@ -28,7 +28,7 @@ def backward(
     lse: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
 ) -> list[Launch]:
-    """Of query, key and value; the gradient of the queries is added up in fp32 and starts as zeros."""
+    """Gradients of query, key and value; that of the queries is summed in fp32 and starts at zero."""
     query, key = tensors[:2]
     lengths, delta = (query.shape[1], key.shape[1]), torch.empty_like(lse)
     args = (*tensors, grad_out, lse, delta, *grads, *lengths, query.shape[2] ** -0.5)
@@ -39,7 +39,7 @@ def backward(
 
 
 def like(ours: list[Launch]) -> list[Launch]:
-    """What a call with the tile of the package's forward or backward would launch for one source."""
+    """The launches of a call with the tile of the package's forward or backward for one source."""
     tile = ours[-1]
     tokens, lse = torch.zeros(2, 512, tile.constexprs["D"], dtype=torch.float16), torch.zeros(2, 512)
     if tile.kernel.fn.__name__ == "attention_forward":

@@ -1,4 +1,4 @@
-"""What the hardware's published figures allow: least time of a shape, launches and bytes, next to SDPA per stream.
+"""Lower bounds from the hardware's published figures: time, launches and bytes of a shape, next to SDPA per stream.
 
 python -m benchmarks.static.floors      writes the table of docs/gpu_tables.md
 
@@ -14,9 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.gpu.suite import SHAPES
 from benchmarks.pages import rewrite
-from benchmarks.workloads import FUSION, HEAD_DIM, fusion
+from benchmarks.workloads import FUSION, HEAD_DIM, SHAPES, fusion
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.floors"

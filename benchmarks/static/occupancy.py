@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """Of a multiprocessor, from the compute capabilities table of the CUDA programming guide."""
+    """Limits of a multiprocessor, from the compute capabilities table of the CUDA programming guide."""
 
     warps: int
     blocks: int

@@ -1,4 +1,4 @@
-"""What docs/gpu_tables.md shows of kernels.csv, as Markdown."""
+"""The tables of docs/gpu_tables.md, from kernels.csv."""
 
 from collections.abc import Iterable
 
@@ -39,7 +39,7 @@ def resources(rows: list[Row]) -> str:
 
 
 def instructions(rows: list[Row]) -> str:
-    """Of kernels on one chip, by pipe."""
+    """Instructions of typical kernels on sm_80, by pipe, and their bounds."""
     pipes = [name.removeprefix("sass_") for name in PIPE_COLUMNS]
     lines = [f"| kernel | | tile, warps | {' | '.join(pipes)} | bound |", "|---" * (4 + len(pipes)) + "|"]
     for row in sorted(_typical(rows, "80"), key=lambda row: row["kernel"]):

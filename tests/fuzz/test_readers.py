@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from amuse.data.folder import read_folder
+from amuse.data.hub import read_hub_dataset
 from amuse.data.iemocap import read_iemocap
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.prepared import read_manifest, read_prepared
+from amuse.data.tables import read_tables
 from amuse.data.transcript import read_transcript
 from tests import test_data_meld, test_data_mosi
 from tests.fuzz.corruption import corrupted, corrupted_json
+from tests.test_hub_data import FEATURES, write_parquet
 from tests.test_transcripts import EXAMPLES
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -71,6 +74,34 @@ def _transcripts(folder):
     return {"a.csv": CSV.encode(), "a.wav": b"", "b.srt": SRT.encode(), "b.wav": b""}
 
 
+HUB_CSV = "audio,conversation_id,text,emotion\na.wav,1,Where were you,angry\na.wav,1,nowhere,calm\nb.wav,2,Sorry,calm\n"
+
+
+def _hub(name, content):
+    return lambda folder: {"README.md": CARD, name: content, "a.wav": b"", "b.wav": b""}
+
+
+def _hub_parquet(folder):
+    pytest.importorskip("pyarrow", reason="needs the extra: pip install amuse-kernels[datasets]")
+    recordings = [{"bytes": b"RIFF", "path": "a.wav"}, {"bytes": None, "path": "b.wav"}, None]
+    columns = {"audio": recordings, "label": [0, 1, -1], "text": ["Hello", "No!", "Sorry"]}
+    path = write_parquet(folder / "train.parquet", columns, FEATURES)
+    return {"train.parquet": path.read_bytes(), "b.wav": b""}
+
+
+def _tables(folder):
+    rows = b"a,1,Ann,joy,train\na,2,Bob,anger,train\nb,3,Ann,joy,valid\n"
+    return {
+        "utterances.csv": b"dialogue,id,speaker,label,split\n" + rows,
+        "audio.csv": b"id,loudness,pitch\n1,0.5,180\n2,,190\n2,0.1,200\n",
+    }
+
+
+CARD = b"---\nconfigs:\n- config_name: default\n  data_files: '*'\n---\n"
+HUB_JSON_LINES = "".join(
+    json.dumps({"audio": f"{name}.wav", "text": text, "label": "calm", "start": 0.5, "end": 1}) + "\n"
+    for name, text in (("a", "Where were you"), ("b", "nowhere"))
+)
 TRANSCRIPTS = {f"{name} of the documentation": content for name, content in EXAMPLES.items()}
 TRANSCRIPTS |= {
     "a.csv": CSV,
@@ -101,6 +132,10 @@ def transcript_lines(name, content):
     return [(line.speaker, line.text, line.label, line.id) for line in lines], problems
 
 
+def read_hub(folder):
+    return read_hub_dataset(folder, media=folder / "media", report=[].append)
+
+
 READERS = {
     "MELD": (_meld, lambda f: read_meld(f, "dev", features={"audio": f / "audio.safetensors"})),
     "MELD, reported": (_meld, lambda f: read_meld(f, "dev", report=[].append)),
@@ -109,6 +144,10 @@ READERS = {
     "IEMOCAP, reported": (_iemocap, lambda f: read_iemocap(f, report=[].append)),
     "prepared": (_prepared, lambda f: (read_manifest(f), read_prepared(f, "test"))),
     "folder": (_transcripts, lambda f: read_folder(f, report=[].append)),
+    "hub CSV": (_hub("train.csv", HUB_CSV.encode()), read_hub),
+    "hub JSON lines": (_hub("train.jsonl", HUB_JSON_LINES.encode()), read_hub),
+    "hub Parquet": (_hub_parquet, read_hub),
+    "tables": (_tables, lambda f: read_tables(f)),
     "CSV transcript": (_transcripts, lambda f: read_transcript(f / "a.csv", [].append)),
     "SRT transcript": (_transcripts, lambda f: read_transcript(f / "b.srt", [].append)),
 }
@@ -148,6 +187,26 @@ def test_no_word_of_a_broken_transcript_is_lost_without_a_report(name, data):
         there = set(re.findall(r"\w{4,}", broken.decode("utf-16" if broken[:2] in UTF16 else "utf-8-sig")))
         read = " ".join(map(str, lines))
         assert not {word for word in words((name, content)) & there if word not in read}
+
+
+@pytest.mark.parametrize(("name", "content"), [("train.csv", HUB_CSV), ("train.jsonl", HUB_JSON_LINES)])
+@given(data=st.data())
+def test_no_word_of_a_broken_data_set_of_the_hub_is_lost_without_a_report(name, content, data):
+    broken = data.draw(corrupted(content.encode()))
+    with tempfile.TemporaryDirectory() as folder:
+        for recording in "ab":
+            Path(folder, f"{recording}.wav").touch()
+        Path(folder, name).write_bytes(broken)
+        problems = []
+        try:
+            found = read_hub_dataset(folder, media=None, report=problems.append)
+        except (ValueError, FileNotFoundError):
+            return
+    told = {problem.kind for problem in problems} - {"no_conversations", "missing_speaker"}
+    if not told:
+        spoken = " ".join(u.text or "" for part in found.splits.values() for u in part.utterances())
+        kept = [word for word in ("Where", "were", "nowhere", "Sorry") if word.encode() in broken and word in content]
+        assert not [word for word in kept if word not in spoken]
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -18,7 +18,6 @@ import triton.language as tl
 from amuse_kernels.attention.triton.blocks import (
     LOG2_E,
     column,
-    counted_anew,
     dropout_of,
     kept_pairs,
     key_mask,
@@ -26,12 +25,13 @@ from amuse_kernels.attention.triton.blocks import (
     load_gate,
     load_groups,
     load_rows,
-    look,
     open_stream,
     pick,
     pick_strides,
+    rematerialize,
     store_rows,
     tile,
+    tile_visibility,
     unpack_strides,
     visible_pairs,
 )
@@ -111,7 +111,7 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
         b_sum += tl.sum(product(b_w, b_dw, b_q.dtype), 1)
     for start in range(whole, end, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
-        m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
+        m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
         if seen != 0:
             b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
             b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
@@ -249,7 +249,7 @@ def attention_backward_queries(
             masked, related, different, causal, UNIT
         )  # fmt: skip
         key, s_k, value, s_v, length, sight = stream
-        first_out = counted_anew(first_out, length)
+        first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
         whole = whole // BLOCK_K * BLOCK_K
         single_tile = end <= BLOCK_K
@@ -270,7 +270,7 @@ def attention_backward_queries(
             for start in range(whole if MASKED else 0, (length if ALL else end) if MASKED else whole, BLOCK_K):
                 o_k = start + tl.arange(0, BLOCK_K)
                 if MASKED:
-                    m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
+                    m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
                 else:
                     m_k, visible, seen = None, None, 1
                 if ALL:

@@ -158,8 +158,8 @@ def visible_pairs(sight, o_q, m_q, g_q, o_k, m_k, end):
 
 
 @triton.jit
-def look(sight, o_q, m_q, g_q, o_k, end):
-    """Keys that some query of the tile sees, who sees whom [queries, keys], and whether anyone sees anything."""
+def tile_visibility(sight, o_q, m_q, g_q, o_k, end):
+    """Keys visible to some query of the tile, visible pairs [queries, keys], and whether there is any."""
     mask, relation, causal = sight
     m_k = key_mask(sight, o_k, end)
     visible = visible_pairs(sight, o_q[:, None], m_q[:, None], g_q[:, None], o_k[None, :], m_k[None, :], end)
@@ -172,18 +172,18 @@ def look(sight, o_q, m_q, g_q, o_k, end):
 
 
 @triton.jit
-def counted_anew(first, length):
-    """`first`, in a way that the compiler does not see through, as it cannot know that lengths are not negative.
+def rematerialize(first, length):
+    """`first`, in a form that the compiler does not simplify, since it cannot know that lengths are not negative.
 
-    What follows from the result, such as the addresses of a last store, is computed when it is needed, and not kept in
-    registers through loops that have none to spare.
+    Values derived from the result, such as the addresses of a last store, are computed where they are used instead of
+    occupying registers through the loops before.
     """
     return tl.minimum(first, first + length)
 
 
 @triton.jit
 def load_groups(query_groups, b, queries, o_q, m_q):
-    """Groups of the queries; without groups a stand-in."""
+    """Groups of the queries; without groups a placeholder."""
     g_q = o_q
     if query_groups is not None:
         g_q = tl.load(query_groups + b * queries + o_q, mask=m_q, other=0)
@@ -201,7 +201,7 @@ def load_gate(gates, gate_strides, b, h, p):
 
 @triton.jit
 def dropout_of(seed, drop_threshold, bh):
-    """What dropout needs, or an empty tuple."""
+    """Seed, threshold and (batch, head) of dropout, or an empty tuple without it."""
     dropout = ()
     if seed is not None:
         dropout = (tl.load(seed), drop_threshold, bh)

@@ -6,17 +6,17 @@ import triton.language as tl
 
 from amuse_kernels.attention.triton.blocks import (
     LN_2,
-    counted_anew,
     dropout_of,
     kept_pairs,
     key_range,
     load_gate,
     load_groups,
     load_rows,
-    look,
     open_stream,
+    rematerialize,
     store_rows,
     tile,
+    tile_visibility,
     unpack_strides,
 )
 
@@ -90,7 +90,7 @@ def attention_forward(
             p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
             masked, related, different, causal, UNIT
         )  # fmt: skip
-        first_out = counted_anew(first_out, length)
+        first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
         if JOINT:
             end = tl.where(gate > 0, end, 0)  # a closed stream must not set the pivot
@@ -107,7 +107,7 @@ def attention_forward(
 
         for start in range(whole, end, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
-            m_k, visible, seen = look(sight, o_q, m_q, g_q, o_k, end)
+            m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
             if seen != 0:
                 b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
                 b_w, decay, b_max, b_sum = weigh(b_q, b_k, visible, scale_log2, bias, b_max, b_sum, PRECISION)

@@ -17,7 +17,7 @@ from amuse_kernels.attention.inputs import DIFFERENT, AttentionInputs
 from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
-from amuse_kernels.attention.triton.tiles import Need, Tile, choose_tile
+from amuse_kernels.attention.triton.tiles import Tile, TileKey, choose_tile
 from amuse_kernels.buffers import dense, int64, multiplies_as_tf32, rows_dense
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.launch import Launch, architecture, pack
@@ -97,11 +97,8 @@ def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
     )
 
 
-# --- What a launch needs beside its tensors: worked out once a layout ---
-
-
 class Layout(NamedTuple):
-    """What tile, grid, numbers and constants of a call depend on: no address and no element."""
+    """Everything about a call that decides its tile, grid, numbers and constants: no addresses and no elements."""
 
     arch: int
     bytes: int  # of an element
@@ -162,7 +159,7 @@ def _layout(inputs: AttentionInputs, others: list[Tensor], arch: int) -> Layout:
 def _forward_plan(layout: Layout) -> Plan:
     shared = _Shared.of(layout)
     (batch, heads, queries, _), _ = layout.tokens[0]
-    tile = choose_tile(_need("forward", layout))
+    tile = choose_tile(_tile_key("forward", layout))
     scale = layout.softmax_scale
     [out] = shared.others
     numbers = (out, *shared.strides, *shared.sizes, abs(scale) * _LOG2_E if scale else 1.0, *shared.dropout)
@@ -178,7 +175,7 @@ def _backward_plans(layout: Layout) -> list[Plan]:
     shared = _Shared.of(layout)
     (batch, heads, queries, _), _ = layout.tokens[0]
     sources = len(layout.causal)
-    tile = choose_tile(_need("backward", layout))
+    tile = choose_tile(_tile_key("backward", layout))
     single = queries <= tile.queries
     grad_out, grad_query, *grads = shared.others
     key_strides = tuple(grads[:sources]), tuple(grads[sources:])
@@ -192,7 +189,7 @@ def _backward_plans(layout: Layout) -> list[Plan]:
     )
     if single:
         return [by_queries]
-    tile = choose_tile(_need("backward keys", layout))
+    tile = choose_tile(_tile_key("backward keys", layout))
     tiles = sum(max(1, triton.cdiv(length, tile.keys)) for length in shared.lengths)
     return [by_queries, Plan.of(batch * heads * tiles, (*key_strides, *inputs, tiles), shared.constexprs, tile)]
 
@@ -203,14 +200,14 @@ def forget_plans() -> None:
     _backward_plans.cache_clear()
 
 
-def _need(kernel: str, layout: Layout) -> Need:
+def _tile_key(kernel: str, layout: Layout) -> TileKey:
     options = "plain"
     if layout.gates is not None or any(stride is not None for stride in layout.masks):
         options = "masks"
     if any(layout.relations) or any(layout.causal) or layout.dropout_p > 0:
         options = "all options"
     (_, _, queries, width), _ = layout.tokens[0]
-    return Need(kernel, layout.arch, layout.bytes, options, width, queries)
+    return TileKey(kernel, layout.arch, layout.bytes, options, width, queries)
 
 
 class _Shared(NamedTuple):

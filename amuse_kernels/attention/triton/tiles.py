@@ -27,8 +27,8 @@ class Tile(NamedTuple):
     max_registers: int | None = None  # of a thread; None: ptxas may spill a few to hold more warps
 
 
-class Need(NamedTuple):
-    """What the choice of a tile depends on."""
+class TileKey(NamedTuple):
+    """The properties of a call that decide its tile."""
 
     kernel: str  # "forward", "backward" (all of it, or of the queries) or "backward keys"
     arch: int
@@ -50,13 +50,13 @@ class Row(NamedTuple):
     tile: Tile
     chosen_by: str
 
-    def serves(self, need: Need) -> bool:
+    def serves(self, key: TileKey) -> bool:
         return (
-            (self.kernel, self.bytes) == (need.kernel, need.bytes)
-            and self.arch in ("any", str(need.arch))
-            and OPTIONS.index(need.options) <= OPTIONS.index(self.options)
-            and need.head_dim <= self.head_dim
-            and (self.queries == "any" or need.queries <= int(self.queries))
+            (self.kernel, self.bytes) == (key.kernel, key.bytes)
+            and self.arch in ("any", str(key.arch))
+            and OPTIONS.index(key.options) <= OPTIONS.index(self.options)
+            and key.head_dim <= self.head_dim
+            and (self.queries == "any" or key.queries <= int(self.queries))
         )
 
 
@@ -72,8 +72,9 @@ def _tile(queries: str, keys: str, warps: str, stages: str, max_registers: str) 
     return Tile(int(queries), int(keys), int(warps), int(stages), int(max_registers) if max_registers else None)
 
 
-def write(rows: Iterable[Row]) -> None:
-    with TILES.open("w", newline="", encoding="utf-8") as file:
+def write(rows: Iterable[Row], path: Path | None = None) -> None:
+    """Writes a table of launch configurations, by default the one in use."""
+    with (path or TILES).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         tile = ("tile_queries", "tile_keys", "warps", "stages", "max_registers")
         writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
@@ -84,7 +85,7 @@ _rows = functools.cache(read)
 
 
 @functools.lru_cache(maxsize=4096)
-def choose_tile(need: Need) -> Tile:
+def choose_tile(key: TileKey) -> Tile:
     """The tile of the first row that serves, with no more rows than the queries need: powers of two from 16."""
-    tile = next(row.tile for row in _rows() if row.serves(need))
-    return tile._replace(queries=min(tile.queries, max(16, triton.next_power_of_2(need.queries))))
+    tile = next(row.tile for row in _rows() if row.serves(key))
+    return tile._replace(queries=min(tile.queries, max(16, triton.next_power_of_2(key.queries))))

@@ -13,7 +13,7 @@ from amuse_kernels import reference
 from amuse_kernels.attention.inputs import AttentionInputs, check_attention
 from amuse_kernels.dropout import keep_mask
 from tests.attention_cases import Case, make_case, spread_out
-from tests.ptx.package.budget import within_budget
+from tests.ptx.package.budget import within_budget, worst_of_budget
 
 DIALOGUE: dict[str, Any] = {"causal": True, "groups": True, "dropout_p": 0.3, "seed": 5}
 HOLES: dict[str, Any] = {"masks": "holes", "layouts": True}
@@ -129,6 +129,19 @@ class AttentionCall:
         self, out: Tensor, lse: Tensor, query: Tensor, keys: list[Tensor], values: list[Tensor], gates: Tensor | None
     ) -> None:
         """Outputs and gradients against the eager formula."""
+        within_budget(*self._compared(out, lse, query, keys, values, gates))
+
+    def worst(self, *results: Any) -> tuple[float, str]:
+        """The largest error of these arguments of `assert_within_budget`, in units of what it allows, and where."""
+        error, index = worst_of_budget(*self._compared(*results))
+        sources = range(len(self.inputs.keys))
+        names = ["out", "lse", "dq", *(f"dk{p}" for p in sources), *(f"dv{p}" for p in sources), "dgates"]
+        return error, names[index]
+
+    def _compared(
+        self, out: Tensor, lse: Tensor, query: Tensor, keys: list[Tensor], values: list[Tensor], gates: Tensor | None
+    ) -> tuple[Any, ...]:
+        """The arguments of `within_budget`."""
         inputs, sources = self.inputs, len(keys)
         visible = lse > -torch.inf
 
@@ -146,4 +159,4 @@ class AttentionCall:
         tensors = [inputs.query, *inputs.keys, *inputs.values, *([] if inputs.gates is None else [inputs.gates])]
         found = [out, torch.where(visible, lse, 0.0), query, *keys, *values, *([] if inputs.gates is None else [gates])]
         upstream = self.grad_out, torch.zeros_like(lse) if self.grad_lse is None else self.grad_lse
-        within_budget(found, tensors, function, upstream)
+        return found, tensors, function, upstream

@@ -1,0 +1,34 @@
+"""`amuse pretrained`: a model to begin with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrained(
+    name: Annotated[str, typer.Argument(help="meld: seven emotions, from words.")] = "meld",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of its CSVs. Default: they are fetched from their authors.")
+    ] = None,
+) -> None:
+    """Train a model on public data and keep it in the cache: what predict, explain and demo use without RUN."""
+    from amuse.pretrained import pretrain
+
+    folder, metrics = pretrain(name, data)
+    if metrics is None:
+        typer.echo(f"it is there already: {folder}; to train it again, delete that folder")
+        return
+    typer.echo(metrics.report())
+    typer.echo(f"kept, with its model card, in {folder}; next: amuse predict VIDEO")
+
+
+def run_and_recording(run: Path, video: Path | None) -> tuple[Path, Path | None]:
+    """What the arguments `[RUN] [VIDEO]` mean: a recording alone goes with the pretrained run."""
+    if video is not None or run.is_dir():
+        return run, video
+    if not run.is_file():
+        raise FileNotFoundError(f"{run}: no such file or folder; expected a run or a recording")
+    from amuse.pretrained import find
+
+    return find(), run
