@@ -112,6 +112,7 @@ class Backward {
     A *grad_query, *grad_key, *grad_value;
     A *position, *group;  // of the queries of a block
     A *lse, *grad_lse;    // of the queries of a block, lse in powers of two
+    A* blind;             // 1 for those that see no key of the step
     int64_t query_first;  // the row of grad_query[0]
   };
   // Keys start .. end of a list against queries first .. end.
@@ -139,6 +140,7 @@ class Backward {
     task.grad_query = take(query_rows * width_);
     task.grad_key = take(max_keys_ * width_), task.grad_value = take(max_keys_ * width_);
     task.position = take(block_), task.group = take(block_), task.lse = take(block_), task.grad_lse = take(block_);
+    task.blind = take(block_);
     return taken;
   }
 
@@ -247,7 +249,7 @@ class Backward {
       multiply<false>(key, Matrix<A>{t.packed_query, block_}, t.scores, block_, count, columns, p_.d);
       multiply<false>(value, Matrix<A>{t.packed_grad, block_}, t.grad_scores, block_, count, columns, p_.d);
       if (pairs.needed()) pairs.load_queries(lists_.query_groups(t.tokens.b), i, queries, block_);
-      differentiate(t, step, pairs, list, key);
+      const bool any_blind = differentiate(t, step, pairs, list, key);
       if (wants_query) {
         A* out = t.grad_query + (i - t.query_first) * width_;
         int64_t stride = width_;
@@ -261,9 +263,12 @@ class Backward {
                        Into<A>{nullptr, !first_source});
       }
       if (wants_keys) {
-        const Matrix<A> query =
-            without_blind(t, matrix_of(query_rows, queries, p_.d, width_, t.query), queries, t.query);
-        const Matrix<A> grad = without_blind(t, matrix_of(grad_rows, queries, p_.d, width_, t.grad), queries, t.grad);
+        Matrix<A> query = matrix_of(query_rows, queries, p_.d, width_, t.query);
+        Matrix<A> grad = matrix_of(grad_rows, queries, p_.d, width_, t.grad);
+        if (any_blind) {
+          query = without_blind(t, query, queries, t.query);
+          grad = without_blind(t, grad, queries, t.grad);
+        }
         multiply<false>(Matrix<A>{t.scores, block_}, grad, grad_value.data, grad_value.stride, count, width_, queries,
                         Into<A>{nullptr, i > first});
         multiply<false>(Matrix<A>{t.grad_scores, block_}, query, grad_key.data, grad_key.stride, count, width_, queries,
@@ -275,18 +280,14 @@ class Backward {
     finish_sums(grad_value, p_.grad_value[s], t, list, start, count);
   }
 
-  // The rows of a block of queries, those that see no key of the source as 0: they may hold NaN, and a weight of 0
-  // times NaN would be NaN. `load_rows` has told which those are.
+  // Rows with zeros for those that see no key: they are multiplied by weights of 0, and may hold NaN.
   Matrix<A> without_blind(const Task& t, Matrix<A> rows, int64_t queries, A* buffer) const {
-    const auto is_blind = [&](int64_t r) { return t.lse[r] == A(__builtin_inff()); };
-    bool any = false;
-    for (int64_t r = 0; r < queries; ++r) any = any || is_blind(r);
-    if (!any) return rows;
     for (int64_t r = 0; r < queries; ++r) {
-      if (is_blind(r)) {
-        zero(buffer + r * width_, width_);
+      A* row = buffer + r * width_;
+      if (t.blind[r] != 0) {
+        zero(row, width_);
       } else if (rows.data != buffer) {
-        __builtin_memcpy(buffer + r * width_, rows.data + r * rows.stride, static_cast<size_t>(width_) * sizeof(A));
+        __builtin_memcpy(row, rows.data + r * rows.stride, static_cast<size_t>(width_) * sizeof(A));
       }
     }
     return {buffer, width_};
@@ -308,8 +309,8 @@ class Backward {
 
   // From S and dP to what the products take: g P after dropout, and scale dS; both a vector of queries at a time. Every
   // factor is in them, so that a product is only stored or added: of two multiplications around a sum the compiler may
-  // fuse either, and not the same one in every register block.
-  void differentiate(Task& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
+  // fuse either, and not the same one in every register block. Returns whether a query sees no key of the step.
+  bool differentiate(Task& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
     load_rows(t, step);
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     const int64_t count = step.end - step.start;
@@ -319,6 +320,7 @@ class Backward {
     // clamp keeps the gate's gradient finite.
     const A unbounded = A(80 * log2_e);
     const A most = !p_.joint ? A(0) : step.gate > 0 ? A(-__builtin_log2(double(step.gate))) : unbounded;
+    bool any_blind = false;
     for (int64_t q = 0; q < step.queries; q += lanes<A>) {
       A *scores = t.scores + q, *grads = t.grad_scores + q, *keep = t.keep + q;
       const Vector<A> pivot = load(t.lse + q);
@@ -336,6 +338,13 @@ class Backward {
           store(grads + j * block_, load(grads + j * block_) * load(keep + j * block_));
         }
       }
+
+      const Vector<A> blind = seen == zeros ? zeros + 1 : pivot == -hidden ? zeros + 1 : zeros;
+      store(t.blind + q, blind);
+      bool has_blind = false;
+      for (int64_t r = q; r < step.queries && r < q + lanes<A>; ++r) has_blind |= t.blind[r] != 0;
+      any_blind |= has_blind;
+      if (has_blind) clear(grads, count, blind);
 
       A* single_row = row_of(single_, t, step.source) + step.query + q;
       if (step.pass != Pass::keys) store(single_row, !p_.joint ? (seen == zeros + 1 ? zeros + 1 : zeros) : zeros);
@@ -367,7 +376,8 @@ class Backward {
         const Vector<A> shift = !p_.joint ? inverse * products : pivot == -hidden ? zeros : load(dots) - upstream;
         store(shifts, shift);
         A* gate_rows = row_of(gate_rows_, t, step.source) + step.query + q;
-        store(gate_rows, p_.joint ? inverse * (products - shift * weights) : shift);
+        const Vector<A> of_gate = p_.joint ? inverse * (products - shift * weights) : shift;
+        store(gate_rows, blind == zeros ? of_gate : zeros);
       }
       const A scale = static_cast<A>(p_.softmax_scale);
       const Vector<A> shift = load(shifts), inverse = load(inverses), gate = step.gate * inverse;
@@ -378,6 +388,16 @@ class Backward {
         store(grad, load(weight) * (factor * (load(grad) - shift) + rest));
         store(weight, drops ? gated * load(keep + j * block_) : gated);
       }
+      if (has_blind) clear(grads, count, blind), clear(scores, count, blind);
+    }
+    return any_blind;
+  }
+
+  // Zeros in the columns of a vector of queries whose entry in `blind` is not 0.
+  void clear(A* columns, int64_t count, Vector<A> blind) const {
+    const Vector<A> zeros = {};
+    for (int64_t j = 0; j < count; ++j) {
+      store(columns + j * block_, blind == zeros ? load(columns + j * block_) : zeros);
     }
   }
 
