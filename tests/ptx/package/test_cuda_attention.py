@@ -264,6 +264,18 @@ def test_packed_samples_move_no_padding():
     assert sectors((64, 1)) <= sectors((64,)) + 16 + 8  # offsets and lse
 
 
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_the_glue_of_the_backend_launches_the_same_for_packed_samples():
+    inputs = packed_inputs(torch.float16, 32, **PACKED["groups"])
+    out, lse, _ = p2c_attention_forward(inputs)
+    *grads, _ = p2c_attention_backward(torch.ones_like(out), None, lse, inputs)
+    with emulated() as reports:
+        found = cuda.p2c_attention_forward(inputs)
+        found_grads = cuda.p2c_attention_backward(torch.ones_like(out), None, *found, inputs)
+    assert_clean(reports)
+    torch.testing.assert_close((*found, *found_grads), (out, lse, *grads), rtol=0, atol=0)
+
+
 # --- the plan alone, without nvcc ---
 
 
