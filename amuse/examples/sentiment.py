@@ -52,8 +52,10 @@ def mosi(
 def meld(folder: Folder, out: Out, overrides: Overrides = None) -> None:
     """MELD's sentiment labels (neutral, positive, negative), from the words of the dialogue."""
     config = Config.load(CONFIGS / "meld.yaml", [f"data.path={folder}", *(overrides or ())])
+    device = choose_device(config.train.device)
     train, valid, test = (
-        add_text(config.data, read_meld(folder, split, target="sentiment")) for split in ("train", "dev", "test")
+        add_text(config.data, read_meld(folder, split, target="sentiment"), device=device)
+        for split in ("train", "dev", "test")
     )
     splits = Splits(train, valid, test, standardizer=None)
     model = train_on(splits, config, out)
