@@ -184,6 +184,7 @@ class TrainConfig:
     flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
+    compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
@@ -199,6 +200,8 @@ class TrainConfig:
         _probability(self, "warmup", "ema")
         if self.strategy == "fsdp" and self.flipped:
             raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile: not tried with strategy 'fsdp'; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 

@@ -1,6 +1,6 @@
 """Schema, fakes and autograd of p2c_attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -91,5 +91,16 @@ class _P2CAttention(torch.autograd.Function):
 def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
     if needs_grad(*inputs.differentiable):
-        return _P2CAttention.apply(cuda_cpp, *inputs.flat())
+        return _P2CAttention.apply(cuda_cpp, *_apart(inputs.flat()))
     return _forward(*inputs, cuda_cpp=cuda_cpp)
+
+
+def _apart(entries: Sequence[Any]) -> list[Any]:
+    """No tensor twice, as offsets of self-attention are, which torch.compile refuses: views in their place."""
+    if not torch.compiler.is_compiling():
+        return list(entries)
+    found: list[Any] = []
+    for entry in entries:
+        again = isinstance(entry, Tensor) and any(entry is other for other in found)
+        found.append(entry.view_as(entry) if again else entry)
+    return found

@@ -4,6 +4,10 @@
 
 Triton's own functions only; every one works on one (batch, head) slice. Prefixes: b_ block values, o_ positions, m_
 masks, p_ pointers.
+
+Samples are a batch, or packed: the tokens of sample b are then those from starts[b] to starts[b + 1] of a batch of 1,
+the launch gives the stride of the tokens as that of the batch, and `at` is starts[b] where it is b otherwise. All
+positions count from the start of a sample.
 """
 
 import triton
@@ -11,6 +15,9 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+# integers for whose values kernels are not compiled again
+SIZES = ("heads", "queries", "rows", "masked", "related", "different", "causal", "drop_threshold")
+LARGE_SCORE = tl.constexpr(64.0)  # in base 2
 
 
 @triton.jit
@@ -52,10 +59,17 @@ def flag(bits, p):
 
 
 @triton.jit
-def tile(base, strides, b, h, o_row, BLOCK_D: tl.constexpr):
+def tile(base, strides, at, h, o_row, BLOCK_D: tl.constexpr):
     """Pointers to rows `o_row` of one (b, h) slice, [rows, BLOCK_D]."""
     s_b, s_h, s_l = strides
-    return base + b * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
+    return base + at * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
+
+
+@triton.jit
+def row_starts(base, strides, at, h, o_row):
+    """Pointers to the first elements of rows `o_row` of one (b, h) slice, [rows]."""
+    s_b, s_h, s_l = strides
+    return base + at * s_b + h * s_h + o_row * s_l.to(tl.int32)
 
 
 @triton.jit
@@ -94,29 +108,41 @@ def visible_range(mask, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-                masked, related, different, causal, UNIT: tl.constexpr):  # fmt: skip
-    """Stream p of sample b: its keys, its values, its length, and what decides who sees what.
+def locate(starts, b, length):
+    """`at` of sample b, and how many tokens it has: `length` unless samples are packed."""
+    at = b
+    if starts is not None:
+        at = tl.load(starts + b).to(tl.int64)
+        length = tl.load(starts + b + 1) - at.to(tl.int32)
+    return at, length
+
+
+@triton.jit
+def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+                lengths, masked, related, different, causal, UNIT: tl.constexpr):  # fmt: skip
+    """Stream p of sample b: its keys, its values, where they are, their number, and what decides who sees what.
 
     Of the last, each part is a tuple, empty where no stream has such a thing: Triton's tuples hold no None.
     """
-    length = pick_size(lengths, p)
+    at, length = locate(None if key_starts is None else pick(key_starts, p), b, pick_size(lengths, p))
     mask, relation, is_causal = (), (), ()
     if key_masks is not None:
         mask = (pick(key_masks, p) + b * pick_size(mask_strides, p), flag(masked, p))
     if key_groups is not None:
-        relation = (pick(key_groups, p) + b * length, flag(related, p), flag(different, p))
+        o_group = b * length if key_starts is None else at
+        relation = (pick(key_groups, p) + o_group, flag(related, p), flag(different, p))
     if causal is not None:
         is_causal = (flag(causal, p),)
     sight = (mask, relation, is_causal)
     key, value = pick(keys, p), pick(values, p)
-    return key, pick_strides(key_strides, p, UNIT), value, pick_strides(value_strides, p, UNIT), length, sight
+    return key, pick_strides(key_strides, p, UNIT), value, pick_strides(value_strides, p, UNIT), at, length, sight
 
 
 @triton.jit
 def key_range(sight, length, first, last):
     """Keys that queries first .. last - 1 see: [0, whole) are seen by all of them, none from `end` on by any."""
     mask, relation, causal = sight
+    length = tl.where(first < last, length, 0)
     whole, end = length, length
     if len(mask) > 0:
         if mask[1]:
@@ -172,6 +198,27 @@ def tile_visibility(sight, o_q, m_q, g_q, o_k, end):
 
 
 @triton.jit
+def refined(b_s, b_top, p_q, m_q, p_k, m_k, SIGN: tl.constexpr, D: tl.constexpr, TRANSPOSED: tl.constexpr,
+            PRECISION: tl.constexpr):  # fmt: skip
+    """Scores [queries, keys] or transposed; of queries whose `b_top`, in base 2, is large, SIGN times a sum in fp64.
+
+    A sum of products in fp32 is off by a few 2^-24 of itself, and the weight 2^score by as much relative to 1. It also
+    depends on the order, and so on which operand is transposed: weights that are recomputed from such sums would not
+    add up to 1. 16-bit inputs are coarser than these sums, and so is TF32. p_q, p_k: `row_starts`.
+    """
+    if p_q.dtype.element_ty == tl.float32 and PRECISION != "tf32":
+        large = (tl.abs(b_top) > LARGE_SCORE) & (tl.abs(b_top) < float("inf"))
+        if tl.max(large.to(tl.int32), 0) != 0:
+            b_exact = tl.zeros(b_s.shape, tl.float64)
+            for d in range(D):
+                x_q = tl.load(p_q + d, mask=m_q & large, other=0.0).to(tl.float64) * SIGN
+                x_k = (tl.load(p_k + d) if m_k is None else tl.load(p_k + d, mask=m_k, other=0.0)).to(tl.float64)
+                b_exact += x_k[:, None] * x_q[None, :] if TRANSPOSED else x_q[:, None] * x_k[None, :]
+            b_s = tl.where(large[None, :] if TRANSPOSED else large[:, None], b_exact.to(tl.float32), b_s)
+    return b_s
+
+
+@triton.jit
 def rematerialize(first, length):
     """`first`, in a form that the compiler does not simplify, since it cannot know that lengths are not negative.
 
@@ -182,12 +229,24 @@ def rematerialize(first, length):
 
 
 @triton.jit
-def load_groups(query_groups, b, queries, o_q, m_q):
-    """Groups of the queries; without groups a placeholder."""
+def load_groups(query_groups, o_group, o_q, m_q):
+    """Groups of the queries, which start at `o_group`; without groups a placeholder."""
     g_q = o_q
     if query_groups is not None:
-        g_q = tl.load(query_groups + b * queries + o_q, mask=m_q, other=0)
+        g_q = tl.load(query_groups + o_group + o_q, mask=m_q, other=0)
     return g_q
+
+
+@triton.jit
+def row_place(query_starts, at, h, bh, queries, rows):
+    """Of the rows of lse and of what the backward leaves for them: slice, rows in a slice, and those before the sample.
+
+    Packed, a slice is a head with the `rows` queries of all samples.
+    """
+    place = (bh, queries.to(tl.int64), bh * 0)
+    if query_starts is not None:
+        place = (h, rows.to(tl.int64), at)
+    return place
 
 
 @triton.jit
@@ -197,6 +256,15 @@ def load_gate(gates, gate_strides, b, h, p):
         s_b, s_h, s_p = unpack_strides(gate_strides, 1)
         gate = tl.load(gates + b * s_b + h * s_h + p * s_p)
     return gate
+
+
+@triton.jit
+def any_open(gates, gate_strides, b, h, P: tl.constexpr):
+    """Whether some stream has a gate above 0."""
+    found = gates is None
+    for p in tl.static_range(P):
+        found = found | (load_gate(gates, gate_strides, b, h, p) > 0)
+    return found
 
 
 @triton.jit

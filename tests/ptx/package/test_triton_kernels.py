@@ -9,8 +9,21 @@ import pytest
 import torch
 
 from amuse_kernels import reference
-from tests.attention_cases import make_case
-from tests.ptx.package.attention_calls import ATTENTION, FAR_APART, GATE_SUMS, MANY_QUERIES, AttentionCall, inputs_of
+from amuse_kernels.attention import reference as specified
+from amuse_kernels.attention.inputs import SAME
+from amuse_kernels.attention.padding import backward_padded, forward_padded
+from amuse_kernels.attention.varlen import check_attention_varlen
+from benchmarks import large_scores
+from tests.attention_cases import assert_within_budget, make_case
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    MANY_QUERIES,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -69,13 +82,86 @@ def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
 
 def emulate(call, arch):
     """Forward and backward: clean, and within the error budget."""
+    out, lse, grads = run(call, arch)
+    call.assert_within_budget(out, lse, *grads)
+
+
+def run(call, arch=80):
+    """Output, lse and gradients, with a drawn gradient of lse unless the call has one."""
     with emulated(arch, seed=1, readonly=call.read_only()) as reports:
         out, lse = attention.p2c_attention_forward(call.inputs)
-        call.draw_upstream(lse)
+        if call.grad_lse is None:
+            call.draw_upstream(lse)
         saved = out if call.inputs.joint else None
         grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, call.inputs)
     assert_clean(reports)
-    call.assert_within_budget(out, lse, *grads)
+    return out, lse, grads
+
+
+@pytest.mark.parametrize("queries", [64, 128])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@on_every_architecture
+def test_large_scores_stay_within_the_error_budget(arch, dtype, normalization, queries, monkeypatch):
+    monkeypatch.setattr(large_scores, "QUERIES", queries)  # one launch backward, or two, of 16-bit inputs
+    call = large_scores.Call.draw(15_080, normalization, dtype)
+    out, lse, grads = run(AttentionCall(*call), arch)
+    shares = call.shares([out, lse, grads.query, *grads.keys, *grads.values, grads.gates])
+    assert max(shares) <= 1, shares
+
+
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_large_scores_with_every_option_and_nan_behind_the_masks_stay_within_the_error_budget(normalization, scale):
+    options = {"groups": True, "causal": True, "normalization": normalization, "softmax_scale": scale * 24**-0.5}
+    case = make_case(1, 2, 50, (50, 50), 24, torch.float32, **options)
+    case.query *= 5_000
+    readable = inputs_of(case)
+    hide_what_is_masked(case)
+    hidden = AttentionCall(inputs_of(case), torch.randn(case.query.shape))
+    out, lse, grads = run(hidden)
+    call = large_scores.Call(readable, hidden.grad_out, hidden.grad_lse)
+    found = [out, lse, grads.query, *grads.keys, *grads.values, grads.gates]
+    low, exact = (call.differentiated(specified.p2c_attention, dtype) for dtype in (torch.float32, torch.float64))
+    assert exact[1].abs().masked_fill(lse == -torch.inf, 0).max() > 5_000
+    for index, tensors in enumerate(zip(found, low, exact, strict=True)):
+        assert_within_budget(*(t.masked_fill(exact[index] == -torch.inf, 0) for t in tensors), f"tensor {index}")
+
+
+@pytest.mark.parametrize("queries", [13, 70])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_nan_in_a_query_that_sees_no_key_reaches_no_gradient(normalization, queries):
+    call = AttentionCall.make(
+        queries, (45, 33), 24, torch.float32, groups=True, masks=False, normalization=normalization
+    )
+    blind = call.inputs.query_groups == 1
+    key_groups = [torch.zeros_like(groups) for groups in call.inputs.key_groups]
+    call.inputs = call.inputs._replace(key_groups=key_groups, relations=(SAME, SAME))
+    results = run(call)
+    for tensor in (call.inputs.query, call.grad_out):
+        tensor.masked_fill_(blind[:, None, :, None], torch.nan)
+    torch.testing.assert_close(run(call), results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("queries", [13, 70])
+def test_without_an_open_source_every_result_of_joint_is_zero(queries):
+    call = AttentionCall.make(queries, (45, 33), 24, torch.float32, masks=False, normalization="joint")
+    call.inputs = call.inputs._replace(gates=torch.zeros(call.inputs.gates.shape))
+    for tensor in (call.inputs.keys[0], call.inputs.values[1]):
+        tensor[..., 0] = torch.nan
+    out, lse, grads = run(call)
+    assert (lse == -torch.inf).all()
+    for tensor in (out, grads.query, *grads.keys, *grads.values, grads.gates):
+        assert (tensor == 0).all()
+
+
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_without_a_query_no_key_or_value_gets_a_gradient(normalization):
+    call = AttentionCall.make(0, (45, 3), 24, torch.float32, masks=False, normalization=normalization)
+    for tensor in (*call.inputs.keys, *call.inputs.values):
+        tensor.fill_(torch.nan)
+    _, _, grads = run(call)
+    for tensor in (*grads.keys, *grads.values, grads.gates):
+        assert (tensor == 0).all()
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -92,6 +178,60 @@ def test_rows_of_a_slice_farther_apart_than_2_to_the_31_are_refused():
     with emulated(80, readonly=readonly) as reports, pytest.raises(ValueError, match=r"within 2\^31 elements"):
         attention.p2c_attention_forward(call.inputs)
     assert not reports
+
+
+PACKED = {
+    "joint": {"normalization": "joint"},
+    "all options": {"causal": [True, False], "relations": ["same", "different"], "dropout_p": 0.3, "seed": 5},
+}
+
+
+def packed(queries, keys, head_dim, dtype, **options):
+    """Inputs of samples with that many queries and, for each source, keys."""
+
+    def tokens(lengths):
+        return torch.randn(sum(lengths), 2, head_dim).to(dtype)
+
+    def offsets(lengths):
+        return torch.tensor([0, *lengths]).cumsum(0).int()
+
+    if "relations" in options:
+        options["query_groups"] = torch.randint(0, 2, (sum(queries),))
+        options["key_groups"] = [torch.randint(0, 2, (sum(lengths),)) for lengths in keys]
+    return check_attention_varlen(
+        *(tokens(queries), [*map(tokens, keys)], [*map(tokens, keys)], offsets(queries), [*map(offsets, keys)]),
+        *(max(queries), [*map(max, keys)]),
+        gates=torch.rand(len(queries), 2, len(keys)) + 0.1,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("queries", [(9, 5, 0, 13), (70, 5, 0, 33)], ids=["one tile", "two tiles"])
+@pytest.mark.parametrize("options", PACKED)
+@pytest.mark.parametrize(("arch", "dtype"), [TARGETS[0], TARGETS[2]], ids=str)
+def test_packed_samples_are_those_of_a_padded_batch(arch, dtype, options, queries):
+    inputs = packed(queries, (queries, (1, 70, 6, 0)), 40, dtype, **PACKED[options])
+    call = AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
+    out, lse, grads = run(call, arch)
+    with emulated(arch):
+        padded = forward_padded(attention.p2c_attention_forward, inputs)
+        upstream = (call.grad_out, call.grad_lse, padded[0] if inputs.joint else None, padded[1])
+        expected = (*padded, backward_padded(attention.p2c_attention_backward, *upstream, inputs))
+    tolerance = {torch.float16: 4e-3, torch.float32: 3e-5}[dtype]  # other tiles, other orders of sums
+    torch.testing.assert_close((out, lse, grads), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_packed_samples_cost_what_they_have():
+    """fp16, H 2, D 64: one sample of 64 tokens and seven of 4, in two sources."""
+    lengths = (64, *[4] * 7)
+    inputs = packed(lengths, (lengths, lengths), 64, torch.float16)
+    with emulated(80) as reports:
+        out, lse = attention.p2c_attention_forward(inputs)
+    tokens = inputs.query.numel() * 2
+    assert 32 * sum(r.counters["global_sectors"] for r in reports) <= 1.2 * (6 * tokens + lse.numel() * 4)
+    with emulated(80) as reports:
+        attention.p2c_attention_backward(out, None, None, lse, inputs)
+    assert 32 * sum(r.counters["global_sectors"] for r in reports) <= 1.6 * (11 * tokens + lse.numel() * 4)
 
 
 def test_attention_moves_each_byte_once():
