@@ -141,6 +141,7 @@ class DataConfig:
     grouping: int = 0  # seed of the order in which groups are dealt into folds
     fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
+    verify: bool = False  # prepared: compare every shard with its hash, also those that were compared before
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
     contrast: float = 0.0  # synthetic: share of kind or harsh utterances with a word of the other tone too
@@ -183,8 +184,10 @@ class TrainConfig:
     flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
+    compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
+    workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -193,10 +196,12 @@ class TrainConfig:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience")
-        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "workers", "save_steps")
         _probability(self, "warmup", "ema")
         if self.strategy == "fsdp" and self.flipped:
             raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile: not tried with strategy 'fsdp'; use 'ddp'")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("precision: fp16's loss scaling does not know shards; use bf16 with strategy 'fsdp'")
 

@@ -48,7 +48,8 @@ def p2c_attention(
 
     A pair (i, j) is visible when key mask, group relation and causal flag all allow it. A row of a source without a
     visible key contributes exactly 0 and receives exactly 0 gradient; so does an absent modality, whose mask is all
-    False. Keys and values that no query of their sample may see can hold NaN or Inf.
+    False. Keys and values that no query of their sample may see can hold NaN or Inf; on "cpu" and "reference" a query
+    that sees no key can, too.
 
     Args:
         query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. On a GPU fp32
@@ -98,7 +99,7 @@ def p2c_attention(
         dropout_p=dropout_p,
         seed=seed,
     )
-    name = choose_backend("p2c_attention", inputs.query, backend)
+    name = choose_backend("p2c_attention", inputs.query, backend, inputs.differentiable)
     with without_autocast:
         out, lse = _attend(inputs, name)
     return (out, lse) if return_lse else out
@@ -171,7 +172,7 @@ def p2c_attention_varlen(
         dropout_p=dropout_p,
         seed=seed,
     )
-    name = choose_backend("p2c_attention_varlen", query, backend)
+    name = choose_backend("p2c_attention_varlen", inputs.query, backend, inputs.differentiable)
     with without_autocast:
         out, lse = _attend(inputs, name)
     return (of_batch(out), of_batch(lse)) if return_lse else of_batch(out)
@@ -268,7 +269,7 @@ def adaptive_fusion(
     """
     without_autocast, (descriptors, alpha) = _autocast(descriptors, alpha)
     check_fusion(descriptors, alpha, pair_weight, pair_bias, present)
-    name = choose_backend("adaptive_fusion", descriptors, backend)
+    name = choose_backend("adaptive_fusion", descriptors, backend, (descriptors, alpha, pair_weight, pair_bias))
     arguments = (descriptors, alpha, pair_weight, pair_bias, present)
     with without_autocast:
         if name == "reference":
@@ -297,7 +298,7 @@ def interpolation_coefficients(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_interpolation(a, b, grad_b, epsilon)
-    name = choose_backend("interpolation_coefficients", a, backend)
+    name = choose_backend("interpolation_coefficients", a, backend, (a, b, grad_b))
     arguments = (a, b, grad_b, float(epsilon))
     without_autocast, _ = _autocast(a)
     with without_autocast:

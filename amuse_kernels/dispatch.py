@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
 
 try:
     _native: ModuleType | None = importlib.import_module("amuse_kernels._C")
@@ -51,19 +53,39 @@ def missing_gpu() -> str | None:
     return error or None
 
 
-def choose_backend(op: str, tensor: torch.Tensor, requested: str | None) -> str:
+def has_tangent(*tensors: torch.Tensor | None) -> bool:
+    """Whether one of them is a dual number, with a tangent of forward-mode automatic differentiation."""
+    if forward_ad._current_level < 0:  # almost always
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def choose_backend(
+    op: str, tensor: torch.Tensor, requested: str | None, differentiable: Sequence[torch.Tensor | None] = ()
+) -> str:
     """The backend that runs `op` on tensors like `tensor`: the one requested, or the best that can.
+
+    Args:
+        op: its name, for errors.
+        tensor: its first argument.
+        requested: the backend that the caller named.
+        differentiable: the inputs with derivatives. Where one is a dual number, only the reference can run.
 
     Raises:
         ValueError: `requested` is no backend's name.
         BackendUnavailableError: the requested backend cannot run here. There is no fallback from an explicit choice.
     """
     device, dtype = tensor.device.type, tensor.dtype
+    is_dual = has_tangent(*differentiable)
     if requested is None:
+        if is_dual:
+            return "reference"
         return next(name for name in BACKENDS if unavailable_reason(name, device, dtype) is None)
     if requested not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)} or None, got {requested!r}")
     reason = unavailable_reason(requested, device, dtype)
+    if reason is None and is_dual and requested != "reference":
+        reason = "it has no forward-mode derivatives (jvp, jacfwd, dual numbers); 'reference' has"
     if reason is not None:
         gpu_error = missing_gpu() if requested == "cuda" and device != "cuda" else None
         if gpu_error is not None:

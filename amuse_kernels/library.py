@@ -3,7 +3,7 @@
 An op is defined by schema and implemented per device by calls into a kernel library; its derivative is a second op,
 joined by an `autograd.Function` outside, which costs a fraction of `custom_op` per call and is skipped when no input
 needs a gradient. On CUDA tensors an op runs Triton's kernels, or with `cuda_cpp` those in CUDA C++. Where a derivative
-is to be differentiated again (`create_graph=True`), it comes from the reference.
+is differentiated again (`create_graph=True`, or dual numbers as its upstream), it comes from the reference.
 """
 
 import importlib
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from amuse_kernels.dispatch import has_tangent
 
 library = torch.library.Library("amuse_kernels", "DEF")
 
@@ -56,18 +58,21 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def builds_a_graph() -> bool:
-    """Inside a backward: whether its result is to be differentiated again."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def needs_a_graph(*grad_outputs: Tensor | None) -> bool:
+    """Inside a backward: whether its result is differentiated again, in reverse or (dual numbers) in forward mode."""
+    return (torch.is_grad_enabled() and not torch.compiler.is_compiling()) or has_tangent(*grad_outputs)
 
 
 def graph_gradients(
-    outputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], inputs: Sequence[Any]
+    reference: Callable[[], Sequence[Tensor]], grad_outputs: Sequence[Tensor | None], inputs: Sequence[Any]
 ) -> list[Tensor | None]:
-    """Gradients of the reference's outputs as part of a graph; None for inputs that need none or are no tensors."""
+    """Differentiable gradients of the reference's outputs; None for inputs that need none or are no tensors."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs = reference()
     given = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
     used_outputs, used_grads = zip(*given, strict=True)
     wanted = [entry for entry in inputs if isinstance(entry, Tensor) and entry.requires_grad]
-    grads = torch.autograd.grad(used_outputs, wanted, used_grads, create_graph=True, allow_unused=True)
+    grads = torch.autograd.grad(used_outputs, wanted, used_grads, create_graph=create_graph, allow_unused=True)
     found = iter(grads)
     return [next(found) if isinstance(entry, Tensor) and entry.requires_grad else None for entry in inputs]

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from amuse.config import Config
-from benchmarks import workloads
+from benchmarks import meld, workloads
 from benchmarks.measure import CLOCKS, alternate, machine, machine_peaks, peak_extra_bytes
 from benchmarks.workloads import Workload
 
-WORKLOADS = ("1", "2", "3", "4", "5", "long", "layer", "fusion", "step")
+WORKLOADS = ("1", "2", "3", "4", "5", "long", "layer", "fusion", "step", "meld")
+TRIMODAL = {"text": 24, "audio": 60, "video": 16}  # tokens of an utterance, at most
 MELD_CONFIG = Path(__file__).parents[1] / "amuse" / "configs" / "meld.yaml"
 FIELDS = ("workload", "mode", "contender", "median_ms", "times_ours", "extra_mb", "floor_ms", "percent_of_gemm_peak")
 
@@ -60,11 +61,11 @@ def measure_step(
     name: str, steps: dict[str, Callable[[], Tensor]], repeats: int, clock: str = "wall"
 ) -> list[dict[str, Any]]:
     """Fast against reference; the first step of both, from the same weights and random numbers, gives one loss."""
-    losses = []
-    for step in steps.values():
+    losses = {}
+    for contender, step in steps.items():
         torch.manual_seed(1)
-        losses.append(step())
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+        losses[contender] = step()
+    torch.testing.assert_close(losses["ours"], losses["reference"], rtol=1e-4, atol=1e-4)
     return _records(name, "training step", steps, repeats, clock)
 
 
@@ -126,9 +127,16 @@ def main() -> None:
         elif name == "step":
             text = workloads.training_steps(Config.load(MELD_CONFIG, ["data.path=."]), {"text": (1, 1536)})
             records += measure_step("AMuSE, configs/meld.yaml", text, repeats, clock)
-            tokens = {"text": (24, 384), "audio": (60, 64), "video": (16, 128)}
+            tokens = {m: (length, meld.WIDTHS[m]) for m, length in TRIMODAL.items()}
             trimodal = workloads.training_steps(workloads.trimodal_config(), tokens)
             records += measure_step("AMuSE, three modalities", trimodal, max(repeats // 10, 2), clock)
+        elif name == "meld":
+            batches = meld.batches()
+            meld.check(batches[:2])
+            steps = meld.passes(batches, arguments.compiled)
+            records += measure_step("AMuSE, MELD's lengths, 4 steps", steps, max(repeats // 6, 2), clock)
+            half = [meld.half_to_full(TRIMODAL)]
+            records += measure_step("AMuSE, half to full lengths", meld.passes(half), max(repeats // 6, 2), clock)
         else:
             compiled = arguments.compiled and name != "long"
             work = workloads.attention(name, arguments.normalization, compiled)

@@ -108,8 +108,8 @@ def main() -> None:
     config, batch = meld.config(), meld.batches()[0]
     model = Amuse(config.model, meld.spec()).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    training_step(model, batch, config, optimizer)  # the optimiser makes its state
-    counter = count(lambda: training_step(model, batch, config, optimizer))
+    training_step(model, (batch,), batch, config, optimizer)  # the optimiser makes its state
+    counter = count(lambda: training_step(model, (batch,), batch, config, optimizer))
     print(f"launching {counter.launching.total()}: {dict(counter.launching.most_common())}")
     print(f"waiting {counter.waiting.total()}: {dict(counter.waiting)}")
 

@@ -2,6 +2,10 @@
 // tests and the kernels; no torch, no Python.
 //
 // Strides are in elements. "A" is the accumulation type: double for float64, float for everything else.
+//
+// Samples may be packed. Every tensor, lse and the groups then hold a batch of 1 with the tokens of all samples: sample
+// b has cu_seq[b] .. cu_seq[b + 1] of them, batch strides are 0, and there are no masks. Only gates and their gradient
+// have an entry for each sample.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +26,18 @@ struct AttentionTensor {
 
 struct AttentionSource {
   AttentionTensor key, value;
-  int64_t length;
+  int64_t length;         // packed: of the longest sample, or more
   const uint8_t* mask;    // (B, length), contiguous, 0 = hidden; null = all visible
   const int64_t* groups;  // (B, length), contiguous; null with Relation::any
   Relation relation;
   bool causal;
+  const int32_t* cu_seq;  // (B + 1); null unless packed
 };
 
 struct AttentionParams {
-  Dtype dtype;  // of query, keys, values, output and their gradients
-  bool joint;   // one softmax over all sources
-  int64_t b, h, lq, d, sources;
+  Dtype dtype;                   // of query, keys, values, output and their gradients
+  bool joint;                    // one softmax over all sources
+  int64_t b, h, lq, d, sources;  // packed: lq of the longest sample, or more
   double softmax_scale;
   double dropout_p;
   uint32_t drop_threshold;  // a pair is dropped when its random word is below
@@ -42,6 +47,8 @@ struct AttentionParams {
   const int64_t* query_groups;  // (B, Lq), contiguous; null when every relation is any
   const void* gates;            // A (B, H, P) with the strides below; null = ones
   int64_t gate_stride_b, gate_stride_h, gate_stride_p;
+  const int32_t* cu_seq_q;  // (B + 1); null unless packed
+  int64_t tokens_q;         // queries of all samples, where they are packed
 };
 
 struct AttentionForwardParams : AttentionParams {

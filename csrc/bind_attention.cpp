@@ -29,14 +29,16 @@ void bind_attention(py::module_& module) {
 
 query (B, H, Lq, D), keys and values P tensors (B, H, Lp, D), their last dim contiguous; gates (B, H, P) in A or None;
 key_masks bool (B, Lp) or None, groups int64 (B, Lq) and (B, Lp), or None, all contiguous; relations 0 any, 1 same, 2
-different. num_threads 0 is OpenMP's default.)")
+different. num_threads 0 is OpenMP's default. Packed samples: a batch of 1, offsets cu_seq_q and cu_seq_k, int32 (B + 1)
+each, and the longest sequences; see attention.h.)")
       .def(py::init([](py::object query, std::vector<py::object> keys, std::vector<py::object> values, py::object gates,
                        std::vector<py::object> key_masks, py::object query_groups, std::vector<py::object> key_groups,
                        std::vector<int> relations, std::vector<bool> causal, bool joint, double softmax_scale,
-                       double dropout_p, uint32_t drop_threshold, uint64_t seed, int num_threads) {
-        return AttentionInputs{query,         keys,       values,         gates,  key_masks,
-                               query_groups,  key_groups, relations,      causal, joint,
-                               softmax_scale, dropout_p,  drop_threshold, seed,   num_threads};
+                       double dropout_p, uint32_t drop_threshold, uint64_t seed, int num_threads, py::object cu_seq_q,
+                       std::vector<py::object> cu_seq_k, int64_t max_q, std::vector<int64_t> max_k) {
+        return AttentionInputs{query,       keys,     values,   gates,         key_masks, query_groups,   key_groups,
+                               relations,   causal,   joint,    softmax_scale, dropout_p, drop_threshold, seed,
+                               num_threads, cu_seq_q, cu_seq_k, max_q,         max_k};
       }));
   module.def("p2c_attention_forward", &forward, py::arg("inputs"), py::arg("out"), py::arg("lse"),
              R"(Peripheral-to-Central attention (paper Eq. 1) on the CPU.

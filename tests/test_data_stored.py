@@ -7,16 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from amuse.cli.main import app
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, Standardizer, collate, synthetic_conversations
 from amuse.data import standardize as standardize_module
+from amuse.data.batch import DialogueBatches
 from amuse.data.load import Splits, load_splits
 from amuse.data.prepared import FORMAT, read_prepared
 from amuse.encoders import stored
 from amuse.encoders.stored import StoredTokens, stored_tensors
 from amuse.files import sha256
+from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
 from amuse.training.train import train_on
+from amuse.world import World
 
 SPLITS = ("train", "valid", "test")
 
@@ -136,6 +141,31 @@ def test_training_from_files_is_training_from_memory_to_the_last_bit(folder, tmp
     one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("files", "memory"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_batches(folder):
+    data = read_prepared(folder, "train")
+    loaders = []
+    for workers in (0, 2):
+        sampler = DialogueBatches([len(d) for d in data.dialogues], 2, shuffle=True, seed=1)
+        sampler = MicroBatchSampler(sampler, 1, World(torch.device("cpu")))
+        loaders.append(micro_batch_loader(data, sampler, workers))
+    batches = list(zip(*loaders, strict=True))
+    assert len(batches) == 4
+    for one, other in batches:
+        assert one.ids == other.ids
+        assert all(torch.equal(one.tokens[m], other.tokens[m]) for m in data.modalities)
+
+
+def test_train_verifies_again_on_request(folder, tmp_path):
+    settings = ["train.epochs=1", "model.d_model=8", "model.num_heads=1", "model.man_layers=1"]
+    arguments = ["train", "--data", str(folder), *(part for setting in settings for part in ("--set", setting))]
+    read_prepared(folder, "train")
+    change(folder / "shards" / "train-000000.safetensors")
+    assert CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "once")]).exit_code == 0
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "again"), "--verify"])
+    assert "its content does not match the index" in str(result.exception)
 
 
 def change(path, at=-1):

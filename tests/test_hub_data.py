@@ -287,4 +287,4 @@ def test_a_folder_without_rows_is_refused(tmp_path):
         read(tmp_path)
     write_talks(tmp_path / "talks", count=1)
     done = CliRunner().invoke(app, ["data", "prepare", str(tmp_path), "--subset", "x", "--out", str(tmp_path / "out")])
-    assert "--subset: expected --dataset hf beside it, got folder" in str(done.exception)
+    assert "--subset: expected --dataset hf with it, got folder" in str(done.exception)

@@ -227,6 +227,36 @@ def test_keys_that_no_query_relates_to_never_matter(backend):
     torch.testing.assert_close(case.run(backend=backend), expected)
 
 
+@pytest.mark.parametrize("backend", RUNNABLE)
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("queries", [5, 100])
+def test_a_query_that_sees_no_key_may_hold_nan(backend, normalization, queries):
+    """So may its upstream gradients."""
+    keys = [torch.randn(2, 2, length, 16) for length in (7, 300)]
+    values = [torch.randn_like(key) for key in keys]
+    groups = torch.zeros(2, queries, dtype=torch.long)
+    groups[0, 1], groups[1, -1] = 1, 1
+    options = {
+        "query_groups": groups,
+        "key_groups": [torch.zeros(2, 7).long(), torch.zeros(2, 300).long()],
+        "relations": ["same", "same"],
+        "gates": torch.tensor([0.5, 2.0]),
+        "normalization": normalization,
+    }
+    results = []
+    for value in (0.0, math.nan):
+        query = torch.randn(2, 2, queries, 16, generator=torch.Generator().manual_seed(0))
+        query[groups[:, None].expand(2, 2, queries) == 1] = value
+        leaves = [t.clone().requires_grad_() for t in (query, *keys, *values, options["gates"])]
+        given = options | {"gates": leaves[5]}
+        out, lse = p2c_attention(leaves[0], leaves[1:3], leaves[3:5], **given, return_lse=True, backend=backend)
+        upstream = torch.ones_like(out)
+        upstream[groups[:, None].expand(2, 2, queries) == 1] = value
+        finite = torch.where(lse > -torch.inf, torch.ones_like(lse), value)
+        results.append((out, lse, *torch.autograd.grad((out, lse), leaves, (upstream, finite))))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
 def test_visible_nan_is_not_hidden(backend):
     case = make_case(masks=False, dtype=DTYPE)
     case.values[0][1, 0, 2, 3] = math.nan

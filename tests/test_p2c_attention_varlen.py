@@ -101,6 +101,27 @@ class Packed:
             lses.append(lse[0].transpose(0, 1))
         return torch.cat(outs), torch.cat(lses)
 
+    def padded(self, **extra):
+        """The dense op of all samples at once, with masks; the results packed."""
+
+        def pad(tensor, p):
+            lengths = self.lengths[p]
+            padded = tensor.new_zeros(len(lengths), max(lengths), *tensor.shape[1:])
+            index = torch.cat([torch.arange(n) + b * max(lengths) for b, n in enumerate(lengths)])
+            return padded.flatten(0, 1).index_copy(0, index, tensor).unflatten(0, padded.shape[:2])
+
+        def heads(tensor, p):
+            return pad(tensor, p).transpose(1, 2)
+
+        masks = [pad(torch.ones(sum(n), dtype=torch.bool), p) for p, n in enumerate(self.lengths)]
+        options = dict(self.options, key_masks=masks[1:])
+        if self.groups is not None:
+            query_groups, *key_groups = [pad(g, p) for p, g in enumerate(self.groups)]
+            options |= {"query_groups": query_groups, "key_groups": key_groups}
+        keys, values = ([heads(t, p + 1) for p, t in enumerate(tensors)] for tensors in (self.keys, self.values))
+        results = p2c_attention(heads(self.query, 0), keys, values, **options, return_lse=True, **extra)
+        return tuple(tensor.transpose(1, 2)[masks[0]] for tensor in results)
+
     def gradients(self, out, lse):
         generator = torch.Generator().manual_seed(1)
         upstream = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in (out, lse)]
@@ -129,6 +150,51 @@ def test_both_ops_drop_the_same_pairs(backend):
     key, value = dense(call.keys[0], 6), dense(call.values[0], 6)
     expected = p2c_attention(dense(call.query, 4), [key], [value], dropout_p=0.5, seed=7, backend=backend)
     torch.testing.assert_close(out, expected.transpose(1, 2).flatten(0, 1), rtol=0, atol=0)
+
+
+RAGGED = (70, 0, 3, 33, 1), ((5, 300, 130, 0, 48), (70, 0, 3, 33, 1))  # more than a block of queries and tile of keys
+
+
+@pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_bits_are_those_of_the_dense_op_with_masks(options, dtype):
+    call = Packed(*RAGGED, dtype=dtype, **OPTIONS[options])
+    results = call.run(backend="cpu", dropout_p=0.1, seed=3)
+    grads = call.gradients(*results)
+    expected = call.padded(backend="cpu", dropout_p=0.1, seed=3)
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
+    torch.testing.assert_close(grads, call.gradients(*expected), rtol=0, atol=0)
+
+
+@pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")
+@pytest.mark.parametrize("options", ["groups", "every option"])
+@pytest.mark.parametrize("lengths", [RAGGED, ((400, 2), ((3, 250), (400, 2)))], ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(lengths, options):
+    call, results = Packed(*lengths, dtype=torch.float32, **OPTIONS[options]), []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            out, lse = call.run(backend="cpu")
+            results.append((out, lse, *call.gradients(out, lse)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+
+
+@pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")
+def test_offsets_that_leave_the_tensors_are_refused_where_nothing_looked_into_them():
+    """A compiled graph does not look into offsets; the kernels do."""
+    compiled = torch.compile(
+        lambda *given: p2c_attention_varlen(*given, [4]), fullgraph=True, backend="aot_eager", dynamic=True
+    )
+    query, good = torch.zeros(3, 2, 16), torch.tensor([0, 1, 3]).int()
+    assert compiled(query, [query], [query], good, [good], 4).shape == query.shape
+    for bad in ([0, 9, 3], [0, 1, 2], [-1, 1, 3], [1, 1, 3]):
+        with pytest.raises(ValueError, match=r"cu_seq_q: expected offsets that rise from 0 to 3 by at most 4"):
+            compiled(query, [query], [query], torch.tensor(bad).int(), [good], 4)
 
 
 @backends

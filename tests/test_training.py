@@ -48,6 +48,21 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
     assert not torch.equal(weights(first), weights(train(tiny("train.seed=1"), tmp_path / "c", progress=False)))
 
 
+def test_a_compiled_training_is_the_plain_one_without_a_graph_for_each_batch(tmp_path, monkeypatch):
+    options = ["model.dropout=0", "model.unimodal_lstm=false", "model.temporal=attention", "train.epochs=2"]
+    plain = train(tiny(*options), tmp_path / "plain", progress=False)
+    graphs = []
+
+    def compiler(graph, inputs):  # in place of inductor, which takes minutes
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("amuse.training.run.COMPILER", compiler)
+    compiled = train(tiny(*options, "train.compile=true"), tmp_path / "compiled", progress=False)
+    torch.testing.assert_close(weights(compiled), weights(plain), atol=1e-4, rtol=1e-3)
+    assert 2 <= len(graphs) <= 4  # training and evaluation, perhaps again once a length is seen to change
+
+
 @pytest.mark.parametrize("options", [(), ("train.ema=0.9",)])
 def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch, options):
     whole = train(tiny(*options), tmp_path / "whole", progress=False)

@@ -18,15 +18,16 @@ def prepare() -> None:
     from amuse_kernels.attention.triton import plans
     from amuse_kernels.attention.triton.tiles import Tile
 
-    _interpret_bfloat16()
+    _interpret_16_bits()
     # small, so that small cases take several tiles; the interpreter's time goes by operations, not by their size
     plans.choose_tile = lambda _: Tile(16, 16, 4, 1)
 
 
-def _interpret_bfloat16() -> None:
+def _interpret_16_bits() -> None:
     """The interpreter keeps bf16 as its bits in uint16, truncates casts to it, and multiplies the bits in a dot.
 
-    Here casts round to nearest even, dots take the values, and other arithmetic on bf16 is an error.
+    Here casts round to nearest even, dots take the values, and other arithmetic on bf16 is an error. Dots of 16-bit
+    operands are rounded once: on tensor cores A B^T and B A^T are the same numbers, of numpy's sums they are not.
     """
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -46,7 +47,10 @@ def _interpret_bfloat16() -> None:
         return cast(self, widened(source) if to.scalar != tl.bfloat16 else source, to)
 
     def create_dot(self, a, b, accumulator, *options):
-        return dot(self, widened(a), widened(b), accumulator, *options)
+        if a.dtype.scalar not in (tl.float16, tl.bfloat16):
+            return dot(self, a, b, accumulator, *options)
+        products = np.matmul(widened(a).data, widened(b).data, dtype=np.float64)
+        return TensorHandle(products.astype(accumulator.data.dtype) + accumulator.data, accumulator.dtype.scalar)
 
     def binary_op(self, left, right, operation):
         if is_bfloat16(left):

@@ -73,7 +73,7 @@ def prepare(
     if dataset not in ("meld", "iemocap", "folder", "hf"):
         raise ValueError(f"dataset: expected meld, iemocap, folder or hf, got {dataset!r}")
     if subset is not None and dataset != "hf":
-        raise ValueError(f"--subset: expected --dataset hf beside it, got {dataset}")
+        raise ValueError(f"--subset: expected --dataset hf with it, got {dataset}")
     separate = vision != "none" and not dry_run and (_detector_installed() if faces is None else faces)
     options = Options(
         audio=None if audio == "none" else audio,
@@ -181,7 +181,7 @@ def predict(
 
 
 def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
-    """Makes transcripts of recordings that have none, where that is installed."""
+    """A transcriber for recordings without a transcript, if its packages are installed."""
     from amuse.speech.automatic import recognizer_of_folder
 
     try:

@@ -56,11 +56,17 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Resume from the last saved state.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every shard of prepared data with its hash again.")
+    ] = False,
 ) -> None:
     """Train a model; the best checkpoint by validation score ends up in OUT/best."""
     from amuse.config import Config
 
-    settings = Config.load(config, [*_source(data), *(overrides or ())])  # mistakes are named before torch is imported
+    again = ["data.verify=true"] if verify else []
+    settings = Config.load(
+        config, [*_source(data), *again, *(overrides or ())]
+    )  # mistakes are named before torch is imported
     from amuse.training.train import train as run
 
     model = run(settings, out, resume)

@@ -1,4 +1,4 @@
-"""`amuse pretrained`: a model to begin with."""
+"""`amuse pretrained`: a model for users without training data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ def pretrained(
         Path | None, typer.Option(help="Folder of its CSVs. Default: they are fetched from their authors.")
     ] = None,
 ) -> None:
-    """Train a model on public data and keep it in the cache: what predict, explain and demo use without RUN."""
+    """Train a model on public data and keep it in the cache; predict, explain and demo use it without RUN."""
     from amuse.pretrained import pretrain
 
     folder, metrics = pretrain(name, data)
@@ -24,7 +24,7 @@ def pretrained(
 
 
 def run_and_recording(run: Path, video: Path | None) -> tuple[Path, Path | None]:
-    """What the arguments `[RUN] [VIDEO]` mean: a recording alone goes with the pretrained run."""
+    """Resolve the arguments `[RUN] [VIDEO]`: a recording alone uses the pretrained run."""
     if video is not None or run.is_dir():
         return run, video
     if not run.is_file():

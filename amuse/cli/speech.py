@@ -29,7 +29,7 @@ def transcribe(
     device: Annotated[str, typer.Option(help="Where words are recognised: cpu or cuda.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace transcripts that exist.")] = False,
 ) -> None:
-    """Who says what when in a recording, as a transcript to be corrected by hand."""
+    """Transcribe recordings with speakers and times, to be corrected by hand."""
     from functools import partial
 
     from tqdm import tqdm
@@ -39,7 +39,7 @@ def transcribe(
     from amuse.speech import transcribe as run
 
     if out is not None and len(recordings) > 1:
-        raise ValueError(f"--out: names one transcript, expected one recording beside it, got {len(recordings)}")
+        raise ValueError(f"--out: names one transcript, expected one recording with it, got {len(recordings)}")
     targets = [recording.with_suffix(".csv") if out is None else out for recording in recordings]
     for target in targets:
         if target.exists() and not overwrite:
@@ -49,7 +49,7 @@ def transcribe(
         with tqdm(total=100, desc=recording.name, unit="%", leave=False) as bar:
             found = run(recording, transcriber, partial(_show, bar))
         if not found.utterances:
-            raise ValueError(f"{recording}: no speech is heard in it, so there is nothing to write")
+            raise ValueError(f"{recording}: no speech was found, so there is nothing to write")
         write_transcription(found, target)
         for utterance in found.utterances:
             times = f"{clock(utterance.start, decimals=2)} - {clock(utterance.end, decimals=2)}"

@@ -166,7 +166,7 @@ def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator
     for i, tier in enumerate(labels):
         for j, (place, _, _, label) in enumerate(tier.marks):
             if (i, j) not in used and label:
-                message = f"label {label[:40]!r} ({place}) lies on no utterance"
+                message = f"label {label[:40]!r} ({place}) overlaps no utterance"
                 report(Problem("unused", f"{path.name}, tier {tier.name.removeprefix('label ')}", message))
 
 

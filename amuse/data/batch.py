@@ -301,9 +301,7 @@ class ConversationLoader(DataLoader[Dialogue]):
         cast(DialogueBatches, self.batch_sampler).set_epoch(epoch)
 
 
-def make_loader(
-    conversations: Conversations, batch_size: int, shuffle: bool, seed: int = 0, *, max_utterances: int | None = None
-) -> ConversationLoader:
+def make_loader(conversations: Conversations, batch_size: int, shuffle: bool, seed: int = 0) -> ConversationLoader:
     """A loader of `Batch`es of whole dialogues, deterministic by (seed, epoch).
 
     Args:
@@ -311,15 +309,9 @@ def make_loader(
         batch_size: Dialogues per batch.
         shuffle: Length-aware shuffling (see `DialogueBatches`); False keeps the order.
         seed: Seed of the shuffling.
-        max_utterances: Upper bound on the utterances of a batch.
     """
-    batches = DialogueBatches(
-        [len(dialogue) for dialogue in conversations.dialogues],
-        batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        max_utterances=max_utterances,
-    )
+    lengths = [len(dialogue) for dialogue in conversations.dialogues]
+    batches = DialogueBatches(lengths, batch_size, shuffle=shuffle, seed=seed)
     return ConversationLoader(
         conversations,
         batch_sampler=batches,

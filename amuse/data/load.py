@@ -149,7 +149,7 @@ def _read_split(config: DataConfig, split: str) -> Conversations:
     if config.dataset == "tables":
         return read_tables(_folder(config)).split(split)
     if config.dataset == "prepared":
-        return read_prepared(_folder(config), split)
+        return read_prepared(_folder(config), split, verify=config.verify)
     return read_meld(_folder(config), "dev" if split == "valid" else split, features=config.features)
 
 

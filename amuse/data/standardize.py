@@ -12,7 +12,7 @@ from torch import Tensor
 from amuse.data.conversation import TOKEN_IDS, Conversations
 from amuse.encoders.stored import StoredTokens
 
-PART = 4_000_000  # numbers whose moments are computed at once
+PART = 1_000_000  # numbers whose moments are computed at once
 
 
 class Standardizer:
@@ -133,11 +133,13 @@ def _moments(conversations: Conversations, modality: str) -> tuple[Tensor, Tenso
 def _parts(conversations: Conversations, modality: str, tokens: int) -> Iterator[Tensor]:
     """The tokens of a modality in float64, about so many at a time."""
     streams: list[Tensor] = []
+    waiting = 0
     for utterance in conversations.utterances():
         if utterance.num_tokens(modality):
             streams.append(utterance.features[modality])
-        if sum(map(len, streams)) >= tokens:
+            waiting += len(streams[-1])
+        if waiting >= tokens:
             yield torch.cat(streams).double()
-            streams = []
+            streams, waiting = [], 0
     if streams:
         yield torch.cat(streams).double()

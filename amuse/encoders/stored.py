@@ -1,4 +1,4 @@
-"""Token features that stay in their files until they are asked for."""
+"""Token features that stay in their files until they are needed."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 class StoredTokens:
     """Float32 tokens `(length, width)` in a file, from the byte `begin` on; `transforms` are applied to what is read.
 
-    They are read, not mapped into memory: what an epoch has touched would otherwise count as the process's memory.
+    They are read, not mapped into memory, since mapped pages would count as the process's memory.
     """
 
     path: Path
@@ -76,10 +76,10 @@ def stored_tensors(path: Path, names: Collection[str] | None = None) -> dict[str
 
 
 class Features(Mapping[str, Tensor]):
-    """Modality -> tokens, of which some are in files: looking one up reads it, every time.
+    """Modality -> tokens, some of them in files: every lookup reads them.
 
     Args:
-        entries: Tokens in memory, or where they are; `len` of an entry is its number of tokens.
+        entries: Tokens in memory or in a file; `len` of an entry is its number of tokens.
     """
 
     __slots__ = ("entries",)

@@ -20,6 +20,7 @@ from amuse.data.load import Splits, add_text
 from amuse.evaluation.predict import evaluate
 from amuse.files import load_tensors
 from amuse.training.train import train_on
+from amuse.world import choose_device
 
 LABEL_NAMES = ("sincere", "sarcastic")
 DEFAULTS = ["data.pool=true", "model.d_model=64", "model.dropout=0.5", "model.man_layers=1", "loss.gamma=0.0"]
@@ -46,7 +47,8 @@ def run(
     typer.echo(f"{len(remarks)} remarks; {how}; " + ", ".join(f"{len(ids)} {name}" for name, ids in parts.items()))
 
     made = {name: dialogues(remarks, ids) for name, ids in parts.items()}
-    made = {name: add_text(config.data, part) for name, part in made.items()}
+    device = choose_device(config.train.device)
+    made = {name: add_text(config.data, part, device=device) for name, part in made.items()}
     for argument in features or ():
         modality, _, path = argument.partition("=")
         tokens = load_tensors(Path(path))

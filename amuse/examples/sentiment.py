@@ -18,6 +18,7 @@ from amuse.data.load import Splits, add_text, load_splits
 from amuse.evaluation.predict import evaluate
 from amuse.experiments.comparison import CONFIGS
 from amuse.training.train import train_on
+from amuse.world import choose_device
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Folder = Annotated[Path, typer.Argument(help="Folder of the data set.")]
@@ -35,7 +36,7 @@ def mosi(
     """Regression on CMU-MOSI's features: its scores, or without them the polarity, -1 or 1."""
     config = Config.load(CONFIGS / "mosi.yaml", [f"data.path={folder}", *(overrides or ())])
     known = None if scores is None else read_scores(scores)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data, device=choose_device(config.train.device))
     if known is not None:
         missing = sum(
             u.id not in known for part in (splits.train, splits.valid, splits.test) for u in part.utterances()
@@ -51,8 +52,10 @@ def mosi(
 def meld(folder: Folder, out: Out, overrides: Overrides = None) -> None:
     """MELD's sentiment labels (neutral, positive, negative), from the words of the dialogue."""
     config = Config.load(CONFIGS / "meld.yaml", [f"data.path={folder}", *(overrides or ())])
+    device = choose_device(config.train.device)
     train, valid, test = (
-        add_text(config.data, read_meld(folder, split, target="sentiment")) for split in ("train", "dev", "test")
+        add_text(config.data, read_meld(folder, split, target="sentiment"), device=device)
+        for split in ("train", "dev", "test")
     )
     splits = Splits(train, valid, test, standardizer=None)
     model = train_on(splits, config, out)

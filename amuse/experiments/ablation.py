@@ -64,7 +64,6 @@ def ablate(
     out: Path,
     tables: Sequence[str] = tuple(TABLES),
     seeds: int = 1,
-    splits: Splits | None = None,
     progress: bool = True,
 ) -> str:
     """Train and test every row and return the tables as Markdown; also writes ablation.md and ablation.json to `out`.
@@ -74,7 +73,6 @@ def ablate(
         out: Folder of the grid; finished runs in it are kept.
         tables: Some of "I" to "V".
         seeds: Runs of each row, from `config.train.seed` upwards.
-        splits: Default: those of `config.data`.
         progress: Print which row is trained.
 
     Raises:
@@ -85,7 +83,7 @@ def ablate(
         raise ValueError(f"tables: expected some of {', '.join(TABLES)}, got {', '.join(tables) or 'none'}")
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
-    splits = load_splits(config.data, device=choose_device(config.train.device)) if splits is None else splits
+    splits = load_splits(config.data, progress, choose_device(config.train.device))
     if splits.train.label_names is None:
         raise ValueError("data: expected classes, got regression")
     unchanged = Variant("", "unchanged", {}, None)

@@ -21,6 +21,7 @@ from amuse.evaluation.metrics import Metrics, RegressionMetrics
 from amuse.evaluation.predict import Predictions, evaluate, predict, score, score_predictions
 from amuse.files import read_json, write_text
 from amuse.training.train import train_on
+from amuse.world import choose_device
 
 SCORES_FILE = "scores.json"
 
@@ -142,7 +143,7 @@ def combinations(choices: Sequence[str]) -> list[list[str]]:
 
 def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple[Predictions, Any, FoldScore]:
     """Predictions for the test part, by the candidate with the best validation score."""
-    splits = load_splits(config.data, progress=False)
+    splits = load_splits(config.data, progress=False, device=choose_device(config.train.device))
     best, inner, chosen = None, -float("inf"), candidates[0]
     for number, settings in enumerate(candidates):
         folder = place if len(candidates) == 1 else place / f"choice{number}"

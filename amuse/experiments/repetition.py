@@ -43,14 +43,13 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
     )
 
 
-def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = None, progress: bool = True) -> str:
+def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
 
     Args:
         config: The configuration of all runs, except for the seed.
         out: Takes the runs; finished ones in it are only tested, interrupted ones resume.
         seeds: Number of runs.
-        splits: Default: those of `config.data`.
         progress: Show the runs' progress.
 
     Raises:
@@ -58,7 +57,7 @@ def repeat(config: Config, out: Path, seeds: int = 5, splits: Splits | None = No
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
-    splits = load_splits(config.data, progress, device=choose_device(config.train.device)) if splits is None else splits
+    splits = load_splits(config.data, progress, choose_device(config.train.device))
     if splits.test.label_names is None:
         raise ValueError("data: expected classes, got regression")
     runs = {}

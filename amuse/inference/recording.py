@@ -52,7 +52,7 @@ class Recognizer:
         self.extractor: Extractor | None = None
         if self.wanted:
             manifest = read_json(run / BEST / MEDIA_FILE)
-            self.extractor = Extractor.from_manifest(manifest)
+            self.extractor = Extractor.from_manifest(manifest, str(next(self.model.parameters()).device))
 
     def utterances(
         self, media: Path, transcript: Path | None, report: ProblemHandler

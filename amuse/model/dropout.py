@@ -17,7 +17,7 @@ class Dropout(nn.Module):
     """`nn.Dropout`, alone or with the sum that follows it: residual + dropout(x).
 
     The random numbers come from torch's generator. On the CPU the probability is rounded to a multiple of 2 ** -16, and
-    kept elements are scaled by what is really kept; elsewhere, and when compiled, this is `F.dropout`.
+    kept elements are scaled accordingly; elsewhere, and when compiled, this is `F.dropout`.
 
     Args:
         p: Probability in [0, 1) of an element to be set to 0 in training.
@@ -49,7 +49,7 @@ class Dropout(nn.Module):
 
 
 def cheaper_here(x: Tensor) -> bool:
-    """Whether the numbers of this module are the cheaper ones for a tensor: GPUs and compilers draw theirs in place."""
+    """Whether this module's random numbers are cheaper for a tensor; GPUs and compilers draw numbers in the kernel."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -59,7 +59,7 @@ class _Dropped(torch.autograd.Function):
         # each 64-bit number is four of 16 bits, signed
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         kept = (words.view(torch.int16)[: x.numel()] >= dropped - LEVELS // 2).view(x.shape)
-        ctx.save_for_backward(kept)  # a byte each; PyTorch keeps their products with the scale
+        ctx.save_for_backward(kept)  # one byte per element; PyTorch saves them multiplied by the scale
         ctx.scale, ctx.has_residual = LEVELS / (LEVELS - dropped), residual is not None
         factor = kept.to(x.dtype)
         return (x * factor).mul_(ctx.scale) if residual is None else torch.addcmul(residual, x, factor, value=ctx.scale)

@@ -1,4 +1,4 @@
-"""Models to begin with, trained here on public data: neither weights nor data are distributed."""
+"""Pretrained models, which are trained on the user's machine on public data: no weights or data are distributed."""
 
 from amuse.pretrained.runs import find, pretrain
 

@@ -18,7 +18,7 @@ def model_card(
     overrides: Sequence[str],
     metrics: Metrics | RegressionMetrics,
 ) -> str:
-    """Markdown: what it was trained on, how well it does, and what it must not be used for."""
+    """Markdown: training data, scores, and prohibited uses."""
     settings = f"`{config}.yaml`" + (f" with {', '.join(f'`{each}`' for each in overrides)}" if overrides else "")
     origins = "\n".join(
         f"- `{file}`: {each.repository}, revision {each.revision}, SHA-256 {each.sha256}"

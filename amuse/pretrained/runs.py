@@ -1,4 +1,4 @@
-"""`amuse pretrained`: a run in the user's cache, which `predict`, `explain` and `demo` use where no run is named."""
+"""`amuse pretrained`: a run in the user's cache, which `predict`, `explain` and `demo` use if no run is named."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from amuse.training.train import train
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model to begin with: a configuration that comes with the package, and the data it is trained on."""
+    """A pretrained model: a configuration from the package, and its training data."""
 
     config: str
     dataset: str
@@ -26,14 +26,14 @@ class Recipe:
 
 
 RECIPES = {"meld": Recipe("meld", "meld", sources.MELD)}
-"""In the order in which they are looked for when no run is named."""
+"""In order of preference when no run is named."""
 
 
 def find(name: str | None = None) -> Path:
     """The folder of a pretrained run.
 
     Args:
-        name: One of `RECIPES`; None = the first one that is there.
+        name: One of `RECIPES`; None = the first one that exists.
 
     Raises:
         FileNotFoundError: There is none; says which command makes it.
@@ -56,11 +56,11 @@ def pretrain(
     Args:
         name: One of `RECIPES`.
         data: Folder of the data; None fetches them from their authors into the cache.
-        overrides: Settings in place of the recipe's, such as `"train.epochs=1"`; the card tells them.
+        overrides: Settings that replace the recipe's, such as `"train.epochs=1"`; the card lists them.
         progress: Show progress bars.
 
     Returns:
-        Its folder, and its scores on the test split; None where it was there already.
+        Its folder, and its scores on the test split; None if it existed already.
 
     Raises:
         FileNotFoundError, ValueError: The data are unavailable, or are not those of the recipe.

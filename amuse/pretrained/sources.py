@@ -1,4 +1,4 @@
-"""Files that the authors of a data set publish, each of one revision and known by its hash."""
+"""Files that the authors of a data set publish, each at a fixed revision and checked by its hash."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,11 +42,11 @@ MELD = {
 
 
 def fetch(files: Mapping[str, Published], folder: Path) -> None:
-    """Download what the folder does not hold yet.
+    """Download the files that the folder lacks.
 
     Raises:
         FileNotFoundError: A file is unavailable; says what to do without a network.
-        ValueError: A download has another hash; nothing of it is kept.
+        ValueError: A download has another hash; it is not kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, published in files.items():
@@ -67,7 +67,7 @@ def fetch(files: Mapping[str, Published], folder: Path) -> None:
 
 
 def verify(files: Mapping[str, Published], folder: Path) -> None:
-    """Check that a folder holds exactly these files.
+    """Check that a folder has exactly these files.
 
     Raises:
         FileNotFoundError: One is missing.

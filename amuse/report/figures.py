@@ -68,8 +68,8 @@ class Paint:
 
     Attributes:
         strongest: The largest absolute score of the utterance.
-        outcome: Says what a score is in words, and which is too small to be shown.
-        reliable: Scores of an explanation that is not are never painted.
+        outcome: Words a score, and decides which is too small to be shown.
+        reliable: Whether the explanation is reliable; scores of others are not painted.
     """
 
     strongest: float
@@ -156,7 +156,7 @@ def spectrogram(mel: np.ndarray, columns: int = 240) -> str:
 
 
 def pictures(frame: KeyFrame, turn: Turn, paint: Paint) -> list[dict[str, Any]]:
-    """What each stream saw of a key frame, side by side: its crop with the regions whose score stands out."""
+    """Each stream's crop of a key frame, side by side, with the regions of large scores."""
     streams: dict[str, list[Region]] = {}
     for region in frame.regions:
         streams.setdefault(turn.explanation.groups[region.group].stream, []).append(region)
@@ -184,7 +184,7 @@ def _picture(
             y, h = ((region.y - top) / (bottom - top) * height, region.height / (bottom - top) * height)
             box = {"x": round(x, 1), "y": round(y, 1), "width": round(w, 1), "height": round(h, 1)}
             shown.append({**mark, **box, "name": groups[region.group].name, "numbered": False})
-    shown.sort(key=lambda r: r["strength"])  # the strongest lie on top
+    shown.sort(key=lambda r: r["strength"])  # the strongest are on top
     for strong in shown[-NUMBERED:]:
         strong["numbered"] = True
     return {

@@ -33,12 +33,18 @@ class MicroBatchSampler(Sampler[list[int]]):
                 yield batch[self.world.rank + self.world.size * part :: step]
 
 
-def micro_batch_loader(conversations: Conversations, sampler: MicroBatchSampler) -> ConversationLoader:
-    """A loader of micro-batches; an empty one becomes a batch without tokens and labels, with no effect."""
+def micro_batch_loader(
+    conversations: Conversations, sampler: MicroBatchSampler, workers: int = 0
+) -> ConversationLoader:
+    """A loader of micro-batches; an empty one becomes a batch without tokens and labels, with no effect.
+
+    The batches do not depend on `workers`, the number of processes that make them ahead of the step.
+    """
     return ConversationLoader(
         conversations,
         batch_sampler=sampler,
         collate_fn=partial(_collate_micro_batch, conversations=conversations),
+        num_workers=workers,
         pin_memory=sampler.world.device.type == "cuda",
         generator=torch.Generator(),  # not the global one, from which training draws
     )

@@ -48,6 +48,7 @@ from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
 from amuse.world import World
 
+COMPILER = "inductor"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -69,6 +70,8 @@ class Run:
         if train.recompute:
             model.recompute_activations()
         self.average = copy.deepcopy(model).requires_grad_(False) if train.ema > 0 else None
+        if train.compile:  # in place, so that its parameters keep their names; lengths change with every batch
+            model.compile(backend=COMPILER, dynamic=True)
         # a pretrained encoder may have parts that the model does not use
         partly_used = bool(model.encoders)
         self.network = parallel(model, train.strategy, world, model.blocks(), partly_used)
@@ -86,7 +89,7 @@ class Run:
             weights=dialogue_weights(splits.train, train),
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
-        self.loader = micro_batch_loader(splits.train, self.micro_batches)
+        self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
         total = train.epochs * len(batches)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, train.warmup)

@@ -8,15 +8,12 @@ from torch import Tensor
 from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
 from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.native import native_inputs
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.buffers import dense, rows_dense
 from amuse_kernels.native import module
 
 
 def p2c_attention_forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """Output and lse, see `amuse_kernels.p2c_attention`."""
-    if inputs.packed:
-        return forward_padded(p2c_attention_forward, inputs)
     out, lse = empty_outputs(inputs)
     module().p2c_attention_forward(_native(inputs), out, lse)
     return out, lse
@@ -26,8 +23,6 @@ def p2c_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, inputs: AttentionInputs
 ) -> Gradients:
     """Gradients of the inputs; `out` is needed for joint only."""
-    if inputs.packed:
-        return backward_padded(p2c_attention_backward, grad_out, grad_lse, out, lse, inputs)
     grads = empty_gradients(inputs)
     grad_gates = None if inputs.gates is None else grads.gates
     lse, grad_lse = dense(lse, grad_lse)

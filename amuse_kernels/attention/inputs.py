@@ -89,6 +89,11 @@ class AttentionInputs(NamedTuple):
         """B, also of packed samples."""
         return self.query.shape[0] if self.cu_seq_q is None else self.cu_seq_q.shape[0] - 1
 
+    @property
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """The inputs that have derivatives."""
+        return self.query, *self.keys, *self.values, self.gates
+
     def flat(self) -> tuple[Any, ...]:
         """Every entry of every field: autograd does not look inside sequences."""
         entries: list[Any] = []

@@ -32,4 +32,8 @@ def native_inputs(inputs: AttentionInputs, *, seed: int = 0, num_threads: int = 
         drop_threshold(inputs.dropout_p),
         seed,
         num_threads,
+        *dense(inputs.cu_seq_q),
+        dense(*inputs.cu_seq_k or ()),
+        inputs.max_q,
+        inputs.max_k or (),
     )

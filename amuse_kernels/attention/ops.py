@@ -1,6 +1,6 @@
 """Schema, fakes and autograd of p2c_attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from amuse_kernels.attention import reference
 from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
 from amuse_kernels.attention.inputs import AttentionInputs
-from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
+from amuse_kernels.library import graph_gradients, implement, library, needs_a_graph, needs_grad
 
 _INPUTS = (
     "Tensor query, Tensor[] keys, Tensor[] values, Tensor? gates, Tensor?[] key_masks, Tensor? query_groups, "
@@ -78,9 +78,8 @@ class _P2CAttention(torch.autograd.Function):
         lse, out, *tensors = ctx.saved_tensors
         entries = [number if tensor is None else tensor for tensor, number in zip(tensors, ctx.numbers, strict=True)]
         inputs = AttentionInputs.from_flat(entries)
-        if builds_a_graph():
-            outputs = reference.p2c_attention(inputs)
-            return None, *graph_gradients(outputs, (grad_out, grad_lse), entries)
+        if needs_a_graph(grad_out, grad_lse):
+            return None, *graph_gradients(lambda: reference.p2c_attention(inputs), (grad_out, grad_lse), entries)
         if grad_out is None:
             grad_out = torch.zeros_like(inputs.query)
         query, keys, values, gates = _backward(grad_out, grad_lse, out, lse, *inputs, cuda_cpp=ctx.cuda_cpp)
@@ -91,6 +90,17 @@ class _P2CAttention(torch.autograd.Function):
 
 def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
-    if needs_grad(inputs.query, inputs.gates, *inputs.keys, *inputs.values):
-        return _P2CAttention.apply(cuda_cpp, *inputs.flat())
+    if needs_grad(*inputs.differentiable):
+        return _P2CAttention.apply(cuda_cpp, *_apart(inputs.flat()))
     return _forward(*inputs, cuda_cpp=cuda_cpp)
+
+
+def _apart(entries: Sequence[Any]) -> list[Any]:
+    """No tensor twice, as offsets of self-attention are, which torch.compile refuses: views in their place."""
+    if not torch.compiler.is_compiling():
+        return list(entries)
+    found: list[Any] = []
+    for entry in entries:
+        again = isinstance(entry, Tensor) and any(entry is other for other in found)
+        found.append(entry.view_as(entry) if again else entry)
+    return found

@@ -64,9 +64,11 @@ class PaddedInputs(NamedTuple):
         assert inputs.cu_seq_q is not None
         assert inputs.cu_seq_k is not None
         assert inputs.max_k is not None
-        queries = Padding(inputs.cu_seq_q, inputs.max_q)
+        # no sample is longer than all of them, whatever maximum was given
+        queries = Padding(inputs.cu_seq_q, torch.sym_min(inputs.max_q, inputs.query.shape[2]))
+        longest = [torch.sym_min(inputs.max_k[p], inputs.keys[p].shape[2]) for p in sources]
         # a causal source is as long as the queries, in the dense op also where it is padded
-        lengths = [inputs.max_q if inputs.causal[p] else inputs.max_k[p] for p in sources]
+        lengths = [queries.length if inputs.causal[p] else longest[p] for p in sources]
         keys = [Padding(cu_seq, length) for cu_seq, length in zip(inputs.cu_seq_k, lengths, strict=True)]
         groups = [None if group is None else keys[p].pad(group) for p, group in enumerate(inputs.key_groups)]
         padded = inputs._replace(

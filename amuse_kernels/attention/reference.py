@@ -28,7 +28,9 @@ def p2c_attention(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     weights, lse = weights_and_lse(inputs)
     out = torch.zeros_like(inputs.query, dtype=dtype)
     for p, (weight, value) in enumerate(zip(weights, inputs.values, strict=True)):
-        out = out + weight @ _without_hidden(value, visible_pairs(inputs, p)).to(dtype)
+        visible = visible_pairs(inputs, p)
+        part = weight @ _without_hidden(value, visible).to(dtype)
+        out = out + torch.where(visible.any(-1, keepdim=True), part, 0.0)  # nor does its upstream gradient matter
     return out.to(inputs.query.dtype).transpose(1, 2).contiguous().transpose(1, 2), lse
 
 
@@ -104,7 +106,8 @@ def _scores(inputs: AttentionInputs, p: int) -> Tensor:
     dtype = accumulation_dtype(inputs.query.dtype)
     visible = visible_pairs(inputs, p)
     key = _without_hidden(inputs.keys[p], visible).to(dtype)
-    scores = inputs.softmax_scale * (inputs.query.to(dtype) @ key.transpose(-1, -2))
+    query = inputs.query.to(dtype).masked_fill(~visible.any(-1, keepdim=True), 0.0)
+    scores = inputs.softmax_scale * (query @ key.transpose(-1, -2))
     return torch.where(visible, scores, -torch.inf)
 
 

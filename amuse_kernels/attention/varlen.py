@@ -112,8 +112,8 @@ def _check_offsets(
         raise ValueError(f"cu_seq_{name}: expected {samples} samples as in cu_seq_q, got {shape_of(cu_seq)}")
     if isinstance(max_len, bool) or not isinstance(max_len, int | torch.SymInt):
         raise TypeError(f"max_{name}: expected an int, got {describe(max_len)}")
-    if max_len < 0:
-        raise ValueError(f"max_{name}: expected 0 or more, got {max_len}")
+    if not 0 <= max_len < 2**31:
+        raise ValueError(f"max_{name}: expected a length from 0 to 2^31 - 1, got {describe(max_len)}")
     if can_read(cu_seq):
         lengths = cu_seq.diff()
         if int(cu_seq[0]) != 0 or int(cu_seq[-1]) != tokens or bool((lengths < 0).any()):

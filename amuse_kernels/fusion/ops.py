@@ -11,7 +11,7 @@ from torch import Tensor
 from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.fusion import reference
 from amuse_kernels.fusion.buffers import fusion_outputs
-from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
+from amuse_kernels.library import graph_gradients, implement, library, needs_a_graph, needs_grad
 
 library.define(
     "adaptive_fusion_forward("
@@ -78,10 +78,12 @@ class _AdaptiveFusion(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_fused, grad_alpha):
         descriptors, alpha, pair_weight, pair_bias, present = ctx.saved_tensors
-        if builds_a_graph():
-            outputs = reference.adaptive_fusion(descriptors, alpha, pair_weight, pair_bias, present)
+        if needs_a_graph(grad_fused, grad_alpha):
             inputs = (descriptors, alpha, pair_weight, pair_bias)
-            return *graph_gradients(outputs, (grad_fused, grad_alpha), inputs), None, None
+            grads = graph_gradients(
+                lambda: reference.adaptive_fusion(*inputs, present), (grad_fused, grad_alpha), inputs
+            )
+            return *grads, None, None
         if grad_fused is None:
             grad_fused = torch.zeros_like(descriptors)
         grads = torch.ops.amuse_kernels.adaptive_fusion_backward(

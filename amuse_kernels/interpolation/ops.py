@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels.interpolation import reference
-from amuse_kernels.library import builds_a_graph, graph_gradients, implement, library, needs_grad
+from amuse_kernels.library import graph_gradients, implement, library, needs_a_graph, needs_grad
 
 library.define(
     "interpolation_coefficients_forward(Tensor a, Tensor b, Tensor grad_b, float epsilon, *, bool cuda_cpp=False)"
@@ -56,9 +56,12 @@ class _InterpolationCoefficients(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         a, b, grad_b = ctx.saved_tensors
-        if builds_a_graph():
-            output = reference.interpolation_coefficients(a, b, grad_b, ctx.epsilon)
-            return *graph_gradients((output,), (grad,), (a, b, grad_b)), None, None
+        if needs_a_graph(grad):
+            inputs = (a, b, grad_b)
+            grads = graph_gradients(
+                lambda: (reference.interpolation_coefficients(*inputs, ctx.epsilon),), (grad,), inputs
+            )
+            return *grads, None, None
         backward = torch.ops.amuse_kernels.interpolation_coefficients_backward
         return *backward(grad, a, b, grad_b, ctx.epsilon, cuda_cpp=ctx.cuda_cpp), None, None
 

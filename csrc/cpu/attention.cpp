@@ -12,9 +12,16 @@ constexpr Copies<AttentionBackwardParams> backward_copies = AMUSE_COPIES(attenti
 
 // Multiply-adds of a product with all keys, in units that take as long as moving an element.
 int64_t elements(const AttentionParams& p) {
-  int64_t keys = 0;
-  for (int64_t s = 0; s < p.sources; ++s) keys += p.source[s].length;
-  return p.b * p.h * p.lq * keys * p.d / 8;
+  const auto length = [](const int32_t* cu_seq, int64_t dense, int64_t b) {
+    return cu_seq == nullptr ? dense : cu_seq[b + 1] - cu_seq[b];
+  };
+  int64_t pairs = 0;
+  for (int64_t b = 0; b < p.b; ++b) {
+    int64_t keys = 0;
+    for (int64_t s = 0; s < p.sources; ++s) keys += length(p.source[s].cu_seq, p.source[s].length, b);
+    pairs += length(p.cu_seq_q, p.lq, b) * keys;
+  }
+  return pairs * p.h * p.d / 8;
 }
 
 }  // namespace

@@ -71,21 +71,26 @@ class Forward {
       tile_keys_ = length > tile_keys_ ? length : tile_keys_;
     }
     tile_keys_ = tile_keys_ < max_tile_keys ? tile_keys_ : max_tile_keys;
-    const int64_t blocks = (p.lq + max_block_queries - 1) / max_block_queries;
-    block_ = blocks == 0 ? lanes<A> : round_up((p.lq + blocks - 1) / blocks, lanes<A>);
   }
 
-  // A task is a (b, h), or a block of its queries where there are few (b, h). A row does not depend on its task.
+  // A task is a (b, h), or a block of its queries where that is much of all work. A row does not depend on its task.
   void run() {
-    const int64_t blocks = (p_.lq + block_ - 1) / block_, heads = p_.b * p_.h;
-    const int64_t tasks_of_head = heads < 4 * threads_ ? blocks : 1;
-    const int64_t blocks_of_task = tasks_of_head == 0 ? 0 : blocks / tasks_of_head;
+    const Work work(p_);
+    Pieces tasks(p_.b);
+    for (int64_t b = 0; b < p_.b; ++b) {
+      const int64_t queries = queries_of(p_, b).count;
+      const bool divided = Work::of_sample(p_, b) * 4 * threads_ > work.total * p_.h;
+      tasks.add(b, queries == 0 ? 0 : p_.h * (divided ? blocks_of(queries) : 1));
+    }
     // per thread, in elements
-    const int64_t query = padded(p_.d * block_), scores = padded(tile_keys_ * block_), rows = padded(lanes<A> * p_.d);
-    const int64_t key = padded(tile_keys_ * width_), sums = padded(block_ * width_), state = padded(block_);
+    const int64_t rounded = round_up(p_.lq, lanes<A>),
+                  longest = rounded < max_block_queries ? rounded : max_block_queries;
+    const int64_t state = padded(longest);
+    const int64_t query = padded(p_.d * longest), scores = padded(tile_keys_ * longest), rows = padded(lanes<A> * p_.d);
+    const int64_t key = padded(tile_keys_ * width_), sums = padded(longest * width_);
     const int64_t per_thread = query + 2 * scores + rows + 2 * key + 2 * sums + 6 * state;
     const Scratch scratch(threads_ * per_thread * static_cast<int64_t>(sizeof(A)));
-    parallel_tasks(threads_, heads * tasks_of_head, [&](int thread, int64_t task) {
+    parallel_tasks(threads_, tasks.total(), [&](int thread, int64_t task) {
       A* memory = scratch.at<A>(thread * per_thread);
       const auto take = [&](int64_t size) {
         A* taken = memory;
@@ -93,14 +98,19 @@ class Forward {
         return taken;
       };
       Block t;
-      t.head = task / tasks_of_head, t.b = t.head / p_.h, t.h = t.head % p_.h;
+      const int64_t b = tasks.sample_of(task), piece = task - tasks.start(b);
+      const int64_t tasks_of_head = (tasks.start(b + 1) - tasks.start(b)) / p_.h;
+      t.tokens = queries_of(p_, b);
+      t.h = piece / tasks_of_head, t.head = b * p_.h + t.h;
+      t.size = block_size(t.tokens.count);
       t.query = take(query), t.scores = take(scores), t.keep = take(scores), t.rows = take(rows);
       t.key = take(key), t.value = take(key), t.sums = take(sums), t.part = take(sums);
       t.pivot = take(state), t.total = take(state), t.alpha = take(state), t.beta = take(state);
       t.position = take(state), t.group = take(state);
-      for (int64_t i = 0; i < blocks_of_task; ++i) {
-        t.first = (task % tasks_of_head * blocks_of_task + i) * block_;
-        t.queries = t.first + block_ < p_.lq ? block_ : p_.lq - t.first;
+      const bool divided = tasks_of_head > 1;
+      const int64_t first = divided ? piece % tasks_of_head * t.size : 0, end = divided ? first + 1 : t.tokens.count;
+      for (t.first = first; t.first < end; t.first += t.size) {
+        t.queries = t.first + t.size < t.tokens.count ? t.size : t.tokens.count - t.first;
         block(t);
       }
     });
@@ -108,7 +118,9 @@ class Forward {
 
  private:
   struct Block {
-    int64_t b, h, head, first, queries;
+    Tokens tokens;  // all queries of the sample
+    int64_t h, head, first, queries;
+    int64_t size;           // columns of the buffers, `queries` or more
     A* query;               // packed, (d x block)
     A *scores, *keep;       // (tile x block)
     A *key, *value, *rows;  // copies, where they are needed
@@ -127,20 +139,30 @@ class Forward {
     bool split;
   };
 
+  static int64_t blocks_of(int64_t queries) {
+    const int64_t size = block_size(queries);
+    return (queries + size - 1) / size;
+  }
+  // As few as max_block_queries allows, of the same size.
+  static int64_t block_size(int64_t queries) {
+    const int64_t blocks = (queries + max_block_queries - 1) / max_block_queries;
+    return blocks == 0 ? lanes<A> : round_up((queries + blocks - 1) / blocks, lanes<A>);
+  }
+
   void block(Block& t) const {
     t.out = t.sums, t.out_stride = width_;
     if constexpr (sizeof(T) == sizeof(A)) {
       if (direct_) {
-        t.out = slice_of<T>(p_.out, t.b, t.h) + t.first * p_.out.stride_l;
+        t.out = slice_of<T>(p_.out, t.tokens, t.h) + t.first * p_.out.stride_l;
         t.out_stride = p_.out.stride_l;
       }
     }
     t.out_started = false;
-    pack_transposed(rows_of<T>(p_.query, t.b, t.h, t.first), t.queries, p_.d, static_cast<A>(p_.softmax_scale * log2_e),
-                    t.query, block_, t.rows);
+    pack_transposed(rows_of<T>(p_.query, t.tokens, t.h, t.first), t.queries, p_.d,
+                    static_cast<A>(p_.softmax_scale * log2_e), t.query, t.size, t.rows);
     reset_rows(t);
     for (int64_t s = 0; s < p_.sources; ++s) {
-      const A g = gate_of<A>(p_, t.b, t.h, s);
+      const A g = gate_of<A>(p_, t.tokens.b, t.h, s);
       if (p_.joint && g == 0) continue;  // a closed source must not set the pivot
       attend(t, s, g);
       if (!p_.joint) {
@@ -153,33 +175,33 @@ class Forward {
   }
 
   void reset_rows(Block& t) const {
-    for (int64_t i = 0; i < block_; ++i) t.pivot[i] = A(-__builtin_inff()), t.total[i] = 0;
+    for (int64_t i = 0; i < t.size; ++i) t.pivot[i] = A(-__builtin_inff()), t.total[i] = 0;
   }
 
   void store_lse(const Block& t, int64_t stride, int64_t offset) const {
-    A* lse = static_cast<A*>(p_.lse) + (t.head * p_.lq + t.first) * stride + offset;
+    A* lse = static_cast<A*>(p_.lse) + (query_row(p_, t.tokens, t.h) + t.first) * stride + offset;
     for (int64_t i = 0; i < t.queries; ++i) {
       lse[i * stride] = t.total[i] == 0 ? A(-__builtin_inff()) : t.pivot[i] * A(ln_2) + log_of(t.total[i]);
     }
   }
 
   void attend(Block& t, int64_t s, A g) const {
-    const KeyList& list = lists_.list(t.b, s);
+    const KeyList& list = lists_.list(t.tokens.b, s);
     const AttentionSource& source = p_.source[s];
     const int64_t seen = source.causal ? list.count_to(t.first + t.queries - 1) : list.count;
     const int64_t tiles = (list.count + max_tile_keys - 1) / max_tile_keys;
     if (seen == 0) return;
     const int64_t tile = (list.count + tiles - 1) / tiles;
     const bool split = !p_.joint && list.count > tile;
-    const RowList<T> keys = list.rows<T>(source.key, t.b, t.h), values = list.rows<T>(source.value, t.b, t.h);
+    const RowList<T> keys = list.rows<T>(source.key, t.h), values = list.rows<T>(source.value, t.h);
     const PairMask<A> pairs{source.relation, source.causal, t.position, t.group};
-    if (pairs.needed()) pairs.load_queries(lists_.query_groups(t.b), t.first, t.queries, block_);
+    if (pairs.needed()) pairs.load_queries(lists_.query_groups(t.tokens.b), t.first, t.queries, t.size);
 
     t.part_started = false;
     for (int64_t start = 0; start < seen; start += tile) {
       const Step step{s, start, start + tile < seen ? tile : seen - start, g, split};
       const Matrix<A> key = matrix_of(keys.from(start), step.count, p_.d, p_.d, t.key);
-      multiply<false>(key, Matrix<A>{t.query, block_}, t.scores, block_, step.count, columns(t), p_.d);
+      multiply<false>(key, Matrix<A>{t.query, t.size}, t.scores, t.size, step.count, columns(t), p_.d);
       softmax(t, step, pairs, list, key);
       add_values(t, step, matrix_of(values.from(start), step.count, p_.d, width_, t.value));
     }
@@ -194,16 +216,16 @@ class Forward {
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
     for (int64_t q = 0; q < columns(t); q += lanes<A>) {
       A* scores = t.scores + q;
-      if (pairs.needed()) pairs.apply(scores, block_, list, step.start, step.count, q);
-      Vector<A> top = column_max(scores, block_, step.count);
+      if (pairs.needed()) pairs.apply(scores, t.size, list, step.start, step.count, q);
+      Vector<A> top = column_max(scores, t.size, step.count);
       if (any_is_large<T, A>(top)) {
-        refine_scores<T, A>(key, t.query + q, block_, p_.d, scores, step.count, top);
-        if (pairs.needed()) pairs.apply(scores, block_, list, step.start, step.count, q);
-        top = column_max(scores, block_, step.count);
+        refine_scores<T, A>(key, t.query + q, t.size, p_.d, scores, step.count, top);
+        if (pairs.needed()) pairs.apply(scores, t.size, list, step.start, step.count, q);
+        top = column_max(scores, t.size, step.count);
       }
       const Vector<A> old = load(t.pivot + q), pivot = larger<A>(top, old);
       const Vector<A> finite = pivot == hidden ? zeros : pivot;
-      const Vector<A> sum = column_exp<A>(scores, block_, step.count, finite), shrink = exp2<A>(old - finite);
+      const Vector<A> sum = column_exp<A>(scores, t.size, step.count, finite), shrink = exp2<A>(old - finite);
       const Vector<A> total = load(t.total + q) * shrink + (p_.joint ? step.gate * sum : sum);
       store(t.pivot + q, pivot);
       store(t.total + q, total);
@@ -215,9 +237,9 @@ class Forward {
       }
       if (p_.dropout_p > 0) {
         const Dropout dropout{p_.seed, p_.drop_threshold};
-        dropout.fill(t.keep + q, block_, list, step.start, step.count, t.first + q, t.head, step.source, A(1));
+        dropout.fill(t.keep + q, t.size, list, step.start, step.count, t.first + q, t.head, step.source, A(1));
         for (int64_t j = 0; j < step.count; ++j) {
-          store(scores + j * block_, load(scores + j * block_) * load(t.keep + q + j * block_));
+          store(scores + j * t.size, load(scores + j * t.size) * load(t.keep + q + j * t.size));
         }
       }
     }
@@ -231,7 +253,7 @@ class Forward {
       for (int64_t i = 0; i < t.queries; ++i) scale_row(sums + i * stride, t.beta[i]);
     }
     multiply<true>(
-        Matrix<A>{t.scores, block_}, value, sums, stride, t.queries, width_, step.count, Into<A>{t.alpha, started});
+        Matrix<A>{t.scores, t.size}, value, sums, stride, t.queries, width_, step.count, Into<A>{t.alpha, started});
     started = true;
   }
 
@@ -253,7 +275,7 @@ class Forward {
   }
 
   void finish(const Block& t) const {
-    T* out = slice_of<T>(p_.out, t.b, t.h) + t.first * p_.out.stride_l;
+    T* out = slice_of<T>(p_.out, t.tokens, t.h) + t.first * p_.out.stride_l;
     for (int64_t i = 0; i < t.queries; ++i) {
       T* row = out + i * p_.out.stride_l;
       if (!t.out_started) {
@@ -271,7 +293,7 @@ class Forward {
   const KeyLists lists_;
   const int64_t width_;  // d rounded up to whole vectors
   const bool direct_;    // sums are kept in the output itself
-  int64_t tile_keys_ = 0, block_ = 0;
+  int64_t tile_keys_ = 0;
 };
 
 }  // namespace

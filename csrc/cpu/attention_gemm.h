@@ -31,7 +31,8 @@ struct Matrix {
   int64_t stride;
 };
 
-// What becomes of a product: C = alpha A B with one alpha a row, or null for 1; with `add` that is added to C.
+// What becomes of a product: C = alpha A B with one alpha a row; with `add` that is added to C. Without an alpha, `add`
+// takes up the chain of multiply-adds that C holds, so that it does not matter where a sum over k is divided.
 template <class A>
 struct Into {
   const A* alpha = nullptr;
@@ -42,6 +43,13 @@ struct Into {
 template <class A, int R, int N, bool transposed>
 void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int64_t ldc, int64_t depth, Into<A> into) {
   Vector<A> sum[R][N] = {};
+  if (into.alpha == nullptr && into.add) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[r][n] = load(c + r * ldc + n * lanes<A>);
+    }
+  }
   for (int64_t k = 0; k < depth; ++k) {
     Vector<A> row[N];
 #pragma GCC unroll 2
@@ -66,10 +74,8 @@ void multiply_block(const A* a, int64_t lda, const A* b, int64_t ldb, A* c, int6
     }
   };
   const A* alpha = into.alpha;
-  if (alpha == nullptr && !into.add) {
+  if (alpha == nullptr) {
     finish([](Vector<A> x, int, const A*) { return x; });
-  } else if (alpha == nullptr) {
-    finish([](Vector<A> x, int, const A* old) { return load(old) + x; });
   } else if (!into.add) {
     finish([=](Vector<A> x, int r, const A*) { return alpha[r] * x; });
   } else {

@@ -15,15 +15,80 @@ A gate_of(const AttentionParams& p, int64_t b, int64_t h, int64_t source) {
   return static_cast<const A*>(p.gates)[b * p.gate_stride_b + h * p.gate_stride_h + source * p.gate_stride_p];
 }
 
+// The tokens of one sample in a tensor.
+struct Tokens {
+  int64_t b;
+  int64_t first;  // in every (L, D) slice
+  int64_t row;    // in a contiguous (B, L)
+  int64_t count;
+};
+
+inline Tokens tokens_of(const int32_t* cu_seq, int64_t length, int64_t b) {
+  if (cu_seq == nullptr) return {b, 0, b * length, length};
+  return {b, cu_seq[b], cu_seq[b], cu_seq[b + 1] - cu_seq[b]};
+}
+inline Tokens queries_of(const AttentionParams& p, int64_t b) { return tokens_of(p.cu_seq_q, p.lq, b); }
+inline Tokens keys_of(const AttentionSource& source, int64_t b) { return tokens_of(source.cu_seq, source.length, b); }
+
+// The first of a sample's rows in head h.
 template <class T>
-T* slice_of(const AttentionTensor& tensor, int64_t b, int64_t h) {
-  return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h;
+T* slice_of(const AttentionTensor& tensor, const Tokens& tokens, int64_t h) {
+  return static_cast<T*>(tensor.data) + tokens.b * tensor.stride_b + h * tensor.stride_h +
+         tokens.first * tensor.stride_l;
 }
 
 template <class T>
-RowList<T> rows_of(const AttentionTensor& tensor, int64_t b, int64_t h, int64_t first = 0) {
-  return {slice_of<T>(tensor, b, h), tensor.stride_l, nullptr, first};
+RowList<T> rows_of(const AttentionTensor& tensor, const Tokens& tokens, int64_t h, int64_t first = 0) {
+  return {slice_of<T>(tensor, tokens, h), tensor.stride_l, nullptr, first};
 }
+
+// The first of a sample's rows in a contiguous (B, H, Lq), packed (1, H, Tq).
+inline int64_t query_row(const AttentionParams& p, const Tokens& queries, int64_t h) {
+  return p.cu_seq_q == nullptr ? (queries.b * p.h + h) * p.lq : h * p.tokens_q + queries.first;
+}
+
+// Which sample a piece of work belongs to, where samples have different numbers of pieces.
+class Pieces {
+ public:
+  explicit Pieces(int64_t samples) : samples_(samples), starts_((samples + 1) * static_cast<int64_t>(sizeof(int64_t))) {
+    starts_.at<int64_t>(0)[0] = 0;
+  }
+  // In the order of the samples.
+  void add(int64_t b, int64_t pieces) { starts_.at<int64_t>(0)[b + 1] = start(b) + pieces; }
+
+  int64_t start(int64_t b) const { return starts_.at<int64_t>(0)[b]; }
+  int64_t total() const { return start(samples_); }
+  int64_t sample_of(int64_t piece) const {
+    int64_t low = 0, high = samples_;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (start(middle) <= piece ? low : high) = middle;
+    }
+    return low;
+  }
+
+ private:
+  const int64_t samples_;
+  Scratch starts_;
+};
+
+// Multiply-adds of a head's products in units of D: of all samples, and of the largest one.
+struct Work {
+  int64_t total = 0, largest = 0;
+
+  static int64_t of_sample(const AttentionParams& p, int64_t b) {
+    int64_t keys = 0;
+    for (int64_t s = 0; s < p.sources; ++s) keys += keys_of(p.source[s], b).count;
+    return queries_of(p, b).count * keys;
+  }
+  explicit Work(const AttentionParams& p) {
+    for (int64_t b = 0; b < p.b; ++b) {
+      const int64_t work = of_sample(p, b);
+      total += work;
+      largest = work > largest ? work : largest;
+    }
+  }
+};
 
 // The keys of one source of one sample that some query sees, in ascending order.
 struct KeyList {
@@ -31,10 +96,11 @@ struct KeyList {
   int64_t first = 0;  // used when index is null: the keys are first, first + 1, ...
   const int32_t* index = nullptr;
   const int32_t* group = nullptr;  // per listed key, numbered as the queries' groups are; null without a relation
+  Tokens tokens{};                 // all keys of the source, in the order of which they are counted
 
   template <class T>
-  RowList<T> rows(const AttentionTensor& tensor, int64_t b, int64_t h) const {
-    return {slice_of<T>(tensor, b, h), tensor.stride_l, index, first};
+  RowList<T> rows(const AttentionTensor& tensor, int64_t h) const {
+    return {slice_of<T>(tensor, tokens, h), tensor.stride_l, index, first};
   }
 
   int64_t position(int64_t i) const { return index == nullptr ? first + i : index[i]; }
@@ -57,23 +123,25 @@ struct KeyList {
 class KeyLists {
  public:
   KeyLists(const AttentionParams& p, int threads)
-      : p_(p), lists_(p.b * p.sources * static_cast<int64_t>(sizeof(KeyList))), numbers_(bytes(p)) {
-    const int64_t per_sample = 2 * p.lq + 2 * total_length(p);
-    needed_ = lists_needed(p);
-    parallel_for(needed_ ? threads : 1, p.b,
-                 [&](int, int64_t b) { build(b, needed_ ? numbers_.at<int32_t>(b * per_sample) : nullptr); });
+      : p_(p),
+        lists_(p.b * p.sources * static_cast<int64_t>(sizeof(KeyList))),
+        needed_(lists_needed(p)),
+        numbers_(needed_ ? numbers_before(p.b) * static_cast<int64_t>(sizeof(int32_t)) : 0) {
+    parallel_for(needed_ ? threads : 1, p.b, [&](int, int64_t b) { build(b); });
   }
 
   const KeyList& list(int64_t b, int64_t source) const { return lists_.at<KeyList>(0)[b * p_.sources + source]; }
-  const int32_t* query_groups(int64_t b) const {
-    return needed_ ? numbers_.at<int32_t>(b * (2 * p_.lq + 2 * total_length(p_))) : nullptr;
-  }
+  int32_t* query_groups(int64_t b) const { return needed_ ? numbers_.at<int32_t>(numbers_before(b)) : nullptr; }
 
  private:
-  static int64_t total_length(const AttentionParams& p) {
-    int64_t sum = 0;
-    for (int64_t s = 0; s < p.sources; ++s) sum += p.source[s].length;
-    return sum;
+  // Two for each query and key of the samples before b.
+  int64_t numbers_before(int64_t b) const {
+    int64_t tokens = row_before(p_.cu_seq_q, p_.lq, b);
+    for (int64_t s = 0; s < p_.sources; ++s) tokens += row_before(p_.source[s].cu_seq, p_.source[s].length, b);
+    return 2 * tokens;
+  }
+  static int64_t row_before(const int32_t* cu_seq, int64_t length, int64_t b) {
+    return cu_seq == nullptr ? b * length : cu_seq[b];
   }
   static bool lists_needed(const AttentionParams& p) {
     for (int64_t s = 0; s < p.sources; ++s) {
@@ -81,21 +149,18 @@ class KeyLists {
     }
     return false;
   }
-  static int64_t bytes(const AttentionParams& p) {
-    if (!lists_needed(p)) return 0;
-    return p.b * (2 * p.lq + 2 * total_length(p)) * static_cast<int64_t>(sizeof(int32_t));
-  }
 
-  void build(int64_t b, int32_t* memory) const {
-    int32_t* query_group = memory;
-    int32_t* last = memory == nullptr ? nullptr : query_group + p_.lq;  // the last query of each group
-    int32_t* free_memory = memory == nullptr ? nullptr : last + p_.lq;
+  void build(int64_t b) const {
+    const Tokens queries = queries_of(p_, b);
+    int32_t* query_group = query_groups(b);
+    int32_t* last = query_group == nullptr ? nullptr : query_group + queries.count;  // the last query of each group
+    int32_t* free_memory = query_group == nullptr ? nullptr : last + queries.count;
     int32_t groups = 0;
-    const int64_t* given = p_.query_groups == nullptr ? nullptr : p_.query_groups + b * p_.lq;
+    const int64_t* given = p_.query_groups == nullptr ? nullptr : p_.query_groups + queries.row;
     bool related = false;
     for (int64_t s = 0; s < p_.sources; ++s) related = related || p_.source[s].relation != Relation::any;
     if (related) {
-      for (int64_t i = 0; i < p_.lq; ++i) {
+      for (int64_t i = 0; i < queries.count; ++i) {
         int32_t g = 0;
         while (g < groups && given[last[g]] != given[i]) ++g;
         if (g == groups) ++groups;
@@ -105,23 +170,25 @@ class KeyLists {
     }
     for (int64_t s = 0; s < p_.sources; ++s) {
       KeyList& list = lists_.at<KeyList>(0)[b * p_.sources + s];
-      list = KeyList{};
       const AttentionSource& source = p_.source[s];
-      if (p_.lq == 0) continue;
+      const Tokens keys = keys_of(source, b);
+      list = KeyList{};
+      list.tokens = keys;
+      if (queries.count == 0) continue;
       if (source.mask == nullptr && source.relation == Relation::any) {
-        list.count = source.length;
+        list.count = keys.count;
         continue;
       }
       int32_t* index = free_memory;
-      int32_t* group = index + source.length;
-      free_memory = group + source.length;
-      const uint8_t* mask = source.mask == nullptr ? nullptr : source.mask + b * source.length;
+      int32_t* group = index + keys.count;
+      free_memory = group + keys.count;
+      const uint8_t* mask = source.mask == nullptr ? nullptr : source.mask + keys.row;
       int64_t count = 0;
-      for (int64_t j = 0; j < source.length; ++j) {
+      for (int64_t j = 0; j < keys.count; ++j) {
         if (mask != nullptr && mask[j] == 0) continue;
         if (source.relation != Relation::any) {
-          const int32_t g = number(source.groups[b * source.length + j], given, last, groups);
-          if (!seen(source, j, g, query_group, last, groups)) continue;
+          const int32_t g = number(source.groups[keys.row + j], given, last, groups);
+          if (!seen(source, j, g, queries.count, query_group, last, groups)) continue;
           group[count] = g;
         }
         index[count++] = static_cast<int32_t>(j);
@@ -144,13 +211,13 @@ class KeyLists {
   }
 
   // Whether the relation and the causal flag let any query see key j of group g.
-  bool seen(const AttentionSource& source, int64_t j, int32_t g, const int32_t* query_group, const int32_t* last,
-            int32_t groups) const {
+  static bool seen(const AttentionSource& source, int64_t j, int32_t g, int64_t queries, const int32_t* query_group,
+                   const int32_t* last, int32_t groups) {
     int64_t query = -1;  // the last one that the relation allows
     if (source.relation == Relation::same) {
       if (g >= 0) query = last[g];
-    } else if (query_group[p_.lq - 1] != g) {
-      query = p_.lq - 1;
+    } else if (query_group[queries - 1] != g) {
+      query = queries - 1;
     } else {
       for (int32_t other = 0; other < groups; ++other) {
         if (other != g && last[other] > query) query = last[other];
@@ -161,8 +228,8 @@ class KeyLists {
 
   const AttentionParams& p_;
   Scratch lists_;
+  const bool needed_;
   Scratch numbers_;
-  bool needed_ = false;
 };
 
 // Visibility of pairs, where a relation or the causal flag makes it differ between queries.

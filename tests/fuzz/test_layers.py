@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amuse_kernels import Packed
 from amuse_kernels.nn import AdaptiveFusion, PeripheralCentralAttention
 from tests.fuzz.arguments import disguised, masks, refusal, tensors, wild_values
 
@@ -19,7 +20,7 @@ def attention_layer_arguments(draw):
         "num_heads": draw(st.integers(-1, 4)),
         "source_dims": draw(st.lists(st.one_of(st.integers(0, 9), st.tuples(SIZES, SIZES)), max_size=4)),
         "normalization": draw(st.sampled_from(["per_source", "joint"])),
-        "gate": draw(st.sampled_from(["learned", "mean", "input", 1.0, 0])),
+        "gate": draw(st.sampled_from(["learned", "mean", "input", 1.0, 0, [0.5], [0.2, 2]])),
         "head_merge": draw(st.sampled_from(["concat", "mean"])),
         "dropout": draw(st.sampled_from([0.0, 0.5])),
     }
@@ -44,6 +45,23 @@ def disturbed(data, arguments):
     if isinstance(value, torch.Tensor) and data.draw(st.booleans()):
         return {**arguments, name: data.draw(disguised(value))}
     return {**arguments, name: data.draw(wild_values().filter(moderate))}
+
+
+def packed(data, tokens):
+    """The samples of `(B, L, dim)` one after the other; now and then with offsets or a maximum that is wrong."""
+    if not isinstance(tokens, torch.Tensor):
+        return type(tokens)(packed(data, entry) for entry in tokens)
+    batch, length, _ = tokens.shape
+    cu_seq, longest = torch.arange(batch + 1, dtype=torch.int32) * length, length
+    if data.draw(st.integers(0, 9)) == 0:
+        cu_seq = data.draw(disturbances(cu_seq))
+    if data.draw(st.integers(0, 9)) == 0:
+        longest = data.draw(wild_values())
+    return Packed(tokens.flatten(0, 1), cu_seq, longest)
+
+
+def disturbances(tensor):
+    return st.one_of(disguised(tensor), wild_values(), st.just(tensor.flip(0)), st.just(tensor + 1))
 
 
 def parameters(function):
@@ -72,10 +90,15 @@ def test_attention_layer(data):
         "need_weights": data.draw(st.booleans()),
     }
     if data.draw(st.booleans()):
+        call = {name: packed(data, call[name]) for name in ("query", "sources")}
+    if data.draw(st.booleans()):
         call = disturbed(data, call)
-    result = refusal(lambda: layer(**call), [*parameters(layer.forward), "keys", "values"])
-    if result is not None and result[0].device.type == "cpu":
-        assert not result[0].isnan().any()
+    result = refusal(lambda: layer(**call), [*parameters(layer.forward), "keys", "values", "cu_seq_[qk]", "max_[qk]"])
+    if result is None:
+        return
+    values = result[0].values if isinstance(result[0], Packed) else result[0]
+    if values.device.type == "cpu" and not values.is_nested:
+        assert not values.isnan().any()
 
 
 @given(data=st.data())

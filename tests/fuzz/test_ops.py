@@ -6,7 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amuse_kernels import adaptive_fusion, interpolation_coefficients, p2c_attention, p2c_attention_weights
+from amuse_kernels import (
+    adaptive_fusion,
+    interpolation_coefficients,
+    p2c_attention,
+    p2c_attention_varlen,
+    p2c_attention_weights,
+)
 from tests.attention_cases import assert_close
 from tests.fuzz.arguments import FLOATING, disguised, masks, refusal, tensors, wild_values
 
@@ -56,6 +62,52 @@ def attention_arguments(draw, dtype=None, magnitude=None):
 
 
 @st.composite
+def varlen_arguments(draw, dtype=None, magnitude=None):
+    """Valid arguments of p2c_attention_varlen by name."""
+    dtype = dtype or draw(st.sampled_from(FLOATING))
+    magnitude = draw(st.sampled_from(MAGNITUDES)) if magnitude is None else magnitude
+    samples, heads, head_dim = draw(st.integers(0, 3)), draw(st.integers(0, 3)), 8 * draw(st.integers(1, 5))
+    sources = draw(st.integers(1, 3))
+
+    def lengths():
+        return draw(st.lists(st.sampled_from([0, 1, 2, 5, 17]), min_size=samples, max_size=samples))
+
+    def rows(of_samples):
+        return draw(tensors((sum(of_samples), heads, head_dim), dtype, magnitude))
+
+    def offsets(of_samples):
+        return torch.tensor([0, *of_samples]).cumsum(0).int()
+
+    queries = lengths()
+    causal = [draw(st.booleans()) for _ in range(sources)]
+    keys = [queries if same else lengths() for same in causal]
+    arguments = {
+        "query": rows(queries),
+        "keys": [rows(of_samples) for of_samples in keys],
+        "values": [rows(of_samples) for of_samples in keys],
+        "cu_seq_q": offsets(queries),
+        "cu_seq_k": [offsets(of_samples) for of_samples in keys],
+        "max_q": max(queries, default=0) + draw(st.sampled_from([0, 0, 3])),
+        "max_k": [max(of_samples, default=0) + draw(st.sampled_from([0, 0, 3])) for of_samples in keys],
+        "causal": causal,
+        "normalization": draw(st.sampled_from(["per_source", "joint"])),
+        "return_lse": True,
+        "dropout_p": draw(st.sampled_from([0.0, 0.0, 0.1])),
+        "seed": draw(st.one_of(st.none(), st.integers(0, 2**63 - 1))),
+    }
+    if draw(st.booleans()):
+        shape = draw(st.sampled_from([(sources,), (heads, sources), (samples, 1, sources), ()]))
+        gates = draw(tensors(shape, draw(st.sampled_from(FLOATING))))
+        arguments["gates"] = gates.abs() if arguments["normalization"] == "joint" else gates
+    if draw(st.booleans()):
+        integers = draw(st.sampled_from([torch.int64, torch.int32, torch.uint8]))
+        arguments["query_groups"] = draw(tensors((sum(queries),), integers))
+        arguments["key_groups"] = [draw(tensors((sum(of_samples),), integers)) for of_samples in keys]
+        arguments["relations"] = [draw(st.sampled_from(["any", "same", "different"])) for _ in keys]
+    return arguments
+
+
+@st.composite
 def fusion_arguments(draw, dtype=None, magnitude=None):
     """Valid arguments of adaptive_fusion by name."""
     dtype = dtype or draw(st.sampled_from(FLOATING))
@@ -90,6 +142,7 @@ def interpolation_arguments(draw, dtype=None, magnitude=None):
 
 OPS = {
     p2c_attention: attention_arguments,
+    p2c_attention_varlen: varlen_arguments,
     p2c_attention_weights: attention_arguments,
     adaptive_fusion: fusion_arguments,
     interpolation_coefficients: interpolation_arguments,
@@ -164,7 +217,7 @@ def test_finite_input_never_gives_nan(data, op):
         assert not gradient.isnan().any()
 
 
-@given(data=st.data(), op=st.sampled_from([p2c_attention, adaptive_fusion, interpolation_coefficients]))
+@given(data=st.data(), op=st.sampled_from([op for op in OPS if op is not p2c_attention_weights]))
 def test_every_layout_gives_the_result_of_the_reference(data, op):
     arguments = data.draw(OPS[op](dtype=torch.float64, magnitude=1.0))
     if arguments.get("dropout_p"):

@@ -6,10 +6,11 @@ With W = exp(S - lse) the weights of a stream without its gate, and dW = dO V^T,
     per_source   delta_i = rowsum(W dW)                 dS = W (g (dW - delta_i) + dlse_i)      dg = sum_i delta_i
     joint        delta_i = sum_p g_p rowsum(W_p dW_p)   dS = g W (dW - delta_i + dlse_i)        dg = sum_ij dS / g
     dQ = scale dS K,   dK = scale dS^T Q,   dV = g W^T dO
-delta is not taken from <dO, O>, which would carry the rounding of a 16-bit O.
+delta is not taken from <dO, O>, which would carry the rounding of a 16-bit O. exp(S - lse) would not add up to 1 where
+lse is large and rounded: W is divided by its sum, which comes with delta.
 
-One tile of queries: one launch gives everything. More: `attention_backward_queries` gives dQ and leaves shift, delta
-and the rows of dg in buffers, from which `attention_backward_keys` takes dK, dV and dg.
+One tile of queries: one launch gives everything. More: `attention_backward_queries` gives dQ and leaves shift, 1 / sum,
+delta and the rows of dg in buffers, from which `attention_backward_keys` takes dK, dV and dg.
 """
 
 import triton
@@ -17,6 +18,7 @@ import triton.language as tl
 
 from amuse_kernels.attention.triton.blocks import (
     LOG2_E,
+    any_open,
     column,
     dropout_of,
     kept_pairs,
@@ -28,7 +30,9 @@ from amuse_kernels.attention.triton.blocks import (
     open_stream,
     pick,
     pick_strides,
+    refined,
     rematerialize,
+    row_starts,
     store_rows,
     tile,
     tile_visibility,
@@ -41,9 +45,9 @@ JOINT_LIMIT = tl.constexpr(80 * 1.4426950408889634)
 
 
 @triton.jit
-def weights(b_q, b_do, b_k, b_v, shift, visible, kept, scale_log2, keep_scale,
-            JOINT: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """W and dW of a tile, [BLOCK_Q, BLOCK_K] or transposed."""
+def weights(b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
+            JOINT: tl.constexpr, D: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """W before it is divided by its sum, and dW of a tile, [BLOCK_Q, BLOCK_K] or transposed."""
     if b_q.dtype == tl.float32:
         # products of fp32 take whole rows in registers: none before the barrier that the tiles just loaded wait for
         tl.debug_barrier()
@@ -53,11 +57,13 @@ def weights(b_q, b_do, b_k, b_v, shift, visible, kept, scale_log2, keep_scale,
     else:
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
         b_dw = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
-    b_x = b_s * scale_log2 - shift
+    b_s = refined(b_s, shift, p_q, m_q, p_k, m_k, 1, D, TRANSPOSED, PRECISION)
+    shift = shift[None, :] if TRANSPOSED else shift[:, None]
+    b_x = tl.fma(b_s, scale_log2, -shift)  # one rounding, of the small difference
     if JOINT:
         b_x = tl.where(b_x > JOINT_LIMIT, JOINT_LIMIT, b_x)  # a NaN stays a NaN
     elif visible is not None:
-        b_x = tl.where(b_x > 0.0, 0.0, b_x)  # shift -inf stands for a weight of exactly 1
+        b_x = tl.where(b_x > 1.0, 1.0, b_x)  # shift -inf means a weight of exactly 2
     b_w = tl.exp2(b_x)
     if visible is not None:
         b_w = tl.where(visible, b_w, 0.0)
@@ -92,23 +98,27 @@ def load_shift(lse, grad_lse, offsets, m):
 def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, keep_scale,
                  JOINT: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
                  BLOCK_K: tl.constexpr):  # fmt: skip
-    """rowsum(W dW) over a stream, and `shift`, per_source -inf where a row sees one key only.
+    """rowsum(W dW) and rowsum(W) over a stream, and `shift`, per_source -inf where a row sees one key only.
 
     The only key of a row has weight 1 and no gradient, exactly, whatever lse was rounded to.
     """
-    b_q, b_do, o_q, m_q, g_q = rows
+    b_q, p_q, b_do, o_q, m_q, g_q = rows
     key, s_k, value, s_v, length, sight = stream
-    b_sum, b_only = tl.zeros(shift.shape, tl.float32), tl.zeros(shift.shape, tl.float32)
+    b_sum, b_total = tl.zeros(shift.shape, tl.float32), tl.zeros(shift.shape, tl.float32)
+    b_only = tl.zeros(shift.shape, tl.float32)
     count = tl.zeros(shift.shape, tl.int32) + tl.where(whole > 0, 2, 0)
     for start in range(0, whole, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
         b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
         b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
         kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
+        p_k = row_starts(key, s_k, b, h, o_k)
         b_w, b_dw = weights(
-            b_q, b_do, b_k, b_v, shift[:, None], None, kept, scale_log2, keep_scale, JOINT, False, PRECISION
-        )
+            b_q, p_q, m_q, b_do, b_k, p_k, None, b_v, shift, None, kept, scale_log2, keep_scale,
+            JOINT, D, False, PRECISION
+        )  # fmt: skip
         b_sum += tl.sum(product(b_w, b_dw, b_q.dtype), 1)
+        b_total += tl.sum(b_w, 1)
     for start in range(whole, end, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
         m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
@@ -116,16 +126,37 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
             b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
             b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
             kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
+            p_k = row_starts(key, s_k, b, h, o_k)
             b_w, b_dw = weights(
-                b_q, b_do, b_k, b_v, shift[:, None], visible, kept, scale_log2, keep_scale, JOINT, False, PRECISION
-            )
+                b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
+                JOINT, D, False, PRECISION
+            )  # fmt: skip
             b_sum += tl.sum(product(b_w, b_dw, b_q.dtype), 1)
+            b_total += tl.sum(b_w, 1)
             b_only += tl.sum(b_dw, 1)
             count += tl.sum(visible.to(tl.int32), 1)
     if not JOINT:
-        b_sum = tl.where(count == 1, b_only, b_sum)
+        b_sum, b_total = tl.where(count == 1, 2.0 * b_only, b_sum), tl.where(count == 1, 2.0, b_total)
         shift = tl.where(count == 1, float("-inf"), shift)
-    return b_sum, shift
+    return b_sum, b_total, shift
+
+
+@triton.jit
+def inverse(b_sum):
+    """1 / sum, 0 in rows that see nothing."""
+    return tl.where(b_sum == 0.0, 0.0, 1.0 / tl.where(b_sum == 0.0, 1.0, b_sum))
+
+
+@triton.jit
+def seeing_rows(block, shift, sight):
+    """Rows of queries or dO with 0 in those that see no key, as 0 times NaN is NaN.
+
+    Without relations and causality either all rows see keys or none does, and nothing is multiplied.
+    """
+    mask, relation, causal = sight
+    if len(relation) > 0 or len(causal) > 0:
+        block = tl.where((shift == float("inf"))[:, None], 0.0, block)
+    return block
 
 
 @triton.jit
@@ -154,8 +185,9 @@ def attention_backward_queries(
     grad_keys,  # tuples of P, None unless ALL
     grad_values,
     grad_gates,  # (B, H, P) contiguous; None unless ALL and gates
-    shifts,  # (B, H, P, Lq), joint (B, H, Lq); None if ALL, as the next two
-    deltas,  # likewise
+    shifts,  # (B, H, P, Lq), joint (B, H, Lq); None if ALL, as the next three
+    inverses,  # likewise
+    deltas,
     gate_rows,  # (B, H, P, Lq), per_source the same as deltas
     grad_out,
     lse,
@@ -209,10 +241,11 @@ def attention_backward_queries(
     o_q = first + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
     o_p = tl.arange(0, BLOCK_P)
-    b_q = load_rows(tile(query, unpack_strides(query_strides, UNIT), b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+    s_q = unpack_strides(query_strides, UNIT)
+    b_q, p_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True), row_starts(query, s_q, b, h, o_q)
     b_do = load_rows(tile(grad_out, unpack_strides(grad_out_strides, UNIT), b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
     g_q = load_groups(query_groups, b, queries, o_q, m_q)
-    rows = (b_q, b_do, o_q, m_q, g_q)
+    rows = (b_q, p_q, b_do, o_q, m_q, g_q)
     dropout = dropout_of(seed, drop_threshold, bh)
     if JOINT:
         shift, dlse = load_shift(lse, grad_lse, bh64 * queries + o_q, m_q)
@@ -220,10 +253,11 @@ def attention_backward_queries(
         o_lse = (bh64 * queries + o_q[:, None]) * P + o_p[None, :]
         b_shift, b_dlse = load_shift(lse, grad_lse, o_lse, m_q[:, None] & (o_p[None, :] < P))
     b_dq = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-    delta = tl.zeros((BLOCK_Q,), tl.float32)
+    delta, inv = tl.zeros((BLOCK_Q,), tl.float32), tl.zeros((BLOCK_Q,), tl.float32)
     first_out = first
 
     if JOINT:
+        some_open = any_open(gates, gate_strides, b, h, P)
         for p in range(P):
             gate = load_gate(gates, gate_strides, b, h, p)
             stream = open_stream(
@@ -233,14 +267,18 @@ def attention_backward_queries(
             whole, end = key_range(stream[5], stream[4], first, last)
             end = tl.where(gate > 0, end, 0)
             whole = tl.minimum(whole, end) // BLOCK_K * BLOCK_K
-            b_products, _ = sum_products(
+            b_products, b_total, _ = sum_products(
                 rows, stream, whole, end, shift, dropout, b, h, p,
                 scale_log2, keep_scale, JOINT, PRECISION, D, BLOCK_D, BLOCK_K
             )  # fmt: skip
             delta += gate * b_products
+            inv += gate * b_total
+        inv = inverse(inv)
+        delta *= inv
         if not ALL:
             tl.store(deltas + bh64 * queries + o_q, delta - dlse, mask=m_q)
             tl.store(shifts + bh64 * queries + o_q, shift, mask=m_q)
+            tl.store(inverses + bh64 * queries + o_q, inv, mask=m_q)
 
     for p in range(P):
         gate = load_gate(gates, gate_strides, b, h, p)
@@ -251,18 +289,23 @@ def attention_backward_queries(
         key, s_k, value, s_v, length, sight = stream
         first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
-        whole = whole // BLOCK_K * BLOCK_K
+        if JOINT:
+            end = tl.where(some_open, end, 0)
+        whole = tl.minimum(whole, end) // BLOCK_K * BLOCK_K
         single_tile = end <= BLOCK_K
         if not JOINT:
             shift, dlse = column(b_shift, p, BLOCK_P), column(b_dlse, p, BLOCK_P)
             # a stream of one tile gets its delta on the way
-            delta, shift = sum_products(
+            delta, inv, shift = sum_products(
                 rows, stream, tl.where(single_tile, 0, whole), tl.where(single_tile, 0, end), shift, dropout, b, h, p,
                 scale_log2, keep_scale, JOINT, PRECISION, D, BLOCK_D, BLOCK_K
             )  # fmt: skip
+            inv = inverse(inv)
+            delta *= inv
         b_gate = tl.zeros((BLOCK_Q,), tl.float32)
         value_scale = keep_scale if JOINT else keep_scale * gate
         if ALL:
+            b_q_seeing, b_do_seeing = seeing_rows(b_q, shift, sight), seeing_rows(b_do, shift, sight)
             s_dk, s_dv = pick_strides(grad_key_strides, p, UNIT), pick_strides(grad_value_strides, p, UNIT)
             grad_key, grad_value = pick(grad_keys, p), pick(grad_values, p)
 
@@ -283,22 +326,25 @@ def attention_backward_queries(
                     if MASKED and not JOINT:
                         count = tl.sum(visible.to(tl.int32), 1)
                         shift = tl.where(single_tile & (count == 1), float("-inf"), shift)
+                    p_k = row_starts(key, s_k, b, h, o_k)
                     b_w, b_dw = weights(
-                        b_q, b_do, b_k, b_v, shift[:, None], visible, kept, scale_log2, keep_scale,
-                        JOINT, False, PRECISION
+                        b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
+                        JOINT, D, False, PRECISION
                     )  # fmt: skip
                     if not JOINT:
                         if single_tile:
-                            delta = tl.sum(product(b_w, b_dw, b_q.dtype), 1)
+                            inv = inverse(tl.sum(b_w, 1))
+                            delta = tl.sum(product(b_w, b_dw, b_q.dtype), 1) * inv
+                    b_w *= inv[:, None]
                     b_ds, b_t = grad_scores(b_w, b_dw, gate, delta[:, None], dlse[:, None], JOINT, b_q.dtype)
                     if JOINT:
                         b_gate += tl.sum(b_t, 1)
                     b_ds = b_ds.to(b_k.dtype)
                     b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
                     if ALL:
-                        b_dk = tl.dot(tl.trans(b_ds), b_q, input_precision=PRECISION)
+                        b_dk = tl.dot(tl.trans(b_ds), b_q_seeing, input_precision=PRECISION)
                         b_w = value_weights(b_w, kept, gate, JOINT).to(b_v.dtype)
-                        b_dv = tl.dot(tl.trans(b_w), b_do, input_precision=PRECISION)
+                        b_dv = tl.dot(tl.trans(b_w), b_do_seeing, input_precision=PRECISION)
                 if ALL:
                     p_dk, p_dv = tile(grad_key, s_dk, b, h, o_k, BLOCK_D), tile(grad_value, s_dv, b, h, o_k, BLOCK_D)
                     store_rows(p_dk, b_dk * softmax_scale, o_k < length, D, BLOCK_D)
@@ -313,6 +359,7 @@ def attention_backward_queries(
             o_row = (bh64 * P + p) * queries + o_q
             if not JOINT:
                 tl.store(shifts + o_row, shift, mask=m_q)
+                tl.store(inverses + o_row, inv, mask=m_q)
             tl.store(gate_rows + o_row, b_gate, mask=m_q)
 
     o_q = first_out + tl.arange(0, BLOCK_Q)
@@ -328,6 +375,7 @@ def attention_backward_keys(
     grad_values,
     grad_gates,
     shifts,
+    inverses,
     deltas,
     gate_rows,
     grad_out,
@@ -411,8 +459,10 @@ def attention_backward_keys(
     whole = tl.where(tl.min(m_k.to(tl.int32), 0) != 0, tl.minimum(whole, queries), queries)
     if len(relation) > 0:
         whole = tl.where(relation[1], queries, whole)
+    if JOINT:
+        high = tl.where(any_open(gates, gate_strides, b, h, P), high, 0)
     if len(mask) > 0:
-        high = tl.where(tl.max(m_k.to(tl.int32), 0) != 0, queries, 0)
+        high = tl.where(tl.max(m_k.to(tl.int32), 0) != 0, high, 0)
     for MASKED in tl.static_range(2):
         for first in range(low if MASKED else whole, tl.minimum(whole, high) if MASKED else high, BLOCK_Q):
             o_q = first + tl.arange(0, BLOCK_Q)
@@ -420,6 +470,7 @@ def attention_backward_keys(
             b_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
             b_do = load_rows(tile(grad_out, s_do, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
             shift = tl.load(shifts + row + o_q, mask=m_q, other=float("inf"))
+            inv = tl.load(inverses + row + o_q, mask=m_q, other=0.0)
             delta = tl.load(deltas + row + o_q, mask=m_q, other=0.0)
             dlse = tl.zeros((BLOCK_Q,), tl.float32)
             if (grad_lse is not None) and (not JOINT):
@@ -430,13 +481,16 @@ def attention_backward_keys(
                 g_q = load_groups(query_groups, b, queries, o_q, m_q)[None, :]
                 visible = visible_pairs(sight, o_q[None, :], m_q[None, :], g_q, o_k[:, None], m_k[:, None], length)
             kept = tl.trans(kept_pairs(dropout, p, o_q, start, BLOCK_K)) if len(dropout) > 0 else None
+            p_q, p_k = row_starts(query, s_q, b, h, o_q), row_starts(key, s_k, b, h, o_k)
             b_w, b_dw = weights(
-                b_q, b_do, b_k, b_v, shift[None, :], visible, kept, scale_log2, keep_scale, JOINT, True, PRECISION
-            )
+                b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
+                JOINT, D, True, PRECISION
+            )  # fmt: skip
+            b_w *= inv[None, :]
             b_ds, _ = grad_scores(b_w, b_dw, gate, delta[None, :], dlse[None, :], JOINT, b_q.dtype)
-            b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+            b_dk = tl.dot(b_ds.to(b_q.dtype), seeing_rows(b_q, shift, sight), b_dk, input_precision=PRECISION)
             b_w = value_weights(b_w, kept, gate, JOINT).to(b_do.dtype)
-            b_dv = tl.dot(b_w, b_do, b_dv, input_precision=PRECISION)
+            b_dv = tl.dot(b_w, seeing_rows(b_do, shift, sight), b_dv, input_precision=PRECISION)
 
     value_scale = keep_scale if JOINT else keep_scale * gate
     p_dk = tile(pick(grad_keys, p), pick_strides(grad_key_strides, p, UNIT), b, h, o_k, BLOCK_D)

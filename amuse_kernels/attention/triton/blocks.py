@@ -11,6 +11,7 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+LARGE_SCORE = tl.constexpr(64.0)  # in base 2
 
 
 @triton.jit
@@ -56,6 +57,13 @@ def tile(base, strides, b, h, o_row, BLOCK_D: tl.constexpr):
     """Pointers to rows `o_row` of one (b, h) slice, [rows, BLOCK_D]."""
     s_b, s_h, s_l = strides
     return base + b * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
+
+
+@triton.jit
+def row_starts(base, strides, b, h, o_row):
+    """Pointers to the first elements of rows `o_row` of one (b, h) slice, [rows]."""
+    s_b, s_h, s_l = strides
+    return base + b * s_b + h * s_h + o_row * s_l.to(tl.int32)
 
 
 @triton.jit
@@ -117,6 +125,7 @@ def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_
 def key_range(sight, length, first, last):
     """Keys that queries first .. last - 1 see: [0, whole) are seen by all of them, none from `end` on by any."""
     mask, relation, causal = sight
+    length = tl.where(first < last, length, 0)
     whole, end = length, length
     if len(mask) > 0:
         if mask[1]:
@@ -172,6 +181,27 @@ def tile_visibility(sight, o_q, m_q, g_q, o_k, end):
 
 
 @triton.jit
+def refined(b_s, b_top, p_q, m_q, p_k, m_k, SIGN: tl.constexpr, D: tl.constexpr, TRANSPOSED: tl.constexpr,
+            PRECISION: tl.constexpr):  # fmt: skip
+    """Scores [queries, keys] or transposed; of queries whose `b_top`, in base 2, is large, SIGN times a sum in fp64.
+
+    A sum of products in fp32 is off by a few 2^-24 of itself, and the weight 2^score by as much relative to 1. It also
+    depends on the order, and so on which operand is transposed: weights that are recomputed from such sums would not
+    add up to 1. 16-bit inputs are coarser than these sums, and so is TF32. p_q, p_k: `row_starts`.
+    """
+    if p_q.dtype.element_ty == tl.float32 and PRECISION != "tf32":
+        large = (tl.abs(b_top) > LARGE_SCORE) & (tl.abs(b_top) < float("inf"))
+        if tl.max(large.to(tl.int32), 0) != 0:
+            b_exact = tl.zeros(b_s.shape, tl.float64)
+            for d in range(D):
+                x_q = tl.load(p_q + d, mask=m_q & large, other=0.0).to(tl.float64) * SIGN
+                x_k = (tl.load(p_k + d) if m_k is None else tl.load(p_k + d, mask=m_k, other=0.0)).to(tl.float64)
+                b_exact += x_k[:, None] * x_q[None, :] if TRANSPOSED else x_q[:, None] * x_k[None, :]
+            b_s = tl.where(large[None, :] if TRANSPOSED else large[:, None], b_exact.to(tl.float32), b_s)
+    return b_s
+
+
+@triton.jit
 def rematerialize(first, length):
     """`first`, in a form that the compiler does not simplify, since it cannot know that lengths are not negative.
 
@@ -197,6 +227,15 @@ def load_gate(gates, gate_strides, b, h, p):
         s_b, s_h, s_p = unpack_strides(gate_strides, 1)
         gate = tl.load(gates + b * s_b + h * s_h + p * s_p)
     return gate
+
+
+@triton.jit
+def any_open(gates, gate_strides, b, h, P: tl.constexpr):
+    """Whether some stream has a gate above 0."""
+    found = gates is None
+    for p in tl.static_range(P):
+        found = found | (load_gate(gates, gate_strides, b, h, p) > 0)
+    return found
 
 
 @triton.jit

@@ -13,7 +13,9 @@ from amuse_kernels.attention.triton.blocks import (
     load_groups,
     load_rows,
     open_stream,
+    refined,
     rematerialize,
+    row_starts,
     store_rows,
     tile,
     tile_visibility,
@@ -70,22 +72,20 @@ def attention_forward(
     o_q = first + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
     o_p = tl.arange(0, BLOCK_P)
-    b_q = load_rows(tile(query, unpack_strides(query_strides, UNIT), b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
-    if SIGN != 1:
-        b_q = (b_q.to(tl.float32) * SIGN).to(b_q.dtype)
+    s_q = unpack_strides(query_strides, UNIT)
+    b_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+    rows = (b_q, row_starts(query, s_q, b, h, o_q), m_q)
     g_q = load_groups(query_groups, b, queries, o_q, m_q)
 
     dropout = dropout_of(seed, drop_threshold, bh)
 
-    b_max = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)  # log2 of the largest weight
-    b_sum = tl.zeros((BLOCK_Q,), tl.float32)
-    b_acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    top = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)  # joint: largest score and sum of the streams so far
+    total = tl.zeros((BLOCK_Q,), tl.float32)
     b_out = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     b_lse = tl.zeros((BLOCK_Q, BLOCK_P), tl.float32)  # of all streams, stored at once
     first_out = first
     for p in range(P):
         gate = load_gate(gates, gate_strides, b, h, p)
-        bias = tl.log2(gate) if JOINT else 0.0
         key, s_k, value, s_v, length, sight = open_stream(
             p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
             masked, related, different, causal, UNIT
@@ -95,11 +95,15 @@ def attention_forward(
         if JOINT:
             end = tl.where(gate > 0, end, 0)  # a closed stream must not set the pivot
         whole = tl.minimum(whole, end) // BLOCK_K * BLOCK_K
+        b_max = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)
+        b_sum = tl.zeros((BLOCK_Q,), tl.float32)
+        b_acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
 
         for start in range(0, whole, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
             b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
-            b_w, decay, b_max, b_sum = weigh(b_q, b_k, None, scale_log2, bias, b_max, b_sum, PRECISION)
+            p_k = row_starts(key, s_k, b, h, o_k)
+            b_w, decay, b_max, b_sum = weigh(rows, b_k, p_k, None, None, scale_log2, b_max, b_sum, SIGN, D, PRECISION)
             if len(dropout) > 0:
                 b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
             b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
@@ -110,25 +114,30 @@ def attention_forward(
             m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
             if seen != 0:
                 b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
-                b_w, decay, b_max, b_sum = weigh(b_q, b_k, visible, scale_log2, bias, b_max, b_sum, PRECISION)
+                p_k = row_starts(key, s_k, b, h, o_k)
+                b_w, decay, b_max, b_sum = weigh(
+                    rows, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN, D, PRECISION
+                )
                 if len(dropout) > 0:
                     b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
                 b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
                 b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
 
-        if not JOINT:
-            factor, row_lse = finish(b_max, b_sum)
+        if JOINT:
+            new = tl.maximum(top, b_max)
+            decay, share = tl.exp2((top - new) * scale_log2), gate * tl.exp2((b_max - new) * scale_log2)
+            b_out = b_out * decay[:, None] + b_acc * share[:, None]
+            top, total = new, total * decay + b_sum * share
+        else:
+            factor, row_lse = finish(b_max * scale_log2, b_sum)
             b_out += b_acc * (gate * keep_scale * factor)[:, None]
             b_lse = tl.where(o_p[None, :] == p, row_lse[:, None], b_lse)
-            b_max = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)
-            b_sum = tl.zeros((BLOCK_Q,), tl.float32)
-            b_acc = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
 
     o_q = first_out + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
     if JOINT:
-        factor, row_lse = finish(b_max, b_sum)
-        b_out = b_acc * (keep_scale * factor)[:, None]
+        factor, row_lse = finish(top * scale_log2, total)
+        b_out *= (keep_scale * factor)[:, None]
         tl.store(lse + bh.to(tl.int64) * queries + o_q, row_lse, mask=m_q)
     else:
         p_lse = lse + (bh.to(tl.int64) * queries + o_q[:, None]) * P + o_p[None, :]
@@ -137,20 +146,29 @@ def attention_forward(
 
 
 @triton.jit
-def weigh(b_q, b_k, visible, scale_log2, bias, b_max, b_sum, PRECISION: tl.constexpr):
-    """One step of the online softmax: weights, how much the previous ones decay, the new maximum and sum."""
+def weigh(rows, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN: tl.constexpr, D: tl.constexpr,
+          PRECISION: tl.constexpr):  # fmt: skip
+    """One step of the online softmax: weights, how much the previous ones decay, the new maximum and sum.
+
+    The largest score is taken off before anything is rounded, so that its weight is exactly 1.
+    """
+    b_q, p_q, m_q = rows
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_Q, BLOCK_K]
+    if SIGN != 1:
+        b_s *= SIGN
+    b_top = tl.max(b_s if visible is None else tl.where(visible, b_s, float("-inf")), 1)
+    b_s = refined(b_s, b_top * scale_log2, p_q, m_q, p_k, m_k, SIGN, D, False, PRECISION)
     if visible is not None:
         b_s = tl.where(visible, b_s, float("-inf"))
-    b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale_log2 + bias)
-    b_w = tl.exp2(b_s * scale_log2 - (b_new - bias)[:, None])
-    decay = tl.exp2(b_max - b_new)
+    b_new = tl.maximum(b_max, tl.max(b_s, 1))
+    b_w = tl.exp2((b_s - b_new[:, None]) * scale_log2)
+    decay = tl.exp2((b_max - b_new) * scale_log2)
     return b_w, decay, b_new, b_sum * decay + tl.sum(b_w, 1)
 
 
 @triton.jit
 def finish(b_max, b_sum):
-    """1 / sum and the natural log of the sum of all weights; 0 and -inf in rows without a visible key."""
+    """1 / sum and, with b_max in base 2, the lse; 0 and -inf in rows without a visible key."""
     empty = b_sum == 0.0
     safe = tl.where(empty, 1.0, b_sum)
     return tl.where(empty, 0.0, 1.0 / safe), tl.where(empty, float("-inf"), (b_max + tl.log2(safe)) * LN_2)

@@ -65,14 +65,14 @@ def backward_launches(
     tensors, grad_keys, grad_values = _tensors(inputs), tuple(grads.keys), tuple(grads.values)
     grad_gates = None if inputs.gates is None else grads.gates
     if len(plans) == 1:
-        outputs = (grads.query, grad_keys, grad_values, grad_gates, None, None, None)
+        outputs = (grads.query, grad_keys, grad_values, grad_gates, None, None, None, None)
         return [plans[0].launch(attention_backward_queries, (*outputs, grad_out, lse, grad_lse, *tensors))]
     batch, heads, queries, _ = inputs.query.shape
     sources = len(grad_keys)
     rows = (batch, heads, 1 if inputs.joint else sources, queries)
-    shifts, deltas = lse.new_empty(rows), lse.new_empty(rows)  # both aligned, unlike halves of one
+    shifts, inverses, deltas = (lse.new_empty(rows) for _ in range(3))  # all aligned, unlike thirds of one
     gate_rows = lse.new_empty((batch, heads, sources, queries)) if inputs.joint else deltas
-    between = (shifts, deltas, gate_rows, grad_out)
+    between = (shifts, inverses, deltas, gate_rows, grad_out)
     return [
         plans[0].launch(attention_backward_queries, (grads.query, None, None, None, *between, lse, grad_lse, *tensors)),
         plans[1].launch(attention_backward_keys, (grad_keys, grad_values, grad_gates, *between, grad_lse, *tensors)),
@@ -82,7 +82,7 @@ def backward_launches(
 def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
     """The inputs, in the order of every kernel's signature."""
     masks, groups, relations = inputs.key_masks, inputs.key_groups, inputs.relations
-    # stand in for those that are not there
+    # placeholders for those that are missing
     a_mask = next((mask for mask in masks if mask is not None), None)
     a_group = next((group for group, relation in zip(groups, relations, strict=True) if relation), None)
     return (

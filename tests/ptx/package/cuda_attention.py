@@ -42,7 +42,7 @@ AttentionTensor = _structure("AttentionTensor", ("data", Pointer), ("strides", I
 AttentionSource = _structure(
     "AttentionSource",
     *(("key", AttentionTensor), ("value", AttentionTensor), ("length", I64), ("mask", Pointer), ("groups", Pointer)),
-    *(("relation", ctypes.c_int), ("causal", ctypes.c_bool)),
+    *(("relation", ctypes.c_int), ("causal", ctypes.c_bool), ("cu_seq", Pointer)),
 )
 AttentionParams = _structure(
     "AttentionParams",
@@ -52,6 +52,7 @@ AttentionParams = _structure(
     *(("drop_threshold", ctypes.c_uint32), ("seed", ctypes.c_uint64)),
     *(("query", AttentionTensor), ("source", AttentionSource * MAX_SOURCES)),
     *(("query_groups", Pointer), ("gates", Pointer), ("gate_strides", I64 * 3)),
+    *(("cu_seq_q", Pointer), ("tokens_q", I64)),
 )
 ForwardParams = _structure("ForwardParams", ("out", AttentionTensor), ("lse", Pointer), base=AttentionParams)
 BackwardParams = _structure(

@@ -9,8 +9,19 @@ import pytest
 import torch
 
 from amuse_kernels import reference
-from tests.attention_cases import make_case
-from tests.ptx.package.attention_calls import ATTENTION, FAR_APART, GATE_SUMS, MANY_QUERIES, AttentionCall, inputs_of
+from amuse_kernels.attention import reference as specified
+from amuse_kernels.attention.inputs import SAME
+from benchmarks import large_scores
+from tests.attention_cases import assert_within_budget, make_case
+from tests.ptx.package.attention_calls import (
+    ATTENTION,
+    FAR_APART,
+    GATE_SUMS,
+    MANY_QUERIES,
+    AttentionCall,
+    hide_what_is_masked,
+    inputs_of,
+)
 from tests.ptx.package.budget import assert_clean, within_budget
 from tests.test_adaptive_fusion import make_inputs
 
@@ -69,13 +80,86 @@ def test_attention_of_other_head_dims(head_dim, name, arch, dtype):
 
 def emulate(call, arch):
     """Forward and backward: clean, and within the error budget."""
+    out, lse, grads = run(call, arch)
+    call.assert_within_budget(out, lse, *grads)
+
+
+def run(call, arch=80):
+    """Output, lse and gradients, with a drawn gradient of lse unless the call has one."""
     with emulated(arch, seed=1, readonly=call.read_only()) as reports:
         out, lse = attention.p2c_attention_forward(call.inputs)
-        call.draw_upstream(lse)
+        if call.grad_lse is None:
+            call.draw_upstream(lse)
         saved = out if call.inputs.joint else None
         grads = attention.p2c_attention_backward(call.grad_out, call.grad_lse, saved, lse, call.inputs)
     assert_clean(reports)
-    call.assert_within_budget(out, lse, *grads)
+    return out, lse, grads
+
+
+@pytest.mark.parametrize("queries", [64, 128])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@on_every_architecture
+def test_large_scores_stay_within_the_error_budget(arch, dtype, normalization, queries, monkeypatch):
+    monkeypatch.setattr(large_scores, "QUERIES", queries)  # one launch backward, or two, of 16-bit inputs
+    call = large_scores.Call.draw(15_080, normalization, dtype)
+    out, lse, grads = run(AttentionCall(*call), arch)
+    shares = call.shares([out, lse, grads.query, *grads.keys, *grads.values, grads.gates])
+    assert max(shares) <= 1, shares
+
+
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_large_scores_with_every_option_and_nan_behind_the_masks_stay_within_the_error_budget(normalization, scale):
+    options = {"groups": True, "causal": True, "normalization": normalization, "softmax_scale": scale * 24**-0.5}
+    case = make_case(1, 2, 50, (50, 50), 24, torch.float32, **options)
+    case.query *= 5_000
+    readable = inputs_of(case)
+    hide_what_is_masked(case)
+    hidden = AttentionCall(inputs_of(case), torch.randn(case.query.shape))
+    out, lse, grads = run(hidden)
+    call = large_scores.Call(readable, hidden.grad_out, hidden.grad_lse)
+    found = [out, lse, grads.query, *grads.keys, *grads.values, grads.gates]
+    low, exact = (call.differentiated(specified.p2c_attention, dtype) for dtype in (torch.float32, torch.float64))
+    assert exact[1].abs().masked_fill(lse == -torch.inf, 0).max() > 5_000
+    for index, tensors in enumerate(zip(found, low, exact, strict=True)):
+        assert_within_budget(*(t.masked_fill(exact[index] == -torch.inf, 0) for t in tensors), f"tensor {index}")
+
+
+@pytest.mark.parametrize("queries", [13, 70])
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_nan_in_a_query_that_sees_no_key_reaches_no_gradient(normalization, queries):
+    call = AttentionCall.make(
+        queries, (45, 33), 24, torch.float32, groups=True, masks=False, normalization=normalization
+    )
+    blind = call.inputs.query_groups == 1
+    key_groups = [torch.zeros_like(groups) for groups in call.inputs.key_groups]
+    call.inputs = call.inputs._replace(key_groups=key_groups, relations=(SAME, SAME))
+    results = run(call)
+    for tensor in (call.inputs.query, call.grad_out):
+        tensor.masked_fill_(blind[:, None, :, None], torch.nan)
+    torch.testing.assert_close(run(call), results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("queries", [13, 70])
+def test_without_an_open_source_every_result_of_joint_is_zero(queries):
+    call = AttentionCall.make(queries, (45, 33), 24, torch.float32, masks=False, normalization="joint")
+    call.inputs = call.inputs._replace(gates=torch.zeros(call.inputs.gates.shape))
+    for tensor in (call.inputs.keys[0], call.inputs.values[1]):
+        tensor[..., 0] = torch.nan
+    out, lse, grads = run(call)
+    assert (lse == -torch.inf).all()
+    for tensor in (out, grads.query, *grads.keys, *grads.values, grads.gates):
+        assert (tensor == 0).all()
+
+
+@pytest.mark.parametrize("normalization", ["per_source", "joint"])
+def test_without_a_query_no_key_or_value_gets_a_gradient(normalization):
+    call = AttentionCall.make(0, (45, 3), 24, torch.float32, masks=False, normalization=normalization)
+    for tensor in (*call.inputs.keys, *call.inputs.values):
+        tensor.fill_(torch.nan)
+    _, _, grads = run(call)
+    for tensor in (*grads.keys, *grads.values, grads.gates):
+        assert (tensor == 0).all()
 
 
 @pytest.mark.parametrize("dim", [0, 1])

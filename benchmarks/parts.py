@@ -1,0 +1,66 @@
+"""Where the CPU time of a training step goes: `python -m benchmarks.parts --csv benchmarks/results/parts.csv`.
+
+Self time of PyTorch's ops as its profiler sees them, one thread, a step on each of MELD's batches; "matrix products"
+are also those of LSTMs and of backward passes.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+PARTS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("amuse_kernels::",),
+    "LSTM steps": ("aten::lstm", "aten::mkldnn_rnn", "aten::sigmoid", "aten::tanh", "aten::slice_backward"),
+    "dropout": ("aten::bernoulli_", "aten::random_", "aten::addcmul", "aten::ge"),
+    "norms, activations": ("aten::native_layer_norm", "aten::gelu", "aten::native_batch"),
+    "optimiser": ("aten::_fused_adam", "aten::_foreach", "aten::linalg_vector_norm"),
+}
+REST = "sums, copies, losses"
+
+
+def parts(run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of each part of a call."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    seconds = dict.fromkeys([*PARTS, REST], 0.0)
+    for event in profiler.key_averages():
+        part = next((name for name, ops in PARTS.items() if event.key.startswith(ops)), REST)
+        seconds[part] += event.self_cpu_time_total / 1e6
+    return seconds
+
+
+def save(label: str, seconds: dict[str, float], target: Path) -> None:
+    """Into a CSV, in place of what it holds under this label."""
+    rows = list(csv.DictReader(target.open(newline=""))) if target.exists() else []
+    rows = [row for row in rows if row["step"] != label]
+    rows += [{"step": label, "part": part, "seconds": f"{value:.3f}"} for part, value in seconds.items()]
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "part", "seconds"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    from benchmarks import meld
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = {name: parts(run) for name, run in meld.passes(meld.batches()).items() if name != "reference"}
+    for name, seconds in found.items():
+        print(name, f"{sum(seconds.values()):.2f} s:", *(f"{part} {value:.2f}," for part, value in seconds.items()))
+        if arguments.csv:
+            save(name, seconds, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()
