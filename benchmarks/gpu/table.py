@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from benchmarks.gpu.journal import Record
 
@@ -34,7 +35,7 @@ def has_failed(records: Iterable[Record]) -> bool:
 
 
 def _times(records: list[Record]) -> list[str]:
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[Any, Any], list[Record]] = defaultdict(list)
     for record in records:
         if record["status"] == "ok" and "wall_ms" in record:
             groups[record.get("workload", record["item"]), record["mode"]].append(record)
