@@ -241,7 +241,7 @@ def test_card_says_which_files_make_a_split(tmp_path):
     with pytest.raises(ValueError, match=r"names 'gone\.csv' for the split train, no such file"):
         read(tmp_path, subset="monologues")
     write(tmp_path, "README.md", CARD.replace("alone.csv", "x" * 5000))
-    with pytest.raises(ValueError, match="expected a pattern of files, got 'xxx|no such file of rows"):
+    with pytest.raises(ValueError, match=r"expected a pattern of files, got 'xxx|no such file of rows"):
         read(tmp_path, subset="monologues")
     write(tmp_path, "README.md", CARD.replace("alone.csv", "../alone.csv"))
     with pytest.raises(ValueError, match="patterns of files inside"):
