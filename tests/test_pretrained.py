@@ -123,6 +123,7 @@ def test_without_a_run_prediction_uses_the_pretrained_one_or_says_which_command_
         CliRunner().invoke(app, ["predict", str(folder)], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_interrupted_training_is_resumed_and_one_of_other_settings_is_replaced(meld, cache, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -135,6 +135,7 @@ def test_a_mouth_is_measured(faces, mouths):
     assert (len(closed), len(opened)) == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speaker", ["woman", "man"])
 @pytest.mark.parametrize("other", ["still", "chewing"])
 def test_of_two_faces_the_one_that_speaks_is_used(faces, tmp_path, speaker, other):

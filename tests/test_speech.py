@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 from amuse.cli.main import app
 from amuse.data.transcript import read_transcript
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.media.decode import read_audio
+from amuse.media.sources import Span
 from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber, Transcription, Word, write_transcription
 from amuse.speech.speakers import Turn, find_turns
 from amuse.speech.utterances import assign, join, utterances, windows
@@ -74,6 +77,34 @@ def test_silence_noise_and_music_give_no_words(transcriber):
         assert transcriber(samples).utterances == []
 
 
+@pytest.fixture(scope="module")
+def recordings():
+    """A function that gives a recording of the package gradio: of real people, and of music."""
+    spec = find_spec("gradio")
+    folder = None if spec is None else Path(spec.origin).parent / "media_assets" / "audio"
+    if folder is None or not (folder / "cate_blanch.mp3").is_file():
+        pytest.skip("needs the recordings in the package gradio: pip install amuse-kernels[demo]")
+    return lambda name: read_audio(Span(folder / name), 60, lambda kind, message: None)
+
+
+@pytest.mark.slow
+def test_two_actors_are_told_apart_and_understood(transcriber, recordings):
+    pause = np.zeros(SAMPLE_RATE // 2, np.float32)
+    she, he, she_again = map(recordings, ("cate_blanch.mp3", "heath_ledger.mp3", "cate_blanch_2.mp3"))
+    found = transcriber(np.concatenate([she, pause, he, pause, she_again, pause, he]))
+    assert [u.speaker for u in found.utterances] == [f"speaker {n}" for n in (1, 1, 1, 2, 1, 2)]
+    said = [" ".join(plain_words(u.text)) for u in found.utterances]
+    assert said[0] == "i sleep with the dagger"
+    assert said[3].endswith("good at something never do it for free")
+
+
+@pytest.mark.slow
+def test_a_saxophone_and_a_band_say_nothing(transcriber, recordings):
+    for music in ("sax.wav", "cantina.wav"):
+        assert transcriber(recordings(music)).utterances == []
+
+
+@pytest.mark.slow
 def test_the_number_of_speakers_can_be_given(transcriber, voices):
     talk = conversation(3, turns=8, seed=202)
     found = Transcriber(SpeechOptions(speakers=2))(talk.samples)
@@ -81,6 +112,7 @@ def test_the_number_of_speakers_can_be_given(transcriber, voices):
     assert {u.speaker for u in Transcriber(SpeechOptions(speakers=1))(talk.samples).utterances} == {"speaker 1"}
 
 
+@pytest.mark.slow
 def test_the_language_is_found(transcriber, voices):
     german = say("Guten Morgen, wie geht es dir heute? Ich habe gestern lange auf dich gewartet.", "de", 45, 140)
     found = transcriber(german)
@@ -88,6 +120,7 @@ def test_the_language_is_found(transcriber, voices):
     assert "heute" in " ".join(u.text for u in found.utterances)
 
 
+@pytest.mark.slow
 def test_the_same_sound_gives_the_same_transcription_and_leaves_the_threads(transcriber, voices):
     talk = conversation(2, turns=3, seed=203)
     threads = torch.get_num_threads()
@@ -141,6 +174,7 @@ def test_words_belong_to_the_turn_whose_sentence_they_complete():
     assert assign(words, turns) == [words[:3], words[3:]]
     assert assign([], turns) == [[], []]
     assert assign([word(3.0, 3.5, "made-up")], turns) == [[], []]
+    assert assign([word(0.1, 0.5, "Whaaaa", 0.2), word(1.2, 1.5, "Yes.", None)], turns)[0] == []
 
 
 def test_turns_end_at_pauses_and_at_changes_of_speaker_and_long_ones_are_cut():

@@ -1,5 +1,6 @@
 """Combines turns of speakers and recognised words into utterances."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +18,8 @@ LONGEST_SILENCE = 2.0
 """Longer silences, in seconds, are not recognised: Whisper invents words there."""
 STRAY = 0.5
 """Words further than this from any speech, in seconds, are taken as invented."""
+LEAST_CONFIDENCE = 0.3
+"""What is less probable than this, on average over the words of a turn, was made up, as for music."""
 SENTENCE_END = (".", "?", "!", "…", "。", "？", "！")
 SENTENCE_BONUS = 0.3
 """Seconds by which a change of speaker may be further away after a sentence than within one."""
@@ -44,8 +47,7 @@ class SpokenUtterance:
     @property
     def confidence(self) -> float | None:
         """Mean probability of the words; None if the model does not give it."""
-        known = [word.probability for word in self.words if word.probability is not None]
-        return float(np.mean(known)) if known else None
+        return _confidence(self.words)
 
 
 def join(turns: list[Turn]) -> list[Turn]:
@@ -79,7 +81,8 @@ def windows(turns: list[Turn]) -> list[list[Turn]]:
 def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
     """The words of each turn; the list is cut where times and sentences best match the change of turn.
 
-    Times of recognised words are off by a few tenths of a second, those of turns are not.
+    Made-up words are left out, see `STRAY` and `LEAST_CONFIDENCE`. Times of recognised words are off by a few tenths of
+    a second, those of turns are not.
     """
     words = [word for word in words if _distance(word, turns) <= STRAY]
     cuts = [0]
@@ -88,7 +91,8 @@ def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
         places = range(cuts[-1], len(words) + 1)
         cuts.append(min(places, key=lambda place: _cost(words, place, change), default=len(words)))
     cuts.append(len(words))
-    return [words[begin:end] for begin, end in pairwise(cuts)]
+    parts = [words[begin:end] for begin, end in pairwise(cuts)]
+    return [part if _believable(part) else [] for part in parts]
 
 
 def utterances(turns: list[Turn], words: list[list[Word]]) -> list[SpokenUtterance]:
@@ -129,6 +133,16 @@ def _cost(words: list[Word], place: int, change: float) -> float:
     after = words[place].start if place < len(words) else words[-1].end
     bonus = SENTENCE_BONUS if place and _ends_sentence(words[place - 1]) else 0.0
     return abs((before + after) / 2 - change) - bonus
+
+
+def _confidence(words: Sequence[Word]) -> float | None:
+    known = [word.probability for word in words if word.probability is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _believable(words: Sequence[Word]) -> bool:
+    confidence = _confidence(words)
+    return confidence is None or confidence >= LEAST_CONFIDENCE
 
 
 def _ends_sentence(word: Word) -> bool:
