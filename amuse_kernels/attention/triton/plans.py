@@ -46,14 +46,14 @@ def p2c_attention_backward(
     return grads
 
 
-def forward_launch(inputs: AttentionInputs, out: Tensor, lse: Tensor, arch: int) -> Launch:
+def forward_launch(inputs: AttentionInputs, out: Tensor, lse: Tensor, arch: int | str) -> Launch:
     """The one launch of the forward pass; tensors have a contiguous last dim, lse is contiguous."""
     plan = _forward_plan(_layout(inputs, [out], [], arch))
     return plan.launch(attention_forward, (out, lse, *_tensors(inputs)))
 
 
 def backward_launches(
-    inputs: AttentionInputs, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int
+    inputs: AttentionInputs, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int | str
 ) -> list[Launch]:
     """One launch where one tile holds all queries, else one for queries and one for keys and gates."""
     plans = _backward_plans(_layout(inputs, [grad_out, grads.query], [*grads.keys, *grads.values], arch))
@@ -97,7 +97,7 @@ def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
 class Layout(NamedTuple):
     """Everything about a call that decides its tile, grid, numbers and constants: no addresses and no elements."""
 
-    arch: int
+    arch: int | str  # see `launch.architecture`
     bytes: int  # of an element
     aligned: bool  # every tensor of tokens starts at a multiple of 16 bytes
     tokens: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # shapes and strides: query, keys, values, the others
@@ -135,7 +135,7 @@ class Plan(NamedTuple):
         )
 
 
-def _layout(inputs: AttentionInputs, of_queries: list[Tensor], of_keys: list[Tensor], arch: int) -> Layout:
+def _layout(inputs: AttentionInputs, of_queries: list[Tensor], of_keys: list[Tensor], arch: int | str) -> Layout:
     """With the tensors that a kernel has beside the inputs: laid out as the query, and as the keys and values."""
     tokens = [inputs.query, *inputs.keys, *inputs.values, *of_queries, *of_keys]
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [(t.shape, t.stride()) for t in tokens]
@@ -160,7 +160,7 @@ def _layout(inputs: AttentionInputs, of_queries: list[Tensor], of_keys: list[Ten
         inputs.joint,
         inputs.softmax_scale,
         inputs.dropout_p,
-        "tf32" if multiplies_as_tf32() else "ieee",
+        "tf32" if multiplies_as_tf32() and isinstance(arch, int) else "ieee",
     )
 
 

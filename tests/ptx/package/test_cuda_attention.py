@@ -8,7 +8,6 @@ import torch
 from amuse_kernels.attention import cuda, reference
 from amuse_kernels.attention.buffers import Gradients
 from amuse_kernels.attention.inputs import SAME, AttentionInputs
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
@@ -25,6 +24,7 @@ from tests.ptx.package.attention_calls import (
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
+from tests.ptx.package.padded import backward_padded, forward_padded
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 

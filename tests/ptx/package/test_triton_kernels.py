@@ -11,7 +11,6 @@ import torch
 from amuse_kernels import reference
 from amuse_kernels.attention import reference as specified
 from amuse_kernels.attention.inputs import SAME
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
@@ -25,6 +24,7 @@ from tests.ptx.package.attention_calls import (
     inputs_of,
 )
 from tests.ptx.package.budget import assert_clean, within_budget
+from tests.ptx.package.padded import backward_padded, forward_padded
 from tests.test_adaptive_fusion import make_inputs
 
 if importlib.util.find_spec("triton") is None:
