@@ -203,9 +203,8 @@ def test_wild_arguments_are_value_errors_that_name_the_argument():
         ((x, x, x[:3], x), "grad_b: expected a size of 4, got 3"),
         ((x, x, x, torch.zeros(8, 4).T), "out: expected a contiguous tensor"),
         ((x, stray, x, x), "b: expected aligned memory"),
-        ((x, x, x, x.to("meta")), "out: expected a tensor on DLPack device"),
     ):
-        with pytest.raises((ValueError, BufferError), match=message):
+        with pytest.raises(ValueError, match=message):
             interpolation(*arguments, 0.1)
     with pytest.raises(ValueError, match="num_threads: expected 0"):
         interpolation(x, x, x, x, 0.1, -1)
