@@ -8,7 +8,6 @@ import torch
 from amuse_kernels.attention import cuda, reference
 from amuse_kernels.attention.buffers import Gradients
 from amuse_kernels.attention.inputs import SAME, AttentionInputs
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
@@ -25,6 +24,7 @@ from tests.ptx.package.attention_calls import (
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
+from tests.ptx.package.padded import backward_padded, forward_padded
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 
@@ -309,7 +309,7 @@ BUGS_BY_NAME = {
 @pytest.mark.parametrize("kernel", ["forward", "backward_queries", "backward_keys"])
 def test_planted_bugs_are_caught(kernel):
     """Mutants that behave like the original are not sorted out, such as a guard dropped where it always holds."""
-    call = AttentionCall.of("joint", torch.float16)
+    call = AttentionCall.make(33, (100, 7), 64, torch.float16, heads=1, normalization="joint")
     results, reports = run(call)
     report = next(report for report in reports if report.kernel == f"attention_{kernel}_fp16_64")
     text = kernels(torch.float16, 64)[report.kernel]
