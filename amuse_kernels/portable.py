@@ -28,8 +28,6 @@ def adaptive_fusion(
     return reference_fusion(descriptors, alpha, pair_weight, pair_bias, present)
 
 
-def interpolation_coefficients(
-    a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, cuda_cpp: bool = False
-) -> Tensor:
+def interpolation_coefficients(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float, cuda_cpp: bool = False) -> Tensor:
     """As `amuse_kernels.interpolation.ops.interpolation_coefficients`."""
     return reference_interpolation(a, b, grad_b, epsilon)

@@ -135,7 +135,8 @@ print(json.dumps(emotions(dialogue)))
     assert list(said[0]["probabilities"]) == names
 
 
-def test_the_pipeline_takes_one_dialogue_or_several(exported, talk):
+def test_the_pipeline_takes_one_dialogue_or_several(exported, talk, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # which transformers sets in a pipeline
     conversations, _ = talk
     emotions = pipeline("emotion-in-conversation", model=str(exported), trust_remote_code=True)
     dialogues = [as_plain(dialogue) for dialogue in conversations.dialogues[:2]]

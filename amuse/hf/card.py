@@ -73,10 +73,10 @@ Validation split, on which the epoch was chosen, so that these scores are optimi
 
 ## Limits
 
-- It learned what annotators of its training data thought people expressed, which is not what people feel. Nothing is known
-  about other languages, cultures, ages, accents or rooms.
+- It learned what annotators of its training data thought people expressed, which is not what people feel. Nothing is
+  known about other languages, cultures, ages, accents or rooms.
 - Speakers that are in both training and test data make scores look better.
 - Probabilities are calibrated at best on validation data from the same source.
-- **It must not be used for decisions about people**, nor at work or in education, nor to detect lies, intent or illness,
-  nor on people who have not agreed.
+- **It must not be used for decisions about people**, nor at work or in education, nor to detect lies, intent or
+  illness, nor on people who have not agreed.
 """

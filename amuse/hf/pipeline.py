@@ -19,11 +19,12 @@ class EmotionInConversationPipeline(Pipeline):
     or `value` from a regression.
     """
 
-    _load_feature_extractor = True  # the processor: transformers' own class of that name consists of other processors
-    _load_processor = False
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_video_processor = False
+    # transformers' own class of processors consists of other processors, so ours is loaded as a feature extractor
+    _load_feature_extractor: Any = True
+    _load_processor: Any = False
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
 
     def __call__(self, dialogues: Sequence[Any], **options: Any) -> Any:  # type: ignore[override]
         """Predict a dialogue, or a list of dialogues.
@@ -46,9 +47,9 @@ class EmotionInConversationPipeline(Pipeline):
     def preprocess(self, dialogue: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         return dict(cast(AmuseProcessor, self.feature_extractor)([list(dialogue)], labels=False))
 
-    def _forward(self, inputs: Any, **options: Any) -> ModelOutput:
-        output = self.model(**inputs)
-        return ModelOutput(logits=output.logits, utterances=inputs["utterances"])
+    def _forward(self, input_tensors: Any, **options: Any) -> ModelOutput:
+        output = self.model(**input_tensors)
+        return ModelOutput(logits=output.logits, utterances=input_tensors["utterances"])
 
     def postprocess(self, output: Any, **options: Any) -> list[dict[str, Any]]:  # type: ignore[override]
         processor = cast(AmuseProcessor, self.feature_extractor)

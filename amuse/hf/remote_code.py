@@ -1,7 +1,7 @@
 """The package's own sources as the flat modules that transformers loads with `trust_remote_code`.
 
-transformers copies the modules that a module imports relatively, all from one folder. So every module that the model, its
-processor and the pipeline need becomes one file, named after its path, in which only the import statements differ.
+transformers copies the modules that a module imports relatively, all from one folder. So every module that the model,
+its processor and the pipeline need becomes one file, named after its path, in which only the import statements differ.
 The kernels are left out: the ops run by their reference in plain PyTorch.
 """
 

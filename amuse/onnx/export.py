@@ -65,8 +65,8 @@ def export_onnx(
     """Write a model as one ONNX graph and check that ONNX Runtime computes what the model computes.
 
     Inputs are those of `OnnxInputs.named`, of any number of dialogues, utterances and tokens; features arrive as in the
-    data, since the graph standardizes them. Outputs are `logits` `(B, N, C)`, `probabilities` of that shape unless it is
-    a regression, and `modality_logits` `(B, N, M, C)`; those of padding are meaningless.
+    data, since the graph standardizes them. Outputs are `logits` `(B, N, C)`, `probabilities` of that shape unless it
+    is a regression, and `modality_logits` `(B, N, M, C)`; those of padding are meaningless.
 
     Args:
         model: A trained one.

@@ -194,7 +194,9 @@ def _attention_layer(layer: AttentionLayer, g: Tokens, sources: list[Tokens]) ->
         else:
             attention = cast(PeripheralCentralAttention, layer.attention)
             masks = [x.mask for x in sources]
-            values = values + attention(query.values, [x.values for x in sources], query_mask=g.mask, key_masks=masks)[0]
+            values = (
+                values + attention(query.values, [x.values for x in sources], query_mask=g.mask, key_masks=masks)[0]
+            )
     return g._replace(values=values + F.gelu(layer.dense(layer.dense_norm(values))))
 
 
