@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-for package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(package, reason="needs the extra: pip install amuse-kernels[onnx]")
+pytest.importorskip("onnx", reason="needs the extra: pip install amuse-kernels[onnx]")
+pytest.importorskip("onnxscript", reason="needs the extra: pip install amuse-kernels[onnx]")
+pytest.importorskip("onnxruntime", reason="needs the extra: pip install amuse-kernels[onnx]")
 
 import onnx
 import onnxruntime

@@ -2,10 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor
 
