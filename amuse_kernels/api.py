@@ -49,8 +49,8 @@ def p2c_attention(
 
     A pair (i, j) is visible when key mask, group relation and causal flag all allow it. A row of a source without a
     visible key contributes exactly 0 and receives exactly 0 gradient; so does an absent modality, whose mask is all
-    False. Keys and values that no query of their sample may see can hold NaN or Inf; on "cpu" and "reference" a query
-    that sees no key can, too.
+    False. Keys and values that no query of their sample may see can hold NaN or Inf, and so can a query that sees
+    no key.
 
     Args:
         query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. On a GPU fp32

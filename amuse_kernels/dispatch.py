@@ -40,6 +40,8 @@ def unavailable_reason(backend: str, device_type: str, dtype: torch.dtype = torc
         return "it has no fp64"
     if backend == "triton":
         return None if _has_triton else "triton is not installed"
+    if backend == "cuda" and torch.version.hip is not None:
+        return "it is for NVIDIA GPUs, and this torch was built for AMD's; the Triton kernels serve both"
     if native_module() is None:
         return "the native library is not built; `python -m amuse_kernels.info` says why"
     if backend == "cuda" and not _has_cuda:

@@ -43,10 +43,15 @@ class Launch(NamedTuple):
             self.kernel[(self.grid,)](*self.args, **self.options)
 
 
-def architecture(device: torch.device) -> int:
-    """Compute capability of a GPU as an integer, such as 80 or 90; 80 for CPU tensors, which are interpreted."""
+def architecture(device: torch.device) -> int | str:
+    """Compute capability of an NVIDIA GPU as an integer, such as 80 or 90, or an AMD GPU's name, such as "gfx942".
+
+    80 for CPU tensors, which are interpreted.
+    """
     if device.type != "cuda":
         return 80
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 

@@ -26,6 +26,10 @@ CALLS = {
 CONDITIONS = ("processor", "isa", "threads", "clock", "torch")
 
 
+def counted(threads: str) -> str:
+    return "1 thread" if threads == "1" else f"{threads} threads"
+
+
 def cpu_tables(records: list[dict[str, str]]) -> str:
     """How many times as long as ours the fastest other contender takes, by workload; a table for each machine."""
     conditions = dict.fromkeys(tuple(record[name] for name in CONDITIONS) for record in records)
@@ -34,7 +38,7 @@ def cpu_tables(records: list[dict[str, str]]) -> str:
         own = [record for record in records if tuple(record[name] for name in CONDITIONS) == condition]
         processor, isa, threads, clock, torch = condition
         tables.append(
-            f"Measured on {processor} ({isa}), {threads} threads, {clock} time, torch {torch}: contenders in turn,\n"
+            f"Measured on {processor} ({isa}), {counted(threads)}, {clock} time, torch {torch}: contenders in turn,\n"
             f"ratios of medians against the fastest other; above 1 we are faster.\n\n{_cpu_table(own)}"
         )
     return "\n\n".join(tables)
@@ -56,7 +60,7 @@ def _cpu_table(records: list[dict[str, str]]) -> str:
 
 
 def _ratio(records: list[dict[str, str]]) -> str:
-    others = [record for record in records if record["contender"] != "ours"]
+    others = [record for record in records if not record["contender"].startswith("ours")]
     if not others:
         return ""
     fastest = min(others, key=lambda record: float(record["median_ms"]))
@@ -67,7 +71,7 @@ def _memory(records: list[dict[str, str]]) -> str:
     """Ours and the least of the others, in MB."""
     records = [r for r in records if r["mode"] == "forward+backward" and r["extra_mb"]]
     ours = [float(r["extra_mb"]) for r in records if r["contender"] == "ours"]
-    others = [float(r["extra_mb"]) for r in records if r["contender"] != "ours"]
+    others = [float(r["extra_mb"]) for r in records if not r["contender"].startswith("ours")]
     return f"{ours[0]:.1f} MB, others from {min(others):.1f} MB" if ours and others else ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 
 from benchmarks.pages import rewrite
+from benchmarks.performance import CONDITIONS, counted
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,10 +43,22 @@ def table(records: list[dict[str, str]]) -> str:
         memory = ", ".join(f"{float(r['extra_mb']):.0f}" for r in (ours, *others) if r["extra_mb"])
         cells = (name, f"{float(ours['median_ms']):.3g}", ours["floor_ms"] and f"{float(ours['floor_ms']):.2g}")
         lines.append(f"| {' | '.join((*cells, ours['percent_of_gemm_peak'], ratios, memory))} |")
-    first = records[0]
-    conditions = f"{first['processor']}, {first['isa']}, {first['threads']} threads, {first['clock']} time"
-    speed = f"gemm peak {first['gflops']} GFLOP/s, copies {first['gbytes_per_s']} GB/s"
-    return "\n".join((*lines, "", f"{conditions}, torch {first['torch']}; {speed}."))
+    measured = by_conditions(records)
+    for own in measured:
+        first = own[0]
+        conditions = f"{first['processor']}, {first['isa']}, {counted(first['threads'])}, {first['clock']} time"
+        speed = f"gemm peak {first['gflops']} GFLOP/s, copies {first['gbytes_per_s']} GB/s"
+        named = "" if own is measured[0] else f"{', '.join(dict.fromkeys(r['workload'] for r in own))}: "
+        lines += ["", f"{named}{conditions}, torch {first['torch']}; {speed}."]
+    return "\n".join(lines)
+
+
+def by_conditions(records: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """Records that were measured under the same conditions, most of them first."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for record in records:
+        groups[tuple(record[name] for name in CONDITIONS)].append(record)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
 def draw(source: Path) -> Path:
@@ -68,9 +81,9 @@ def draw(source: Path) -> Path:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("median time / median time of amuse_kernels (log scale; right of 1: we are faster)")
-    first = records[0]
+    first = by_conditions(records)[0][0]
     axes.set_title(
-        f"{first['processor']}, {first['threads']} threads, {first['isa']}, torch {first['torch']}", fontsize=9
+        f"{first['processor']}, {counted(first['threads'])}, {first['isa']}, torch {first['torch']}", fontsize=9
     )
     axes.legend(fontsize=7, loc="lower right")
     target = source.with_suffix(".svg")

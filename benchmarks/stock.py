@@ -146,7 +146,7 @@ class _Temporal(nn.Module):
 
     def forward(self, fused: Tensor, dialogues: list[int], speakers: Tensor) -> Tensor:
         x = self.dropout(F.gelu(self.norm(self.project(fused))))
-        rows = torch.arange(len(x)).split(dialogues)
+        rows = torch.arange(len(x), device=x.device).split(dialogues)
         turns = [own[speakers[own] == speaker] for own in rows for speaker in speakers[own].unique()]
         contexts = [self._recur(x, rows, self.dialogue_lstm), self._recur(x, turns, self.speaker_lstm)]
         return self.dropout(torch.cat([x, *contexts], dim=-1))
@@ -155,7 +155,7 @@ class _Temporal(nn.Module):
         padded = pad_sequence([x[rows] for rows in sequences], batch_first=True)
         lengths = torch.tensor([len(rows) for rows in sequences])
         out = recur(lstm, padded, lengths)
-        found = torch.zeros(len(x), out.shape[-1], dtype=x.dtype)
+        found = out.new_zeros(len(x), out.shape[-1])
         found[torch.cat(list(sequences))] = torch.cat([out[i, :n] for i, n in enumerate(lengths.tolist())])
         return found
 

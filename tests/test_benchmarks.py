@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amuse.config import Config, ModelConfig
-from benchmarks import cpu, workloads
+from benchmarks import cpu, packed_attention, workloads
 from benchmarks.measure import alternate, peak_extra_bytes
 
 pytestmark = pytest.mark.slow
@@ -36,6 +36,18 @@ def test_all_attention_contenders_agree_and_are_measured(small, shape, normaliza
 @pytest.mark.parametrize("build", [workloads.layer, workloads.fusion])
 def test_layer_and_fusion_contenders_agree(small, build):
     build().check()
+
+
+def test_contenders_of_packed_attention_agree_and_one_that_is_wrong_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(packed_attention, "SAMPLES", 5)
+    work = packed_attention.packed_attention()
+    records = cpu.measure(work, 1, PEAKS)
+    assert {record["contender"] for record in records} == {*work.layouts}
+    assert "as fast as the fastest contender" in capsys.readouterr().out
+    attend = work.contenders["SDPA per stream"]
+    work.contenders["SDPA per stream"] = lambda: 1.01 * attend()
+    with pytest.raises(AssertionError, match="SDPA per stream is off"):
+        work.check()
 
 
 def test_a_wrong_contender_is_refused(small):

@@ -43,6 +43,7 @@ def test_a_dry_run_walks_every_stage(name, tmp_path):
         assert "DRY RUN: nothing was measured on a GPU" in table(records)
     if name == "training":
         assert "Self CPU time total" in (tmp_path / "profiles.txt").read_text()
+        assert "training fp32, step: 1.000 ms ours, cpu | 1.000 ms reference | 1.00x" in table(records)
     if name == "rivals":
         modes = {record["mode"] for record in records if "wall_ms" in record}
         assert modes == {"forward", "backward", "forward+backward"}

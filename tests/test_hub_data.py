@@ -179,14 +179,14 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         "9.wav,1,d,calm,x,2\n"  # its words are of use
         "9.wav,1,,calm,x,3\n"
         "0.wav,1,e,Calm,x,1\n"  # an id that was there
-        "0.wav,1,f,calm,x,4,,\n"
+        "0.wav,1,f,calm,x,4,,\n" + "x" * 5000 + ".wav,1,g,calm,x,5\n"
     )
     write(tmp_path, "train.csv", "file_name,dialog_id,text,label,mood,id\n" + rows)
     found, problems = read(tmp_path)
-    assert [text for split in found.splits for _, text, _ in utterances(found, split)] == ["a", "d", "f"]
+    assert [text for split in found.splits for _, text, _ in utterances(found, split)] == ["a", "d", "f", "g"]
     assert {(p.kind, p.place.rpartition(" ")[2]) for p in problems if "line" in p.place} == {
         ("bad_row", "3"), ("bad_row", "4"), ("missing_file", "5"), ("missing_file", "6"), ("bad_row", "6"),
-        ("duplicate_id", "7"),
+        ("duplicate_id", "7"), ("missing_file", "9"),
     }  # fmt: skip
     assert "columns: mood" in next(p.message for p in problems if p.kind == "unused")
 
@@ -239,6 +239,9 @@ def test_card_says_which_files_make_a_split(tmp_path):
             read(tmp_path, subset=subset)
     write(tmp_path, "README.md", CARD.replace("alone.csv", "gone.csv"))
     with pytest.raises(ValueError, match=r"names 'gone\.csv' for the split train, no such file"):
+        read(tmp_path, subset="monologues")
+    write(tmp_path, "README.md", CARD.replace("alone.csv", "x" * 5000))
+    with pytest.raises(ValueError, match=r"expected a pattern of files, got 'xxx|no such file of rows"):
         read(tmp_path, subset="monologues")
     write(tmp_path, "README.md", CARD.replace("alone.csv", "../alone.csv"))
     with pytest.raises(ValueError, match="patterns of files inside"):

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from amuse_kernels import Packed
 from amuse_kernels.nn import PeripheralCentralAttention, project_sources
+from tests.backends import runnable
 
 LENGTHS = ((3, 1, 4, 0), (5, 0, 2, 1), (3, 1, 4, 0))  # of the query and two sources, the second as long as the query
 WIDTHS = (32, 16, (8, 12))
@@ -169,3 +172,40 @@ def test_a_nested_tensor_with_holes_or_another_ragged_dim_is_refused():
         make_layer()(with_holes, sources)
     with pytest.raises(ValueError, match=r"query: expected a jagged nested tensor \(B, ragged, dim\)"):
         make_layer()(query.transpose(1, 2), sources)
+
+
+class Largest(TorchDispatchMode):
+    """The most tokens that any op between the query and the output gives."""
+
+    tokens = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor) and not t.is_nested]
+        self.tokens = max(self.tokens, *(t.numel() // 32 for t in made), 0)
+        return result
+
+
+@pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")
+@kinds
+def test_no_padding_is_computed_in_between(kind):
+    """One long sample and many short ones, which padding would make 17 times as many tokens."""
+    lengths = (64, *[1] * 63)
+    layer, call = make_layer(gate="input", backend="cpu"), Call((lengths, lengths, lengths))
+    query, sources = call.packed(kind)
+    with Largest() as largest:
+        values_of(layer(query, sources)[0]).sum().backward()
+    assert largest.tokens <= sum(lengths)
+
+
+def test_packed_tokens_have_forward_mode_derivatives():
+    layer, call = make_layer(gate="input").requires_grad_(False), Call()
+
+    def run(values):
+        return values_of(layer(pack(values, LENGTHS[0], "packed"), call.packed("packed")[1])[0])
+
+    tangent = torch.randn_like(call.query)
+    _, derivative = torch.func.jvp(run, (call.query.detach(),), (tangent,))
+    upstream = torch.randn_like(derivative)
+    (grad,) = torch.autograd.grad(run(call.query), call.query, upstream)
+    torch.testing.assert_close((derivative * upstream).sum(), (grad * tangent).sum())

@@ -310,6 +310,26 @@ def test_large_scores_do_not_overflow(backend):
     assert lse.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [1, 100])
+def test_joint_rows_that_see_keys_of_closed_sources_only_are_exactly_0(backend, size):
+    case = make_case(queries=5, lengths=(7, 40), masks=False, normalization="joint", dtype=torch.float32)
+    case.query *= size
+    gates = case.options["gates"]
+    gates[0, 0] = 0  # every source closed
+    gates[1, :, 1] = 0  # the other one is masked
+    case.options["key_masks"] = [torch.tensor([[True], [False]]).expand(2, 7), None]
+    leaves = case.leaves()
+    out, lse = leaves.run(return_lse=True, backend=backend)
+    zero = torch.tensor([[True, False], [True, True]])  # (B, H)
+    assert (lse[zero] == -math.inf).all()
+    assert lse[~zero].isfinite().all()
+    finite = torch.where(lse == -math.inf, 0.0, lse)
+    (out.square().sum() + out.sum() + finite.sum()).backward()
+    for tensor in (out, *(leaf.grad for leaf in leaves.floating())):
+        assert (tensor[zero] == 0).all()
+    assert (leaves.query.grad[~zero] != 0).any()
+
+
 @pytest.mark.parametrize("score", [419, 3_770, 15_080])
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 @pytest.mark.parametrize("normalization", ["per_source", "joint"])

@@ -201,6 +201,31 @@ def test_webvtt_is_cut_at_empty_lines_and_the_rest_is_reported(tmp_path):
     assert "lost words" in next(p.message for p in problems if p.kind == "bad_row")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "told"),
+    [
+        ("talk.csv", "start,end,speaker,,text\n0,1,Ann,Hello,there\n", "unused", "column 4, which has no name"),
+        ("talk.srt", "1\n00:00:00,000 --> 00:00:01,000 Hello\nAnn: there\n", "unused", "'Hello'"),
+        ("talk.vtt", "WEBVTT\nHello\n\n00:00.000 --> 00:01.000\nAnn: there\n", "bad_row", "'Hello'"),
+        ("talk.vtt", "WEBVTT\n\nNOTE Hello\n00:00.000 --> 00:01.000\nAnn: there\n", "unused", "'NOTE Hello'"),
+        ("talk.ass", EXAMPLES["talk.ass"].replace("Well", "{Hello}"), "unused", "text in braces"),
+        ("talk.ass", EXAMPLES["talk.ass"].replace("0,0,0,,{", "0,{").replace("Well", "Hello"), "bad_row", "Hello"),
+        ("talk.jsonl", '{"start": 0, "end": 1, "text": "there", "": "Hello"}', "unused", "one without a name"),
+    ],
+)  # fmt: skip
+def test_words_in_places_for_something_else_are_reported(tmp_path, name, content, kind, told):
+    if name.endswith(".ass"):
+        pytest.importorskip("pysubs2", reason="needs the extra: pip install amuse-kernels[media]")
+    lines, problems = read(tmp_path, name, content)
+    assert "Hello" not in str(lines)
+    assert any(problem.kind == kind and told in problem.message for problem in problems)
+
+
+def test_fields_of_ass_in_another_order_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"talk\.ass, line 5: expected Format: Layer, Start, End"):
+        read(tmp_path, "talk.ass", EXAMPLES["talk.ass"].replace("Layer, Start", "Start, Layer"))
+
+
 def test_labels_of_annotations_go_to_the_speaker_they_name(tmp_path):
     tier = '"IntervalTier" "{}" 0 4 2\n0 2 "{}"\n2 4 "{}"\n'
     grid = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0 4 <exists> {}\n{}'

@@ -127,11 +127,16 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
     config: ConfigFile = None,
     overrides: Overrides = None,
+    rivals: Annotated[
+        list[str] | None, typer.Option("--rival", help="Also a published fusion, such as MulT; all = every one.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Settings tried per contender, chosen by validation scores.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs per contender, with the chosen settings.")] = 1,
 ) -> None:
-    """Train AMuSE, each modality alone and plain concatenation; print a table of test scores."""
+    """Train AMuSE, each modality alone, concatenation and published fusions; print a table of test scores."""
     from amuse.experiments.comparison import compare as run
 
-    say(run(data, out, config, overrides or ()))
+    say(run(data, out, config, overrides or (), rivals=rivals or (), trials=trials, seeds=seeds))
 
 
 @app.command()

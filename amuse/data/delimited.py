@@ -35,7 +35,7 @@ def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None)
     Args:
         path: UTF-8, or UTF-16 with a byte order mark.
         report: Takes a `bad_row` for each line with more cells than the header and for quotation marks that are never
-            closed or are inside a cell.
+            closed or are inside a cell, and `unused` for a column with cells and no name.
         delimiter: The delimiter; None detects it.
 
     Raises:
@@ -69,6 +69,9 @@ def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None)
         else:
             table.rows.append((place + 1, [cell.strip() for cell in cells[: len(header)]]))
         place += taken
+    for column, name in enumerate(header):
+        if not name and any(cells[column] for _, cells in table.rows if column < len(cells)):
+            report(Problem("unused", path.name, f"column {column + 1}, which has no name"))
     return table
 
 

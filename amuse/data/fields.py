@@ -77,7 +77,7 @@ class Fields:
         """The utterance in these cells; a time that cannot be parsed is kept as text."""
 
         def text(field: str) -> str:
-            value = cells.get(self.columns.get(field, ""))
+            value = cells.get(self.columns[field]) if field in self.columns else None
             return "" if value is None else str(value).strip()
 
         def time(field: str) -> float | str:

@@ -195,7 +195,7 @@ def _sample(
         suffix = Path(cell.name).suffix
         seen = ("audio" if suffix.lower() in AUDIO else "video") if kind == "media" else kind
         if cell.content is None:
-            path = next((p for p in (row.file.parent / cell.name, folder / cell.name) if p.is_file()), None)
+            path = next((p for p in (row.file.parent / cell.name, folder / cell.name) if _is_file(p)), None)
             if path is None:
                 report(Problem("missing_file", row.place, f"{columns.media[kind]}: no file {cell.name[:100]!r}"))
                 continue
@@ -234,6 +234,13 @@ def _told_apart(samples: list[_Sample], report: ProblemHandler) -> list[_Sample]
         else:
             kept[sample.id] = sample
     return list(kept.values())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        return False
 
 
 def _stored(content: bytes, suffix: str, media: Path | None) -> Path:

@@ -226,9 +226,13 @@ def _named_files(folder: Path, configuration: dict[str, Any], report: ProblemHan
 def _files(folder: Path, pattern: str) -> list[Path]:
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise ValueError(f"{folder}: expected patterns of files inside it, got {pattern!r}")
+    try:
+        found = sorted(folder.glob(pattern))
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{folder}: expected a pattern of files, got {pattern[:80]!r}: {error}") from None
     return [
         path
-        for path in sorted(folder.glob(pattern))
+        for path in found
         if path.suffix.lower() in KINDS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()

@@ -48,8 +48,9 @@ def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Problem
     fields = Fields.find(keys)
     if objects and not fields.timed:
         raise ValueError(f"{path}: expected objects with start and end, got the keys {', '.join(keys)[:200] or 'none'}")
-    if fields.unused:
-        report(Problem("unused", path.name, f"keys: {', '.join(fields.unused)[:200]}"))
+    unused = [*fields.unused, *(["one without a name"] if "" in keys else [])]
+    if unused:
+        report(Problem("unused", path.name, f"keys: {', '.join(unused)[:200]}"))
     for number, each in objects:
         place = f"{path.name}, {what} {number}"
         if not isinstance(each, dict):

@@ -6,6 +6,7 @@ WebVTT's notes and cue names for words. Of SAMI and MPL2 it guesses ends or fram
 
 import html
 import re
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +20,19 @@ SUBRIP, WEBVTT = ".srt", ".vtt"
 OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml"}
 """Suffix -> pysubs2's name of the format."""
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
-_ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s(.*))?")
+_SETTINGS = re.compile(r"\s*(?:\w+:\S+\s*)*")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-_MARKUP = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
+_MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
 _BLOCK = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)(?=\s|$)")
-_EVENT = re.compile(r"(Format|Dialogue|Comment|Picture|Sound|Movie|Command)\s*:|;|!:|\[", re.IGNORECASE)
+_HEADER = re.compile(r"[A-Za-z-]+\s*[:=].*")
+_BRACES = re.compile(r"\{[^\\}][^}]*\}")
+_FIELDS = re.compile(r"(layer|marked),start,end,style,(name|actor),marginl,marginr,marginv,effect,text")
+_CELLS = (
+    r"(marked=)?\d+,\s*\d+:\d\d:\d\d\.\d+,\s*\d+:\d\d:\d\d\.\d+,[^,]*,[^,]*,\s*\d+,\s*\d+,\s*\d+,"
+    r"\s*(!effect|karaoke|(scroll up|scroll down|banner);[^,]*)?\s*,"
+)
+_EVENT = re.compile(rf"(Dialogue|Comment)\s*:\s*{_CELLS}|(Picture|Sound|Movie|Command)\s*:|;|!:|\[", re.IGNORECASE)
 
 
 def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
@@ -49,6 +58,8 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
         match = _ARROW.fullmatch(lines[number])
         # a line that is not a time is reported where times are checked
         start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
+        if match and not _SETTINGS.fullmatch(match[3] or ""):
+            report(Problem("unused", f"{path.name}, line {number + 1}", f"text after the times: {match[3][:60]!r}"))
         for part in _spoken(words):
             yield Row(number + 1, start, end, part.speaker, part.words, part.label)
 
@@ -78,11 +89,14 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
         times = [i for i in block if i in marked]
         for begin, end in pairwise((*times, stop)):
             yield begin, lines[begin + 1 : end]
-        if block and (not times or times[0] > place + 1):
-            kept = " ".join(lines[place : times[0] if times else stop])
-            kind = "unused" if _BLOCK.match(kept) else "bad_row"
-            if lines[place].split(maxsplit=1)[:1] != ["WEBVTT"] or kind == "bad_row":
-                report(Problem(kind, f"{path.name}, line {place + 1}", f"text without times: {kept[:60]!r}"))
+        unread = [lines[i] for i in range(place, times[0] if times else stop)]
+        header = bool(unread) and unread[0].split(maxsplit=1)[:1] == ["WEBVTT"]
+        if header:
+            unread = [line for line in unread[1:] if not _HEADER.fullmatch(line)]
+        named = len(unread) == 1 and times and not _BLOCK.match(unread[0])  # the name of the cue
+        if unread and not (named and not header):
+            kind = "unused" if _BLOCK.match(unread[0]) else "bad_row"
+            report(Problem(kind, f"{path.name}, line {place + 1}", f"text without times: {' '.join(unread)[:60]!r}"))
         place = stop + 1
 
 
@@ -93,7 +107,8 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
     form = OTHERS[path.suffix.lower()]
     try:
-        events = pysubs2.SSAFile.from_string(text, format_=form).events
+        with warnings.catch_warnings(action="ignore"):  # of margins and layers
+            events = pysubs2.SSAFile.from_string(text, format_=form).events
     except Exception as error:  # errors of many kinds, by format
         raise ValueError(f"{path}: expected subtitles of the format {form}: {error!r}") from None
     if form in ("ass", "ssa"):
@@ -101,6 +116,9 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
     comments = sum(event.is_comment for event in events)
     if comments:
         report(Problem("unused", path.name, f"{comments} comments"))
+    braces = sum(bool(_BRACES.search(event.text)) for event in events)
+    if braces:
+        report(Problem("unused", path.name, f"text in braces, which is a comment, in {braces} subtitles"))
     events = [event for event in events if not event.is_comment]
     if not events:
         raise ValueError(f"{path}: expected subtitles, got none")
@@ -115,7 +133,12 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
     begin = next((i for i, line in enumerate(lines) if line.strip().lower() == "[events]"), len(lines))
     events = [line for line in lines[begin:] if re.match(r"\s*(Dialogue|Comment)\s*:", line)]
     for number, line in enumerate(lines[begin + 1 :], begin + 2):
-        if line.strip() and not _EVENT.match(line.strip()):
+        if line.strip().lower().startswith("format"):
+            fields = "".join(line.partition(":")[2].lower().split())
+            if not _FIELDS.fullmatch(fields):  # which pysubs2 takes for granted
+                expected = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
+                raise ValueError(f"{path}, line {number}: expected Format: {expected}, got {line[:160]!r}")
+        elif line.strip() and not _EVENT.match(line.strip()):
             report(Problem("bad_row", f"{path.name}, line {number}", f"expected Dialogue: ..., got {line[:60]!r}"))
     if len(events) != count:
         report(Problem("bad_row", path.name, f"{len(events)} lines of dialogue, of which {count} can be read"))

@@ -147,7 +147,7 @@ def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple
     best, inner, chosen = None, -float("inf"), candidates[0]
     for number, settings in enumerate(candidates):
         folder = place if len(candidates) == 1 else place / f"choice{number}"
-        model = train_on(splits, _with_settings(config, settings), folder, resume=True, progress=False)
+        model = train_on(splits, with_settings(config, settings), folder, resume=True, progress=False)
         value = score(evaluate(model, splits.valid, config.train.batch_size))
         if best is None or value > inner:
             best, inner, chosen = model, value, settings
@@ -158,7 +158,7 @@ def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple
     return predictions, splits.test.label_names, FoldScore(0, 0, value, *counts, chosen)
 
 
-def _with_settings(config: Config, settings: Sequence[str]) -> Config:
+def with_settings(config: Config, settings: Sequence[str]) -> Config:
     tree = asdict(config)
     for setting in settings:
         place, _, text = setting.partition("=")

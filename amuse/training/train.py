@@ -51,8 +51,20 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
         return train_on(splits, config, folder, resume, progress)
 
 
-def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False, progress: bool = True) -> Amuse:
+def train_on(
+    splits: Splits,
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    progress: bool = True,
+    kind: type[Amuse] = Amuse,
+) -> Amuse:
     """`train` on conversations in memory.
+
+    Args:
+        splits: The conversations.
+        config, folder, resume, progress: As of `train`.
+        kind: The model to train.
 
     Raises:
         ValueError: A split without a label, which could not be scored.
@@ -60,7 +72,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
     check_scorable({"train": splits.train, "valid": splits.valid, "test": splits.test})
     seed_everything(config.train.seed)
     with join_world(choose_device(config.train.device)) as world:
-        model = Amuse(config.model, splits.spec(config.data.encoder)).to(world.device)
+        model = kind(config.model, splits.spec(config.data.encoder)).to(world.device)
         centre_outputs(model, splits.train)
         if world.is_main:
             _advise(model, splits)
@@ -77,7 +89,7 @@ def train_on(splits: Splits, config: Config, folder: Path, resume: bool = False,
                 remove_leftovers(place)
         run.fit(progress and world.is_main)
         world.barrier()
-        return Amuse.from_pretrained(folder / BEST).to(world.device)
+        return kind.from_pretrained(folder / BEST).to(world.device)
 
 
 def _advise(model: Amuse, splits: Splits) -> None:

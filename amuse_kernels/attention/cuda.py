@@ -6,15 +6,12 @@ from torch import Tensor
 from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
 from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.native import native_inputs
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.buffers import dense, multiplies_as_tf32, rows_dense
 from amuse_kernels.native import address, module, run
 
 
 def p2c_attention_forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """See `cpu.p2c_attention_forward`."""
-    if inputs.packed:
-        return forward_padded(p2c_attention_forward, inputs)
     out, lse = empty_outputs(inputs)
     plan = module().cuda_p2c_attention_forward(
         native_inputs(inputs), out, lse, address(inputs.seed), multiplies_as_tf32()
@@ -27,8 +24,6 @@ def p2c_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, inputs: AttentionInputs
 ) -> Gradients:
     """See `cpu.p2c_attention_backward`."""
-    if inputs.packed:
-        return backward_padded(p2c_attention_backward, grad_out, grad_lse, out, lse, inputs)
     grads = empty_gradients(inputs)
     grad_gates = None if inputs.gates is None else grads.gates
     grad_out = rows_dense(grad_out)  # copies are kept until the kernels are queued

@@ -1,7 +1,6 @@
 """The inputs of p2c_attention as one value, and the checks that make it."""
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -95,12 +94,12 @@ class AttentionInputs(NamedTuple):
         return self.query, *self.keys, *self.values, self.gates
 
     def flat(self) -> tuple[Any, ...]:
-        """Every entry of every field: autograd does not look inside sequences."""
-        entries: list[Any] = []
-        for name in self._fields:
-            field = getattr(self, name)
-            if name in _PER_SOURCE:
-                entries += (None,) * len(self.keys) if field is None else field
+        """The number of sources and every entry of every field: autograd does not look inside sequences."""
+        entries: list[Any] = [len(self.keys)]
+        fields: Any = self if self.packed else self[:_DENSE_FIELDS]
+        for is_per_source, field in zip(_PER_SOURCE, fields, strict=False):
+            if is_per_source:
+                entries += field
             else:
                 entries.append(field)
         return tuple(entries)
@@ -108,14 +107,19 @@ class AttentionInputs(NamedTuple):
     @classmethod
     def from_flat(cls, entries: Sequence[Any]) -> Self:
         """The inverse of `flat`."""
-        sources = (len(entries) - len(cls._fields) + len(_PER_SOURCE)) // len(_PER_SOURCE)
-        left = iter(entries)
-        fields: Any = (tuple(islice(left, sources)) if name in _PER_SOURCE else next(left) for name in cls._fields)
-        inputs = cls(*fields)
-        return inputs if inputs.packed else inputs._replace(cu_seq_k=None, max_k=None)
+        sources, place = entries[0], 1
+        fields: list[Any] = []
+        for is_per_source in _PER_SOURCE:
+            if place == len(entries):
+                break  # the rest is of packed samples
+            fields.append(tuple(entries[place : place + sources]) if is_per_source else entries[place])
+            place += sources if is_per_source else 1
+        return cls(*fields)
 
 
-_PER_SOURCE = ("keys", "values", "key_masks", "key_groups", "relations", "causal", "cu_seq_k", "max_k")
+_NAMES_PER_SOURCE = ("keys", "values", "key_masks", "key_groups", "relations", "causal", "cu_seq_k", "max_k")
+_PER_SOURCE = tuple(name in _NAMES_PER_SOURCE for name in AttentionInputs._fields)
+_DENSE_FIELDS = AttentionInputs._fields.index("cu_seq_q")
 
 
 def check_attention(

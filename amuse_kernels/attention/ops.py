@@ -83,9 +83,9 @@ class _P2CAttention(torch.autograd.Function):
         if grad_out is None:
             grad_out = torch.zeros_like(inputs.query)
         query, keys, values, gates = _backward(grad_out, grad_lse, out, lse, *inputs, cuda_cpp=ctx.cuda_cpp)
-        none = AttentionInputs.from_flat([None] * len(entries))
         gates = None if inputs.gates is None else gates
-        return None, *none._replace(query=query, keys=keys, values=values, gates=gates).flat()
+        grads = (query, *keys, *values, gates)  # the first entries after the number of sources
+        return None, None, *grads, *(None for _ in entries[1 + len(grads) :])
 
 
 def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
 
     Returns:
         P tensors `(B, H, Lq, Lp)` in the accumulation dtype; lse `(B, H, Lq, P)` or, joint, `(B, H, Lq)`, fp32 (fp64
-        for fp64), -inf in rows that see no key.
+        for fp64), -inf in rows that see no key, joint of no source whose gate is above 0.
     """
     query, gates = inputs.query, inputs.gates
     batch, heads, queries, _ = query.shape
@@ -60,7 +60,8 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
         # a source whose gate is 0 must not set the pivot, or the others could underflow
         open_pivots = [torch.where(g > 0, pivot, -torch.inf) for g, pivot in zip(gate, pivots, strict=True)]
         pivots = [torch.stack(open_pivots).amax(0)] * len(scores)
-    pivots = [torch.where(pivot == -torch.inf, 0.0, pivot) for pivot in pivots]
+    # rows without a key to see weigh 0 everywhere, joint also with keys of closed sources in sight
+    pivots = [torch.where(pivot == -torch.inf, torch.inf, pivot) for pivot in pivots]
     # only scores of a source with gate 0 can exceed the pivot; the clamp keeps that gate's gradient finite
     exps = [torch.exp((s - pivot[..., None]).clamp(max=80.0)) for s, pivot in zip(scores, pivots, strict=True)]
     sums = [e.sum(-1) for e in exps]  # (B, H, Lq)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from amuse_kernels.buffers import accumulation_dtype
 from amuse_kernels.checks import check_tensor, describe, shape_of
+from amuse_kernels.dispatch import has_tangent
 from amuse_kernels.nn.checks import check_floating
 
 
@@ -70,8 +71,11 @@ def is_jagged(tokens: object) -> bool:
 
 def average(tokens: Packed) -> Tensor:
     """Average token of each sample, `(B, dim)`; 0 of none."""
-    offsets, values = tokens.cu_seq, tokens.values
-    summed: Any = torch.segment_reduce(
-        values.to(accumulation_dtype(values.dtype)), "sum", offsets=offsets, axis=0, unsafe=True, initial=0
-    )
-    return (summed / offsets.diff().clamp(min=1).unsqueeze(1)).to(values.dtype)
+    offsets, values = tokens.cu_seq, tokens.values.to(accumulation_dtype(tokens.values.dtype))
+    if has_tangent(values):  # segment_reduce, which adds in the same order on every run, has no forward mode
+        places = torch.arange(values.shape[0], device=values.device, dtype=offsets.dtype)
+        sample = torch.searchsorted(offsets.narrow(0, 1, offsets.shape[0] - 1), places, right=True)
+        summed = values.new_zeros(offsets.shape[0] - 1, values.shape[1]).index_add(0, sample, values)
+    else:
+        summed = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
+    return (summed / offsets.diff().clamp(min=1).unsqueeze(1)).to(tokens.values.dtype)

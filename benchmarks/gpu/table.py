@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from benchmarks.gpu.journal import Record
 
@@ -34,19 +35,19 @@ def has_failed(records: Iterable[Record]) -> bool:
 
 
 def _times(records: list[Record]) -> list[str]:
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[Any, Any], list[Record]] = defaultdict(list)
     for record in records:
         if record["status"] == "ok" and "wall_ms" in record:
-            groups[record["item"], record["mode"]].append(record)
+            groups[record.get("workload", record["item"]), record["mode"]].append(record)
     lines = []
-    for (item, mode), group in groups.items():
+    for (workload, mode), group in groups.items():
         ours = [record for record in group if record["contender"].startswith(OURS)]
         others = [record for record in group if not record["contender"].startswith(OURS)]
         fastest = [min(part, key=_milliseconds) for part in (ours, others) if part]
         text = " | ".join(f"{_milliseconds(r):.3f} ms {r['contender']}" for r in fastest)
         if ours and others:
             text += f" | {_milliseconds(fastest[1]) / _milliseconds(fastest[0]):.2f}x"
-        lines.append(f"{item}, {mode}: {text}")
+        lines.append(f"{workload}, {mode}: {text}")
     return [*lines, ""] if lines else []
 
 

@@ -1,4 +1,4 @@
-"""Training steps of AMuSE, forward to optimiser: on our ops and on the reference."""
+"""Training steps of AMuSE, forward to update: on our ops, on the reference, and in stock PyTorch with its SDPA."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from amuse.config import Config
 from amuse.model.amuse import Amuse
-from amuse.training.losses import amuse_loss
+from benchmarks import meld
 from benchmarks.gpu.journal import Record
 from benchmarks.gpu.stage import Context, Item
-from benchmarks.workloads import training_batch, trimodal_config
+from benchmarks.stock import StockAmuse, StockInputs
 
-TINY = {"text": (3, 8), "audio": (2, 4), "video": (1, 4)}
-TOKENS = {"text": (24, 384), "audio": (60, 64), "video": (16, 128)}  # modality -> (length, width)
+TINY = {"text": 3, "audio": 2, "video": 1}  # tokens of a modality
+STOCK = "stock PyTorch"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SECONDS = 1.5  # that a time takes
 STEPS = 2  # in a profile
@@ -25,7 +24,7 @@ PROFILES = "profiles.txt"
 
 
 def items(context: Context) -> Iterator[Item]:
-    contenders = (*(f"ours, {backend}" for backend in context.backends[: 2 - context.device.dry]), "reference")
+    contenders = (*(f"ours, {backend}" for backend in context.backends[: 2 - context.device.dry]), "reference", STOCK)
     for dtype in DTYPES:
         for contender in contenders:
             yield Item(f"training step {dtype} {contender}", partial(_timed, context, contender, dtype))
@@ -39,7 +38,8 @@ def _timed(context: Context, contender: str, dtype: str) -> Iterator[Record]:
     loss = float(step())
     yield {
         "contender": contender,
-        "mode": f"training step {dtype}",
+        "workload": f"training {dtype}",
+        "mode": "step",
         "first_loss": loss,
         "wall_ms": 1e3 * context.device.wall(step, SECONDS),
         "peak_mb": context.device.peak_bytes(step) / 2**20,
@@ -68,23 +68,21 @@ def _profiled(context: Context, contender: str, dtype: str) -> Iterator[Record]:
 
 
 def training_step(contender: str, dtype: str, device: torch.device, tiny: bool = False) -> Callable[[], Tensor]:
-    """A step that gives the loss; all contenders begin with the same weights."""
+    """A step on a batch of MELD's lengths, which gives the loss; all contenders begin with the same weights."""
     torch.manual_seed(0)
-    config = Config.load(None, ["model.d_model=16", "model.num_heads=2"]) if tiny else trimodal_config()
-    batch, spec = training_batch(TINY, 1, 2) if tiny else training_batch(TOKENS)
+    settings = meld.config()
+    batch = meld.half_to_full(TINY, 2, 1) if tiny else meld.batches()[0]
     batch = batch.to(device)
-    backend = contender.removeprefix("ours, ")
-    model = Amuse(replace(config.model, backend=backend), spec).to(device).train()
+    backend = contender.removeprefix("ours, ") if contender.startswith("ours") else "reference"
+    ours = Amuse(replace(settings.model, backend=backend), meld.spec())
+    model: nn.Module = StockAmuse(ours) if contender == STOCK else ours
+    inputs = StockInputs.of(batch) if contender == STOCK else (batch,)
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     low = DTYPES[dtype]
 
     def step() -> Tensor:
         with nullcontext() if low == torch.float32 else torch.autocast(device.type, low):
-            loss = amuse_loss(model(batch), batch.labels, config.loss)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.detach()
+            return meld.training_step(model, inputs, batch, settings, optimizer)
 
     return step

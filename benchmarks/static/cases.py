@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from amuse_kernels.attention import cuda as attention_cuda
-from amuse_kernels.attention.inputs import AttentionInputs
+from amuse_kernels.attention.inputs import AttentionInputs, Offsets
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton.tiles import TileKey, choose_tile
 from amuse_kernels.fusion import cuda as fusion_cuda
@@ -66,6 +66,7 @@ def triton_cases() -> Iterator[Case]:
     for options, normalization, width in (
         *(("masks", normalization, width) for width in HEAD_DIMS for normalization in NORMALIZATIONS),
         ("all options", "per_source", 64),
+        ("packed", "per_source", 64),
         *(("plain", normalization, 64) for normalization in NORMALIZATIONS),
     ):
         calls = ["attention forward, long", "attention forward"]
@@ -112,11 +113,15 @@ def _attention_inputs(case: Case, queries: int) -> AttentionInputs:
     masked = every or case.options == "masks"
     tokens = torch.zeros(1, 2, queries, case.width, dtype=dtype)
     groups = torch.zeros(1, queries, dtype=torch.int64) if every else None
+    packed = {}
+    if case.options == "packed":
+        offsets = torch.tensor([0, queries], dtype=torch.int32)
+        packed = Offsets(offsets, [offsets] * sources, queries, [queries] * sources)._asdict()
     return AttentionInputs(
         query=tokens,
         keys=[tokens] * sources,
         values=[tokens] * sources,
-        gates=torch.ones(1, 2, sources) if masked else None,
+        gates=torch.ones(1, 2, sources) if masked or packed else None,
         key_masks=[torch.ones(1, queries, dtype=torch.bool) if masked else None] * sources,
         query_groups=groups,
         key_groups=[groups] * sources,
@@ -126,6 +131,7 @@ def _attention_inputs(case: Case, queries: int) -> AttentionInputs:
         softmax_scale=case.width**-0.5,
         dropout_p=0.1 if every else 0.0,
         seed=torch.zeros((), dtype=torch.int64) if every else None,
+        **packed,
     )
 
 
@@ -146,7 +152,8 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
 
 def _attention_backward_one_tile(case: Case) -> None:
     """With as many queries as one tile holds."""
-    key = TileKey("backward", case.arch, DTYPES[case.dtype].itemsize, case.options, case.width, LONG)
+    options = "masks" if case.options == "packed" else case.options  # the gates
+    key = TileKey("backward", case.arch, DTYPES[case.dtype].itemsize, options, case.width, LONG)
     _attention_backward(case, choose_tile(key).queries)
 
 

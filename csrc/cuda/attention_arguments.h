@@ -20,25 +20,29 @@ struct AttentionArguments {
     AttentionTensor key, value, grad_key, grad_value;
     const uint8_t* mask;    // (B, length)
     const int64_t* groups;  // (B, length)
-    int32_t length;
+    const int32_t* cu_seq;  // (B + 1); null unless samples are packed
+    int32_t length;         // packed: of the longest sample, or more
     bool related, different, causal;
   };
   Source source[max_sources];
   AttentionTensor query, out, grad_out, grad_query;
   const int64_t* query_groups;  // (B, Lq)
+  const int32_t* cu_seq_q;      // (B + 1); null unless samples are packed
   const float* gates;
   int64_t gate_stride_b, gate_stride_h, gate_stride_p;
   const int64_t* seed;  // null without dropout
   float* lse;           // written by the forward, read by the backward
   const float* grad_lse;
   float* grad_gates;
-  // Between the two launches of the backward: (B, H, P, Lq), joint (B, H, Lq), and the gates' gradient, summed over the
-  // rows of a query tile, (B, H, P, query_tiles).
+  // Between the two launches of the backward: (B, H, P, Lq), joint (B, H, Lq), where packed samples are a batch of 1,
+  // and the gates' gradient, summed over the rows of a query tile, (B, H, P, query_tiles).
   AttentionRow* rows;
   float* gate_partials;
   float softmax_scale, scale_log2, keep_scale;
   uint32_t drop_threshold;
-  int32_t heads, queries, sources, head_dim;
+  int32_t heads, sources, head_dim;
+  int32_t queries;                 // of a sample; packed, of the longest or more
+  int32_t tokens;                  // queries of a batch entry: packed, those of all samples
   int32_t query_tiles, key_tiles;  // of one (b, h); a stream without keys counts as one key tile
   bool joint;
   bool vectors;  // every row of every tensor starts at a multiple of 16 bytes

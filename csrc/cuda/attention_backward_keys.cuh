@@ -13,6 +13,7 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
   const AttentionArguments& args;
   AttentionRow (&states)[2][columns];  // of the queries in the buffers
   const int64_t b, h;
+  const Tokens queries, keys;  // of the sample
   const int p, first;
   const Bits seen;  // keys that the mask lets through
   const float gate;
@@ -23,7 +24,7 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     const auto& source = args.source[p];
     copy_side(source.key, resident(0));
     copy_side(source.value, resident(1));
-    const int end = seen ? args.queries : 0;
+    const int end = seen ? queries.length : 0;
     int query = kOptions && source.causal ? first / columns * columns : 0;
     if (query < end) copy(query, 0);
     commit_copies();
@@ -39,22 +40,22 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
  private:
   __device__ void copy_side(const AttentionTensor& tensor, uint32_t to) const {
     copy_rows<T, kWidth, rows, threads>(
-        to, slice<T>(tensor, b, h), tensor.stride_l, first, args.head_dim, seen, args.vectors);
+        to, slice<T>(tensor, b, h, keys.offset), tensor.stride_l, first, args.head_dim, seen, args.vectors);
   }
 
   __device__ void copy(int query, int stage) const {
-    const Bits present = first_bits(args.queries - query);
+    const Bits present = first_bits(queries.length - query);
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
       copy_rows<T, kWidth, columns, threads>(
-          to, slice<T>(tensor, b, h), tensor.stride_l, query, args.head_dim, present, args.vectors);
+          to, slice<T>(tensor, b, h, queries.offset), tensor.stride_l, query, args.head_dim, present, args.vectors);
     };
     rows_of(args.query, streamed(stage, 0));
     rows_of(args.grad_out, streamed(stage, 1));
     // rows beyond the last query weigh 0, by the 0 in place of 1 / sum
-    const int64_t bh = b * args.heads + h, stream = args.joint ? bh : bh * args.sources + p;
-    const AttentionRow* from = args.rows + stream * args.queries + query;
+    const int streams = args.joint ? 1 : args.sources, stream = args.joint ? 0 : p;
+    const AttentionRow* from = args.rows + first_row(args, b, h, streams, stream, queries.offset) + query;
     for (int i = threadIdx.x; i < columns; i += threads) {
-      copy_async(shared_address(&states[stage][i]), from + i, query + i < args.queries);
+      copy_async(shared_address(&states[stage][i]), from + i, query + i < queries.length);
     }
   }
 
@@ -120,10 +121,11 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
       }
       if (!__any_sync(~0u, chosen)) return;
       const auto& source = args.source[p];
-      const GlobalRows<T> keys{
-          slice<T>(source.key, b, h), source.key.stride_l, first + this->warp_row(), source.length - 1};
-      const GlobalRows<T> queries{slice<T>(args.query, b, h), args.query.stride_l, query, args.queries - 1};
-      refine_scores<columns>(s, keys, queries, args.head_dim, chosen);
+      const GlobalRows<T> key_rows{
+          slice<T>(source.key, b, h, keys.offset), source.key.stride_l, first + this->warp_row(), keys.length - 1};
+      const GlobalRows<T> query_rows{
+          slice<T>(args.query, b, h, queries.offset), args.query.stride_l, query, queries.length - 1};
+      refine_scores<columns>(s, key_rows, query_rows, args.head_dim, chosen);
     }
   }
 
@@ -134,9 +136,10 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     if (kOptions && source.related) {
       for (int half = 0; half < 2; ++half) {
         const int key = first + row + 8 * half;
-        if (key < source.length) group[half] = source.groups[b * source.length + key];
+        if (key < keys.length) group[half] = source.groups[first_key(source, b, keys.offset) + key];
       }
     }
+    const int64_t first_query = args.cu_seq_q == nullptr ? b * args.queries : queries.offset;
     uint32_t bits = 0;
 #pragma unroll 1
     for (int n = 0; n < columns / 8; ++n) {
@@ -145,8 +148,8 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
         const int at = query + 8 * n + 2 * t + i % 2;
         bool visible = seen >> (row + 8 * (i / 2)) & 1;
         if (causal) visible = visible && first + row + 8 * (i / 2) <= at;
-        if (kOptions && source.related && visible && at < args.queries) {
-          visible = (args.query_groups[b * args.queries + at] == group[i / 2]) != source.different;
+        if (kOptions && source.related && visible && at < queries.length) {
+          visible = (args.query_groups[first_query + at] == group[i / 2]) != source.different;
         }
         bits |= (visible ? 1u : 0u) << (4 * n + i);
       }
@@ -180,10 +183,10 @@ struct BackwardKeys : BackwardTiles<T, kWidth, true> {
     this->put(1, grad_value, args.keep_scale * (args.joint ? 1.f : gate));
     __syncthreads();
     const auto& source = args.source[p];
-    const int count = min(rows, source.length - first);
-    store_rows<T, kWidth, rows, threads>(
-        shared, slice<T>(source.grad_key, b, h), source.grad_key.stride_l, first, args.head_dim, count, args.vectors);
-    store_rows<T, kWidth, rows, threads>(shared + Base::row_bytes, slice<T>(source.grad_value, b, h),
+    const int count = min(rows, keys.length - first);
+    store_rows<T, kWidth, rows, threads>(shared, slice<T>(source.grad_key, b, h, keys.offset), source.grad_key.stride_l,
+                                         first, args.head_dim, count, args.vectors);
+    store_rows<T, kWidth, rows, threads>(shared + Base::row_bytes, slice<T>(source.grad_value, b, h, keys.offset),
                                          source.grad_value.stride_l, first, args.head_dim, count, args.vectors);
   }
 };
@@ -212,18 +215,21 @@ __device__ void attention_backward_keys(const AttentionArguments& args) {
   }
   const auto& source = args.source[p];
   const int first = tile * Kernel::rows;
+  const Tokens queries = Tokens::of(args.cu_seq_q, b, args.queries);
+  const Tokens keys = Tokens::of(source.cu_seq, b, source.length);
   if (tile == 0) sum_gate(args, bh * args.sources + p);
+  if (first >= keys.length) return;
 
-  const uint8_t* mask = source.mask == nullptr ? nullptr : source.mask + b * source.length;
+  const uint8_t* mask = source.mask == nullptr ? nullptr : source.mask + b * keys.length;
   const int lane = threadIdx.x % 32;
   Bits seen = 0;
 #pragma unroll
   for (int word = 0; word < (Kernel::rows + 31) / 32; ++word) {
     const int key = first + 32 * word + lane;
-    const bool visible = 32 * word + lane < Kernel::rows && key < source.length && (mask == nullptr || mask[key] != 0);
+    const bool visible = 32 * word + lane < Kernel::rows && key < keys.length && (mask == nullptr || mask[key] != 0);
     seen |= Bits{__ballot_sync(~0u, visible)} << (32 * word);
   }
-  Kernel{{shared}, args, states, b, h, p, first, seen, gate_of(args, b, h, p)}.run();
+  Kernel{{shared}, args, states, b, h, queries, keys, p, first, seen, gate_of(args, b, h, p)}.run();
 }
 
 }  // namespace amuse

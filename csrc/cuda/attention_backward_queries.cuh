@@ -14,6 +14,11 @@ struct BackwardRows {
   float gates[max_sources][backward_warps];
 };
 
+// Of the gradient of stream p's gate, where this block leaves its part.
+__device__ inline float* partial_of_gate(const AttentionArguments& args, const QueryTile& queries, int p) {
+  return args.gate_partials + (queries.bh * args.sources + p) * args.query_tiles + blockIdx.x % args.query_tiles;
+}
+
 template <class T, int kWidth, bool kOptions>
 struct BackwardQueries : BackwardTiles<T, kWidth, false> {
   using Base = BackwardTiles<T, kWidth, false>;
@@ -62,15 +67,16 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
 
  private:
   __device__ void copy_side(const AttentionTensor& tensor, uint32_t to) const {
-    copy_rows<T, kWidth, rows, threads>(to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, queries.first,
-                                        args.head_dim, first_bits(queries.count), args.vectors);
+    copy_rows<T, kWidth, rows, threads>(to, queries.slice<T>(tensor), tensor.stride_l, queries.first, args.head_dim,
+                                        first_bits(queries.count), args.vectors);
   }
 
   __device__ void copy(const KeyTile& at, int stage) const {
     const auto& source = args.source[at.p];
+    const int offset = table.streams.keys[at.p].offset;
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(
-          to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start, args.head_dim, at.seen, args.vectors);
+      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h, offset), tensor.stride_l,
+                                             at.start, args.head_dim, at.seen, args.vectors);
     };
     rows_of(source.key, streamed(stage, 0));
     rows_of(source.value, streamed(stage, 1));
@@ -157,9 +163,10 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
       if (!__any_sync(~0u, chosen)) return;
       const auto& source = args.source[at.p];
       const int first = queries.first + this->warp_row(), last = queries.first + queries.count - 1;
-      const GlobalRows<T> query{slice<T>(args.query, queries.b, queries.h), args.query.stride_l, first, last};
+      const Tokens tokens = table.streams.keys[at.p];
+      const GlobalRows<T> query{queries.slice<T>(args.query), args.query.stride_l, first, last};
       const GlobalRows<T> keys{
-          slice<T>(source.key, queries.b, queries.h), source.key.stride_l, at.start, source.length - 1};
+          slice<T>(source.key, queries.b, queries.h, tokens.offset), source.key.stride_l, at.start, tokens.length - 1};
       refine_scores<columns>(s, query, keys, args.head_dim, chosen);
     }
   }
@@ -208,21 +215,20 @@ struct BackwardQueries : BackwardTiles<T, kWidth, false> {
     __syncthreads();
     this->put(0, grad_query, args.softmax_scale);
     __syncthreads();
-    store_rows<T, kWidth, rows, threads>(shared, slice<T>(args.grad_query, queries.b, queries.h),
-                                         args.grad_query.stride_l, queries.first, args.head_dim, queries.count,
-                                         args.vectors);
+    store_rows<T, kWidth, rows, threads>(shared, queries.slice<T>(args.grad_query), args.grad_query.stride_l,
+                                         queries.first, args.head_dim, queries.count, args.vectors);
     const int sources = args.joint ? 1 : args.sources;
-    AttentionRow* to = args.rows + queries.bh * sources * args.queries + queries.first;
     for (int p = 0; p < sources; ++p) {
+      AttentionRow* to = args.rows + first_row(args, queries.b, queries.h, sources, p, queries.offset) + queries.first;
       for (int i = threadIdx.x; i < queries.count; i += threads) {
-        to[int64_t{p} * args.queries + i] = {table.shift[p][i], table.inverse[p][i], table.offset[p][i], 0.f};
+        to[i] = {table.shift[p][i], table.inverse[p][i], table.offset[p][i], 0.f};
       }
     }
     const int p = threadIdx.x;
     if (args.grad_gates == nullptr || p >= args.sources) return;
     float sum = 0.f;
     for (int warp = 0; warp < threads / 32; warp += split) sum += table.gates[p][warp];
-    args.gate_partials[(queries.bh * args.sources + p) * args.query_tiles + queries.first / rows] = sum;
+    *partial_of_gate(args, queries, p) = sum;
   }
 };
 
@@ -232,9 +238,13 @@ __device__ void attention_backward_queries(const AttentionArguments& args) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ BackwardRows<Kernel::rows> table;
   const QueryTile queries = QueryTile::of_block(args, Kernel::rows);
+  if (queries.count <= 0) {
+    if (args.grad_gates != nullptr && threadIdx.x < args.sources) *partial_of_gate(args, queries, threadIdx.x) = 0.f;
+    return;
+  }
   open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
   const int per_row = args.joint ? 1 : args.sources;
-  const int64_t start = (queries.bh * args.queries + queries.first) * per_row;
+  const int64_t start = (first_row(args, queries.b, queries.h, 1, 0, queries.offset) + queries.first) * per_row;
   for (int i = threadIdx.x; i < Kernel::rows * per_row; i += Kernel::threads) {
     const bool inside = i < queries.count * per_row;
     table.lse[i] = inside ? args.lse[start + i] : -INFINITY;

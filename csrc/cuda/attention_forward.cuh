@@ -43,9 +43,8 @@ struct AttentionForward {
 
   __device__ void run() {
     Tiles tiles(args, streams, queries);
-    copy_rows<T, kWidth, rows, threads>(shared_address(shared), slice<T>(args.query, queries.b, queries.h),
-                                        args.query.stride_l, queries.first, args.head_dim, first_bits(queries.count),
-                                        args.vectors);
+    copy_rows<T, kWidth, rows, threads>(shared_address(shared), queries.slice<T>(args.query), args.query.stride_l,
+                                        queries.first, args.head_dim, first_bits(queries.count), args.vectors);
     commit_copies();
     bool more = tiles.next();
     if (more) copy(tiles, 0, args.vectors);
@@ -70,9 +69,10 @@ struct AttentionForward {
 
   __device__ void copy(const KeyTile& at, int stage, bool vectors) const {
     const auto& source = args.source[at.p];
+    const int offset = streams.keys[at.p].offset;
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(
-          to, slice<T>(tensor, queries.b, queries.h), tensor.stride_l, at.start, args.head_dim, at.seen, vectors);
+      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h, offset), tensor.stride_l,
+                                             at.start, args.head_dim, at.seen, vectors);
     };
     rows_of(source.key, buffer(stage));
     rows_of(source.value, buffer(stage) + column_bytes);
@@ -178,9 +178,10 @@ struct AttentionForward {
       if (!__any_sync(~0u, chosen)) return;
       const auto& source = args.source[at.p];
       const int first = queries.first + row_of(group) - threadIdx.x % 32 / 4, last = queries.first + queries.count - 1;
-      const GlobalRows<T> query{slice<T>(args.query, queries.b, queries.h), args.query.stride_l, first, last};
+      const Tokens tokens = streams.keys[at.p];
+      const GlobalRows<T> query{queries.slice<T>(args.query), args.query.stride_l, first, last};
       const GlobalRows<T> keys{
-          slice<T>(source.key, queries.b, queries.h), source.key.stride_l, at.start, source.length - 1};
+          slice<T>(source.key, queries.b, queries.h, tokens.offset), source.key.stride_l, at.start, tokens.length - 1};
       refine_scores<columns>(s, query, keys, args.head_dim, chosen);
     }
   }
@@ -236,10 +237,11 @@ struct AttentionForward {
       put_rows<T, kWidth>(shared, row_of(group) - threadIdx.x % 32 / 4, 0, acc[group], 1.f);
     }
     __syncthreads();
-    store_rows<T, kWidth, rows, threads>(shared, slice<T>(args.out, queries.b, queries.h), args.out.stride_l,
-                                         queries.first, args.head_dim, queries.count, args.vectors);
+    store_rows<T, kWidth, rows, threads>(shared, queries.slice<T>(args.out), args.out.stride_l, queries.first,
+                                         args.head_dim, queries.count, args.vectors);
     const int per_row = args.joint ? 1 : args.sources;
-    float* to = args.lse + (queries.bh * args.queries + queries.first) * per_row;
+    const int64_t row = first_row(args, queries.b, queries.h, 1, 0, queries.offset) + queries.first;
+    float* to = args.lse + row * per_row;
     for (int i = threadIdx.x; i < queries.count * per_row; i += threads) to[i] = table.lse[i];
   }
 };
@@ -250,6 +252,7 @@ __device__ void attention_forward(const AttentionArguments& args) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ ForwardRows<Kernel::rows> table;
   const QueryTile queries = QueryTile::of_block(args, Kernel::rows);
+  if (queries.count <= 0) return;
   open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
   for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) table.lse[i] = -INFINITY;
   __syncthreads();

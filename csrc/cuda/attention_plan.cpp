@@ -15,7 +15,7 @@ bool is_within_contract(const AttentionParams& p) {
   const auto is_int32 = [](int64_t size) { return size >= 0 && size <= largest_grid - 64; };
   if (p.dtype != Dtype::float32 && p.dtype != Dtype::float16 && p.dtype != Dtype::bfloat16) return false;
   if (p.d < 8 || p.d > 256 || p.d % 8 != 0 || p.sources < 1 || p.sources > max_sources) return false;
-  if (!is_int32(p.b) || !is_int32(p.h) || !is_int32(p.lq)) return false;
+  if (!is_int32(p.b) || !is_int32(p.h) || !is_int32(p.lq) || !is_int32(p.tokens_q)) return false;
   for (int64_t s = 0; s < p.sources; ++s) {
     if (!is_int32(p.source[s].length)) return false;
   }
@@ -46,7 +46,7 @@ AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOpt
     const AttentionSource& from = p.source[s];
     AttentionArguments::Source& to = a.source[s];
     to.key = from.key, to.value = from.value;
-    to.mask = from.mask;
+    to.mask = from.mask, to.cu_seq = from.cu_seq;
     to.length = static_cast<int32_t>(from.length);
     to.related = from.relation != Relation::any;
     to.different = from.relation == Relation::different;
@@ -63,7 +63,9 @@ AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOpt
   a.scale_log2 = static_cast<float>(p.softmax_scale * log2_e);
   a.keep_scale = static_cast<float>(1 / (1 - p.dropout_p));
   a.drop_threshold = p.drop_threshold;
+  a.cu_seq_q = p.cu_seq_q;
   a.heads = static_cast<int32_t>(p.h), a.queries = static_cast<int32_t>(p.lq);
+  a.tokens = p.cu_seq_q == nullptr ? a.queries : static_cast<int32_t>(p.tokens_q);
   a.sources = static_cast<int32_t>(p.sources), a.head_dim = static_cast<int32_t>(p.d);
   a.query_tiles = static_cast<int32_t>((p.lq + query_rows - 1) / query_rows);
   a.joint = p.joint, a.allow_tf32 = options.allow_tf32;
@@ -84,7 +86,10 @@ bool add_launch(AttentionPlan& plan, AttentionKernel kernel, bool options, int64
 }
 
 // Rows in the workspace; the gates' partial sums follow.
-int64_t workspace_rows(const AttentionParams& p) { return p.b * p.h * (p.joint ? 1 : p.sources) * p.lq; }
+int64_t workspace_rows(const AttentionParams& p) {
+  const int64_t tokens = p.cu_seq_q == nullptr ? p.b * p.lq : p.tokens_q;
+  return tokens * p.h * (p.joint ? 1 : p.sources);
+}
 
 AttentionTile backward_tile_of(const AttentionParams& p, bool keys) {
   return backward_tile(element_bytes(p.dtype), padded_head_dim(p.d), keys);

@@ -9,6 +9,7 @@ namespace amuse {
 // In shared memory, filled once by the whole block.
 template <int kRows>
 struct Streams {
+  Tokens keys[max_sources];
   int whole[max_sources];   // keys [0, whole) are seen by all queries of the tile
   int end[max_sources];     // none from here on by any
   bool holes[max_sources];  // whether keys in between are hidden by the mask
@@ -16,16 +17,36 @@ struct Streams {
   int64_t query_groups[kRows];  // only with groups
 };
 
-// Of one (b, h) and the `count` queries from `first` on.
+// Where a sample's queries begin in stream `stream` of `streams`, laid out as (B, H, streams, Lq), packed (H, streams,
+// T).
+__device__ inline int64_t first_row(const AttentionArguments& args, int64_t b, int64_t h, int streams, int stream,
+                                    int offset) {
+  const int64_t slice = args.cu_seq_q == nullptr ? b * args.heads + h : h;
+  return (slice * streams + stream) * args.tokens + offset;
+}
+
+// Where a sample's keys begin in the mask and the groups of a stream.
+__device__ inline int64_t first_key(const AttentionArguments::Source& source, int64_t b, int offset) {
+  return source.cu_seq == nullptr ? b * source.length : offset;
+}
+
+// Of one (b, h) and the `count` queries from `first` on; none where the sample is shorter.
 struct QueryTile {
   int64_t b, h, bh;
+  int offset;  // of the sample's first query
   int first, count;
 
   // Of this block, with at most `rows` queries.
   static __device__ QueryTile of_block(const AttentionArguments& args, int rows) {
-    const int64_t bh = blockIdx.x / args.query_tiles;
+    const int64_t bh = blockIdx.x / args.query_tiles, b = bh / args.heads;
     const int first = blockIdx.x % args.query_tiles * rows;
-    return {bh / args.heads, bh % args.heads, bh, first, min(rows, args.queries - first)};
+    const Tokens tokens = Tokens::of(args.cu_seq_q, b, args.queries);
+    return {b, bh % args.heads, bh, tokens.offset, first, min(rows, tokens.length - first)};
+  }
+
+  template <class T>
+  __device__ T* slice(const AttentionTensor& tensor) const {
+    return amuse::slice<T>(tensor, b, h, offset);
   }
 };
 
@@ -39,7 +60,8 @@ __device__ void open_streams(const AttentionArguments& args, const QueryTile& qu
   const int lane = threadIdx.x % 32;
   for (int p = threadIdx.x / 32; p < args.sources; p += kThreads / 32) {
     const auto& source = args.source[p];
-    const int length = source.length;
+    const Tokens keys = Tokens::of(source.cu_seq, queries.b, source.length);
+    const int length = keys.length;
     int whole = length, end = length;
     if (source.mask != nullptr) {
       const uint8_t* mask = source.mask + queries.b * length;
@@ -59,6 +81,7 @@ __device__ void open_streams(const AttentionArguments& args, const QueryTile& qu
       end = min(end, queries.first + queries.count);
     }
     if (lane == 0) {
+      streams.keys[p] = keys;
       streams.whole[p] = min(whole, end);
       streams.end[p] = end;
       streams.gate[p] = gate_of(args, queries.b, queries.h, p);
@@ -66,7 +89,7 @@ __device__ void open_streams(const AttentionArguments& args, const QueryTile& qu
   }
   if (kOptions && args.query_groups != nullptr) {
     for (int i = threadIdx.x; i < kRows; i += kThreads) {
-      const int64_t query = queries.b * args.queries + queries.first + i;
+      const int64_t query = (args.cu_seq_q == nullptr ? queries.b * args.queries : queries.offset) + queries.first + i;
       streams.query_groups[i] = i < queries.count ? args.query_groups[query] : 0;
     }
   }
@@ -139,17 +162,18 @@ struct KeyTiles : KeyTile {
 
   __device__ Bits look() const {
     const auto& source = args.source[p];
-    const int lane = threadIdx.x % 32, length = source.length;
+    const int lane = threadIdx.x % 32;
+    const int64_t tile = first_key(source, queries.b, streams.keys[p].offset) + start;
     Bits bits = 0;
 #pragma unroll
     for (int word = 0; word < (kColumns + 31) / 32; ++word) {
-      const int key = start + 32 * word + lane;
-      bool visible = 32 * word + lane < kColumns && key < limit;
-      if (visible && streams.holes[p]) visible = source.mask[queries.b * length + key] != 0;
+      const int at = 32 * word + lane;
+      bool visible = at < kColumns && start + at < limit;
+      if (visible && streams.holes[p]) visible = source.mask[tile + at] != 0;
       if (kOptions && visible && source.related) {
-        const int64_t group = source.groups[queries.b * length + key];
+        const int64_t group = source.groups[tile + at];
         visible = false;
-        for (int i = source.causal ? max(key - queries.first, 0) : 0; i < queries.count; ++i) {
+        for (int i = source.causal ? max(start + at - queries.first, 0) : 0; i < queries.count; ++i) {
           visible |= (streams.query_groups[i] == group) != source.different;
         }
       }
@@ -181,7 +205,8 @@ __device__ uint32_t visible_keys(const AttentionArguments& args, const Streams<k
       }
     }
     if (source.related) {
-      const int64_t* groups = source.groups + queries.b * source.length + tile.start + 2 * t;
+      const int64_t first = first_key(source, queries.b, streams.keys[tile.p].offset);
+      const int64_t* groups = source.groups + first + tile.start + 2 * t;
       const int64_t group = streams.query_groups[row];
 #pragma unroll 1
       for (int i = 0; i < kColumns / 4; ++i) {

@@ -27,9 +27,21 @@ struct TileLayout {
   static __device__ int offset_in_row(int piece, int bits) { return 16 * (piece / 8 * 8 + (piece % 8 ^ bits)); }
 };
 
+// The tokens of one sample in a (batch, head) slice; packed, those of all samples lie there.
+struct Tokens {
+  int offset, length;
+
+  static __device__ Tokens of(const int32_t* cu_seq, int64_t b, int longest) {
+    if (cu_seq == nullptr) return {0, longest};
+    const int start = cu_seq[b];
+    return {start, min(cu_seq[b + 1] - start, longest)};
+  }
+};
+
+// From the sample's first token on.
 template <class T>
-__device__ T* slice(const AttentionTensor& tensor, int64_t b, int64_t h) {
-  return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h;
+__device__ T* slice(const AttentionTensor& tensor, int64_t b, int64_t h, int64_t offset) {
+  return static_cast<T*>(tensor.data) + b * tensor.stride_b + h * tensor.stride_h + offset * tensor.stride_l;
 }
 
 // `copy_rows` for rows at any address; not unrolled, since it is rare and would be most of the kernels' code.

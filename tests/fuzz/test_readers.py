@@ -103,6 +103,8 @@ HUB_JSON_LINES = "".join(
     for name, text in (("a", "Where were you"), ("b", "nowhere"))
 )
 TRANSCRIPTS = {f"{name} of the documentation": content for name, content in EXAMPLES.items()}
+# times of single words repeat what the segment says
+TRANSCRIPTS["talk.json of the documentation"] = EXAMPLES["talk.json"].replace(', "words": []', "")
 TRANSCRIPTS |= {
     "a.csv": CSV,
     "a.srt": SRT,
@@ -184,7 +186,10 @@ def test_no_word_of_a_broken_transcript_is_lost_without_a_report(name, data):
     broken = data.draw(corrupted(content.encode()))
     lines, problems = transcript_lines(name, broken)
     if not problems:
-        there = set(re.findall(r"\w{4,}", broken.decode("utf-16" if broken[:2] in UTF16 else "utf-8-sig")))
+        text = broken.decode("utf-16" if broken[:2] in UTF16 else "utf-8-sig")
+        if ".ass" in name:  # the rest is not said
+            text = "\n".join(re.findall(r"^Dialogue:.*", text.partition("[Events]")[2], re.MULTILINE))
+        there = set(re.findall(r"\w{4,}", text))
         read = " ".join(map(str, lines))
         assert not {word for word in words((name, content)) & there if word not in read}
 

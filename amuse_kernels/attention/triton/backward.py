@@ -18,6 +18,7 @@ import triton.language as tl
 
 from amuse_kernels.attention.triton.blocks import (
     LOG2_E,
+    SIZES,
     any_open,
     column,
     dropout_of,
@@ -27,11 +28,13 @@ from amuse_kernels.attention.triton.blocks import (
     load_gate,
     load_groups,
     load_rows,
+    locate,
     open_stream,
     pick,
     pick_strides,
     refined,
     rematerialize,
+    row_place,
     row_starts,
     store_rows,
     tile,
@@ -95,24 +98,24 @@ def load_shift(lse, grad_lse, offsets, m):
 
 
 @triton.jit
-def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, keep_scale,
+def sum_products(tokens, stream, whole, end, shift, dropout, h, p, scale_log2, keep_scale,
                  JOINT: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
                  BLOCK_K: tl.constexpr):  # fmt: skip
     """rowsum(W dW) and rowsum(W) over a stream, and `shift`, per_source -inf where a row sees one key only.
 
     The only key of a row has weight 1 and no gradient, exactly, whatever lse was rounded to.
     """
-    b_q, p_q, b_do, o_q, m_q, g_q = rows
-    key, s_k, value, s_v, length, sight = stream
+    b_q, p_q, b_do, o_q, m_q, g_q = tokens
+    key, s_k, value, s_v, at_k, length, sight = stream
     b_sum, b_total = tl.zeros(shift.shape, tl.float32), tl.zeros(shift.shape, tl.float32)
     b_only = tl.zeros(shift.shape, tl.float32)
     count = tl.zeros(shift.shape, tl.int32) + tl.where(whole > 0, 2, 0)
     for start in range(0, whole, BLOCK_K):
         o_k = start + tl.arange(0, BLOCK_K)
-        b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
-        b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
+        b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
+        b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
         kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
-        p_k = row_starts(key, s_k, b, h, o_k)
+        p_k = row_starts(key, s_k, at_k, h, o_k)
         b_w, b_dw = weights(
             b_q, p_q, m_q, b_do, b_k, p_k, None, b_v, shift, None, kept, scale_log2, keep_scale,
             JOINT, D, False, PRECISION
@@ -123,10 +126,10 @@ def sum_products(rows, stream, whole, end, shift, dropout, b, h, p, scale_log2, 
         o_k = start + tl.arange(0, BLOCK_K)
         m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
         if seen != 0:
-            b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
-            b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+            b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+            b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
             kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
-            p_k = row_starts(key, s_k, b, h, o_k)
+            p_k = row_starts(key, s_k, at_k, h, o_k)
             b_w, b_dw = weights(
                 b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
                 JOINT, D, False, PRECISION
@@ -179,7 +182,7 @@ def value_weights(b_w, kept, gate, JOINT: tl.constexpr):
     return b_w
 
 
-@triton.jit(do_not_specialize=("heads", "queries", "masked", "related", "different", "causal", "drop_threshold"))
+@triton.jit(do_not_specialize=SIZES)
 def attention_backward_queries(
     grad_query,
     grad_keys,  # tuples of P, None unless ALL
@@ -200,6 +203,8 @@ def attention_backward_queries(
     query_groups,
     key_groups,
     seed,
+    query_starts,
+    key_starts,
     grad_query_strides,
     grad_key_strides,
     grad_value_strides,
@@ -212,6 +217,7 @@ def attention_backward_queries(
     lengths,
     heads,
     queries,
+    rows,
     masked,
     related,
     different,
@@ -236,21 +242,30 @@ def attention_backward_queries(
         tiles = tl.cdiv(queries, BLOCK_Q)
         first = bh % tiles * BLOCK_Q
         bh = bh // tiles
-    last = tl.minimum(first + BLOCK_Q, queries)
     b, h, bh64 = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64), bh.to(tl.int64)
+    at, queries = locate(query_starts, b, queries)
+    if query_starts is not None and not ALL:
+        if first >= queries:
+            return
+    last = tl.minimum(first + BLOCK_Q, queries)
+    number, per_slice, before = row_place(query_starts, at, h, bh64, queries, rows)
+    o_group = b * queries if query_starts is None else at
     o_q = first + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
     o_p = tl.arange(0, BLOCK_P)
     s_q = unpack_strides(query_strides, UNIT)
-    b_q, p_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True), row_starts(query, s_q, b, h, o_q)
-    b_do = load_rows(tile(grad_out, unpack_strides(grad_out_strides, UNIT), b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
-    g_q = load_groups(query_groups, b, queries, o_q, m_q)
-    rows = (b_q, p_q, b_do, o_q, m_q, g_q)
+    b_q, p_q = (
+        load_rows(tile(query, s_q, at, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True),
+        row_starts(query, s_q, at, h, o_q),
+    )
+    b_do = load_rows(tile(grad_out, unpack_strides(grad_out_strides, UNIT), at, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+    g_q = load_groups(query_groups, o_group, o_q, m_q)
+    tokens = (b_q, p_q, b_do, o_q, m_q, g_q)
     dropout = dropout_of(seed, drop_threshold, bh)
     if JOINT:
-        shift, dlse = load_shift(lse, grad_lse, bh64 * queries + o_q, m_q)
+        shift, dlse = load_shift(lse, grad_lse, number * per_slice + before + o_q, m_q)
     else:
-        o_lse = (bh64 * queries + o_q[:, None]) * P + o_p[None, :]
+        o_lse = (number * per_slice + before + o_q[:, None]) * P + o_p[None, :]
         b_shift, b_dlse = load_shift(lse, grad_lse, o_lse, m_q[:, None] & (o_p[None, :] < P))
     b_dq = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     delta, inv = tl.zeros((BLOCK_Q,), tl.float32), tl.zeros((BLOCK_Q,), tl.float32)
@@ -261,14 +276,14 @@ def attention_backward_queries(
         for p in range(P):
             gate = load_gate(gates, gate_strides, b, h, p)
             stream = open_stream(
-                p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-                masked, related, different, causal, UNIT
+                p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+                lengths, masked, related, different, causal, UNIT
             )  # fmt: skip
-            whole, end = key_range(stream[5], stream[4], first, last)
+            whole, end = key_range(stream[6], stream[5], first, last)
             end = tl.where(gate > 0, end, 0)
             whole = tl.minimum(whole, end) // BLOCK_K * BLOCK_K
             b_products, b_total, _ = sum_products(
-                rows, stream, whole, end, shift, dropout, b, h, p,
+                tokens, stream, whole, end, shift, dropout, h, p,
                 scale_log2, keep_scale, JOINT, PRECISION, D, BLOCK_D, BLOCK_K
             )  # fmt: skip
             delta += gate * b_products
@@ -276,17 +291,18 @@ def attention_backward_queries(
         inv = inverse(inv)
         delta *= inv
         if not ALL:
-            tl.store(deltas + bh64 * queries + o_q, delta - dlse, mask=m_q)
-            tl.store(shifts + bh64 * queries + o_q, shift, mask=m_q)
-            tl.store(inverses + bh64 * queries + o_q, inv, mask=m_q)
+            o_row = number * per_slice + before + o_q
+            tl.store(deltas + o_row, delta - dlse, mask=m_q)
+            tl.store(shifts + o_row, shift, mask=m_q)
+            tl.store(inverses + o_row, inv, mask=m_q)
 
     for p in range(P):
         gate = load_gate(gates, gate_strides, b, h, p)
         stream = open_stream(
-            p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-            masked, related, different, causal, UNIT
+            p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+            lengths, masked, related, different, causal, UNIT
         )  # fmt: skip
-        key, s_k, value, s_v, length, sight = stream
+        key, s_k, value, s_v, at_k, length, sight = stream
         first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
         if JOINT:
@@ -297,7 +313,7 @@ def attention_backward_queries(
             shift, dlse = column(b_shift, p, BLOCK_P), column(b_dlse, p, BLOCK_P)
             # a stream of one tile gets its delta on the way
             delta, inv, shift = sum_products(
-                rows, stream, tl.where(single_tile, 0, whole), tl.where(single_tile, 0, end), shift, dropout, b, h, p,
+                tokens, stream, tl.where(single_tile, 0, whole), tl.where(single_tile, 0, end), shift, dropout, h, p,
                 scale_log2, keep_scale, JOINT, PRECISION, D, BLOCK_D, BLOCK_K
             )  # fmt: skip
             inv = inverse(inv)
@@ -320,13 +336,13 @@ def attention_backward_queries(
                     b_dk = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
                     b_dv = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
                 if seen != 0:
-                    b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, MASKED)
-                    b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, MASKED)
+                    b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, MASKED)
+                    b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, MASKED)
                     kept = kept_pairs(dropout, p, o_q, start, BLOCK_K) if len(dropout) > 0 else None
                     if MASKED and not JOINT:
                         count = tl.sum(visible.to(tl.int32), 1)
                         shift = tl.where(single_tile & (count == 1), float("-inf"), shift)
-                    p_k = row_starts(key, s_k, b, h, o_k)
+                    p_k = row_starts(key, s_k, at_k, h, o_k)
                     b_w, b_dw = weights(
                         b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
                         JOINT, D, False, PRECISION
@@ -346,7 +362,10 @@ def attention_backward_queries(
                         b_w = value_weights(b_w, kept, gate, JOINT).to(b_v.dtype)
                         b_dv = tl.dot(tl.trans(b_w), b_do_seeing, input_precision=PRECISION)
                 if ALL:
-                    p_dk, p_dv = tile(grad_key, s_dk, b, h, o_k, BLOCK_D), tile(grad_value, s_dv, b, h, o_k, BLOCK_D)
+                    p_dk, p_dv = (
+                        tile(grad_key, s_dk, at_k, h, o_k, BLOCK_D),
+                        tile(grad_value, s_dv, at_k, h, o_k, BLOCK_D),
+                    )
                     store_rows(p_dk, b_dk * softmax_scale, o_k < length, D, BLOCK_D)
                     store_rows(p_dv, b_dv * value_scale, o_k < length, D, BLOCK_D)
 
@@ -356,20 +375,18 @@ def attention_backward_queries(
             if grad_gates is not None:
                 tl.store(grad_gates + bh64 * P + p, tl.sum(b_gate, 0))
         else:
-            o_row = (bh64 * P + p) * queries + o_q
+            o_row = (number * P + p) * per_slice + before + o_q
             if not JOINT:
                 tl.store(shifts + o_row, shift, mask=m_q)
                 tl.store(inverses + o_row, inv, mask=m_q)
             tl.store(gate_rows + o_row, b_gate, mask=m_q)
 
     o_q = first_out + tl.arange(0, BLOCK_Q)
-    p_dq = tile(grad_query, unpack_strides(grad_query_strides, UNIT), b, h, o_q, BLOCK_D)
+    p_dq = tile(grad_query, unpack_strides(grad_query_strides, UNIT), at, h, o_q, BLOCK_D)
     store_rows(p_dq, b_dq * softmax_scale, o_q < queries, D, BLOCK_D)
 
 
-@triton.jit(
-    do_not_specialize=("heads", "queries", "masked", "related", "different", "causal", "drop_threshold", "tiles")
-)
+@triton.jit(do_not_specialize=(*SIZES, "tiles"))
 def attention_backward_keys(
     grad_keys,
     grad_values,
@@ -388,6 +405,8 @@ def attention_backward_keys(
     query_groups,
     key_groups,
     seed,
+    query_starts,
+    key_starts,
     grad_key_strides,
     grad_value_strides,
     grad_out_strides,
@@ -399,6 +418,7 @@ def attention_backward_keys(
     lengths,
     heads,
     queries,
+    rows,
     masked,
     related,
     different,
@@ -418,34 +438,41 @@ def attention_backward_keys(
 ):
     P: tl.constexpr = len(keys)
     bh = tl.program_id(0) // tiles
-    number = tl.program_id(0) % tiles
+    which = tl.program_id(0) % tiles
     p, before, after = 0, 0, 0
     for i in tl.static_range(P - 1):
         after += tl.maximum(tl.cdiv(lengths[i] >> 2, BLOCK_K), 1)
-        p = tl.where(number >= after, i + 1, p)
-        before = tl.where(number >= after, after, before)
-    start = (number - before) * BLOCK_K
+        p = tl.where(which >= after, i + 1, p)
+        before = tl.where(which >= after, after, before)
+    start = (which - before) * BLOCK_K
     b, h, bh64 = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64), bh.to(tl.int64)
-    row = bh64 * queries if JOINT else (bh64 * P + p) * queries
+    at, queries = locate(query_starts, b, queries)
+    number, per_slice, skipped = row_place(query_starts, at, h, bh64, queries, rows)
+    row = (number if JOINT else number * P + p) * per_slice + skipped
+    gate_row = (number * P + p) * per_slice + skipped
+    o_group = b * queries if query_starts is None else at
 
     if grad_gates is not None:
         if start == 0:
             b_gate = tl.zeros((BLOCK_Q,), tl.float32)
             for first in range(0, queries, BLOCK_Q):
                 o_q = first + tl.arange(0, BLOCK_Q)
-                b_gate += tl.load(gate_rows + (bh64 * P + p) * queries + o_q, mask=o_q < queries, other=0.0)
+                b_gate += tl.load(gate_rows + gate_row + o_q, mask=o_q < queries, other=0.0)
             tl.store(grad_gates + bh64 * P + p, tl.sum(b_gate, 0))
 
     gate = load_gate(gates, gate_strides, b, h, p)
-    key, s_k, value, s_v, length, sight = open_stream(
-        p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-        masked, related, different, causal, UNIT
+    key, s_k, value, s_v, at_k, length, sight = open_stream(
+        p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+        lengths, masked, related, different, causal, UNIT
     )  # fmt: skip
+    if key_starts is not None:
+        if start >= length:
+            return
     mask, relation, is_causal = sight
     o_k = start + tl.arange(0, BLOCK_K)
     m_k = key_mask(sight, o_k, length)
-    b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
-    b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+    b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+    b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
     b_dk = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     b_dv = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     dropout = dropout_of(seed, drop_threshold, bh)
@@ -467,21 +494,21 @@ def attention_backward_keys(
         for first in range(low if MASKED else whole, tl.minimum(whole, high) if MASKED else high, BLOCK_Q):
             o_q = first + tl.arange(0, BLOCK_Q)
             m_q = o_q < queries
-            b_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
-            b_do = load_rows(tile(grad_out, s_do, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+            b_q = load_rows(tile(query, s_q, at, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+            b_do = load_rows(tile(grad_out, s_do, at, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
             shift = tl.load(shifts + row + o_q, mask=m_q, other=float("inf"))
             inv = tl.load(inverses + row + o_q, mask=m_q, other=0.0)
             delta = tl.load(deltas + row + o_q, mask=m_q, other=0.0)
             dlse = tl.zeros((BLOCK_Q,), tl.float32)
             if (grad_lse is not None) and (not JOINT):
-                o_lse = (bh64 * queries + o_q) * P + p
+                o_lse = (number * per_slice + skipped + o_q) * P + p
                 dlse = tl.where(shift == float("inf"), 0.0, tl.load(grad_lse + o_lse, mask=m_q, other=0.0))
             visible = None
             if MASKED:
-                g_q = load_groups(query_groups, b, queries, o_q, m_q)[None, :]
+                g_q = load_groups(query_groups, o_group, o_q, m_q)[None, :]
                 visible = visible_pairs(sight, o_q[None, :], m_q[None, :], g_q, o_k[:, None], m_k[:, None], length)
             kept = tl.trans(kept_pairs(dropout, p, o_q, start, BLOCK_K)) if len(dropout) > 0 else None
-            p_q, p_k = row_starts(query, s_q, b, h, o_q), row_starts(key, s_k, b, h, o_k)
+            p_q, p_k = row_starts(query, s_q, at, h, o_q), row_starts(key, s_k, at_k, h, o_k)
             b_w, b_dw = weights(
                 b_q, p_q, m_q, b_do, b_k, p_k, m_k, b_v, shift, visible, kept, scale_log2, keep_scale,
                 JOINT, D, True, PRECISION
@@ -493,7 +520,7 @@ def attention_backward_keys(
             b_dv = tl.dot(b_w, seeing_rows(b_do, shift, sight), b_dv, input_precision=PRECISION)
 
     value_scale = keep_scale if JOINT else keep_scale * gate
-    p_dk = tile(pick(grad_keys, p), pick_strides(grad_key_strides, p, UNIT), b, h, o_k, BLOCK_D)
-    p_dv = tile(pick(grad_values, p), pick_strides(grad_value_strides, p, UNIT), b, h, o_k, BLOCK_D)
+    p_dk = tile(pick(grad_keys, p), pick_strides(grad_key_strides, p, UNIT), at_k, h, o_k, BLOCK_D)
+    p_dv = tile(pick(grad_values, p), pick_strides(grad_value_strides, p, UNIT), at_k, h, o_k, BLOCK_D)
     store_rows(p_dk, b_dk * softmax_scale, o_k < length, D, BLOCK_D)
     store_rows(p_dv, b_dv * value_scale, o_k < length, D, BLOCK_D)

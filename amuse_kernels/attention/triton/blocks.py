@@ -4,6 +4,10 @@
 
 Triton's own functions only; every one works on one (batch, head) slice. Prefixes: b_ block values, o_ positions, m_
 masks, p_ pointers.
+
+Samples are a batch, or packed: the tokens of sample b are then those from starts[b] to starts[b + 1] of a batch of 1,
+the launch gives the stride of the tokens as that of the batch, and `at` is starts[b] where it is b otherwise. All
+positions count from the start of a sample.
 """
 
 import triton
@@ -11,6 +15,8 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+# integers for whose values kernels are not compiled again
+SIZES = ("heads", "queries", "rows", "masked", "related", "different", "causal", "drop_threshold")
 LARGE_SCORE = tl.constexpr(64.0)  # in base 2
 
 
@@ -53,17 +59,17 @@ def flag(bits, p):
 
 
 @triton.jit
-def tile(base, strides, b, h, o_row, BLOCK_D: tl.constexpr):
+def tile(base, strides, at, h, o_row, BLOCK_D: tl.constexpr):
     """Pointers to rows `o_row` of one (b, h) slice, [rows, BLOCK_D]."""
     s_b, s_h, s_l = strides
-    return base + b * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
+    return base + at * s_b + h * s_h + (o_row[:, None] * s_l.to(tl.int32) + tl.arange(0, BLOCK_D)[None, :])
 
 
 @triton.jit
-def row_starts(base, strides, b, h, o_row):
+def row_starts(base, strides, at, h, o_row):
     """Pointers to the first elements of rows `o_row` of one (b, h) slice, [rows]."""
     s_b, s_h, s_l = strides
-    return base + b * s_b + h * s_h + o_row * s_l.to(tl.int32)
+    return base + at * s_b + h * s_h + o_row * s_l.to(tl.int32)
 
 
 @triton.jit
@@ -102,23 +108,34 @@ def visible_range(mask, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-                masked, related, different, causal, UNIT: tl.constexpr):  # fmt: skip
-    """Stream p of sample b: its keys, its values, its length, and what decides who sees what.
+def locate(starts, b, length):
+    """`at` of sample b, and how many tokens it has: `length` unless samples are packed."""
+    at = b
+    if starts is not None:
+        at = tl.load(starts + b).to(tl.int64)
+        length = tl.load(starts + b + 1) - at.to(tl.int32)
+    return at, length
+
+
+@triton.jit
+def open_stream(p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+                lengths, masked, related, different, causal, UNIT: tl.constexpr):  # fmt: skip
+    """Stream p of sample b: its keys, its values, where they are, their number, and what decides who sees what.
 
     Of the last, each part is a tuple, empty where no stream has such a thing: Triton's tuples hold no None.
     """
-    length = pick_size(lengths, p)
+    at, length = locate(None if key_starts is None else pick(key_starts, p), b, pick_size(lengths, p))
     mask, relation, is_causal = (), (), ()
     if key_masks is not None:
         mask = (pick(key_masks, p) + b * pick_size(mask_strides, p), flag(masked, p))
     if key_groups is not None:
-        relation = (pick(key_groups, p) + b * length, flag(related, p), flag(different, p))
+        o_group = b * length if key_starts is None else at
+        relation = (pick(key_groups, p) + o_group, flag(related, p), flag(different, p))
     if causal is not None:
         is_causal = (flag(causal, p),)
     sight = (mask, relation, is_causal)
     key, value = pick(keys, p), pick(values, p)
-    return key, pick_strides(key_strides, p, UNIT), value, pick_strides(value_strides, p, UNIT), length, sight
+    return key, pick_strides(key_strides, p, UNIT), value, pick_strides(value_strides, p, UNIT), at, length, sight
 
 
 @triton.jit
@@ -212,12 +229,24 @@ def rematerialize(first, length):
 
 
 @triton.jit
-def load_groups(query_groups, b, queries, o_q, m_q):
-    """Groups of the queries; without groups a placeholder."""
+def load_groups(query_groups, o_group, o_q, m_q):
+    """Groups of the queries, which start at `o_group`; without groups a placeholder."""
     g_q = o_q
     if query_groups is not None:
-        g_q = tl.load(query_groups + b * queries + o_q, mask=m_q, other=0)
+        g_q = tl.load(query_groups + o_group + o_q, mask=m_q, other=0)
     return g_q
+
+
+@triton.jit
+def row_place(query_starts, at, h, bh, queries, rows):
+    """Of the rows of lse and of what the backward leaves for them: slice, rows in a slice, and those before the sample.
+
+    Packed, a slice is a head with the `rows` queries of all samples.
+    """
+    place = (bh, queries.to(tl.int64), bh * 0)
+    if query_starts is not None:
+        place = (h, rows.to(tl.int64), at)
+    return place
 
 
 @triton.jit

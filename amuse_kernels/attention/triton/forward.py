@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102  (a compile-time condition stands outside of a run-time one)
 """Forward kernel of p2c_attention (paper Eq. 1): all streams of one tile of queries in one program."""
 
 import triton
@@ -6,15 +7,18 @@ import triton.language as tl
 
 from amuse_kernels.attention.triton.blocks import (
     LN_2,
+    SIZES,
     dropout_of,
     kept_pairs,
     key_range,
     load_gate,
     load_groups,
     load_rows,
+    locate,
     open_stream,
     refined,
     rematerialize,
+    row_place,
     row_starts,
     store_rows,
     tile,
@@ -25,7 +29,7 @@ from amuse_kernels.attention.triton.blocks import (
 FAR_BELOW = tl.constexpr(-1e30)  # finite, so that a row without a visible key has weights of 0 and not NaN
 
 
-@triton.jit(do_not_specialize=("heads", "queries", "masked", "related", "different", "causal", "drop_threshold"))
+@triton.jit(do_not_specialize=SIZES)
 def attention_forward(
     out,  # (B, H, Lq, D)
     lse,  # (B, H, Lq, P), joint (B, H, Lq), contiguous
@@ -37,6 +41,8 @@ def attention_forward(
     query_groups,  # int64 (B, Lq), or None
     key_groups,  # P pointers to int64 (B, Lp), or None
     seed,  # int64, or None without dropout
+    query_starts,  # int32 (B + 1,), of packed samples; else None
+    key_starts,  # P such pointers, or None
     out_strides,
     query_strides,
     key_strides,
@@ -45,7 +51,8 @@ def attention_forward(
     mask_strides,
     lengths,
     heads,
-    queries,
+    queries,  # the most that a sample has, as are `lengths`
+    rows,  # queries of all packed samples
     masked,  # bit p: stream p has a key mask
     related,  # bit p: its relation is not "any"; None where all are
     different,  # bit p: its relation is "different"
@@ -67,15 +74,19 @@ def attention_forward(
     tiles = tl.cdiv(queries, BLOCK_Q)
     bh = tl.program_id(0) // tiles
     first = tl.program_id(0) % tiles * BLOCK_Q
-    last = tl.minimum(first + BLOCK_Q, queries)
     b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
+    at, queries = locate(query_starts, b, queries)
+    if query_starts is not None:
+        if first >= queries:
+            return
+    last = tl.minimum(first + BLOCK_Q, queries)
     o_q = first + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
     o_p = tl.arange(0, BLOCK_P)
     s_q = unpack_strides(query_strides, UNIT)
-    b_q = load_rows(tile(query, s_q, b, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
-    rows = (b_q, row_starts(query, s_q, b, h, o_q), m_q)
-    g_q = load_groups(query_groups, b, queries, o_q, m_q)
+    b_q = load_rows(tile(query, s_q, at, h, o_q, BLOCK_D), m_q, D, BLOCK_D, True)
+    tokens = (b_q, row_starts(query, s_q, at, h, o_q), m_q)
+    g_q = load_groups(query_groups, b * queries if query_starts is None else at, o_q, m_q)
 
     dropout = dropout_of(seed, drop_threshold, bh)
 
@@ -86,9 +97,9 @@ def attention_forward(
     first_out = first
     for p in range(P):
         gate = load_gate(gates, gate_strides, b, h, p)
-        key, s_k, value, s_v, length, sight = open_stream(
-            p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, lengths,
-            masked, related, different, causal, UNIT
+        key, s_k, value, s_v, at_k, length, sight = open_stream(
+            p, b, keys, values, key_strides, value_strides, key_masks, mask_strides, key_groups, key_starts,
+            lengths, masked, related, different, causal, UNIT
         )  # fmt: skip
         first_out = rematerialize(first_out, length)
         whole, end = key_range(sight, length, first, last)
@@ -101,26 +112,26 @@ def attention_forward(
 
         for start in range(0, whole, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
-            b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
-            p_k = row_starts(key, s_k, b, h, o_k)
-            b_w, decay, b_max, b_sum = weigh(rows, b_k, p_k, None, None, scale_log2, b_max, b_sum, SIGN, D, PRECISION)
+            b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
+            p_k = row_starts(key, s_k, at_k, h, o_k)
+            b_w, decay, b_max, b_sum = weigh(tokens, b_k, p_k, None, None, scale_log2, b_max, b_sum, SIGN, D, PRECISION)
             if len(dropout) > 0:
                 b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
-            b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
+            b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), None, D, BLOCK_D, False)
             b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
 
         for start in range(whole, end, BLOCK_K):
             o_k = start + tl.arange(0, BLOCK_K)
             m_k, visible, seen = tile_visibility(sight, o_q, m_q, g_q, o_k, end)
             if seen != 0:
-                b_k = load_rows(tile(key, s_k, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
-                p_k = row_starts(key, s_k, b, h, o_k)
+                b_k = load_rows(tile(key, s_k, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+                p_k = row_starts(key, s_k, at_k, h, o_k)
                 b_w, decay, b_max, b_sum = weigh(
-                    rows, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN, D, PRECISION
+                    tokens, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN, D, PRECISION
                 )
                 if len(dropout) > 0:
                     b_w = tl.where(kept_pairs(dropout, p, o_q, start, BLOCK_K), b_w, 0.0)
-                b_v = load_rows(tile(value, s_v, b, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
+                b_v = load_rows(tile(value, s_v, at_k, h, o_k, BLOCK_D), m_k, D, BLOCK_D, True)
                 b_acc = tl.dot(b_w.to(b_v.dtype), b_v, b_acc * decay[:, None], input_precision=PRECISION)
 
         if JOINT:
@@ -135,24 +146,25 @@ def attention_forward(
 
     o_q = first_out + tl.arange(0, BLOCK_Q)
     m_q = o_q < queries
+    number, per_slice, before = row_place(query_starts, at, h, bh.to(tl.int64), queries, rows)
     if JOINT:
         factor, row_lse = finish(top * scale_log2, total)
         b_out *= (keep_scale * factor)[:, None]
-        tl.store(lse + bh.to(tl.int64) * queries + o_q, row_lse, mask=m_q)
+        tl.store(lse + number * per_slice + before + o_q, row_lse, mask=m_q)
     else:
-        p_lse = lse + (bh.to(tl.int64) * queries + o_q[:, None]) * P + o_p[None, :]
+        p_lse = lse + (number * per_slice + before + o_q[:, None]) * P + o_p[None, :]
         tl.store(p_lse, b_lse, mask=m_q[:, None] & (o_p[None, :] < P))
-    store_rows(tile(out, unpack_strides(out_strides, UNIT), b, h, o_q, BLOCK_D), b_out, m_q, D, BLOCK_D)
+    store_rows(tile(out, unpack_strides(out_strides, UNIT), at, h, o_q, BLOCK_D), b_out, m_q, D, BLOCK_D)
 
 
 @triton.jit
-def weigh(rows, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN: tl.constexpr, D: tl.constexpr,
+def weigh(tokens, b_k, p_k, m_k, visible, scale_log2, b_max, b_sum, SIGN: tl.constexpr, D: tl.constexpr,
           PRECISION: tl.constexpr):  # fmt: skip
     """One step of the online softmax: weights, how much the previous ones decay, the new maximum and sum.
 
     The largest score is taken off before anything is rounded, so that its weight is exactly 1.
     """
-    b_q, p_q, m_q = rows
+    b_q, p_q, m_q = tokens
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BLOCK_Q, BLOCK_K]
     if SIGN != 1:
         b_s *= SIGN

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from amuse_kernels.attention.buffers import Gradients, empty_gradients, empty_outputs
 from amuse_kernels.attention.inputs import DIFFERENT, AttentionInputs
-from amuse_kernels.attention.padding import backward_padded, forward_padded
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
 from amuse_kernels.attention.triton.tiles import Tile, TileKey, choose_tile
@@ -27,8 +26,6 @@ _LOG2_E = 1.4426950408889634
 
 def p2c_attention_forward(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """See `cpu.p2c_attention_forward`."""
-    if inputs.packed:
-        return forward_padded(p2c_attention_forward, inputs)
     inputs = _in_place(inputs)
     out, lse = empty_outputs(inputs)
     device = inputs.query.device
@@ -40,8 +37,6 @@ def p2c_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor | None, lse: Tensor, inputs: AttentionInputs
 ) -> Gradients:
     """See `cpu.p2c_attention_backward`; `out` is not used."""
-    if inputs.packed:
-        return backward_padded(p2c_attention_backward, grad_out, grad_lse, out, lse, inputs)
     inputs = _in_place(inputs)
     grads = empty_gradients(inputs)
     device = inputs.query.device
@@ -51,23 +46,23 @@ def p2c_attention_backward(
     return grads
 
 
-def forward_launch(inputs: AttentionInputs, out: Tensor, lse: Tensor, arch: int) -> Launch:
+def forward_launch(inputs: AttentionInputs, out: Tensor, lse: Tensor, arch: int | str) -> Launch:
     """The one launch of the forward pass; tensors have a contiguous last dim, lse is contiguous."""
-    plan = _forward_plan(_layout(inputs, [out], arch))
+    plan = _forward_plan(_layout(inputs, [out], [], arch))
     return plan.launch(attention_forward, (out, lse, *_tensors(inputs)))
 
 
 def backward_launches(
-    inputs: AttentionInputs, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int
+    inputs: AttentionInputs, grads: Gradients, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, arch: int | str
 ) -> list[Launch]:
     """One launch where one tile holds all queries, else one for queries and one for keys and gates."""
-    plans = _backward_plans(_layout(inputs, [grad_out, grads.query, *grads.keys, *grads.values], arch))
+    plans = _backward_plans(_layout(inputs, [grad_out, grads.query], [*grads.keys, *grads.values], arch))
     tensors, grad_keys, grad_values = _tensors(inputs), tuple(grads.keys), tuple(grads.values)
     grad_gates = None if inputs.gates is None else grads.gates
     if len(plans) == 1:
         outputs = (grads.query, grad_keys, grad_values, grad_gates, None, None, None, None)
         return [plans[0].launch(attention_backward_queries, (*outputs, grad_out, lse, grad_lse, *tensors))]
-    batch, heads, queries, _ = inputs.query.shape
+    batch, heads, queries, _ = inputs.query.shape  # of packed samples all queries
     sources = len(grad_keys)
     rows = (batch, heads, 1 if inputs.joint else sources, queries)
     shifts, inverses, deltas = (lse.new_empty(rows) for _ in range(3))  # all aligned, unlike thirds of one
@@ -94,16 +89,19 @@ def _tensors(inputs: AttentionInputs) -> tuple[Any, ...]:
         None if a_group is None else inputs.query_groups,
         None if a_group is None else tuple([a_group if group is None else group for group in groups]),
         inputs.seed if inputs.dropout_p > 0 else None,
+        inputs.cu_seq_q,
+        None if inputs.cu_seq_k is None else tuple(inputs.cu_seq_k),
     )
 
 
 class Layout(NamedTuple):
     """Everything about a call that decides its tile, grid, numbers and constants: no addresses and no elements."""
 
-    arch: int
+    arch: int | str  # see `launch.architecture`
     bytes: int  # of an element
     aligned: bool  # every tensor of tokens starts at a multiple of 16 bytes
     tokens: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # shapes and strides: query, keys, values, the others
+    rows: int  # queries of all packed samples; 0 of a batch
     gates: tuple[int, ...] | None  # strides
     masks: tuple[int | None, ...]  # strides of the batch
     relations: tuple[int, ...]
@@ -137,13 +135,24 @@ class Plan(NamedTuple):
         )
 
 
-def _layout(inputs: AttentionInputs, others: list[Tensor], arch: int) -> Layout:
-    tokens = [inputs.query, *inputs.keys, *inputs.values, *others]
+def _layout(inputs: AttentionInputs, of_queries: list[Tensor], of_keys: list[Tensor], arch: int | str) -> Layout:
+    """With the tensors that a kernel has beside the inputs: laid out as the query, and as the keys and values."""
+    tokens = [inputs.query, *inputs.keys, *inputs.values, *of_queries, *of_keys]
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [(t.shape, t.stride()) for t in tokens]
+    if inputs.max_k is not None:
+        # as if all samples were as long as the longest; the stride of the tokens in place of that of the batch
+        of_stream = [*inputs.max_k, *inputs.max_k]
+        longest = [inputs.max_q, *of_stream, *[inputs.max_q] * len(of_queries), *(of_stream if of_keys else ())]
+        shapes = [
+            ((inputs.samples, shape[1], length, shape[3]), (strides[2], strides[1], strides[2], 1))
+            for (shape, strides), length in zip(shapes, longest, strict=True)
+        ]
     return Layout(
         arch,
         inputs.query.element_size(),
         all(t.data_ptr() % 16 == 0 for t in tokens),
-        tuple([(t.shape, t.stride()) for t in tokens]),
+        tuple(shapes),
+        inputs.query.shape[2] if inputs.packed else 0,
         None if inputs.gates is None else inputs.gates.stride(),
         tuple([None if mask is None else mask.stride(0) for mask in inputs.key_masks]),
         tuple(inputs.relations),
@@ -151,7 +160,7 @@ def _layout(inputs: AttentionInputs, others: list[Tensor], arch: int) -> Layout:
         inputs.joint,
         inputs.softmax_scale,
         inputs.dropout_p,
-        "tf32" if multiplies_as_tf32() else "ieee",
+        "tf32" if multiplies_as_tf32() and isinstance(arch, int) else "ieee",
     )
 
 
@@ -244,6 +253,7 @@ class _Shared(NamedTuple):
                 pack(lengths),
                 heads,
                 queries,
+                layout.rows,
                 _bits(stride is not None for stride in masks),
                 _bits(relations) if any(relations) else None,
                 _bits(relation == DIFFERENT for relation in relations),
@@ -286,4 +296,6 @@ def _in_place(inputs: AttentionInputs) -> AttentionInputs:
         key_masks=[None if mask is None else rows_dense(mask) for mask in inputs.key_masks],
         query_groups=groups[0],
         key_groups=groups[1],
+        cu_seq_q=None if inputs.cu_seq_q is None else inputs.cu_seq_q.contiguous(),
+        cu_seq_k=None if inputs.cu_seq_k is None else [starts.contiguous() for starts in inputs.cu_seq_k],
     )

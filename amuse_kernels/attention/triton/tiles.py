@@ -1,10 +1,10 @@
 """Launch configurations of the attention kernels: tiles.csv, of which the first row that serves a launch is taken.
 
-A row serves launches on its architecture ("any" for all) with elements of `bytes` bytes, up to its head dim and number
-of queries, and up to its options: plain, masks (gates and key masks too), all options (relations, causality and
-dropout too). Rows chosen by "registers" were chosen by what the compiler reports, not by timings: no registers spill
-up to a head dim of 128, and shared memory fits the smallest chip (99 KiB on sm_86, 89, 120). `python -m
-benchmarks.tune` puts rows measured on a GPU in front of them.
+A row serves launches on its architecture ("any" for all, "gfx" for AMD) with elements of `bytes` bytes, up to its head
+dim and number of queries, and up to its options: plain, masks (gates and key masks too), all options (relations,
+causality and dropout too). Rows chosen by "registers" were chosen by what the compiler reports, not by timings: no
+registers spill up to a head dim of 128, and shared memory fits the smallest chip (99 KiB on sm_86, 89, 120; 64 KiB on
+AMD's, whose registers are those of gfx942). `python -m benchmarks.tune` puts rows measured on a GPU in front of them.
 """
 
 import csv
@@ -31,7 +31,7 @@ class TileKey(NamedTuple):
     """The properties of a call that decide its tile."""
 
     kernel: str  # "forward", "backward" (all of it, or of the queries) or "backward keys"
-    arch: int
+    arch: int | str  # see `launch.architecture`
     bytes: int  # of an element
     options: str
     head_dim: int
@@ -53,7 +53,7 @@ class Row(NamedTuple):
     def serves(self, key: TileKey) -> bool:
         return (
             (self.kernel, self.bytes) == (key.kernel, key.bytes)
-            and self.arch in ("any", str(key.arch))
+            and self.arch in ("any", "gfx" if isinstance(key.arch, str) else str(key.arch), str(key.arch))
             and OPTIONS.index(key.options) <= OPTIONS.index(self.options)
             and key.head_dim <= self.head_dim
             and (self.queries == "any" or key.queries <= int(self.queries))

@@ -139,7 +139,8 @@ class Subject:
         text = "\n".join([*lines[: mutant.line - 1], probe + lines[mutant.line - 1], *lines[mutant.line :]])
         try:
             for pair in LENGTHS + BOUNDARY_LENGTHS:
-                self.build(pair)[0][self.which].run(text, races=False)
+                for launch in self.build(pair)[0][self.which : self.which + 1]:  # none where the call is too small
+                    launch.run(text, races=False)
         except RuntimeError:
             return False
         return True

@@ -124,7 +124,7 @@ class Call:
     """The parameters of one call in C, and the tensors behind its pointers."""
 
     def __init__(self, params: Any, inputs: AttentionInputs, allow_tf32: bool) -> None:
-        self.params, self.read, self.outputs = params, [], {}
+        self.params, self.read, self.outputs, self.packed = params, [], {}, inputs.packed
         self.options = Options(seed=self.pointer(inputs.seed), allow_tf32=allow_tf32)
         params.dtype, params.joint, params.sources = DTYPES[inputs.query.dtype], inputs.joint, len(inputs.keys)
         params.b, params.h, params.lq, params.d = inputs.query.shape
@@ -139,8 +139,13 @@ class Call:
             source = params.source[p]
             source.key, source.value, source.length = self.rows(key), self.rows(value), key.shape[2]
             source.mask = self.pointer(None if mask is None else mask.view(torch.uint8))
-            source.groups = self.pointer(inputs.key_groups[p])
+            source.groups = self.pointer(inputs.key_groups[p] if inputs.relations[p] else None)
             source.relation, source.causal = inputs.relations[p], inputs.causal[p]
+        if inputs.packed:
+            params.tokens_q, params.cu_seq_q = params.lq, self.pointer(inputs.cu_seq_q)
+            params.b, params.lq = inputs.samples, inputs.max_q
+            for p, (cu_seq, longest) in enumerate(zip(inputs.cu_seq_k or (), inputs.max_k or (), strict=True)):
+                params.source[p].cu_seq, params.source[p].length = self.pointer(cu_seq), longest
 
     def pointer(self, tensor: torch.Tensor | None, writers: Sequence[int] = ()) -> int | None:
         """The address of a tensor, which only the kernels `writers` (numbers of AttentionKernel) may write."""
@@ -152,9 +157,11 @@ class Call:
             self.read.append(tensor)
         return tensor.data_ptr()
 
-    def rows(self, tensor: torch.Tensor, writers: Sequence[int] = ()) -> Any:
+    def rows(self, tensor: torch.Tensor, writers: Sequence[int] = (), behind: torch.Tensor | None = None) -> Any:
+        """`(B, H, L, D)`, a view of the tensor `behind` it where that is given."""
         assert tensor.stride(3) == 1 or tensor.numel() == 0
-        return AttentionTensor(self.pointer(tensor, writers), (I64 * 3)(*tensor.stride()[:3]))
+        strides = (0 if self.packed else tensor.stride(0), *tensor.stride()[1:3])
+        return AttentionTensor(self.pointer(tensor if behind is None else behind, writers), (I64 * 3)(*strides))
 
     def plan(self, function: str) -> tuple[list[Any], bytes]:
         """The launches, and the argument of their kernels."""
@@ -188,8 +195,7 @@ def forward_launches(
     out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
     lse = poisoned((batch, heads, queries) if inputs.joint else (batch, heads, queries, len(inputs.keys)))
     call = Call(ForwardParams(), inputs, allow_tf32)
-    strides = (I64 * 3)(*out.transpose(1, 2).stride()[:3])
-    call.params.out = AttentionTensor(call.pointer(out, [FORWARD]), strides)
+    call.params.out = call.rows(out.transpose(1, 2), [FORWARD], behind=out)
     call.params.lse = call.pointer(lse, [FORWARD])
     return call.launches("amuse_cuda_attention_plan_forward", query.dtype), out.transpose(1, 2), lse
 
@@ -225,9 +231,8 @@ def backward_launches(
     params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
     params.grad_query = call.rows(grad_query, [QUERIES])
     for p, (grad_key, grad_value) in enumerate(zip(grad_keys, grad_values, strict=True)):
-        strides = (I64 * 3)(*grad_value.transpose(1, 2).stride()[:3])
         params.grad_key[p] = call.rows(grad_key, [KEYS])
-        params.grad_value[p] = AttentionTensor(call.pointer(grad_value, [KEYS]), strides)
+        params.grad_value[p] = call.rows(grad_value.transpose(1, 2), [KEYS], behind=grad_value)
     params.grad_gates = call.pointer(grad_gates, [KEYS])
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])

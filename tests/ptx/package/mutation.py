@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -18,11 +20,18 @@ from tests.ptx.package.fusion_calls import FusionCall
 
 
 def subjects_by_name(part: str = "") -> list[Subject]:
-    """Kernels that can be compiled here, of those whose name contains `part`."""
+    """Kernels that can be compiled here, of those whose name contains `part`.
+
+    "options" are the kernels with groups, causality and dropout.
+    """
     builds: list[tuple[str, Build, int]] = []
-    if nvcc():
-        builds += [("CUDA forward", _cuda_forward, 0)]
-        builds += [("CUDA backward, queries", _cuda_backward, 0), ("CUDA backward, keys", _cuda_backward, 1)]
+    for suffix, options in (("", False), (", options", True)):
+        if nvcc():
+            forward, backward = partial(_cuda_forward, options=options), partial(_cuda_backward, options=options)
+            builds += [(f"CUDA forward{suffix}", forward, 0)]
+            builds += [
+                (f"CUDA backward, {of}{suffix}", backward, which) for which, of in enumerate(("queries", "keys"))
+            ]
     if cuda_launches.missing() is None:
         names = ("forward", "backward", "weights", "sums of weights")
         builds += [(f"CUDA fusion {name}", _cuda_fusion, which) for which, name in enumerate(names)]
@@ -31,32 +40,71 @@ def subjects_by_name(part: str = "") -> list[Subject]:
 
         builds += [("Triton forward", of_fixture(triton_subjects.forward), 0)]
         builds += [("Triton backward", of_fixture(triton_subjects.backward), 0)]
+        builds += [("Triton forward, options", _triton_forward, 0)]
+        builds += [("Triton backward, one launch, options", partial(_triton_backward, queries=128), 0)]
+        two = partial(_triton_backward, queries=16)
+        builds += [(f"Triton backward, {of}, options", two, which) for which, of in enumerate(("queries", "keys"))]
     return [Subject.of(name, build, which) for name, build, which in builds if part in name]
 
 
-def _attention_call(pair: tuple[int, int]) -> tuple[AttentionCall, torch.Tensor, torch.Tensor]:
-    """A call and its out and lse: two streams; joint with gates and masks for an odd number of queries, else plain."""
+def _attention_call(
+    pair: tuple[int, int], options: bool = False, joint: bool | None = None
+) -> tuple[AttentionCall, torch.Tensor, torch.Tensor]:
+    """A call and its out and lse: two streams; joint with gates and masks for an odd number of queries, else plain.
+
+    With options the first stream is causal, and every call has gates, masks, groups and dropout too.
+    """
     torch.manual_seed(0)
     queries, keys = pair
     odd = bool(queries % 2)
-    options = {"normalization": "joint" if odd else "per_source", "gates": odd, "masks": odd}
-    call = AttentionCall.make(queries, (keys, keys // 2), cases.HEAD_DIM, torch.float16, batch=1, **options)
+    joint = odd if joint is None else joint
+    chosen: dict[str, Any] = {
+        "normalization": "joint" if joint else "per_source",
+        "gates": odd or options,
+        "masks": odd or options,
+    }
+    if options:
+        chosen |= {"causal": [True, False], "groups": True, "dropout_p": 0.3, "seed": 5}
+    lengths = (queries, keys) if options else (keys, keys // 2)
+    call = AttentionCall.make(queries, lengths, cases.HEAD_DIM, torch.float16, batch=1 + options, **chosen)
     out, lse = cpu.p2c_attention_forward(call.inputs)
     call.draw_upstream(lse)
     return call, out, lse
 
 
-def _cuda_forward(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
-    call, *expected = _attention_call(pair)
+def _cuda_forward(pair: tuple[int, int], options: bool) -> tuple[list[Launch], Callable[[], float]]:
+    call, *expected = _attention_call(pair, options)
     launches, out, lse = cuda_attention.forward_launches(call.inputs)
-    gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, call.inputs)
-    return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
+    return launches, _of_forward(call, expected, out, lse)
 
 
-def _cuda_backward(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
-    call, out, lse = _attention_call(pair)
+def _cuda_backward(pair: tuple[int, int], options: bool) -> tuple[list[Launch], Callable[[], float]]:
+    call, out, lse = _attention_call(pair, options)
     launches, gradients = cuda_attention.backward_launches(call.grad_out, call.grad_lse, lse, call.inputs)
     return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
+
+
+def _triton_forward(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
+    from tests.ptx.package import triton_subjects
+
+    call, *expected = _attention_call(pair, options=True, joint=False)
+    launch, out, lse = triton_subjects.forward_launch(call.inputs)
+    return [launch], _of_forward(call, expected, out, lse)
+
+
+def _triton_backward(pair: tuple[int, int], queries: int) -> tuple[list[Launch], Callable[[], float]]:
+    """`queries`: of a tile; where it does not hold all of them there are two launches. per_source only."""
+    from tests.ptx.package import triton_subjects
+
+    call, out, lse = _attention_call(pair, options=True, joint=False)
+    launches, grads = triton_subjects.backward_launches(call, lse, queries)
+    return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *grads))
+
+
+def _of_forward(call: AttentionCall, expected, out: torch.Tensor, lse: torch.Tensor) -> Callable[[], float]:
+    """The error of a forward's results, beside the CPU's gradients."""
+    gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, call.inputs)
+    return lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 
 
 def _cuda_fusion(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 CUDA, TRITON = "csrc/cuda", "amuse_kernels/attention/triton"
 CUDA_TEST = "tests/ptx/package/test_cuda_attention.py::"
+PACKED_TEST = "test_packed_samples_are_the_dense_op_with_masks_bit_by_bit"
 TRITON_TEST = "tests/ptx/package/test_triton_kernels.py::"
 
 
@@ -161,9 +162,37 @@ BUGS = (
     Bug(
         "CUDA: groups of the first sample for all",
         f"{CUDA}/attention_streams.cuh",
-        "source.groups + queries.b * source.length + tile.start",
-        "source.groups + tile.start",
+        "first_key(source, queries.b, streams.keys[tile.p].offset)",
+        "first_key(source, 0, streams.keys[tile.p].offset)",
         CUDA_TEST + "test_attention[groups-torch.float16-None]",
+    ),
+    Bug(
+        "CUDA: a packed sample reads the next one's keys beyond its own",
+        f"{CUDA}/attention_tile.cuh",
+        "min(cu_seq[b + 1] - start, longest)",
+        "longest",
+        CUDA_TEST + f"{PACKED_TEST}[torch.float32-24-plain]",
+    ),
+    Bug(
+        "CUDA: groups of packed samples from the first token on",
+        f"{CUDA}/attention_streams.cuh",
+        "b * source.length : offset",
+        "b * source.length : 0",
+        CUDA_TEST + f"{PACKED_TEST}[torch.bfloat16-64-groups]",
+    ),
+    Bug(
+        "CUDA: recomputed weights are not divided by their sum",
+        f"{CUDA}/attention_backward_queries.cuh",
+        "return total == 0.f ? 0.f : 1.f / total;",
+        "return total == 0.f ? 0.f : 1.f;",
+        CUDA_TEST + "test_large_scores_stay_within_the_error_budget[torch.float32-per_source-3770]",
+    ),
+    Bug(
+        "CUDA: a query that sees no key takes part in the keys' gradients",
+        f"{CUDA}/attention_backward_keys.cuh",
+        "if (!__syncthreads_or(blind)) return;",
+        "if (__syncthreads_or(blind) < 2) return;",
+        CUDA_TEST + "test_nan_in_a_query_that_sees_no_key_reaches_no_gradient[joint]",
     ),
     Bug(
         "Triton: rows beyond the last key are stored",

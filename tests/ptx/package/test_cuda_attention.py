@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from amuse_kernels.attention import cuda, reference
-from amuse_kernels.attention.inputs import SAME
+from amuse_kernels.attention.buffers import Gradients
+from amuse_kernels.attention.inputs import SAME, AttentionInputs
+from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.emulator import mutation
@@ -22,6 +24,7 @@ from tests.ptx.package.attention_calls import (
 from tests.ptx.package.budget import assert_clean
 from tests.ptx.package.cuda_attention import Call, ForwardParams, kernels, p2c_attention_backward, p2c_attention_forward
 from tests.ptx.package.cuda_launches import emulated, missing
+from tests.ptx.package.padded import backward_padded, forward_padded
 
 needs_nvcc = pytest.mark.skipif(nvcc() is None, reason="nvcc was not found on PATH nor below $CUDA_HOME")
 
@@ -191,6 +194,86 @@ def test_forward_moves_each_byte_once():
     assert moved <= 1.9 * (15 * tokens + lse.numel() * 4)  # inputs, gradient of the output, and seven gradients
     for report in reports:
         assert report.counters["shared_wavefronts"] <= 1.1 * report.counters["shared_wavefronts_ideal"]
+
+
+PACKED = {
+    "plain": {},
+    "groups": {"groups": True, "relations": ["same", "different"]},
+    "every option": {
+        "normalization": "joint",
+        "groups": True,
+        "relations": ["any", "same"],
+        "causal": [False, True],
+        "dropout_p": 0.3,
+        "seed": 5,
+    },
+}
+
+
+def packed_inputs(dtype: torch.dtype, head_dim: int, groups: bool = False, **options) -> AttentionInputs:
+    """Samples of which one has no query, and others lack a source."""
+    lengths = (70, 0, 3, 33), (5, 150, 70, 0), (70, 0, 3, 33)  # the second source may be causal
+    totals = [sum(each) for each in lengths]
+    query, *tokens = (torch.randn(total, 2, head_dim).to(dtype) for total in (totals[0], *totals[1:], *totals[1:]))
+    cu_seq_q, *cu_seq_k = (torch.tensor([0, *each]).cumsum(0).int() for each in lengths)
+    if groups:
+        query_groups, *key_groups = (torch.randint(0, 2, (total,)) for total in totals)
+        options |= {"query_groups": query_groups, "key_groups": key_groups}
+    gates = torch.rand(4, 2, 2) + 0.1
+    return check_attention_varlen(
+        query, tokens[:2], tokens[2:], cu_seq_q, cu_seq_k, 80, [150, 70], gates=gates, **options
+    )
+
+
+@needs_nvcc
+@pytest.mark.parametrize("options", PACKED)
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 24), (torch.bfloat16, 64)], ids=str)
+def test_packed_samples_are_the_dense_op_with_masks_bit_by_bit(dtype, head_dim, options):
+    inputs, reports = packed_inputs(dtype, head_dim, **PACKED[options]), []
+
+    def forward(given):
+        out, lse, launched = p2c_attention_forward(given)
+        reports.extend(launched)
+        return out, lse
+
+    def backward(*given):
+        grad_out, grad_lse, _out, lse, inputs = given
+        *grads, launched = p2c_attention_backward(grad_out, grad_lse.contiguous(), lse.contiguous(), inputs)
+        reports.extend(launched)
+        return Gradients(*grads)
+
+    out, lse = forward(inputs)
+    upstream = torch.randn(out.shape).to(dtype), torch.randn(lse.shape) * (lse > -torch.inf)
+    found = out, lse, *backward(*upstream, None, lse, inputs)
+    assert_clean(reports)
+    dense = *forward_padded(forward, inputs), *backward_padded(backward, *upstream, None, lse, inputs)
+    torch.testing.assert_close(found, dense, rtol=0, atol=0)
+
+
+@needs_nvcc
+def test_packed_samples_move_no_padding():
+    """The second sample has one token: its query, key, value and output are 16 sectors of 32 bytes."""
+
+    def sectors(lengths):
+        total, cu_seq = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).int()
+        query, key, value = (torch.randn(total, 1, 64).half() for _ in range(3))
+        inputs = check_attention_varlen(query, [key], [value], cu_seq, [cu_seq], 64, [64])
+        _, _, [report] = p2c_attention_forward(inputs)
+        return report.counters["global_sectors"]
+
+    assert sectors((64, 1)) <= sectors((64,)) + 16 + 8  # offsets and lse
+
+
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_the_glue_of_the_backend_launches_the_same_for_packed_samples():
+    inputs = packed_inputs(torch.float16, 32, **PACKED["groups"])
+    out, lse, _ = p2c_attention_forward(inputs)
+    *grads, _ = p2c_attention_backward(torch.ones_like(out), None, lse, inputs)
+    with emulated() as reports:
+        found = cuda.p2c_attention_forward(inputs)
+        found_grads = cuda.p2c_attention_backward(torch.ones_like(out), None, *found, inputs)
+    assert_clean(reports)
+    torch.testing.assert_close((*found, *found_grads), (out, lse, *grads), rtol=0, atol=0)
 
 
 # --- the plan alone, without nvcc ---

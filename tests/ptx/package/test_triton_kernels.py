@@ -11,6 +11,7 @@ import torch
 from amuse_kernels import reference
 from amuse_kernels.attention import reference as specified
 from amuse_kernels.attention.inputs import SAME
+from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
 from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.package.attention_calls import (
@@ -23,6 +24,7 @@ from tests.ptx.package.attention_calls import (
     inputs_of,
 )
 from tests.ptx.package.budget import assert_clean, within_budget
+from tests.ptx.package.padded import backward_padded, forward_padded
 from tests.test_adaptive_fusion import make_inputs
 
 if importlib.util.find_spec("triton") is None:
@@ -176,6 +178,60 @@ def test_rows_of_a_slice_farther_apart_than_2_to_the_31_are_refused():
     with emulated(80, readonly=readonly) as reports, pytest.raises(ValueError, match=r"within 2\^31 elements"):
         attention.p2c_attention_forward(call.inputs)
     assert not reports
+
+
+PACKED = {
+    "joint": {"normalization": "joint"},
+    "all options": {"causal": [True, False], "relations": ["same", "different"], "dropout_p": 0.3, "seed": 5},
+}
+
+
+def packed(queries, keys, head_dim, dtype, **options):
+    """Inputs of samples with that many queries and, for each source, keys."""
+
+    def tokens(lengths):
+        return torch.randn(sum(lengths), 2, head_dim).to(dtype)
+
+    def offsets(lengths):
+        return torch.tensor([0, *lengths]).cumsum(0).int()
+
+    if "relations" in options:
+        options["query_groups"] = torch.randint(0, 2, (sum(queries),))
+        options["key_groups"] = [torch.randint(0, 2, (sum(lengths),)) for lengths in keys]
+    return check_attention_varlen(
+        *(tokens(queries), [*map(tokens, keys)], [*map(tokens, keys)], offsets(queries), [*map(offsets, keys)]),
+        *(max(queries), [*map(max, keys)]),
+        gates=torch.rand(len(queries), 2, len(keys)) + 0.1,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("queries", [(9, 5, 0, 13), (70, 5, 0, 33)], ids=["one tile", "two tiles"])
+@pytest.mark.parametrize("options", PACKED)
+@pytest.mark.parametrize(("arch", "dtype"), [TARGETS[0], TARGETS[2]], ids=str)
+def test_packed_samples_are_those_of_a_padded_batch(arch, dtype, options, queries):
+    inputs = packed(queries, (queries, (1, 70, 6, 0)), 40, dtype, **PACKED[options])
+    call = AttentionCall(inputs, torch.randn(inputs.query.shape).to(dtype))
+    out, lse, grads = run(call, arch)
+    with emulated(arch):
+        padded = forward_padded(attention.p2c_attention_forward, inputs)
+        upstream = (call.grad_out, call.grad_lse, padded[0] if inputs.joint else None, padded[1])
+        expected = (*padded, backward_padded(attention.p2c_attention_backward, *upstream, inputs))
+    tolerance = {torch.float16: 4e-3, torch.float32: 3e-5}[dtype]  # other tiles, other orders of sums
+    torch.testing.assert_close((out, lse, grads), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_packed_samples_cost_what_they_have():
+    """fp16, H 2, D 64: one sample of 64 tokens and seven of 4, in two sources."""
+    lengths = (64, *[4] * 7)
+    inputs = packed(lengths, (lengths, lengths), 64, torch.float16)
+    with emulated(80) as reports:
+        out, lse = attention.p2c_attention_forward(inputs)
+    tokens = inputs.query.numel() * 2
+    assert 32 * sum(r.counters["global_sectors"] for r in reports) <= 1.2 * (6 * tokens + lse.numel() * 4)
+    with emulated(80) as reports:
+        attention.p2c_attention_backward(out, None, None, lse, inputs)
+    assert 32 * sum(r.counters["global_sectors"] for r in reports) <= 1.6 * (11 * tokens + lse.numel() * 4)
 
 
 def test_attention_moves_each_byte_once():

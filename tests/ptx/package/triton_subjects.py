@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest import mock
 
 import torch
+from torch import Tensor
 
 from amuse_kernels.attention.buffers import Gradients
 from amuse_kernels.attention.inputs import AttentionInputs
@@ -15,6 +16,7 @@ from tests.ptx.emulator import launch as emulator
 from tests.ptx.emulator.fixtures import cases
 from tests.ptx.emulator.mutation import Outputs
 from tests.ptx.emulator.poison import poisoned
+from tests.ptx.package.attention_calls import AttentionCall
 
 
 def forward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Launch], Outputs]:
@@ -40,6 +42,34 @@ def backward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Laun
     with mock.patch.object(attention, "choose_tile", return_value=Tile(128, 32, 8, 2)):
         [launch] = attention.backward_launches(inputs, grads, problem.do[None], lse, None, arch)
     return [_of_package(launch, arch)], {"dq": dq[0], "dk": dk[0], "dv": dv[0]}
+
+
+def forward_launch(inputs: AttentionInputs, arch: int = 80) -> tuple[emulator.Launch, Tensor, Tensor]:
+    """The package's kernel for any call, with one tile for all lengths; its launch, out and lse."""
+    out = poisoned(inputs.query.shape, inputs.query.dtype)
+    lse = poisoned((*inputs.query.shape[:3], *([] if inputs.joint else [len(inputs.keys)])))
+    attention.forget_plans()
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(64, 32, 4, 2)):
+        launch = attention.forward_launch(inputs, out, lse, arch)
+    return _of_package(launch, arch), out, lse
+
+
+def backward_launches(
+    call: AttentionCall, lse: Tensor, queries: int, arch: int = 80
+) -> tuple[list[emulator.Launch], Gradients]:
+    """The package's kernels for any call, with tiles of so many queries; their launches and the gradients."""
+    inputs = call.inputs
+    gates = torch.empty(0) if inputs.gates is None else poisoned(inputs.gates.shape)
+    grads = Gradients(
+        poisoned(inputs.query.shape, inputs.query.dtype),
+        [poisoned(key.shape, key.dtype) for key in inputs.keys],
+        [poisoned(value.shape, value.dtype) for value in inputs.values],
+        gates,
+    )
+    attention.forget_plans()
+    with mock.patch.object(attention, "choose_tile", return_value=Tile(queries, 32, 4, 2)):
+        launches = attention.backward_launches(inputs, grads, call.grad_out, lse, call.grad_lse, arch)
+    return [_of_package(launch, arch) for launch in launches], grads
 
 
 def _two_streams(problem: cases.Problem) -> AttentionInputs:
