@@ -38,8 +38,8 @@ struct DLPackExchangeApi {
   void* current_stream;
 };
 
-constexpr DLDataType dl_int64{0, 64, 1}, dl_int32{0, 32, 1}, dl_float32{2, 32, 1}, dl_float64{2, 64, 1}, dl_float16{2, 16, 1},
-    dl_bfloat16{4, 16, 1}, dl_bool{6, 8, 1};
+constexpr DLDataType dl_int64{0, 64, 1}, dl_int32{0, 32, 1}, dl_float32{2, 32, 1}, dl_float64{2, 64, 1},
+    dl_float16{2, 16, 1}, dl_bfloat16{4, 16, 1}, dl_bool{6, 8, 1};
 constexpr DLDataType dl_types[] = {dl_float32, dl_float64, dl_float16, dl_bfloat16};  // by Dtype
 
 [[noreturn]] inline void invalid(const std::string& name, const std::string& expected, const std::string& got) {

@@ -12,8 +12,8 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
 
 from amuse.cli.main import app
-from amuse.inference.expressions import with_expressions
-from amuse.inference.prediction import PredictedUtterance
+from amuse.inference.expressions import face_expressions
+from amuse.inference.prediction import PredictedUtterance, table
 from amuse.pretrained import find, pretrain, runs, sources
 from amuse.pretrained.card import CARD_FILE
 from tests.media_files import tone, write_meld, write_wav
@@ -149,12 +149,29 @@ def test_expressions_of_faces_stand_beside_predictions(shared_data):
     clip = shared_data / "clip" / "single_face.mp4"
     if not clip.is_file():
         pytest.skip("no clip/ there")
-    row = PredictedUtterance(0.0, 1.0, "Ann", "Hello.", "joy", 0.6, {"joy": 0.6, "anger": 0.4}, None, ["text"])
     try:
-        (found,) = with_expressions([row], clip, print)
+        (found,) = face_expressions([(0.0, 1.0)], clip, print)
     except ImportError as error:
         pytest.skip(str(error))
-    assert set(found.expression) == {"angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"}
-    assert sum(found.expression.values()) == pytest.approx(1, abs=0.05)
+    assert found is not None
+    assert set(found) == {"angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"}
+    assert sum(found.values()) == pytest.approx(1, abs=0.05)
+    row = PredictedUtterance(0.0, 1.0, "Ann", "Hello.", "joy", 0.6, {"joy": 0.6, "anger": 0.4}, None, ["text"], found)
+    assert "Hello.  (face, by fer: " in table([row])
     blank = shared_data / "clip" / "no_face.mp4"
-    assert with_expressions([row], blank, lambda problem: None)[0].expression is None
+    assert face_expressions([(0.0, 1.0)], blank, lambda problem: None) == [None]
+
+
+def test_the_report_shows_expressions_as_another_models_view(meld, cache, shared_data, tmp_path):
+    from amuse.inference.expressions import installed
+
+    clip = shared_data / "clip" / "single_face.mp4"
+    if not clip.is_file() or not installed():
+        pytest.skip("needs clip/ and the face network, see docs/data.md")
+    (tmp_path / "talk.csv").write_text("start,end,speaker,text\n0,1,Ann,Words 1 here\n")
+    pretrain("meld", meld, SMALL, progress=False)
+    options = ("--transcript", tmp_path / "talk.csv", "--samples", 20, "-o", tmp_path / "report.html")
+    amuse("explain", clip, *options)
+    assert "from the picture alone" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    amuse("explain", clip, *options, "--no-expressions")
+    assert "from the picture alone" not in (tmp_path / "report.html").read_text(encoding="utf-8")

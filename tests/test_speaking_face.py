@@ -45,6 +45,7 @@ def test_who_speaks_is_undecided_where_no_mouth_moves_or_both_do_or_hardly_anyth
     assert speaking([still, still], sound) is None
     assert speaking([track(0.2 * sound), track(0.25 * sound)], sound) is None
     assert speaking([track(0.2 * sound[:8]), still], sound) is None
+    assert speaking([track(0.4 * syllables(1)), still], sound) is None  # chews, while somebody off screen speaks
     assert speaking([], sound) is None
     assert speaking([track(0.2 * sound), still], np.zeros_like(sound)) is None
 

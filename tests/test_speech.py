@@ -161,6 +161,7 @@ def test_both_files_say_what_was_understood_and_are_read_without_problems(tmp_pa
         write_transcription(found, tmp_path / f"a{suffix}")
         assert read_transcript(tmp_path / f"a{suffix}", problems.append) == lines(found, "a")
         assert not problems
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbfstart,end,speaker,text,label,confidence\n")
     first = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["segments"][0]
     assert first["confidence"] == pytest.approx(0.7)
     assert first["words"][1] == {"word": ' dich, "Ann"', "start": 0.5, "end": 1.0, "probability": 0.5}
@@ -203,6 +204,8 @@ def test_speakers_are_clusters_of_voices_numbered_as_they_appear():
     (first, second, third) = find_turns(samples, [(0.0, 9.0)], encoder)
     assert (first.speaker, second.speaker, third.speaker) == (0, 1, 0)
     assert (first.end, second.end) == (pytest.approx(3.0, abs=0.9), pytest.approx(6.0, abs=0.9))
+    rare_first = find_turns(np.concatenate([loud, quiet, quiet]), pieces, encoder)
+    assert [turn.speaker for turn in rare_first] == [0, 1, 1]
     assert {turn.speaker for turn in find_turns(samples, pieces, encoder, speakers=1)} == {0}
     assert find_turns(samples, [], encoder) == []
 

@@ -159,10 +159,12 @@ def predict(
     ] = None,
 ) -> None:
     """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
+    from dataclasses import replace
+
     from amuse.data.folder import AUDIO
     from amuse.data.problems import Problem, problem_table
     from amuse.files import write_text
-    from amuse.inference.expressions import with_expressions
+    from amuse.inference.expressions import face_expressions, installed
     from amuse.inference.prediction import predict_recording, table, to_json
 
     run, recording = run_and_recording(run, video)
@@ -171,9 +173,10 @@ def predict(
     problems: list[Problem] = []
     rows = predict_recording(run, recording, transcript, problems.append)
     if expressions is None:
-        expressions = video is None and recording.suffix.lower() not in AUDIO and _fer_installed()
+        expressions = video is None and recording.suffix.lower() not in AUDIO and installed()
     if expressions:
-        rows = with_expressions(rows, recording, problems.append)
+        found = face_expressions([(row.start, row.end) for row in rows], recording, problems.append)
+        rows = [replace(row, expression=face) for row, face in zip(rows, found, strict=True)]
     typer.echo(table(rows))
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
@@ -189,17 +192,6 @@ def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandl
     except ImportError as error:
         _say_once(f"recordings without a transcript are left out: {error}")
         return None
-
-
-def _fer_installed() -> bool:
-    from amuse.encoders.builtin import Fer
-    from amuse.media.faces import FaceDetector
-
-    try:
-        FaceDetector(), Fer()
-    except ImportError:
-        return False
-    return True
 
 
 def _detector_installed() -> bool:

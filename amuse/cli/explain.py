@@ -30,12 +30,17 @@ def explain(
     sound: Annotated[
         bool, typer.Option("--sound", help="Let the report hold the sound of VIDEO, about 5 kB per second.")
     ] = False,
+    expressions: Annotated[
+        bool | None,
+        typer.Option(help="Also facial expressions by another model (fer). Default: without RUN, if installed."),
+    ] = None,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
     from amuse.explain import ExplainOptions
     from amuse.report import write_report
 
     options = ExplainOptions(method, samples, seed)
+    named = video is not None or run.is_dir()
     run, video = run_and_recording(run, video)
 
     if video is None:
@@ -47,13 +52,21 @@ def explain(
             raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
+        from amuse.data.folder import AUDIO
         from amuse.data.problems import Problem, problem_table
+        from amuse.inference.expressions import face_expressions, installed
         from amuse.report.from_recording import explain_recording
 
         if dialogue is not None:
             raise ValueError("--dialogue: expected no VIDEO with it, since it names a dialogue of the run's data")
         problems: list[Problem] = []
         content = explain_recording(run, video, transcript, problems.append, options)
+        if expressions is None:
+            expressions = not named and video.suffix.lower() not in AUDIO and installed()
+        if expressions:
+            times = [(turn.utterance.start or 0.0, turn.utterance.end or 0.0) for turn in content.turns]
+            for turn, face in zip(content.turns, face_expressions(times, video, problems.append), strict=True):
+                turn.expression = face
         typer.echo(problem_table(problems), err=True)
     write_report(content, out, sound=sound)
     size = out.stat().st_size / 1e6

@@ -10,6 +10,7 @@ from torch import Tensor
 from amuse.data.clock import clock
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Problem, ProblemHandler
+from amuse.inference.expressions import strongest
 from amuse.inference.outcome import Prediction
 from amuse.inference.recording import Recognizer
 
@@ -67,10 +68,7 @@ def table(rows: list[PredictedUtterance]) -> str:
     for row in rows:
         result = f"{row.emotion:<{emotions}}  {row.probability:5.2f}" if row.emotion else f"{row.value:6.2f}"
         start, end = (f"{clock(seconds, decimals=2):>{times}}" for seconds in (row.start, row.end))
-        face = ""
-        if row.expression:
-            name = max(row.expression, key=row.expression.__getitem__)
-            face = f"  (face, by fer: {name} {row.expression[name]:.2f})"
+        face = f"  ({strongest(row.expression)})" if row.expression else ""
         lines.append(f"{start} - {end}  {row.speaker:<{speakers}}  {result}  {row.text or '-'}{face}")
     return "\n".join(lines)
 

@@ -5,9 +5,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from amuse.layout import Layout, Steps
+from amuse.model.lstm import bi_lstm
 from amuse.model.precision import at_least_fp32
 from amuse_kernels.nn import Packed
 
@@ -39,8 +39,8 @@ class BiLSTM(nn.Module):
         """From `(T, width)` tokens of the sequences in `steps` to `(T, d_model)`."""
         if not len(x):  # the weights still need a gradient of 0, for which other processes may wait
             return self.lstm(F.pad(x, (0, 0, 0, 1))[None])[0][0, :0]
-        out, _ = self.lstm(PackedSequence(reorder(x, steps.order, steps.inverse), steps.batch_sizes))
-        return reorder(out.data, steps.inverse, steps.order)
+        out = bi_lstm(self.lstm, reorder(x, steps.order, steps.inverse), steps.batch_sizes)
+        return reorder(out, steps.inverse, steps.order)
 
 
 def reorder(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.fidelity import RELIABLE_R2
 from amuse.explain.groups import WORD_STREAMS
 from amuse.files import write_text
+from amuse.inference import expressions
 from amuse.report import figures
 from amuse.report.content import Content, Turn
 from amuse.report.outcome import Outcome, ink, number
@@ -103,6 +104,7 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
         "attention": _attention(turn),
         "reliable": explained.fidelity.reliable,
         "fidelity": _fidelity(turn, outcome),
+        "expression": expressions.strongest(turn.expression) if turn.expression else "",
         "options": str(explained.options),
     }
 

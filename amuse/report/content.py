@@ -46,11 +46,17 @@ class Media:
 
 @dataclass
 class Turn:
-    """One utterance of the report."""
+    """One utterance of the report.
+
+    Attributes:
+        utterance, explanation, media: What was said, why the model says what it says, and the recording of it.
+        expression: Another model's view of the face, see `amuse.inference.expressions`, where it was asked for.
+    """
 
     utterance: Utterance
     explanation: Explanation
     media: Media = field(default_factory=Media)
+    expression: dict[str, float] | None = None
 
 
 @dataclass

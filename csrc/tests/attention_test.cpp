@@ -153,7 +153,8 @@ void fill(AttentionParams& a, Problem& p) {
                    c.masked ? p.masks[s].data() : nullptr,
                    c.related ? p.key_groups[s].data() : nullptr,
                    p.relation(s),
-                   p.causal(s)};
+                   p.causal(s),
+                   nullptr};
   }
   if (!c.gated) return;
   a.gates = p.gates.data();

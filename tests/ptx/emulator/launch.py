@@ -14,9 +14,9 @@ import torch
 
 from . import arguments, native
 from .buffers import READ, WRITTEN, Memory
-from .lowering import Code, lower
-from .parser import parse
-from .program import Kernel, Module
+from .lowered import lowered
+from .lowering import Code
+from .program import Module
 from .report import Finding, Report
 from .vocabulary import FINDINGS, PIPES
 
@@ -38,10 +38,9 @@ COUNTERS = (
 class Program:
     """A kernel loaded into the core."""
 
-    def __init__(self, module: Module, kernel: Kernel) -> None:
-        self.module, self.kernel = module, kernel
-        self.code: Code = lower(module, kernel)
-        slots = self.code.slots
+    def __init__(self, module: Module, code: Code) -> None:
+        self.module, self.code, self.kernel = module, code, code.kernel
+        kernel, slots = code.kernel, code.slots
         implicit = [slots.registers[name] for name in kernel.implicit if name in slots.registers]
         arrays: list[np.ndarray] = [
             np.array(self.code.records, np.int64),
@@ -78,16 +77,9 @@ class Program:
 
 
 @functools.lru_cache(maxsize=64)
-def load(ptx_text: str, entry: str | None = None) -> Program:
-    """Parses and checks PTX; raises Unsupported. `entry` may be None for a module with one kernel."""
-    module = parse(ptx_text)
-    if entry is None and len(module.kernels) == 1:
-        entry = next(iter(module.kernels))
-    if entry not in module.kernels:
-        raise ValueError(
-            f"entry: there is no kernel {entry!r}, the text has {', '.join(map(repr, module.kernels)) or 'none'}"
-        )
-    return Program(module, module.kernels[entry])
+def load(ptx_text: str, entry: str | None = None, keep: bool = False) -> Program:
+    """Parses and checks PTX; raises Unsupported. Arguments as of `lowered`."""
+    return Program(*lowered(ptx_text, entry, keep))
 
 
 def run(
@@ -103,6 +95,7 @@ def run(
     readonly: Iterable[int | torch.Tensor] = (),
     races: bool = True,
     seed: int = 0,
+    keep: bool = False,
 ) -> Report:
     """Runs a kernel of PTX text on CPU tensors, in place.
 
@@ -118,13 +111,14 @@ def run(
         readonly: Positions of the arguments (or the tensors) that the kernel must not write.
         races: Check for races; the other checks are always on.
         seed: 0 runs CTAs and warps in order, anything else in a random order that the seed fixes.
+        keep: Keep the parsed kernel on disk.
 
     Raises:
         Unsupported: The PTX is malformed, or has an instruction that the emulator does not know.
         TypeError, ValueError: An argument does not fit the kernel; the message names it.
         RuntimeError: The kernel executed a trap.
     """
-    program = load(ptx_text, entry)
+    program = load(ptx_text, entry, keep)
     kernel = program.kernel
     grid3 = arguments.dimensions(grid, "grid", arguments.LARGEST_GRID)
     block3 = arguments.dimensions(block, "block", arguments.LARGEST_BLOCK)
@@ -194,6 +188,7 @@ class Launch:
             dynamic_shared=self.dynamic_shared,
             max_dynamic_shared=self.max_dynamic_shared,
             readonly=self.readonly,
+            keep=ptx is None,
             **options,
         )
 

@@ -155,4 +155,5 @@ def launch_triton(
         readonly=list(readonly),
         races=races,
         seed=seed,
+        keep=True,
     )

@@ -77,5 +77,5 @@ def opted_in(static_bytes: int, shared_bytes: int) -> int | None:
 
 def prepare(entry: str, ptx: str, grid: int, block: int, parameters: Structure, shared_bytes: int) -> Launch:
     """The launch of a plan, opted in to shared memory as the launcher does it."""
-    asked = opted_in(load(ptx, entry).code.slots.shared_bytes, shared_bytes)
+    asked = opted_in(load(ptx, entry, keep=True).code.slots.shared_bytes, shared_bytes)
     return Launch(entry, ptx, entry, (grid,), block, [parameters], [], shared_bytes, asked)

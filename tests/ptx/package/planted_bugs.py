@@ -30,6 +30,7 @@ class Bug:
     original: str
     planted: str
     test: str
+    also: tuple[str, str] | None = None  # a second place, original and planted
 
 
 BUGS = (
@@ -43,9 +44,10 @@ BUGS = (
     Bug(
         "Triton: the running maximum is not reset between streams",
         f"{TRITON}/forward.py",
-        "            b_max = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)\n",
-        "",
+        "b_max = tl.full((BLOCK_Q,), FAR_BELOW, tl.float32)",
+        "b_max = top",
         TRITON_TEST + "test_attention[far apart-120-torch.float32]",
+        also=("finish(b_max * scale_log2, b_sum)", "finish(b_max * scale_log2, b_sum)\n            top = b_max"),
     ),
     Bug(
         "CUDA: a hole in the mask off by one at a tile's edge",
@@ -92,8 +94,8 @@ BUGS = (
     Bug(
         "Triton: offsets of batch and head in 32 bits",
         f"{TRITON}/blocks.py",
-        "base + b * s_b + h * s_h",
-        "base + (b * s_b + h * s_h).to(tl.int32)",
+        "base + at * s_b + h * s_h + (o_row",
+        "base + (at * s_b + h * s_h).to(tl.int32) + (o_row",
         TRITON_TEST + "test_offsets_above_2_to_the_31[one tile-1]",
     ),
     Bug(
@@ -212,11 +214,13 @@ def plant(bug: Bug, copy: Path) -> None:
     """
     path = copy / bug.file
     text = path.read_text()
-    if bug.original not in text:
-        raise ValueError(f"{bug.name}: {bug.file} has no {bug.original!r}; plant the bug in what the kernel is now")
-    # of several places the last: in the backward that with tiles of its own for the keys
-    before, _, after = text.rpartition(bug.original)
-    path.write_text(before + bug.planted + after)
+    for original, planted in ((bug.original, bug.planted), *filter(None, [bug.also])):
+        if original not in text:
+            raise ValueError(f"{bug.name}: {bug.file} has no {original!r}; plant the bug in what the kernel is now")
+        # of several places the last: in the backward that with tiles of its own for the keys
+        before, _, after = text.rpartition(original)
+        text = before + planted + after
+    path.write_text(text)
 
 
 def copy_of_repository(to: Path) -> None:

@@ -309,7 +309,7 @@ BUGS_BY_NAME = {
 @pytest.mark.parametrize("kernel", ["forward", "backward_queries", "backward_keys"])
 def test_planted_bugs_are_caught(kernel):
     """Mutants that behave like the original are not sorted out, such as a guard dropped where it always holds."""
-    call = AttentionCall.of("joint", torch.float16)
+    call = AttentionCall.make(33, (100, 7), 64, torch.float16, heads=1, normalization="joint")
     results, reports = run(call)
     report = next(report for report in reports if report.kernel == f"attention_{kernel}_fp16_64")
     text = kernels(torch.float16, 64)[report.kernel]
