@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amuse_kernels.attention import ops as attention_ops
-from amuse_kernels.attention import reference as attention_reference
 from amuse_kernels.attention.inputs import AttentionInputs, check_attention
+from amuse_kernels.attention.ops import p2c_attention as fused_attention
+from amuse_kernels.attention.reference import p2c_attention as reference_attention
+from amuse_kernels.attention.reference import weights_and_lse
 from amuse_kernels.attention.varlen import check_attention_varlen, of_batch
 from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
-from amuse_kernels.fusion import ops as fusion_ops
-from amuse_kernels.fusion import reference as fusion_reference
 from amuse_kernels.fusion.inputs import check_fusion
-from amuse_kernels.interpolation import ops as interpolation_ops
-from amuse_kernels.interpolation import reference as interpolation_reference
+from amuse_kernels.fusion.ops import adaptive_fusion as fused_fusion
+from amuse_kernels.fusion.reference import adaptive_fusion as reference_fusion
 from amuse_kernels.interpolation.inputs import check_interpolation
+from amuse_kernels.interpolation.ops import interpolation_coefficients as fused_interpolation
+from amuse_kernels.interpolation.reference import interpolation_coefficients as reference_interpolation
 
 
 def p2c_attention(
@@ -226,7 +227,7 @@ def p2c_attention_weights(
         seed=seed,
     )
     with without_autocast:
-        weights, lse = attention_reference.weights_and_lse(inputs)
+        weights, lse = weights_and_lse(inputs)
     cast = tuple(weight.to(inputs.query.dtype) for weight in weights)
     return (cast, lse) if return_lse else cast
 
@@ -273,8 +274,8 @@ def adaptive_fusion(
     arguments = (descriptors, alpha, pair_weight, pair_bias, present)
     with without_autocast:
         if name == "reference":
-            return fusion_reference.adaptive_fusion(*arguments)
-        return fusion_ops.adaptive_fusion(*arguments, cuda_cpp=name == "cuda")
+            return reference_fusion(*arguments)
+        return fused_fusion(*arguments, cuda_cpp=name == "cuda")
 
 
 def interpolation_coefficients(
@@ -303,14 +304,14 @@ def interpolation_coefficients(
     without_autocast, _ = _autocast(a)
     with without_autocast:
         if name == "reference":
-            return interpolation_reference.interpolation_coefficients(*arguments)
-        return interpolation_ops.interpolation_coefficients(*arguments, cuda_cpp=name == "cuda")
+            return reference_interpolation(*arguments)
+        return fused_interpolation(*arguments, cuda_cpp=name == "cuda")
 
 
 def _attend(inputs: AttentionInputs, backend: str) -> tuple[Tensor, Tensor]:
     if backend == "reference":
-        return attention_reference.p2c_attention(inputs)
-    return attention_ops.p2c_attention(inputs, cuda_cpp=backend == "cuda")
+        return reference_attention(inputs)
+    return fused_attention(inputs, cuda_cpp=backend == "cuda")
 
 
 # asked once, since torch.compile cannot trace the question in torch 2.11

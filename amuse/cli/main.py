@@ -106,13 +106,17 @@ def evaluate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
-    out: Annotated[Path, typer.Argument(help="New folder, for transformers' from_pretrained.")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx; needs the extra onnx.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Score the test split for the card; needs the run's data.")
+    ] = True,
 ) -> None:
-    """Export the best model of a run and its processor as a folder for Hugging Face transformers."""
+    """Export the best model of a run as a folder that works without this package: for transformers, and for ONNX."""
     from amuse.hf import export_run
 
-    export_run(run, out)
-    say(f"import amuse.hf, then AutoModelForTokenClassification.from_pretrained({str(out)!r})")
+    export_run(run, out, onnx=onnx, scores=scores)
+    say(f"pipeline('emotion-in-conversation', model={str(out)!r}, trust_remote_code=True) of transformers reads {out}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from amuse.data.batch import UNLABELLED, Batch, collate
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.standardize import Standardizer
 from amuse.encoders.text import WordReader, Words
-from amuse.inference.prediction import Prediction
+from amuse.inference.outcome import Prediction
 
 
 class AmuseProcessor(FeatureExtractionMixin):

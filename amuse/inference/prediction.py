@@ -2,10 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor
 
@@ -13,38 +11,10 @@ from amuse.data.clock import clock
 from amuse.data.conversation import Dialogue
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.inference.expressions import strongest
+from amuse.inference.outcome import Prediction
 from amuse.inference.recording import Recognizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Prediction:
-    """The prediction that follows from one utterance's logits.
-
-    Attributes:
-        label: Name of the most probable class; None for regression.
-        confidence: Its probability, with the temperature; None for regression.
-        probabilities: Class name -> probability; empty for regression.
-        value: The regression output; None for classes.
-        logits: `(C,)`.
-    """
-
-    label: str | None
-    confidence: float | None
-    probabilities: dict[str, float]
-    value: float | None
-    logits: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, label_names: Sequence[str] | None, temperature: float) -> Self:
-        """From logits `(C,)`, or `(1,)` for regression, where `label_names` is None."""
-        if label_names is None:
-            return cls(None, None, {}, logits.item(), logits)
-        probabilities = (logits.float() / temperature).softmax(-1)
-        named = dict(zip(label_names, probabilities.tolist(), strict=True))
-        label = label_names[int(probabilities.argmax())]
-        return cls(label, named[label], named, None, logits)
 
 
 @dataclass

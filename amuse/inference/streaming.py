@@ -18,7 +18,7 @@ from amuse.data.standardize import Standardizer
 from amuse.encoders.text import WordReader, Words
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
-from amuse.inference.prediction import Prediction
+from amuse.inference.outcome import Prediction
 from amuse.model.amuse import Amuse
 from amuse.model.temporal import ContextLayer, sinusoids
 from amuse_kernels.nn import ProjectedSource

@@ -61,8 +61,9 @@ def adaptive_fusion(
 def _gate(f: Tensor, pair_weight: Tensor, pair_bias: Tensor) -> Tensor:
     """alpha[m, n] = sigmoid(<w_mn[0], f_m> + <w_mn[1], f_n> + b_mn), `(..., M, M)` with 0 on the diagonal."""
     modalities = f.shape[-2]
-    first, second = modality_pairs(modalities)
-    logits = (pair_weight[:, 0] * f[..., first, :] + pair_weight[:, 1] * f[..., second, :]).sum(-1) + pair_bias
+    pair = torch.arange(modalities * (modalities - 1), device=f.device)
+    place = pair + pair // modalities + 1  # m * M + n: the diagonal is left out
+    f_m, f_n = f.index_select(-2, place // modalities), f.index_select(-2, place % modalities)
+    logits = (pair_weight[:, 0] * f_m + pair_weight[:, 1] * f_n).sum(-1) + pair_bias
     flat = f.new_zeros((*f.shape[:-2], modalities * modalities))
-    index = torch.tensor([m * modalities + n for m, n in zip(first, second, strict=True)], device=f.device).long()
-    return flat.index_copy(-1, index, torch.sigmoid(logits)).unflatten(-1, (modalities, modalities))
+    return flat.index_copy(-1, place, torch.sigmoid(logits)).unflatten(-1, (modalities, modalities))
