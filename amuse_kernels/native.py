@@ -8,8 +8,6 @@ from torch import Tensor
 
 from amuse_kernels.dispatch import native_module
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
-
 
 def module() -> ModuleType:
     found = native_module()
@@ -20,6 +18,18 @@ def module() -> ModuleType:
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+class Workspace:
+    """Memory that kernels work in, on the device of a tensor; to be kept until they are queued."""
+
+    def __init__(self, beside: Tensor) -> None:
+        self._beside = beside
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes."""
+        self._memory = self._beside.new_empty(size, dtype=torch.uint8)
+        return address(self._memory)
 
 
 def run(plan: Any, device: torch.device) -> None:

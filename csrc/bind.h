@@ -53,6 +53,15 @@ inline void check_threads(int num_threads) {
   if (num_threads < 0) invalid("num_threads", "0 (OpenMP's default) or more", num_threads);
 }
 
+inline Dtype dtype_of(const char* name, const DLTensor& tensor) {
+  for (int code = 0; code < 4; ++code) {
+    if (tensor.dtype == dl_types[code]) return static_cast<Dtype>(code);
+  }
+  invalid(name, "a floating dtype", "another");
+}
+
+inline DLDataType accumulator(Dtype dtype) { return dtype == Dtype::float64 ? dl_float64 : dl_float32; }
+
 enum class Device { cpu, of_first_tensor };
 
 // Reads the tensors of one call. What it returns lives as long as the Python tensor does.
@@ -98,6 +107,19 @@ class TensorReader {
     return t;
   }
 
+  // The memory of a contiguous tensor.
+  void* dense(const char* name, pybind11::handle tensor, DLDataType dtype, std::initializer_list<int64_t> shape) const {
+    const DLTensor t = read(name, tensor, dtype, shape);
+    int64_t stride = 1;
+    bool contiguous = true;
+    for (int32_t i = t.ndim - 1; i >= 0; --i) {
+      contiguous = contiguous && (t.shape[i] == 1 || t.strides[i] == stride);
+      stride *= t.shape[i];
+    }
+    if (!contiguous && stride != 0) invalid(name, "a contiguous tensor", "another");
+    return t.data;
+  }
+
  private:
   static std::string text(DLDataType dtype) {
     return std::to_string(dtype.code) + " of " + std::to_string(dtype.bits) + " bits";
@@ -110,6 +132,7 @@ class TensorReader {
 };
 
 void bind_attention(pybind11::module_& module);  // bind_attention.cpp
+void bind_fusion(pybind11::module_& module);     // bind_fusion.cpp
 void bind_cuda(pybind11::module_& module);       // bind_cuda.cpp, where there is an nvcc
 
 }  // namespace amuse

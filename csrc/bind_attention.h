@@ -30,15 +30,6 @@ struct AttentionInputs {
   std::vector<int64_t> max_k;
 };
 
-inline Dtype dtype_of(const DLTensor& query) {
-  for (int code = 0; code < 4; ++code) {
-    if (query.dtype == dl_types[code]) return static_cast<Dtype>(code);
-  }
-  invalid("query", "a floating dtype", "another");
-}
-
-inline DLDataType accumulator(Dtype dtype) { return dtype == Dtype::float64 ? dl_float64 : dl_float32; }
-
 inline void check_count(const char* name, size_t count, size_t sources) {
   if (count != sources) invalid(name, std::to_string(sources) + " entries", static_cast<int64_t>(count));
 }
@@ -49,7 +40,7 @@ class AttentionReader {
       : in_(in), p_(p), on_cpu_(device == Device::cpu), packed_(!in.cu_seq_q.is_none()), reader_(in.query, device) {
     check_threads(in.num_threads);
     const DLTensor query = reader_.read("query", in.query);
-    p.dtype = dtype_of(query);
+    p.dtype = dtype_of("query", query);
     if (query.ndim != 4) invalid("query", "4 dimensions", query.ndim);
     p.b = query.shape[0], p.h = query.shape[1], p.lq = query.shape[2], p.d = query.shape[3];
     if (p.d < 8 || p.d > 256 || p.d % 8 != 0) invalid("query", "a head dim that is a multiple of 8 from 8 to 256", p.d);
@@ -91,24 +82,16 @@ class AttentionReader {
     return rows(name, tensor, tokens_k_[s]);
   }
 
-  void* dense(const char* name, const pybind11::object& tensor, DLDataType dtype,
-              std::initializer_list<int64_t> shape) const {
-    const DLTensor t = reader_.read(name, tensor, dtype, shape);
-    int64_t stride = 1;
-    bool contiguous = true;
-    for (int32_t i = t.ndim - 1; i >= 0; --i) {
-      contiguous = contiguous && (t.shape[i] == 1 || t.strides[i] == stride);
-      stride *= t.shape[i];
-    }
-    if (!contiguous && stride != 0) invalid(name, "a contiguous tensor", "another");
-    return t.data;
+  // In the accumulation type: (B, H, P), contiguous.
+  void* gates(const char* name, const pybind11::object& tensor) const {
+    return reader_.dense(name, tensor, accumulator(p_.dtype), {p_.b, p_.h, p_.sources});
   }
 
   // In the accumulation type: (B, H, Lq, P), or (B, H, Lq) for joint.
   void* lse(const char* name, const pybind11::object& tensor) const {
     const DLDataType dtype = accumulator(p_.dtype);
-    return p_.joint ? dense(name, tensor, dtype, {batch(), p_.h, tokens_q_})
-                    : dense(name, tensor, dtype, {batch(), p_.h, tokens_q_, p_.sources});
+    return p_.joint ? reader_.dense(name, tensor, dtype, {batch(), p_.h, tokens_q_})
+                    : reader_.dense(name, tensor, dtype, {batch(), p_.h, tokens_q_, p_.sources});
   }
 
  private:
@@ -124,7 +107,7 @@ class AttentionReader {
   // Offsets of B samples. On the CPU, where nothing else may have looked into them, those that leave the tensor are
   // refused.
   const int32_t* offsets(const char* name, const pybind11::object& tensor, int64_t tokens, int64_t longest) const {
-    const auto* cu_seq = static_cast<const int32_t*>(dense(name, tensor, dl_int32, {p_.b + 1}));
+    const auto* cu_seq = static_cast<const int32_t*>(reader_.dense(name, tensor, dl_int32, {p_.b + 1}));
     if (longest < 0) invalid(name, "a maximum of 0 or more", longest);
     if (!on_cpu_) return cu_seq;
     bool fits = cu_seq[0] == 0 && cu_seq[p_.b] == tokens;
@@ -153,15 +136,16 @@ class AttentionReader {
     source.value = key_rows("values", in_.values[s], s);
     if (!in_.key_masks[s].is_none()) {
       if (packed_) invalid("key_masks", "None where samples are packed", "a mask");
-      source.mask = static_cast<const uint8_t*>(dense("key_masks", in_.key_masks[s], dl_bool, {p_.b, tokens}));
+      source.mask = static_cast<const uint8_t*>(reader_.dense("key_masks", in_.key_masks[s], dl_bool, {p_.b, tokens}));
     }
     if (in_.relations[s] < 0 || in_.relations[s] > 2) invalid("relations", "0, 1 or 2", in_.relations[s]);
     source.relation = static_cast<Relation>(in_.relations[s]);
     source.causal = in_.causal[s];
     if (source.relation != Relation::any) {
       p_.query_groups =
-          static_cast<const int64_t*>(dense("query_groups", in_.query_groups, dl_int64, {batch(), tokens_q_}));
-      source.groups = static_cast<const int64_t*>(dense("key_groups", in_.key_groups[s], dl_int64, {batch(), tokens}));
+          static_cast<const int64_t*>(reader_.dense("query_groups", in_.query_groups, dl_int64, {batch(), tokens_q_}));
+      source.groups =
+          static_cast<const int64_t*>(reader_.dense("key_groups", in_.key_groups[s], dl_int64, {batch(), tokens}));
     }
   }
 
@@ -202,7 +186,7 @@ inline AttentionBackwardParams attention_backward_params(const AttentionInputs& 
     p.grad_value[s] = reader.key_rows("grad_values", grad_values[s], s);
   }
   if (!grad_gates.is_none()) {
-    p.grad_gates = reader.dense("grad_gates", grad_gates, accumulator(p.dtype), {p.b, p.h, p.sources});
+    p.grad_gates = reader.gates("grad_gates", grad_gates);
   }
   return p;
 }

@@ -13,9 +13,6 @@ namespace py = pybind11;
 namespace amuse {
 namespace {
 
-template <class>
-using Address = uintptr_t;
-
 // Every return code of CUDA ends up here.
 [[noreturn]] void fail(cudaError_t code, const char* entry) {
   throw std::runtime_error(std::string(cudaGetErrorName(code)) + " (" + cudaGetErrorString(code) + ")" +
@@ -27,18 +24,27 @@ CudaPlan checked(CudaPlan plan) {
   return plan;
 }
 
-// What Python calls to get a plan: the parameters' arguments, then what else the plan takes, as integers.
-template <class Params, class... Arguments, class... Others>
-auto planned(Params (*read)(Arguments...), CudaPlan (*plan)(const Params&, Others*...)) {
-  return [=](Arguments... arguments, Address<Others>... others) {
-    return checked(plan(read(arguments...), reinterpret_cast<Others*>(others)...));
-  };
+// `workspace`: a function that is told the number of bytes and gives the address of as much device memory.
+void* allocated(const py::object& workspace, int64_t bytes) {
+  return reinterpret_cast<void*>(workspace(bytes).cast<uintptr_t>());
 }
 
-int64_t fusion_workspace(int64_t n, int64_t m, int64_t d) {
-  FusionBackwardParams p{};
-  p.dtype = Dtype::float32, p.alpha_kind = AlphaKind::gate, p.n = n, p.m = m, p.d = d;
-  return amuse_cuda_fusion_backward_workspace(&p);
+// What Python calls to get a plan: the parameters' arguments.
+template <class Params, class... Arguments>
+auto planned(Params (*read)(Device, Arguments...), CudaPlan (*plan)(const Params&)) {
+  return [=](Arguments... arguments) { return checked(plan(read(Device::of_first_tensor, arguments...))); };
+}
+
+// As fusion_backward_params; `workspace` as for attention.
+CudaPlan plan_fusion_backward(const py::object& grad_fused, const py::object& grad_alpha, const py::object& descriptors,
+                              const py::object& alpha, const py::object& pair_weight, const py::object& pair_bias,
+                              const py::object& present, const py::object& grad_descriptors,
+                              const py::object& grad_alpha_in, const py::object& grad_pair_weight,
+                              const py::object& grad_pair_bias, const py::object& workspace) {
+  const FusionBackwardParams p =
+      fusion_backward_params(Device::of_first_tensor, grad_fused, grad_alpha, descriptors, alpha, pair_weight,
+                             pair_bias, present, grad_descriptors, grad_alpha_in, grad_pair_weight, grad_pair_bias);
+  return checked(fusion_backward_plan(p, allocated(workspace, amuse_cuda_fusion_backward_workspace(&p))));
 }
 
 // `seed`: the address of an int64 on the device, 0 without dropout.
@@ -49,7 +55,6 @@ CudaPlan plan_attention_forward(const AttentionInputs& in, const py::object& out
   return checked(attention_forward_plan(attention_forward_params(in, Device::of_first_tensor, out, lse), options));
 }
 
-// `workspace`: a function that is told the number of bytes and gives the address of as much device memory.
 CudaPlan plan_attention_backward(const AttentionInputs& in, const py::object& grad_out, const py::object& out,
                                  const py::object& lse, const py::object& grad_lse, const py::object& grad_query,
                                  const std::vector<py::object>& grad_keys, const std::vector<py::object>& grad_values,
@@ -59,8 +64,7 @@ CudaPlan plan_attention_backward(const AttentionInputs& in, const py::object& gr
       in, Device::of_first_tensor, grad_out, out, lse, grad_lse, grad_query, grad_keys, grad_values, grad_gates);
   CudaAttentionOptions options{};
   options.seed = reinterpret_cast<const int64_t*>(seed), options.allow_tf32 = allow_tf32;
-  const int64_t bytes = amuse_cuda_attention_workspace(&p);
-  options.workspace = reinterpret_cast<void*>(workspace(bytes).cast<uintptr_t>());
+  options.workspace = allocated(workspace, amuse_cuda_attention_workspace(&p));
   return checked(attention_backward_plan(p, options));
 }
 
@@ -119,24 +123,20 @@ RuntimeError with the name that CUDA gives its error, and the kernel, if there i
       .def_property_readonly("launches", &launches,
                              "(kernel, blocks, threads, bytes of dynamic shared memory, parameters as bytes) each.");
 
-  // Arguments as those of the functions for the CPU, without num_threads; pointers to device memory, in fp32, fp16 or
-  // bf16.
+  // Arguments as those of the functions for the CPU, without num_threads; tensors all on one device, in fp32, fp16 or
+  // bf16. workspace(bytes) gives the address of device memory, aligned to 16 bytes.
   module.def("cuda_adaptive_fusion_forward", planned(&fusion_forward_params, &fusion_forward_plan));
-  module.def("cuda_adaptive_fusion_workspace", &fusion_workspace, arg("n"), arg("m"), arg("d"),
-             "Bytes of device memory, aligned to 16, that the backward pass with a gate works in.");
-  module.def("cuda_adaptive_fusion_backward", planned(&fusion_backward_params, &fusion_backward_plan),
-             "The last argument is the workspace; 0 without a gate.");
+  module.def("cuda_adaptive_fusion_backward", &plan_fusion_backward, "The last argument is workspace.");
   module.def(
       "cuda_interpolation_coefficients_forward", planned(&interpolation_forward_params, &interpolation_forward_plan));
   module.def("cuda_interpolation_coefficients_backward",
              planned(&interpolation_backward_params, &interpolation_backward_plan));
 
   module.def("cuda_p2c_attention_forward", &plan_attention_forward, arg("inputs"), arg("out"), arg("lse"), arg("seed"),
-             arg("allow_tf32"), "As p2c_attention_forward, tensors all on one device; the seed is an address there.");
+             arg("allow_tf32"), "The seed is an address on the device.");
   module.def("cuda_p2c_attention_backward", &plan_attention_backward, arg("inputs"), arg("grad_out"), arg("out"),
              arg("lse"), arg("grad_lse"), arg("grad_query"), arg("grad_keys"), arg("grad_values"), arg("grad_gates"),
-             arg("seed"), arg("allow_tf32"), arg("workspace"),
-             "As p2c_attention_backward; workspace(bytes) gives the address of device memory, aligned to 16 bytes.");
+             arg("seed"), arg("allow_tf32"), arg("workspace"));
 }
 
 }  // namespace amuse

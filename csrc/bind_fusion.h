@@ -1,9 +1,7 @@
-// Parameters of fusion.h out of what Python passes: pointers as integers (tensor.data_ptr(), 0 for none), sizes, codes.
-// Shared by the bindings of the CPU and the CUDA kernels.
+// Parameters of fusion.h out of the tensors that Python passes. Shared by the bindings of the CPU and the CUDA kernels.
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <string>
 
 #include "bind.h"
@@ -11,140 +9,134 @@
 
 namespace amuse {
 
-inline Dtype checked_dtype(int code) {
-  if (code < 0 || code > 3) invalid("dtype", "a code of DTYPES, 0 to 3", code);
-  return static_cast<Dtype>(code);
-}
-
-inline int64_t item_size(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float32: return 4;
-    case Dtype::float64: return 8;
-    default: return 2;
+// Reads what both directions take, and then tensors of the same shapes.
+class FusionReader {
+ public:
+  FusionReader(FusionParams& p, Device device, const pybind11::object& descriptors, const pybind11::object& alpha,
+               const pybind11::object& pair_weight, const pybind11::object& pair_bias, const pybind11::object& present)
+      : p_(p), reader_(descriptors, device) {
+    const DLTensor rows = reader_.read("descriptors", descriptors);
+    p.dtype = dtype_of("descriptors", rows);
+    if (rows.ndim != 3) invalid("descriptors", "3 dimensions", rows.ndim);
+    p.n = rows.shape[0], p.m = rows.shape[1], p.d = rows.shape[2];
+    if (p.m < 1 || p.m > max_modalities) {
+      invalid("descriptors", "1 to " + std::to_string(max_modalities) + " modalities", p.m);
+    }
+    if (p.d < 1) invalid("descriptors", "a width of at least 1", p.d);
+    if (p.n > 0 && p.d > 1 && rows.strides[2] != 1) {
+      invalid("descriptors", "a stride of 1 in the last dimension", rows.strides[2]);
+    }
+    p.descriptors = rows.data, p.stride_n = rows.strides[0], p.stride_m = rows.strides[1];
+    if (!present.is_none()) {
+      p.present = static_cast<const uint8_t*>(reader_.dense("present", present, dl_bool, {p.n, p.m}));
+    }
+    if (alpha.is_none()) {
+      p.alpha_kind = AlphaKind::gate;
+      p.pair_weight = weight("pair_weight", pair_weight), p.pair_bias = bias("pair_bias", pair_bias);
+    } else {
+      const bool elementwise = reader_.read("alpha", alpha).ndim == 4;
+      p.alpha_kind = elementwise ? AlphaKind::elementwise : AlphaKind::scalar;
+      p.alpha = coefficients("alpha", alpha);
+    }
   }
-}
 
-inline int64_t accumulator_size(Dtype dtype) { return dtype == Dtype::float64 ? 8 : 4; }
-
-inline int64_t checked_product(std::initializer_list<int64_t> sizes) {
-  int64_t product = 8;  // leaves room for the item size
-  for (int64_t size : sizes) {
-    if (__builtin_mul_overflow(product, size, &product)) invalid("sizes", "a tensor that fits into memory", size);
+  // (n, m, d)
+  void* vectors(const char* name, const pybind11::object& tensor) const {
+    return reader_.dense(name, tensor, dtype(), {p_.n, p_.m, p_.d});
   }
-  return product / 8;
-}
-
-// A pointer that must be there and aligned whenever its tensor has elements.
-inline void* pointer(const char* name, uintptr_t address, int64_t elements, int64_t alignment) {
-  if (elements > 0 && address == 0) throw std::invalid_argument(std::string(name) + ": expected a pointer, got null");
-  if (address % static_cast<uintptr_t>(alignment) != 0) {
-    throw std::invalid_argument(std::string(name) + ": the pointer is not aligned to " + std::to_string(alignment) +
-                                " bytes");
+  // (n, m, m), elementwise (n, m, m, d)
+  void* coefficients(const char* name, const pybind11::object& tensor) const {
+    if (p_.alpha_kind == AlphaKind::elementwise) return reader_.dense(name, tensor, dtype(), {p_.n, p_.m, p_.m, p_.d});
+    return reader_.dense(name, tensor, dtype(), {p_.n, p_.m, p_.m});
   }
-  return reinterpret_cast<void*>(address);
-}
+  // (pairs, 2, d) and (pairs), in the accumulation type
+  void* weight(const char* name, const pybind11::object& tensor) const {
+    return reader_.dense(name, tensor, accumulator(p_.dtype), {pairs(), 2, p_.d});
+  }
+  void* bias(const char* name, const pybind11::object& tensor) const {
+    return reader_.dense(name, tensor, accumulator(p_.dtype), {pairs()});
+  }
 
-struct FusionSizes {
-  int64_t descriptors, alpha, pairs, item, accumulator;
+ private:
+  DLDataType dtype() const { return dl_types[static_cast<int>(p_.dtype)]; }
+  int64_t pairs() const { return p_.m * (p_.m - 1); }
+
+  const FusionParams& p_;
+  const TensorReader reader_;
 };
 
-inline FusionSizes fill_fusion(FusionParams& p, uintptr_t descriptors, uintptr_t alpha, uintptr_t pair_weight,
-                               uintptr_t pair_bias, uintptr_t present, int64_t n, int64_t m, int64_t d,
-                               int64_t stride_n, int64_t stride_m, int dtype, int alpha_kind) {
-  p.dtype = checked_dtype(dtype);
-  if (alpha_kind < 0 || alpha_kind > 2) invalid("alpha_kind", "0 (scalar), 1 (elementwise) or 2 (gate)", alpha_kind);
-  p.alpha_kind = static_cast<AlphaKind>(alpha_kind);
-  if (n < 0) invalid("n", "0 or more samples", n);
-  if (m < 1 || m > max_modalities) invalid("m", "1 to " + std::to_string(max_modalities) + " modalities", m);
-  if (d < 1) invalid("d", "a width of at least 1", d);
-  if (stride_n < 0) invalid("stride_n", "0 or more", stride_n);
-  if (stride_m < 0) invalid("stride_m", "0 or more", stride_m);
-  p.n = n, p.m = m, p.d = d, p.stride_n = stride_n, p.stride_m = stride_m;
-
-  FusionSizes sizes{};
-  sizes.item = item_size(p.dtype);
-  sizes.accumulator = accumulator_size(p.dtype);
-  sizes.descriptors = checked_product({n, m, d});
-  sizes.alpha = checked_product({n, m, m, p.alpha_kind == AlphaKind::elementwise ? d : 1});
-  sizes.pairs = m * (m - 1);
-  p.descriptors = pointer("descriptors", descriptors, sizes.descriptors, sizes.item);
-  p.present = static_cast<const uint8_t*>(pointer("present", present, 0, 1));
-  const bool gate = p.alpha_kind == AlphaKind::gate;
-  p.alpha = gate ? nullptr : pointer("alpha", alpha, sizes.alpha, sizes.item);
-  p.pair_weight =
-      gate ? pointer("pair_weight", pair_weight, checked_product({sizes.pairs, 2, d}), sizes.accumulator) : nullptr;
-  p.pair_bias = gate ? pointer("pair_bias", pair_bias, sizes.pairs, sizes.accumulator) : nullptr;
-  return sizes;
-}
-
-inline FusionForwardParams fusion_forward_params(uintptr_t descriptors, uintptr_t alpha, uintptr_t pair_weight,
-                                                 uintptr_t pair_bias, uintptr_t present, uintptr_t fused,
-                                                 uintptr_t alpha_out, int64_t n, int64_t m, int64_t d, int64_t stride_n,
-                                                 int64_t stride_m, int dtype, int alpha_kind) {
+inline FusionForwardParams fusion_forward_params(Device device, const pybind11::object& descriptors,
+                                                 const pybind11::object& alpha, const pybind11::object& pair_weight,
+                                                 const pybind11::object& pair_bias, const pybind11::object& present,
+                                                 const pybind11::object& fused, const pybind11::object& alpha_out) {
   FusionForwardParams p{};
-  const FusionSizes sizes = fill_fusion(
-      p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n, stride_m, dtype, alpha_kind);
-  p.fused = pointer("fused", fused, sizes.descriptors, sizes.item);
-  p.alpha_out = pointer("alpha_out", alpha_out, sizes.alpha, sizes.item);
+  const FusionReader reader(p, device, descriptors, alpha, pair_weight, pair_bias, present);
+  p.fused = reader.vectors("fused", fused);
+  p.alpha_out = reader.coefficients("alpha_out", alpha_out);
   return p;
 }
 
-inline FusionBackwardParams fusion_backward_params(uintptr_t grad_fused, uintptr_t grad_alpha, uintptr_t descriptors,
-                                                   uintptr_t alpha, uintptr_t pair_weight, uintptr_t pair_bias,
-                                                   uintptr_t present, uintptr_t grad_descriptors,
-                                                   uintptr_t grad_alpha_in, uintptr_t grad_pair_weight,
-                                                   uintptr_t grad_pair_bias, int64_t n, int64_t m, int64_t d,
-                                                   int64_t stride_n, int64_t stride_m, int dtype, int alpha_kind) {
+// The gradients of what the call lacks, alpha or the gate's parameters, are not read.
+inline FusionBackwardParams fusion_backward_params(
+    Device device, const pybind11::object& grad_fused, const pybind11::object& grad_alpha,
+    const pybind11::object& descriptors, const pybind11::object& alpha, const pybind11::object& pair_weight,
+    const pybind11::object& pair_bias, const pybind11::object& present, const pybind11::object& grad_descriptors,
+    const pybind11::object& grad_alpha_in, const pybind11::object& grad_pair_weight,
+    const pybind11::object& grad_pair_bias) {
   FusionBackwardParams p{};
-  const FusionSizes sizes = fill_fusion(
-      p, descriptors, alpha, pair_weight, pair_bias, present, n, m, d, stride_n, stride_m, dtype, alpha_kind);
-  p.grad_fused = pointer("grad_fused", grad_fused, sizes.descriptors, sizes.item);
-  p.grad_alpha = pointer("grad_alpha", grad_alpha, 0, sizes.item);
-  p.grad_descriptors = pointer("grad_descriptors", grad_descriptors, sizes.descriptors, sizes.item);
+  const FusionReader reader(p, device, descriptors, alpha, pair_weight, pair_bias, present);
+  p.grad_fused = reader.vectors("grad_fused", grad_fused);
+  if (!grad_alpha.is_none()) p.grad_alpha = reader.coefficients("grad_alpha", grad_alpha);
+  p.grad_descriptors = reader.vectors("grad_descriptors", grad_descriptors);
   if (p.alpha_kind == AlphaKind::gate) {
-    p.grad_pair_weight =
-        pointer("grad_pair_weight", grad_pair_weight, checked_product({sizes.pairs, 2, d}), sizes.accumulator);
-    p.grad_pair_bias = pointer("grad_pair_bias", grad_pair_bias, sizes.pairs, sizes.accumulator);
+    p.grad_pair_weight = reader.weight("grad_pair_weight", grad_pair_weight);
+    p.grad_pair_bias = reader.bias("grad_pair_bias", grad_pair_bias);
   } else {
-    p.grad_alpha_in = pointer("grad_alpha_in", grad_alpha_in, sizes.alpha, sizes.item);
+    p.grad_alpha_in = reader.coefficients("grad_alpha_in", grad_alpha_in);
   }
   return p;
 }
 
+// Reads tensors (n, d) of one dtype; the first tells both.
 template <class Params>
-int64_t fill_interpolation(Params& p, int64_t n, int64_t d, double epsilon, int dtype) {
-  p.dtype = checked_dtype(dtype);
-  if (n < 0) invalid("n", "0 or more rows", n);
-  if (d < 1) invalid("d", "a width of at least 1", d);
-  p.n = n, p.d = d, p.epsilon = epsilon;
-  return checked_product({n, d});
-}
+class InterpolationReader {
+ public:
+  InterpolationReader(Params& p, Device device, const pybind11::object& a, double epsilon) : p_(p), reader_(a, device) {
+    const DLTensor rows = reader_.read("a", a);
+    p.dtype = dtype_of("a", rows);
+    if (rows.ndim != 2) invalid("a", "2 dimensions", rows.ndim);
+    p.n = rows.shape[0], p.d = rows.shape[1], p.epsilon = epsilon;
+    if (p.d < 1) invalid("a", "a width of at least 1", p.d);
+  }
 
-inline InterpolationForwardParams interpolation_forward_params(uintptr_t a, uintptr_t b, uintptr_t grad_b,
-                                                               uintptr_t out, int64_t n, int64_t d, double epsilon,
-                                                               int dtype) {
+  void* operator()(const char* name, const pybind11::object& tensor) const {
+    return reader_.dense(name, tensor, dl_types[static_cast<int>(p_.dtype)], {p_.n, p_.d});
+  }
+
+ private:
+  const Params& p_;
+  const TensorReader reader_;
+};
+
+inline InterpolationForwardParams interpolation_forward_params(Device device, const pybind11::object& a,
+                                                               const pybind11::object& b,
+                                                               const pybind11::object& grad_b,
+                                                               const pybind11::object& out, double epsilon) {
   InterpolationForwardParams p{};
-  const int64_t elements = fill_interpolation(p, n, d, epsilon, dtype), item = item_size(p.dtype);
-  p.a = pointer("a", a, elements, item);
-  p.b = pointer("b", b, elements, item);
-  p.grad = pointer("grad_b", grad_b, elements, item);
-  p.out = pointer("out", out, elements, item);
+  const InterpolationReader read(p, device, a, epsilon);
+  p.a = read("a", a), p.b = read("b", b), p.grad = read("grad_b", grad_b), p.out = read("out", out);
   return p;
 }
 
-inline InterpolationBackwardParams interpolation_backward_params(uintptr_t grad_out, uintptr_t a, uintptr_t b,
-                                                                 uintptr_t grad_b, uintptr_t out_grad_a,
-                                                                 uintptr_t out_grad_b, uintptr_t out_grad_grad_b,
-                                                                 int64_t n, int64_t d, double epsilon, int dtype) {
+inline InterpolationBackwardParams interpolation_backward_params(
+    Device device, const pybind11::object& grad_out, const pybind11::object& a, const pybind11::object& b,
+    const pybind11::object& grad_b, const pybind11::object& out_grad_a, const pybind11::object& out_grad_b,
+    const pybind11::object& out_grad_grad_b, double epsilon) {
   InterpolationBackwardParams p{};
-  const int64_t elements = fill_interpolation(p, n, d, epsilon, dtype), item = item_size(p.dtype);
-  p.grad_out = pointer("grad_out", grad_out, elements, item);
-  p.a = pointer("a", a, elements, item);
-  p.b = pointer("b", b, elements, item);
-  p.grad = pointer("grad_b", grad_b, elements, item);
-  p.grad_a = pointer("out_grad_a", out_grad_a, elements, item);
-  p.grad_b = pointer("out_grad_b", out_grad_b, elements, item);
-  p.grad_grad = pointer("out_grad_grad_b", out_grad_grad_b, elements, item);
+  const InterpolationReader read(p, device, a, epsilon);
+  p.grad_out = read("grad_out", grad_out), p.a = read("a", a), p.b = read("b", b), p.grad = read("grad_b", grad_b);
+  p.grad_a = read("out_grad_a", out_grad_a), p.grad_b = read("out_grad_b", out_grad_b);
+  p.grad_grad = read("out_grad_grad_b", out_grad_grad_b);
   return p;
 }
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from amuse.config import Config, ModelConfig
-from benchmarks import cpu, packed_attention, workloads
+from amuse.model.amuse import Amuse
+from benchmarks import cpu, launches, meld, packed_attention, workloads
 from benchmarks.measure import alternate, peak_extra_bytes
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,16 @@ def test_csv_and_plot(small, tmp_path, monkeypatch):
     assert {record["contender"] for record in records} == {"ours", "eager"}
     assert all(record["processor"] and record["torch"] == torch.__version__ for record in records)
     assert "<svg" in plot.draw(target).read_text()
+
+
+def test_the_stock_model_computes_what_ours_does_and_a_step_of_ours_never_waits():
+    torch.manual_seed(0)
+    batch = meld.half_to_full({"text": 5, "audio": 7, "video": 2}, utterances=3, count=2)
+    meld.check([batch])
+    config = meld.config()
+    model = Amuse(config.model, meld.spec()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    counter = launches.count(lambda: meld.training_step(model, (batch,), batch, config, optimizer))
+    assert not counter.waiting
+    assert counter.launching["lstm"] == counter.launching["lstm_backward"] == 5
+    assert counter.launching["p2c_attention_forward"] == 15

@@ -193,23 +193,28 @@ def test_kernels_obey_torch_set_num_threads():
 @needs_native
 def test_wild_arguments_are_value_errors_that_name_the_argument():
     native = native_module()
-    x = torch.zeros(4, 8)
-    pointers = (x.data_ptr(),) * 4
-    forward = native.interpolation_coefficients_forward
-    with pytest.raises(ValueError, match="dtype: expected"):
-        forward(*pointers, 4, 8, 0.1, 9)
-    with pytest.raises(ValueError, match="n: expected"):
-        forward(*pointers, -1, 8, 0.1, 0)
-    with pytest.raises(ValueError, match="grad_b: expected a pointer, got null"):
-        forward(x.data_ptr(), x.data_ptr(), 0, x.data_ptr(), 4, 8, 0.1, 0)
-    with pytest.raises(ValueError, match="a: the pointer is not aligned"):
-        forward(x.data_ptr() + 1, *pointers[1:], 4, 8, 0.1, 0)
-    with pytest.raises(ValueError, match="sizes: expected"):
-        forward(*pointers, 2**62, 2**62, 0.1, 0)
-    with pytest.raises(ValueError, match="m: expected 1 to 8"):
-        native.adaptive_fusion_forward(*(x.data_ptr(),) * 7, 1, 9, 8, 72, 8, 0, 0)
-    with pytest.raises(ValueError, match="alpha_kind: expected"):
-        native.adaptive_fusion_forward(*(x.data_ptr(),) * 7, 1, 1, 8, 8, 8, 0, 3)
+    x, stray = torch.zeros(4, 8), torch.frombuffer(bytearray(129), dtype=torch.float32, count=32, offset=1).view(4, 8)
+    interpolation, fusion = native.interpolation_coefficients_forward, native.adaptive_fusion_forward
+    for arguments, message in (
+        ((x.int(), x, x, x), "a: expected a floating dtype"),
+        ((x[0], x, x, x), "a: expected 2 dimensions, got 1"),
+        ((x[:, :0], x, x, x), "a: expected a width of at least 1, got 0"),
+        ((x, x.double(), x, x), "b: expected DLPack dtype 2 of 32 bits, got 2 of 64 bits"),
+        ((x, x, x[:3], x), "grad_b: expected a size of 4, got 3"),
+        ((x, x, x, torch.zeros(8, 4).T), "out: expected a contiguous tensor"),
+        ((x, stray, x, x), "b: expected aligned memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interpolation(*arguments, 0.1)
+    with pytest.raises(ValueError, match="num_threads: expected 0"):
+        interpolation(x, x, x, x, 0.1, -1)
+    nine, alpha = torch.zeros(1, 9, 8), torch.zeros(1, 9, 9)
+    with pytest.raises(ValueError, match="descriptors: expected 1 to 8 modalities, got 9"):
+        fusion(nine, alpha, None, None, None, nine, alpha)
+    with pytest.raises(ValueError, match="alpha: expected a size of 8, got 9"):
+        fusion(nine[:, :8], alpha, None, None, None, nine, alpha)
+    with pytest.raises(ValueError, match="pair_weight: expected a size of 56, got 2"):
+        fusion(nine[:, :8], None, torch.zeros(2, 2, 8), torch.zeros(2), None, nine, alpha)
 
 
 # The child compares bytes: torch's own parallel operations may hang after a fork.
@@ -221,8 +226,7 @@ n, d = 4096, 256
 a, b, g = torch.randn(3, n, d)
 def run():
     out = torch.empty(n, d)
-    native.interpolation_coefficients_forward(
-        a.data_ptr(), b.data_ptr(), g.data_ptr(), out.data_ptr(), n, d, 0.2, native.DTYPES["float32"], 2)
+    native.interpolation_coefficients_forward(a, b, g, out, 0.2, 2)
     return out.numpy().tobytes()
 expected = run()
 child = os.fork()

@@ -115,8 +115,7 @@ def test_a_launch_without_a_driver_is_an_error_with_cudas_name_for_it():
     if missing_gpu() is None:
         pytest.skip("this machine has a GPU")
     native = native_module()
-    tensor = torch.ones(8)
-    plan = native.cuda_interpolation_coefficients_forward(*(tensor.data_ptr(),) * 4, 1, 8, 0.1, 0)
+    plan = native.cuda_interpolation_coefficients_forward(*(torch.ones(1, 8),) * 4, 0.1)
     with pytest.raises(RuntimeError, match=r"cudaError\w+ \(.+\)"):
         plan.run(0, 0)
 
@@ -124,11 +123,8 @@ def test_a_launch_without_a_driver_is_an_error_with_cudas_name_for_it():
 @needs_cuda_build
 def test_what_no_kernel_takes_is_an_error_before_any_launch():
     native = native_module()
-    address = torch.ones(8, dtype=torch.float64).data_ptr()
     with pytest.raises(RuntimeError, match="cudaErrorInvalidValue"):
-        native.cuda_interpolation_coefficients_forward(*(address,) * 4, 1, 8, 0.1, native.DTYPES["float64"])
-    with pytest.raises(ValueError, match="grad_b: expected a pointer, got null"):
-        native.cuda_interpolation_coefficients_forward(address, address, 0, address, 1, 8, 0.1, 0)
+        native.cuda_interpolation_coefficients_forward(*(torch.ones(1, 8, dtype=torch.float64),) * 4, 0.1)
 
 
 def test_triton_comes_first_on_a_gpu_and_fp64_has_no_kernel():

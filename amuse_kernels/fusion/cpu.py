@@ -5,8 +5,7 @@ from torch import Tensor
 
 from amuse_kernels.buffers import dense
 from amuse_kernels.fusion.buffers import fusion_outputs
-from amuse_kernels.fusion.native import fusion_sizes
-from amuse_kernels.native import address, module
+from amuse_kernels.native import module
 
 
 def adaptive_fusion_forward(
@@ -20,9 +19,7 @@ def adaptive_fusion_forward(
     descriptors, alpha, pair_weight, pair_bias, present = dense(descriptors, alpha, pair_weight, pair_bias, present)
     fused, alpha_out = fusion_outputs(descriptors, alpha)
     module().adaptive_fusion_forward(
-        *map(address, (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)),
-        *fusion_sizes(descriptors, alpha),
-        torch.get_num_threads(),
+        descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out, torch.get_num_threads()
     )
     return fused, alpha_out
 
@@ -41,9 +38,5 @@ def adaptive_fusion_backward(
     grad_fused, grad_alpha = dense(grad_fused, grad_alpha)
     inputs = (descriptors, alpha, pair_weight, pair_bias)
     grads = [descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
-    module().adaptive_fusion_backward(
-        *map(address, (grad_fused, grad_alpha, *inputs, present, *grads)),
-        *fusion_sizes(descriptors, alpha),
-        torch.get_num_threads(),
-    )
+    module().adaptive_fusion_backward(grad_fused, grad_alpha, *inputs, present, *grads, torch.get_num_threads())
     return grads[0], grads[1], grads[2], grads[3]

@@ -1,12 +1,10 @@
 """adaptive_fusion by the CUDA C++ kernels; see `amuse_kernels.attention.cuda`."""
 
-import torch
 from torch import Tensor
 
 from amuse_kernels.buffers import dense, rows_dense
 from amuse_kernels.fusion.buffers import fusion_outputs
-from amuse_kernels.fusion.native import fusion_sizes
-from amuse_kernels.native import address, module, run
+from amuse_kernels.native import Workspace, module, run
 
 
 def adaptive_fusion_forward(
@@ -20,8 +18,7 @@ def adaptive_fusion_forward(
     descriptors = rows_dense(descriptors)
     alpha, pair_weight, pair_bias, present = dense(alpha, pair_weight, pair_bias, present)
     fused, alpha_out = fusion_outputs(descriptors, alpha)
-    tensors = (descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)
-    plan = module().cuda_adaptive_fusion_forward(*map(address, tensors), *fusion_sizes(descriptors, alpha))
+    plan = module().cuda_adaptive_fusion_forward(descriptors, alpha, pair_weight, pair_bias, present, fused, alpha_out)
     run(plan, descriptors.device)
     return fused, alpha_out
 
@@ -41,12 +38,7 @@ def adaptive_fusion_backward(
     grad_fused, grad_alpha = dense(grad_fused, grad_alpha)
     inputs = (descriptors, alpha, pair_weight, pair_bias)
     grads = [descriptors.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
-    size = 0 if pair_weight is None else module().cuda_adaptive_fusion_workspace(*descriptors.shape)
-    workspace = descriptors.new_empty(size, dtype=torch.uint8)
-    plan = module().cuda_adaptive_fusion_backward(
-        *map(address, (grad_fused, grad_alpha, *inputs, present, *grads)),
-        *fusion_sizes(descriptors, alpha),
-        address(workspace),
-    )
+    workspace = Workspace(descriptors)
+    plan = module().cuda_adaptive_fusion_backward(grad_fused, grad_alpha, *inputs, present, *grads, workspace.allocate)
     run(plan, descriptors.device)
     return grads[0], grads[1], grads[2], grads[3]

@@ -4,17 +4,14 @@ import torch
 from torch import Tensor
 
 from amuse_kernels.buffers import dense
-from amuse_kernels.interpolation.native import interpolation_sizes
-from amuse_kernels.native import address, module
+from amuse_kernels.native import module
 
 
 def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
     a, b, grad_b = dense(a, b, grad_b)
     out = a.new_empty(a.shape)
-    module().interpolation_coefficients_forward(
-        *map(address, (a, b, grad_b, out)), *interpolation_sizes(a, epsilon), torch.get_num_threads()
-    )
+    module().interpolation_coefficients_forward(a, b, grad_b, out, epsilon, torch.get_num_threads())
     return out
 
 
@@ -24,7 +21,5 @@ def interpolation_coefficients_backward(
     """Gradients of a, b and grad_b."""
     grad, a, b, grad_b = dense(grad, a, b, grad_b)
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
-    module().interpolation_coefficients_backward(
-        *map(address, (grad, a, b, grad_b, *grads)), *interpolation_sizes(a, epsilon), torch.get_num_threads()
-    )
+    module().interpolation_coefficients_backward(grad, a, b, grad_b, *grads, epsilon, torch.get_num_threads())
     return grads

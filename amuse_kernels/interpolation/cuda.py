@@ -3,17 +3,14 @@
 from torch import Tensor
 
 from amuse_kernels.buffers import dense
-from amuse_kernels.interpolation.native import interpolation_sizes
-from amuse_kernels.native import address, module, run
+from amuse_kernels.native import module, run
 
 
 def interpolation_coefficients_forward(a: Tensor, b: Tensor, grad_b: Tensor, epsilon: float) -> Tensor:
     """a, b, grad_b `(N, d)`; see `amuse_kernels.interpolation_coefficients`."""
     a, b, grad_b = dense(a, b, grad_b)
     out = a.new_empty(a.shape)
-    tensors = (a, b, grad_b, out)
-    plan = module().cuda_interpolation_coefficients_forward(*map(address, tensors), *interpolation_sizes(a, epsilon))
-    run(plan, a.device)
+    run(module().cuda_interpolation_coefficients_forward(a, b, grad_b, out, epsilon), a.device)
     return out
 
 
@@ -23,7 +20,5 @@ def interpolation_coefficients_backward(
     """Gradients of a, b and grad_b."""
     grad, a, b, grad_b = dense(grad, a, b, grad_b)
     grads = (a.new_empty(a.shape), a.new_empty(a.shape), a.new_empty(a.shape))
-    tensors = (grad, a, b, grad_b, *grads)
-    plan = module().cuda_interpolation_coefficients_backward(*map(address, tensors), *interpolation_sizes(a, epsilon))
-    run(plan, a.device)
+    run(module().cuda_interpolation_coefficients_backward(grad, a, b, grad_b, *grads, epsilon), a.device)
     return grads

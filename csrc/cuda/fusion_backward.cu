@@ -199,7 +199,7 @@ CudaPlan fusion_backward_plan(const FusionBackwardParams& p, void* workspace) {
   const bool aligned = fusion_aligned(p, {p.descriptors, p.pair_weight, p.grad_fused, p.grad_descriptors}) &&
                        (!elementwise || fusion_aligned(p, {p.alpha, p.grad_alpha, p.grad_alpha_in}));
   const RowsShape shape = rows_shape(p.n, p.d, fusion_columns(p, aligned));
-  const auto& entry = entries[9 * static_cast<int>(p.alpha_kind) + fusion_variant(p, aligned)];
+  const auto& entry = fusion_entry(entries, p, aligned);
   float* const grad_logits = gate ? static_cast<float*>(workspace) : nullptr;
   plan.add(entry, shape.grid, shape.block, fusion_shared_bytes(p, shape, elementwise ? 0 : 2),
            Arguments{p, grad_logits, shape.shift});

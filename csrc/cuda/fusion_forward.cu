@@ -142,7 +142,7 @@ CudaPlan fusion_forward_plan(const FusionForwardParams& p) {
   const bool aligned = fusion_aligned(p, {p.descriptors, p.pair_weight, p.fused}) &&
                        (p.alpha_kind != AlphaKind::elementwise || fusion_aligned(p, {p.alpha, p.alpha_out}));
   const RowsShape shape = rows_shape(p.n, p.d, fusion_columns(p, aligned));
-  const auto& entry = entries[9 * static_cast<int>(p.alpha_kind) + fusion_variant(p, aligned)];
+  const auto& entry = fusion_entry(entries, p, aligned);
   const int tables = p.alpha_kind == AlphaKind::elementwise ? 0 : 1;
   plan.add(entry, shape.grid, shape.block, fusion_shared_bytes(p, shape, tables), Arguments{p, shape.shift});
   return plan;

@@ -37,6 +37,13 @@ inline int fusion_variant(const FusionParams& p, bool aligned) {
   return 3 * dtype_index(p.dtype) + (!aligned ? 2 : p.m <= 4 ? 0 : 1);
 }
 
+// Of the kernels that AMUSE_FUSION_KINDS lists.
+template <class Parameters>
+const KernelEntry<Parameters>& fusion_entry(const KernelEntry<Parameters> (&entries)[27], const FusionParams& p,
+                                            bool aligned) {
+  return entries[9 * static_cast<int>(p.alpha_kind) + fusion_variant(p, aligned)];
+}
+
 // Columns that a thread of it takes at a time.
 inline int fusion_columns(const FusionParams& p, bool aligned) { return aligned ? elements_in_16_bytes(p.dtype) : 1; }
 

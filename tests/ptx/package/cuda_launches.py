@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from amuse_kernels import native
 from amuse_kernels.attention import cuda as attention_cuda
 from amuse_kernels.attention import native as attention_native
 from amuse_kernels.dispatch import native_module
@@ -87,8 +88,9 @@ def _planned(handle: Callable[[Any, list[torch.Tensor]], None]) -> Iterator[None
         tensors.clear()
 
     with contextlib.ExitStack() as patches:
-        for glue in (attention_cuda, fusion_cuda, interpolation_cuda):
+        for glue in (attention_cuda, native):  # the seed and the workspace
             patches.enter_context(mock.patch.object(glue, "address", address))
+        for glue in (attention_cuda, fusion_cuda, interpolation_cuda):
             patches.enter_context(mock.patch.object(glue, "run", take))
         for glue in (attention_cuda, fusion_cuda, interpolation_cuda, attention_native):
             patches.enter_context(mock.patch.object(glue, "module", return_value=_Recording(tensors)))
