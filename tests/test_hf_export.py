@@ -11,14 +11,18 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[hf]")
 
 from transformers import pipeline
+from typer.testing import CliRunner
 
+from amuse.cli.main import app
 from amuse.config import Config
 from amuse.data.load import load_split
+from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.files import load_tensors, save_tensors
 from amuse.hf import AmuseProcessor, export_run
 from amuse.hf.remote_code import remote_modules
+from amuse.onnx import OnnxInputs
 from amuse.training.train import train
 from tests.test_training import TINY
 
@@ -148,6 +152,22 @@ def test_the_pipeline_takes_one_dialogue_or_several(exported, talk, monkeypatch)
         emotions([])
     with pytest.raises(ValueError, match="top_k: the pipeline"):
         emotions(dialogues[0], top_k=3)
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_graph_that_gives_the_runs_outputs(run, talk, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra: pip install amuse-kernels[onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install amuse-kernels[onnx]")
+    done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "out"), "--onnx"])
+    assert done.exit_code == 0, done.output
+    conversations, expected = talk
+    processor = AmuseProcessor(conversations.modalities, conversations.label_names)  # features as in the data
+    inputs = OnnxInputs(**processor(conversations.dialogues, labels=False))
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    logits, probabilities = (torch.from_numpy(x) for x in session.run(["logits", "probabilities"], inputs.named()))
+    torch.testing.assert_close(logits[inputs.utterances], expected, rtol=1e-4, atol=1e-5)
+    own = (expected / load_temperature(run)).softmax(-1)
+    torch.testing.assert_close(probabilities[inputs.utterances], own, rtol=1e-4, atol=1e-5)
 
 
 def test_remote_code_is_the_packages_own_but_for_imports():

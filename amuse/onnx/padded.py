@@ -229,7 +229,8 @@ def _context_layer(
     if stage.window is not None:
         rows = torch.arange(x.shape[0] * x.shape[1], device=x.device)[:, None]
         seen = rows - torch.arange(stage.window - 1, -1, -1, device=x.device)
-        mask = seen >= rows - rows % x.shape[1]
+        position = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1).reshape(-1, 1)
+        mask = seen >= rows - position
         flat = layer.attend_window(x.flatten(0, 1), speakers.flatten(), seen.clamp(min=0), mask)
         return flat.unflatten(0, utterances.shape)
     y = layer.attention_norm(x)
