@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from amuse_kernels import p2c_attention
-from tests.sparse_memory import sparse_memory
+from tests.ptx.emulator.sparse_memory import sparse_memory
 
 
 @dataclass

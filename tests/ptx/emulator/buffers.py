@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from tests.sparse_memory import sparse_memory
-
 from .operands import region_base
 from .poison import INITIALISED
 from .program import Variable
+from .sparse_memory import sparse_memory
 
 LARGE = 2**28  # bytes
 LARGEST_WRITABLE = 2**30  # bytes, of which each has a record of who touched it

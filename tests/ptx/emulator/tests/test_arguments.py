@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sparse_memory import sparse_memory
-
 from .. import launch, poisoned
+from ..sparse_memory import sparse_memory
 from .snippets import kernel
 
 STORE = "  ld.param.u64 %rd1, [out];\n  ld.param.{t} {r}, [x];\n  st.global.{t} [%rd1], {r};"
