@@ -147,6 +147,16 @@ def test_onnx_runtime_gives_the_models_outputs(conversations, options, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_regression_has_no_probabilities(conversations, tmp_path):
+    options = {"temporal": "none", "unimodal_lstm": False, "fusion": "concat", "man": False, "unimodal_layers": 0}
+    model = Amuse(ModelConfig(**{**SMALL, **options}), DataSpec(conversations.modalities, None)).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    outputs = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_outputs()
+    assert [each.name for each in outputs] == ["logits", "modality_logits"]
+    assert outputs[0].shape[-1] == 1
+
+
+@pytest.mark.slow
 def test_a_graph_with_other_numbers_is_refused(conversations, tmp_path):
     options = {"temporal": "none", "unimodal_lstm": False, "fusion": "concat", "man": False, "unimodal_layers": 0}
     model = network(conversations, **options)
