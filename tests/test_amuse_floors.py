@@ -16,7 +16,7 @@ FLOORS = (
     ("data",),
     ("model", "media"),
     ("evaluation", "explain", "speech"),
-    ("training", "inference"),
+    ("training", "inference", "onnx"),
     ("report", "hf"),
     ("experiments", "demo", "pretrained"),
     ("examples", "cli"),

@@ -55,7 +55,7 @@ def test_commands_that_train_take_a_folder_of_data(tmp_path, monkeypatch, comman
     class Stop(Exception):
         pass
 
-    def stop(config, *arguments):
+    def stop(config, *arguments, **options):
         taken.append(config if command == "compare" else config.data.path)
         raise Stop
 

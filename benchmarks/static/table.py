@@ -19,6 +19,7 @@ PIPE_COLUMNS = tuple(f"sass_{pipe}" for pipe in PIPES)
 RESULTS = ("registers", "local_bytes", "shared_bytes", *PIPE_COLUMNS, "bound", "bound_pipe")
 COLUMNS = (*IDENTITY, "tile", "warps", "stages", "shared_limit", *RESULTS, "compiler", "source")
 Row = dict[str, str]
+TOLERATED = 16  # bytes
 SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, besides those whose source has changed
 
 
@@ -91,13 +92,21 @@ def check() -> list[str]:
 
 
 def over_limits(rows: Iterable[Row]) -> list[str]:
-    """Of the package's kernels those that no such chip could launch, or that spill at a head dim of up to 128."""
+    """Of the package's kernels those that no such chip could launch, or that spill at a head dim of up to 128.
+
+    fp32 kernels with all options may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers.
+    """
     ours = [row for row in rows if row["backend"] != "plain"]
     return [
         describe(row)
         for row in ours
-        if int(row["shared_bytes"]) > int(row["shared_limit"]) or (int(row["local_bytes"]) and int(row["width"]) <= 128)
+        if int(row["shared_bytes"]) > int(row["shared_limit"])
+        or (int(row["width"]) <= 128 and int(row["local_bytes"]) > _tolerated(row))
     ]
+
+
+def _tolerated(row: Row) -> int:
+    return TOLERATED if row["dtype"] == "fp32" and row["options"] == "all options" else 0
 
 
 def describe(row: Row) -> str:
