@@ -162,7 +162,7 @@ def test_a_block_plays_its_utterance_which_is_lit_meanwhile(address, short, brow
     recognized(page, 4)
     row = page.locator(".utterance").nth(2)
     start, end = (float(row.get_attribute(f"data-{name}")) for name in ("start", "end"))
-    page.locator("#player video").evaluate("video => { video.muted = true; video.playbackRate = 0.25; }")
+    page.locator("#player video").evaluate("video => { video.muted = true; video.playbackRate = 0.0625; }")
     page.get_by_role("button", name="Play utterance 3,").click()
     page.wait_for_function("document.querySelectorAll('.utterance')[2].classList.contains('lit')")
     assert start <= page.locator("#player video").evaluate("video => video.currentTime") < end + 0.5

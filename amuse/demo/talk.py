@@ -75,7 +75,7 @@ def explanation_page(recognizer: Recognizer, talk: Talk, position: int) -> str:
     turn = explained(recognizer, talk, position)
     turns = []
     for utterance, row in zip(talk.dialogue.utterances, talk.rows, strict=True):
-        predicted = torch.tensor(list(row.probabilities.values()) or [row.value])
+        predicted = row_prediction(row)
         # other turns are context; their explanations are not shown
         turns.append(Turn(utterance, replace(turn.explanation, probabilities=predicted)))
     turns[position] = turn
@@ -85,3 +85,8 @@ def explanation_page(recognizer: Recognizer, talk: Talk, position: int) -> str:
 def report_content(recognizer: Recognizer, talk: Talk, turns: list[Turn]) -> Content:
     """The report of the whole recording."""
     return recording_content(recognizer, talk.name, turns, DEFAULTS)
+
+
+def row_prediction(row: PredictedUtterance) -> torch.Tensor:
+    """Probabilities `(C,)`, or the value `(1,)` of a regression."""
+    return torch.tensor(list(row.probabilities.values()) or [row.value])

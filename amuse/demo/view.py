@@ -8,9 +8,10 @@ import torch
 
 from amuse.data.clock import clock
 from amuse.data.problems import LOSSES, NOTES, Problem
-from amuse.demo.talk import Talk
+from amuse.demo.talk import Talk, row_prediction
 from amuse.inference.prediction import PredictedUtterance
 from amuse.report.outcome import Outcome, ink
+from amuse.report.templates import template
 
 SHOWN_CLASSES = 4  # bars per utterance, the most probable classes
 
@@ -20,16 +21,7 @@ def talk_html(talk: Talk) -> str:
 
     Words, speakers and labels can be corrected once the whole recording is processed.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("amuse.demo", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    predictions = [_prediction(row) for row in talk.rows]
+    predictions = [row_prediction(row) for row in talk.rows]
     outcome = Outcome.of(talk.label_names, predictions)
     end = max(row.end for row in talk.rows)
     shown = [
@@ -38,7 +30,7 @@ def talk_html(talk: Talk) -> str:
     ]
     for row, utterance in zip(shown, talk.dialogue.utterances, strict=True):
         row["label"] = utterance.label if talk.label_names is None or utterance.label is None else int(utterance.label)
-    return environment.get_template("talk.html").render(
+    return template("amuse.demo", "talk.html").render(
         rows=shown,
         speakers=list(dict.fromkeys(row.speaker for row in talk.rows)),
         label_names=talk.label_names,
@@ -91,10 +83,6 @@ def frame_html(page: str, number: int) -> str:
         f'<iframe sandbox="allow-same-origin" title="Explanation of utterance {number}" '
         f'srcdoc="{html.escape(page)}"></iframe>'
     )
-
-
-def _prediction(row: PredictedUtterance) -> torch.Tensor:
-    return torch.tensor(list(row.probabilities.values()) or [row.value])
 
 
 def _row(

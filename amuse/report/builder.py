@@ -13,6 +13,7 @@ from amuse.report import figures
 from amuse.report.content import Content, Turn
 from amuse.report.outcome import Outcome, ink, number
 from amuse.report.summary import summarize
+from amuse.report.templates import template
 
 SHOWN_CONTEXT = 6  # most influential other utterances
 
@@ -37,21 +38,10 @@ def render(content: Content, only: int | None = None, *, sound: bool = False) ->
     """
     if not content.turns:
         raise ValueError("content.turns: expected at least one utterance, got none")
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise ImportError("reports need jinja2: pip install amuse-kernels[explain]") from None
-    environment = Environment(
-        loader=PackageLoader("amuse.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    page = template("amuse.report", "report.html")
     names = content.label_names or []
     outcome = Outcome.of(content.label_names, [turn.explanation.probabilities for turn in content.turns])
-    return environment.get_template("report.html").render(
+    return page.render(
         content=content,
         outcome=outcome,
         emotions=[{"name": name, "fill": fill} for name, fill in zip(names, outcome.colours, strict=True)],
