@@ -4,15 +4,14 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from benchmarks.static import bound, compiled_amd, compiled_cuda, compiled_triton, sass
-from benchmarks.static.binaries import SHARED_LIMIT, Usage
+from benchmarks.static import bound, compiled_amd, compiled_cuda, compiled_triton
+from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import Case, cuda_cases, triton_cases
-from benchmarks.static.sass import PIPES, count_pipes
+from benchmarks.static.sass import PIPES, count_pipes, parse
 
 CSV = Path(__file__).with_name("kernels.csv")
 IDENTITY = ("backend", "kernel", *Case._fields[1:])
@@ -143,14 +142,17 @@ def _rows(case: Case) -> list[Row]:
 
 def _complete(case: Case, launch: Any, expected: Row) -> Row:
     """A row with its results: compiled by Triton, looked up in the library for CUDA."""
-    module: ModuleType = compiled_cuda if case.backend == "cuda" else compiled_triton
+    found = None
     if isinstance(case.arch, str):
-        module = compiled_amd
-    used: Usage = module.usage(launch, case.arch)
-    instructions = compiled_amd.parse(used.code) if module is compiled_amd else sass.parse(used.code)
+        used = compiled_amd.usage(launch, case.arch)
+        counts = count_pipes(compiled_amd.parse(used.code))
+    else:
+        module = compiled_cuda if case.backend == "cuda" else compiled_triton
+        used = module.usage(launch, case.arch)
+        instructions = parse(used.code)
+        counts, found = count_pipes(instructions), bound.of_main_loop(instructions, case.arch)
     row = expected | {name: str(getattr(used, name)) for name in ("registers", "local_bytes", "shared_bytes")}
-    row |= {f"sass_{pipe}": str(count) for pipe, count in count_pipes(instructions).items()}
-    found = None if module is compiled_amd else bound.of_main_loop(instructions, case.arch)
+    row |= {f"sass_{pipe}": str(count) for pipe, count in counts.items()}
     return row | {"bound": f"{found.percent:.0f}" if found else "", "bound_pipe": found.limiter if found else ""}
 
 

@@ -6,8 +6,8 @@ causality and dropout too). Rows chosen by "registers" were chosen by what the c
 registers spill up to a head dim of 128, and shared memory fits the smallest chip (99 KiB on sm_86, 89, 120; 64 KiB on
 AMD's, whose registers are those of gfx942). `python -m benchmarks.tune` puts rows measured on a GPU in front of them.
 
-fp32 is multiplied as a row's `products` say: "ieee", or "tf32x3", three products of tensor cores that together are about
-as exact. The latter keep both halves of their operands in registers: only tiles that do not spill have it.
+fp32 is multiplied as a row's `products` say: "ieee", or "tf32x3", three products of tensor cores that together are
+about as exact. They keep both halves of their operands in registers: only tiles that do not spill have them.
 """
 
 import csv
