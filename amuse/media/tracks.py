@@ -235,7 +235,7 @@ class Track:
         streams = [self.stream]
         if not self._indexed and self._survey.restarts:
             clock, streams = Clock(), _media_streams(self._container)
-        for packet in self._container.demux(streams):
+        for packet in _demuxed(self._container, streams):
             if clock is not None and packet.size:
                 shift = round(clock.shift(packet) / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + shift
@@ -330,7 +330,7 @@ def survey(path: Path, size: int, changed: int) -> Survey:
         zero, streams = _zero(container), _media_streams(container)
         untimed = dict.fromkeys((stream.index for stream in streams), 0)
         try:
-            for packet in container.demux(streams):
+            for packet in _demuxed(container, streams):
                 if packet.size:
                     clock.shift(packet)
                     untimed[packet.stream.index] += packet.pts is None and packet.dts is None
@@ -341,6 +341,14 @@ def survey(path: Path, size: int, changed: int) -> Survey:
             if stream.index not in ends and stream.type == "video":
                 ends[stream.index] = untimed[stream.index] / float(stream.guessed_rate or 25)
     return Survey(ends, len(clock.shifts) > 1)
+
+
+def _demuxed(container: Any, streams: list[Any]) -> Iterator[Any]:
+    """The packets of these streams."""
+    try:
+        yield from container.demux(streams)
+    except IndexError:  # at the end of a file in which another stream began late, which PyAV does not know
+        return
 
 
 def _media_streams(container: Any) -> list[Any]:
