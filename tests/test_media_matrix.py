@@ -73,6 +73,7 @@ FORMS = {
     "a.gif": Form("gif"),
     "a.nut": Form("mpeg4", "mp2"),
     "a.mxf": Form("mpeg2video", "pcm_s16le"),
+    "a.m3u8": Form("libx264", "aac", "hls", options={"hls_time": "2", "hls_list_size": "0"}),
     "a.h264": Form("libx264"),
     "a.mjpeg": Form("mjpeg"),
 }
@@ -217,6 +218,39 @@ def test_length_that_a_file_does_not_tell_is_not_guessed(tmp_path, name):
         begin = max(time - 0.5, 0)
         assert onsets(read_audio(Span(path, begin, time + 0.4), 30, notes)) == pytest.approx([time - begin], abs=0.1)
     assert set(notes) <= {"silent", "damaged"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("a.wav", "adpcm_ms", 48000),
+        ("a.wav", "adpcm_ima_wav", 48000),
+        ("a.wav", "pcm_mulaw", 8000),
+        ("a.wav", "pcm_f64le", 48000),
+        ("a.wav", "mp2", 48000),
+        ("a.mov", "adpcm_ima_qt", 48000),
+        ("a.g722", "g722", 16000),
+        ("a.tta", "tta", 48000),
+        ("a.wv", "wavpack", 48000),
+        ("a.eac3", "eac3", 48000),
+        ("a.aiff", "pcm_s24be", 44100),
+        ("a.au", "pcm_s16be", 22050),
+        ("a.caf", "pcm_s16be", 48000),
+        ("a.w64", "pcm_s16le", 48000),
+        ("a.m4a", "alac", 48000),
+        ("a.flv", "adpcm_swf", 44100),
+    ],
+)
+def test_sound_of_any_codec_lies_where_it_was_recorded(tmp_path, name, codec, rate):
+    """Also where a packet holds several frames, of which only the first has a time, as in ADPCM."""
+    path = write_sound_of(tmp_path / name, codec, bursts(SECONDS, rate), rate)
+    notes = Notes()
+    assert onsets(read_audio(Span(path), 30, notes)) == pytest.approx(recorded_onsets(0, SECONDS), abs=0.05)
+    for begin, end in ((2.0, 3.0), (3.6, 4.4), (0.4, 3.6), (5.0, 5.5)):
+        samples = read_audio(Span(path, begin, end), 30, notes)
+        assert len(samples) == round((end - begin) * SAMPLE_RATE)
+        assert onsets(samples) == pytest.approx(recorded_onsets(begin, end), abs=0.05)
+    assert notes == []
 
 
 def test_an_edit_list_is_obeyed(tmp_path):
