@@ -150,8 +150,8 @@ def _oddities(splits: dict[str, SplitSummary], max_seconds: float | None) -> lis
     owners = Counter(speaker for part in splits.values() for speaker in part.speakers)
     shared = sorted(speaker for speaker, count in owners.items() if count > 1)
     if shared:
-        count = f"{len(shared)} of {len(owners)} speakers"
-        found.append(f"{count} are in several splits: {_some(shared)}; scores are of known voices")
+        who = f"{len(shared)} of {len(owners)} speakers"
+        found.append(f"{who} are in several splits: {_some(shared)}; scores are of known voices")
     return found
 
 
