@@ -16,6 +16,10 @@ from amuse.data.subtitles import OTHERS, read_subtitles
 UNKNOWN_SPEAKER = "unknown"
 
 
+OUR_OWN = ("confidence", "predicted", "probability")
+"""Columns of `amuse transcribe` and `amuse live` that say nothing of what is true."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One utterance: times in seconds from the beginning of the recording, empty text and label = None."""
@@ -83,7 +87,7 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
 
 def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
-    fields = Fields.find(name for name in table.header if name.lower() != "confidence")  # of `amuse transcribe`
+    fields = Fields.find(name for name in table.header if name.lower() not in OUR_OWN)
     missing = [name for name in ("start", "end") if name not in fields.columns]
     if not fields.timed:
         raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
