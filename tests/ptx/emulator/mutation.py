@@ -108,10 +108,10 @@ class Subject:
         launch = build((17, 33))[0][which]
         return Subject(name, build, which, launch.ptx, launch.entry)
 
-    def reached(self) -> set[int]:
+    def reached(self, pairs: tuple[tuple[int, int], ...] = LENGTHS + BOUNDARY_LENGTHS) -> set[int]:
         """The lines that the original executes at some length; raises if the original is not clean and right."""
         lines: set[int] = set()
-        for pair in LENGTHS + BOUNDARY_LENGTHS:
+        for pair in pairs:
             launches, error = self.build(pair)
             for position, launch in enumerate(launches):
                 report = launch.run(self.ptx if position == self.which else None)
@@ -193,12 +193,15 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="run only every n-th mutant")
     parser.add_argument("--subject", default="", help="only subjects whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="only lines that the five lengths reach")
     options = parser.parse_args()
+    pairs = LENGTHS if options.quick else LENGTHS + BOUNDARY_LENGTHS
     for subject in subjects(options.subject):
         start = time.perf_counter()
         table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         survivors, equivalent = [], 0
-        for mutant in subject.mutants(subject.reached())[:: options.every]:
+        reached = subject.mutants(subject.reached(pairs))
+        for mutant in reached[:: options.every]:
             verdict = subject.verdict(mutant)
             if not verdict and subject.is_equivalent(mutant):
                 equivalent += 1
@@ -207,11 +210,11 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
             if not verdict:
                 survivors.append(mutant)
         total = sum(counter.total() for counter in table.values())
-        unreached = len(mutants(subject.ptx, subject.entry)) - len(subject.mutants(subject.reached()))
+        unreached = len(mutants(subject.ptx, subject.entry)) - len(reached)
         print(
             f"{subject.name}: caught {total - len(survivors)} of {total} ({time.perf_counter() - start:.0f} s); "
-            f"equivalent: "
-            f"{unreached} in code that no length reaches, {equivalent} comparisons of numbers that are never equal"
+            f"of {len(reached)} reached; equivalent: {unreached} in code that no length reaches, "
+            f"{equivalent} comparisons of numbers that are never equal"
         )
         for kind, counter in table.items():
             print(f"  {kind}: " + "; ".join(f"{count} {verdict}" for verdict, count in counter.most_common()))
