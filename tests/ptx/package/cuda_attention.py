@@ -29,7 +29,8 @@ DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # AttentionKernel of csrc/cuda/attention_plan.h
 FORWARD, FORWARD_SHORT, QUERIES, KEYS, FUSED, FUSED_SHORT = range(6)
-OF_OUT, OF_QUERY, OF_KEYS = (FORWARD, FORWARD_SHORT), (QUERIES, FUSED, FUSED_SHORT), (KEYS, FUSED, FUSED_SHORT)  # writers
+# those that write out and lse, the gradient of the query, the other gradients
+OF_OUT, OF_QUERY, OF_KEYS = (FORWARD, FORWARD_SHORT), (QUERIES, FUSED, FUSED_SHORT), (KEYS, FUSED, FUSED_SHORT)
 MAX_SOURCES = 8
 NO_MUTANTS: Mapping[str, str] = {}
 I64, Pointer = ctypes.c_int64, ctypes.c_void_p
