@@ -8,7 +8,7 @@
 
 namespace amuse {
 
-// What the first launch of the backward leaves of a row of a stream: W = exp2(scores in base 2 - shift) * inverse,
+// What the keys' gradients take from a row of queries and a stream: W = exp2(scores in base 2 - shift) * inverse,
 // where the sum of the powers is 1 / inverse, and dS = W (g dW - offset), joint W g (dW - offset). A row that sees no
 // key has an infinite shift.
 struct alignas(16) AttentionRow {
@@ -63,8 +63,8 @@ constexpr int padded_head_dim(int64_t head_dim) {
   return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
 }
 
-// Up to a padded head dim of 64, which AMuSE has, there are kernels for few queries: with smaller tiles ("short"), which
-// leave no warp idle, and a backward of one launch ("fused").
+// Up to a padded head dim of 64, which AMuSE has, there are kernels for few queries: with smaller tiles ("short"),
+// which leave no warp idle, and a backward of one launch ("fused").
 constexpr int short_queries = 32;
 constexpr bool has_kernels_for_few_queries(int padded) { return padded <= 64; }
 

@@ -52,9 +52,8 @@ struct BackwardShare {
     });
   }
   static __device__ void add(const AttentionArguments& args, Sums& sums, const Scores& p, uint32_t tile) {
-    by_precision<T>(args.allow_tf32, [&](auto exact) {
-      multiply_columns<T, kWidth, columns, exact>(sums, p, tile, column());
-    });
+    by_precision<T>(
+        args.allow_tf32, [&](auto exact) { multiply_columns<T, kWidth, columns, exact>(sums, p, tile, column()); });
   }
   static __device__ void put(unsigned char* tile, const Sums& sums, float factor) {
     put_rows<T, kWidth>(tile, warp_row(), column(), sums[0], factor);

@@ -1,5 +1,5 @@
-// Backward of p2c_attention where one tile holds the queries: all gradients of one (b, h) in one block. It walks over the
-// keys once, or twice where the rows' sums take more than one tile; each input is read as often.
+// Backward of p2c_attention where one tile holds the queries: all gradients of one (b, h) in one block. It walks over
+// the keys once, or twice where the rows' sums take more than one tile.
 #pragma once
 
 #include "attention_key_gradients.cuh"
@@ -30,9 +30,9 @@ struct BackwardFused {
   const BackwardTiles<T, kWidth, QueryShare> tiles;
   QueryGradients<T, kOptions, QueryShare> gradients;
 
-  bool copied = false;  // whether there are queries in the tile,
-  Bits present = 0;     // and which
-  int next_source = 0, next_key = 0;  // whose gradients come next; those before are written
+  bool copied = false;                // whether the queries are in their tile
+  Bits present = 0;                   // which of them, the others are 0
+  int next_source = 0, next_key = 0;  // of the first key whose gradients are not written yet
 
   __device__ BackwardFused(const AttentionArguments& args, FusedRows<rows>& table, const QueryTile& queries,
                            unsigned char* shared)
@@ -77,8 +77,8 @@ struct BackwardFused {
     if (copied && seeing == present) return;
     copied = true, present = seeing;
     const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, rows, threads>(to, queries.slice<T>(tensor), tensor.stride_l, queries.first, args.head_dim,
-                                          seeing, args.vectors);
+      copy_rows<T, kWidth, rows, threads>(
+          to, queries.slice<T>(tensor), tensor.stride_l, queries.first, args.head_dim, seeing, args.vectors);
     };
     rows_of(args.query, tiles.residents().first);
     rows_of(args.grad_out, tiles.residents().second);
@@ -107,9 +107,8 @@ struct BackwardFused {
     __syncthreads();
     const Tokens all{queries.offset, queries.count}, keys = table.streams.keys[at.p];
     const Bits seen = at.seen & first_bits(columns);
-    KeyGradients<T, kOptions, KeyShare> of_keys{args,     queries.b, queries.h, all,
-                                                keys,     at.p,      at.start,  seen,
-                                                table.streams.gate[at.p]};
+    KeyGradients<T, kOptions, KeyShare> of_keys{
+        args, queries.b, queries.h, all, keys, at.p, at.start, seen, table.streams.gate[at.p]};
 #pragma unroll 1
     for (int query = of_keys.first_query(); query < queries.count; query += KeyShare::columns) {
       of_keys.step(query, tiles.buffers(stage), tiles.residents(query), table.states + query);
@@ -148,9 +147,8 @@ struct BackwardFused {
     __syncthreads();
     QueryShare::put(tiles.resident(0), gradients.grad_query, args.softmax_scale);
     __syncthreads();
-    store_rows<T, kWidth, rows, threads>(tiles.resident(0), queries.slice<T>(args.grad_query),
-                                         args.grad_query.stride_l, queries.first, args.head_dim, queries.count,
-                                         args.vectors);
+    store_rows<T, kWidth, rows, threads>(tiles.resident(0), queries.slice<T>(args.grad_query), args.grad_query.stride_l,
+                                         queries.first, args.head_dim, queries.count, args.vectors);
     const int p = threadIdx.x;
     if (args.grad_gates == nullptr || p >= args.sources) return;
     float sum = 0.f;

@@ -39,8 +39,8 @@ struct BackwardKeys {
  private:
   __device__ void copy_side(const AttentionTensor& tensor, uint32_t to) const {
     const Gradients& g = gradients;
-    copy_rows<T, kWidth, rows, threads>(to, slice<T>(tensor, g.b, g.h, g.keys.offset), tensor.stride_l, g.first,
-                                        args.head_dim, g.seen, args.vectors);
+    copy_rows<T, kWidth, rows, threads>(
+        to, slice<T>(tensor, g.b, g.h, g.keys.offset), tensor.stride_l, g.first, args.head_dim, g.seen, args.vectors);
   }
 
   __device__ void copy(int query, int stage) const {

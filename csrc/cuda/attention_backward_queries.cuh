@@ -1,5 +1,5 @@
-// Backward of p2c_attention where queries take several tiles, first kernel: dQ, each row's shift, 1 / sum and offset, and
-// partial sums of dg.
+// Backward of p2c_attention where queries take several tiles, first kernel: dQ, each row's shift, 1 / sum and offset,
+// and partial sums of dg.
 #pragma once
 
 #include "attention_query_gradients.cuh"
@@ -94,9 +94,8 @@ struct BackwardQueries {
     __syncthreads();
     Share::put(tiles.resident(0), gradients.grad_query, args.softmax_scale);
     __syncthreads();
-    store_rows<T, kWidth, rows, threads>(tiles.resident(0), queries.slice<T>(args.grad_query),
-                                         args.grad_query.stride_l, queries.first, args.head_dim, queries.count,
-                                         args.vectors);
+    store_rows<T, kWidth, rows, threads>(tiles.resident(0), queries.slice<T>(args.grad_query), args.grad_query.stride_l,
+                                         queries.first, args.head_dim, queries.count, args.vectors);
     const int sources = args.joint ? 1 : args.sources;
     for (int p = 0; p < sources; ++p) {
       AttentionRow* to = args.rows + first_row(args, queries.b, queries.h, sources, p, queries.offset) + queries.first;

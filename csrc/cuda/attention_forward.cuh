@@ -69,8 +69,8 @@ struct AttentionForward {
   __device__ uint32_t buffer(int stage) const { return shared_address(shared) + buffers + 2 * stage * column_bytes; }
 
   __device__ void copy(const KeyTile& at, int stage, bool vectors) const {
-    copy_keys<T, kWidth, columns, threads>(args, streams, queries, at, buffer(stage), buffer(stage) + column_bytes,
-                                           vectors);
+    copy_keys<T, kWidth, columns, threads>(
+        args, streams, queries, at, buffer(stage), buffer(stage) + column_bytes, vectors);
   }
 
   template <class Query>
@@ -109,7 +109,7 @@ struct AttentionForward {
   // One step of the online softmax: maximum, sum and weighted values with one more tile of keys.
   template <bool kMasked, class Query>
   __device__ void attend(const KeyTile& at, const Query& query, int stage, float bias) {
-    if (first_row_of_warp() >= queries.count) return;
+    if (first_row_of_warp() >= queries.count) return;  // a warp without queries only copies
     Accumulator s[groups][columns / 8];
     by_precision<T>(
         args.allow_tf32, [&](auto exact) { multiply_rows<T, kWidth, columns, exact>(s, query, buffer(stage)); });

@@ -78,8 +78,7 @@ AttentionEntry AMUSE_NAME(attention_entry, )(AttentionKernel kernel, bool option
     AMUSE_ENTRIES(backward_fused)
     AMUSE_ENTRIES(backward_fused_short)
 #endif
-    default:
-      return {};
+    default: return {};
   }
 }
 

@@ -21,9 +21,7 @@ struct KeyGradients {
   typename Share::Sums grad_key = {}, grad_value = {};
 
   // The first query of a tile that may see a key.
-  __device__ int first_query() const {
-    return kOptions && args.source[p].causal ? first / columns * columns : 0;
-  }
+  __device__ int first_query() const { return kOptions && args.source[p].causal ? first / columns * columns : 0; }
 
   __device__ void step(int query, TilePair of_keys, TilePair of_queries, const AttentionRow* states) {
     if (!(seen >> Share::warp_row() & 0xffff)) return;

@@ -74,8 +74,8 @@ AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOpt
 
 bool add_launch(AttentionPlan& plan, AttentionKernel kernel, bool options, int64_t grid, int block, int shared_bytes) {
   if (grid > largest_grid) return false;
-  static constexpr const char* names[] = {"forward",       "forward_short",  "backward_queries",
-                                          "backward_keys", "backward_fused", "backward_fused_short"};
+  static constexpr const char* names[] = {
+      "forward", "forward_short", "backward_queries", "backward_keys", "backward_fused", "backward_fused_short"};
   const char* dtype = plan.dtype == Dtype::float32 ? "fp32" : plan.dtype == Dtype::float16 ? "fp16" : "bf16";
   AttentionLaunch& launch = plan.launch[plan.launches++];
   std::snprintf(launch.entry, sizeof launch.entry, "attention_%s_%s_%d%s", names[static_cast<int>(kernel)], dtype,

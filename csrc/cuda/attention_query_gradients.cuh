@@ -53,7 +53,7 @@ struct QueryGradients {
   }
 
   __device__ void step(const KeyTile& at, TilePair of_queries, TilePair of_keys) {
-    if (Share::warp_row() >= queries.count) return;
+    if (Share::warp_row() >= queries.count) return;  // a warp without queries only copies
     Scores s, dw;
     Share::template multiply<false>(args, of_queries, of_keys, s, dw);
     refine(at, s[0]);

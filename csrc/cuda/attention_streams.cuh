@@ -189,8 +189,7 @@ __device__ void copy_keys(const AttentionArguments& args, const Streams<kRows>& 
                           const KeyTile& at, uint32_t keys, uint32_t values, bool vectors) {
   const auto& source = args.source[at.p];
   const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-    copy_rows<T, kWidth, kColumns, kThreads>(to,
-                                             slice<T>(tensor, queries.b, queries.h, streams.keys[at.p].offset),
+    copy_rows<T, kWidth, kColumns, kThreads>(to, slice<T>(tensor, queries.b, queries.h, streams.keys[at.p].offset),
                                              tensor.stride_l, at.start, args.head_dim, at.seen, vectors);
   };
   rows_of(source.key, keys);
