@@ -18,11 +18,13 @@ constexpr int bytes = sizeof(AMUSE_ELEMENT), width = AMUSE_HEAD_DIM;
 static_assert(AMUSE_FEW_QUERIES == has_kernels_for_few_queries(width));
 
 constexpr AttentionTile attention_forward_tile = forward_tile(bytes, width, false);
-constexpr AttentionTile attention_forward_short_tile = forward_tile(bytes, width, true);
 constexpr AttentionTile attention_backward_queries_tile = backward_tile(bytes, width, false);
 constexpr AttentionTile attention_backward_keys_tile = backward_tile(bytes, width, true);
+#if AMUSE_FEW_QUERIES
+constexpr AttentionTile attention_forward_short_tile = forward_tile(bytes, width, true);
 constexpr AttentionTile attention_backward_fused_tile = backward_fused_tile(false);
 constexpr AttentionTile attention_backward_fused_short_tile = backward_fused_tile(true);
+#endif
 
 // Whether dynamic and static shared memory fit every chip from sm_80 on.
 constexpr bool fit(int dynamic_bytes, size_t static_bytes) { return dynamic_bytes + static_bytes <= 99 * 1024; }
@@ -32,8 +34,10 @@ static_assert(fit(backward_shared_bytes(attention_backward_queries_tile, bytes, 
                   sizeof(BackwardRows<attention_backward_queries_tile.rows()>)));
 static_assert(fit(backward_shared_bytes(attention_backward_keys_tile, bytes, width),
                   sizeof(AttentionRow[2][attention_backward_keys_tile.columns])));
-static_assert(!AMUSE_FEW_QUERIES || fit(backward_shared_bytes(attention_backward_fused_tile, bytes, width),
-                                        sizeof(FusedRows<attention_backward_fused_tile.rows()>)));
+#if AMUSE_FEW_QUERIES
+static_assert(fit(backward_shared_bytes(attention_backward_fused_tile, bytes, width),
+                  sizeof(FusedRows<attention_backward_fused_tile.rows()>)));
+#endif
 
 }  // namespace amuse
 
