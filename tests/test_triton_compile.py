@@ -61,6 +61,8 @@ def test_kernels_compiled_ahead_are_found_in_the_folder_that_was_brought_along(t
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "here"))
     launch.kernel.device_caches.clear()
     triton_cache.compile_ahead(launch, 90)
+    triton_cache.strip(tmp_path / "here")
+    assert {path.suffix for path in tmp_path.glob("here/*/*")} == {".cubin", ".json"}
     (tmp_path / "here").rename(tmp_path / "there")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(triton_cache.adopt(tmp_path / "there")))
     launch.kernel.device_caches.clear()

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu.triton_cache --out DIR               the kernels of the sweep's stages smoke and cases
     python -m benchmarks.gpu.sweep --triton-cache DIR --out ...   starts with them
 
-Triton finds a kernel by a hash of its source, its arguments' types, the chip, and Triton itself with its libraries: only
-the same wheel of Triton, hence the same version of Python, finds it; any other compiles it again.
+Triton finds a kernel by a hash of its source, its arguments' types, the chip, and Triton's own files: only the same
+wheel of Triton, hence the same version of Python, finds it; any other compiles it again.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from tests.ptx.emulator.triton_kernels import chip
 from tests.ptx.package.attention_calls import inputs_of
 from tests.ptx.package.triton_launches import recorded
 
+KEPT = (".cubin", ".json")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,6 +41,7 @@ def main() -> None:
             break
         compile_ahead(launch, options.arch)
         count += 1
+    strip(options.out)
     print(f"{count} launches of {options.out} in {time.time() - began:.0f} s")
 
 
@@ -62,6 +65,14 @@ def compile_ahead(launch: Launch, arch: int) -> None:
         launch.kernel.warmup(*launch.args, grid=(1,), **launch.options)
 
 
+def strip(folder: Path) -> None:
+    """Leaves of each kernel its machine code and what Triton has to know of it, a tenth of the bytes."""
+    for group in folder.glob("*/__grp__*.json"):
+        for name in json.loads(group.read_text(encoding="utf-8"))["child_paths"]:
+            if not name.endswith(KEPT):
+                (group.parent / name).unlink(missing_ok=True)
+
+
 def adopt(folder: Path) -> Path:
     """Makes a folder that was brought along usable where it is now, since Triton writes down where its files are.
 
@@ -76,7 +87,8 @@ def adopt(folder: Path) -> Path:
         raise FileNotFoundError(f"{folder}: expected kernels by benchmarks.gpu.triton_cache, found none")
     for group in groups:
         listed = json.loads(group.read_text(encoding="utf-8"))
-        listed["child_paths"] = {name: str(group.parent / name) for name in listed["child_paths"]}
+        names = [name for name in listed["child_paths"] if name.endswith(KEPT)]
+        listed["child_paths"] = {name: str(group.parent / name) for name in names}
         group.write_text(json.dumps(listed), encoding="utf-8")
     return folder.resolve()
 
