@@ -81,7 +81,7 @@ def test_to_converts_every_tensor():
     batch = collate([Dialogue("d", [Utterance("u", "Ada", {"text": torch.ones(2, 3)}, 0)])], WIDTHS).to("meta")
     ours = []
     for own in (*batch.layouts.values(), batch.dialogues):
-        ours += [own.cu_seq, own.row, own.position, own.present, own.divisor, own.steps.order, own.steps.inverse]
+        ours += [own.cu_seq, own.row, own.position, own.present, own.steps.order, own.steps.inverse]
     tensors = [*batch.tokens.values(), *ours, batch.speaker, batch.turns.order, batch.turns.inverse]
     assert all(tensor.device.type == "meta" for tensor in [*tensors, batch.labels])
 

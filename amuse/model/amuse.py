@@ -126,8 +126,13 @@ class Amuse(nn.Module):
 
         states = tokens if self.central is None else self.central(tokens, layouts, self.recompute and self.training)
         pooled = [average(state, layout) for state, layout in zip(states, layouts, strict=True)]
-        modality_logits = torch.stack([head(f) for head, f in zip(self.heads, pooled, strict=True)], dim=1)
-        return torch.stack(pooled, dim=1), modality_logits, present_modalities(batch, self.groups)
+        descriptors = torch.stack(pooled, dim=1)
+        return descriptors, self._modality_logits(descriptors), present_modalities(batch, self.groups)
+
+    def _modality_logits(self, descriptors: Tensor) -> Tensor:
+        """`(U, M, d)` to `(U, M, C)`, each modality by its own head, in one product."""
+        weight, bias = (torch.stack([getattr(head, name) for head in self.heads]) for name in ("weight", "bias"))
+        return torch.baddbmm(bias[:, None], descriptors.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
     def recompute_activations(self) -> None:
         """Training keeps the inputs of the stages and computes the rest again in the backward pass: less memory."""

@@ -23,8 +23,8 @@ def average(tokens: Tensor, layout: Layout) -> Tensor:
     Summed segment by segment in fp32 or higher, without atomics, so that every run gives the same bits.
     """
     offsets, values = layout.cu_seq, at_least_fp32(tokens)
-    total: Any = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
-    return (total / layout.divisor).to(tokens.dtype)
+    means: Any = torch.segment_reduce(values, "mean", offsets=offsets, axis=0, unsafe=True, initial=0)
+    return cast(Tensor, means.to(tokens.dtype))
 
 
 class BiLSTM(nn.Module):

@@ -105,6 +105,7 @@ class CentralNetwork(nn.Module):
             for _ in range(config.man_layers)
         )
         self.lstm = BiLSTM(d, d) if config.man_lstm else None
+        self.constant_gate = num_peripherals > 0 and config.man_gate not in ("learned", "input")
 
     def attention(self, layer: int) -> Attention:
         """The attention of a layer, of a network that has peripherals."""
@@ -112,9 +113,11 @@ class CentralNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout, injected: Sequence[Sequence[ProjectedSource]]) -> Tensor:
         """`(T, d)` tokens of this modality to g^h, of the same shape; `injected`: keys and values for each layer."""
-        g = tokens
+        g, gates = tokens, None
+        if self.constant_gate and len(self.layers):  # filled once for all layers
+            gates = self.attention(0).gates(pack(tokens, layout))
         for layer, sources in zip(self.layers, injected, strict=True):
-            g = layer(g, layout, sources)
+            g = layer(g, layout, sources, gates)
         return g if self.lstm is None else self.lstm(g, layout.steps)
 
 
@@ -140,10 +143,12 @@ class AttentionLayer(nn.Module):
         self.dense = nn.Linear(d, d)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource]) -> Tensor:
-        """`(T, d)` to the same shape; `sources`: see `inject`."""
+    def forward(
+        self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource], gates: Tensor | None = None
+    ) -> Tensor:
+        """`(T, d)` to the same shape; `sources`: see `inject`; `gates`: in place of the attention's own."""
         if self.attention is not None:
-            attended, _ = self.attention(pack(self.attention_norm(g), layout), sources)
+            attended, _ = self.attention(pack(self.attention_norm(g), layout), sources, gates=gates)
             g = self.dropout.add(g, attended.values)
         return self.dropout.add(g, F.gelu(self.dense(self.dense_norm(g))))
 

@@ -252,8 +252,11 @@ class PeripheralCentralAttention(nn.Module):
             p, SourceTokens.read(f"sources[{p}]", source, self.source_dims[p], batch_first=self.batch_first)
         )
 
-    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor:
-        """The gates of a call, broadcastable to (B, H, P); `query` and `query_mask` as in `forward`, batch first."""
+    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor | None:
+        """The gates of a call, broadcastable to (B, H, P), or None where all are constantly 1.
+
+        `query` and `query_mask` are as in `forward`, batch first.
+        """
         sources = len(self.source_dims)
         if self.gate == "learned":
             return self.log_gate.exp()
@@ -265,6 +268,8 @@ class PeripheralCentralAttention(nn.Module):
         else:
             given: Any = self.gate
             constants = [float(g) for g in given] if isinstance(given, tuple) else [float(given)] * sources
+        if all(constant == 1 for constant in constants):
+            return None
         # filled, so that nothing is copied from the host; torch's default dtype says nothing about this layer
         values = values_of(query)
         factory: Any = {"dtype": accumulation_dtype(values.dtype), "device": values.device}
@@ -277,7 +282,7 @@ class PeripheralCentralAttention(nn.Module):
         query: Tensor,
         sources: Sequence[ProjectedSource],
         *,
-        gates: Tensor,
+        gates: Tensor | None,
         packing: Packed | None = None,
         **options: Any,
     ) -> Tensor:
