@@ -49,10 +49,21 @@ class Layout:
     def of(cls, lengths: Tensor | Sequence[int]) -> Layout:
         """The layout of sequences of these lengths, on the host."""
         lengths = torch.as_tensor(lengths, dtype=torch.int64)
+        if len(lengths) == 1:
+            return cls._of_one(lengths)
         cu_seq = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         position = torch.arange(len(row)) - cu_seq[row]
         return cls(lengths, cu_seq.int(), row, position, lengths > 0, _steps(lengths, row, position))
+
+    @classmethod
+    def _of_one(cls, lengths: Tensor) -> Layout:
+        """`of` a single sequence, which an LSTM reads as it is; in a conversation all come alone."""
+        count = int(lengths)
+        position = torch.arange(count)
+        steps = Steps(position, position, torch.ones_like(position))
+        offsets = torch.tensor([0, count], dtype=torch.int32)
+        return cls(lengths, offsets, torch.zeros_like(position), position, lengths > 0, steps)
 
     @property
     def max_len(self) -> int:

@@ -141,6 +141,17 @@ def test_an_lstm_reads_packed_tokens_in_the_order_of_pytorchs_packed_sequences()
     assert (layout.max_len, layout.num_tokens, layout.present.tolist()) == (5, 16, [1, 0, 1, 1, 1, 1])
 
 
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_a_single_sequence_has_the_layout_that_it_has_beside_an_empty_one(length):
+    alone, beside = Layout.of([length]), Layout.of([length, 0])
+    for name in ("row", "position"):
+        assert torch.equal(getattr(alone, name), getattr(beside, name))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone.steps, beside.steps, strict=True))
+    assert torch.equal(alone.cu_seq, beside.cu_seq[:2])
+    assert alone.cu_seq.dtype == beside.cu_seq.dtype
+    assert torch.equal(alone.present, beside.present[:1])
+
+
 def test_the_tokens_of_merged_streams_stand_side_by_side_in_every_utterance():
     first, second = (Layout.of(lengths) for lengths in ([2, 0, 3], [1, 4, 0]))
     merge = Merge.of([first, second])

@@ -107,8 +107,8 @@ class _Direction(torch.autograd.Function):
         size = w_h.shape[1]
         steps = ctx.steps
         last, first = _rows_before(*steps)
-        last_hidden, last_cells = (states.index_select(0, last).index_fill_(0, first, 0.0) for states in (hidden, cells))
-        # slopes of cell and hidden state by the inputs of the gates, of all tokens at once, and gradients in their place
+        last_hidden, last_cells = (all_.index_select(0, last).index_fill_(0, first, 0.0) for all_ in (hidden, cells))
+        # slopes of cell and hidden state by the inputs of the gates, of all tokens at once; gradients take their place
         i, f, g, o = gates.split(size, dim=1)
         tanh = cells.tanh()
         by_cell = aten.tanh_backward(o, tanh)

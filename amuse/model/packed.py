@@ -39,6 +39,8 @@ class BiLSTM(nn.Module):
         """From `(T, width)` tokens of the sequences in `steps` to `(T, d_model)`."""
         if not len(x):  # the weights still need a gradient of 0, for which other processes may wait
             return self.lstm(F.pad(x, (0, 0, 0, 1))[None])[0][0, :0]
+        if len(steps.batch_sizes) == len(x):  # a single sequence, which is in order
+            return bi_lstm(self.lstm, x, steps.batch_sizes)
         out = bi_lstm(self.lstm, reorder(x, steps.order, steps.inverse), steps.batch_sizes)
         return reorder(out, steps.inverse, steps.order)
 

@@ -198,7 +198,7 @@ def check_attention(
         query=query,
         keys=keys,
         values=values,
-        gates=None if gates is None else _gates(gates, query, (samples, heads, sources), joint),
+        gates=None if gates is None else spread_gates(gates, query, (samples, heads, sources), joint),
         key_masks=masks,
         query_groups=query_groups,
         key_groups=groups,
@@ -212,7 +212,12 @@ def check_attention(
     )
 
 
-def _gates(gates: Tensor, query: Tensor, shape: tuple[int, int, int], joint: bool) -> Tensor:
+def spread_gates(gates: Tensor, query: Tensor, shape: tuple[int, int, int], joint: bool = False) -> Tensor:
+    """The gates in the dtype of the computation, spread to `shape` (B, H, P).
+
+    Raises:
+        TypeError, ValueError: they are not floating, do not broadcast, or are infinite or, for joint, negative.
+    """
     check_tensor("gates", gates, FLOATING, query.device)
     computed_in = torch.float64 if query.dtype == torch.float64 else torch.float32
     try:

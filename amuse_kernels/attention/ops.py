@@ -57,7 +57,7 @@ def _backward_fake(
     return empty_gradients(AttentionInputs(*inputs))
 
 
-_forward = torch.ops.amuse_kernels.p2c_attention_forward.default
+forward = torch.ops.amuse_kernels.p2c_attention_forward.default
 _backward = torch.ops.amuse_kernels.p2c_attention_backward.default
 
 
@@ -65,7 +65,7 @@ class _P2CAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cuda_cpp, *entries):
         inputs = AttentionInputs.from_flat(entries)
-        out, lse = _forward(*inputs, cuda_cpp=cuda_cpp)
+        out, lse = forward(*inputs, cuda_cpp=cuda_cpp)
         ctx.set_materialize_grads(False)
         ctx.cuda_cpp = cuda_cpp
         ctx.numbers = [None if isinstance(entry, Tensor) else entry for entry in entries]
@@ -92,7 +92,7 @@ def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tens
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
     if needs_grad(*inputs.differentiable):
         return _P2CAttention.apply(cuda_cpp, *_apart(inputs.flat()))
-    return _forward(*inputs, cuda_cpp=cuda_cpp)
+    return forward(*inputs, cuda_cpp=cuda_cpp)
 
 
 def _apart(entries: Sequence[Any]) -> list[Any]:

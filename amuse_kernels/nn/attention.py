@@ -204,7 +204,7 @@ class PeripheralCentralAttention(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
-        if not isinstance(sources, Sequence):
+        if not isinstance(sources, list | tuple | Sequence):  # the common ones first: an abstract class takes longer
             raise TypeError(f"sources: expected a list or tuple with one entry per source, got {type(sources)}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
@@ -321,8 +321,8 @@ class PeripheralCentralAttention(nn.Module):
         return self.out_proj(heads.flatten(-2) if self.head_merge == "concat" else heads.mean(-2))
 
     def _check_query(self, query: Tensor, packed: Packed | None) -> None:
-        dims, expected = (3, f"(B, Lq, {self.embed_dim})") if packed is None else (2, f"packed (T, {self.embed_dim})")
-        if query.dim() != dims or query.shape[-1] != self.embed_dim:
+        if query.dim() != (3 if packed is None else 2) or query.shape[-1] != self.embed_dim:
+            expected = f"(B, Lq, {self.embed_dim})" if packed is None else f"packed (T, {self.embed_dim})"
             raise ValueError(f"query: expected {expected}, got {tuple(query.shape)}")
 
     def _read(self, p: int, source: Any, batch: int | None, packed: Packed | None) -> SourceTokens | ProjectedSource:
