@@ -68,6 +68,17 @@ class _Steps(NamedTuple):
         """The rows of the step before, for those of `shared`."""
         return rows[:-1] if self.reverse else _first(rows[:-1], [len(this) for this in rows[1:]])
 
+    def shifted(self, states: Tensor) -> Tensor:
+        """Of each token the state of the one before in this direction, 0 where there is none."""
+        zeros = states.new_zeros(self.sizes[0], *states.shape[1:])
+        rows = states.split(self.sizes)
+        if not self.reverse:
+            return torch.cat([zeros, *self.before(rows)])
+        lost = [size - after for size, after in zip(self.sizes, [*self.sizes[1:], 0], strict=True)]
+        return torch.cat(
+            [part for after, n in zip([*rows[1:], zeros[:0]], lost, strict=True) for part in (after, zeros[:n])]
+        )
+
 
 def _first(rows: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
     return [each if len(each) == count else each.narrow(0, 0, count) for each, count in zip(rows, counts, strict=True)]
@@ -106,8 +117,7 @@ class _Direction(torch.autograd.Function):
         x, gates, hidden, cells, w_x, w_h = ctx.saved_tensors
         size = w_h.shape[1]
         steps = ctx.steps
-        last, first = _rows_before(*steps)
-        last_hidden, last_cells = (all_.index_select(0, last).index_fill_(0, first, 0.0) for all_ in (hidden, cells))
+        last_hidden, last_cells = map(steps.shifted, (hidden, cells))
         # slopes of cell and hidden state by the inputs of the gates, of all tokens at once; gradients take their place
         i, f, g, o = gates.split(size, dim=1)
         tanh = cells.tanh()
@@ -136,16 +146,3 @@ class _Direction(torch.autograd.Function):
         grad_x = grad_gates @ w_x if ctx.needs_input_grad[0] else None
         bias = grad_gates.sum(0)
         return grad_x, None, None, grad_gates.T @ x, grad_gates.T @ last_hidden, bias, bias
-
-
-def _rows_before(sizes: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
-    """The token before each one in this direction, int64 `(T,)`, and the tokens that have none, for which it is 0."""
-    per_step = torch.tensor(sizes)
-    step = torch.repeat_interleave(torch.arange(len(sizes)), per_step)
-    row = torch.arange(len(step))
-    if reverse:
-        rank = row - (per_step.cumsum(0) - per_step)[step]
-        before, is_first = row + per_step[step], rank >= F.pad(per_step, (0, 1))[step + 1]
-    else:
-        before, is_first = row - per_step[step - 1], step == 0
-    return before.masked_fill_(is_first, 0), is_first.nonzero()[:, 0]
