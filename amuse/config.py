@@ -1,4 +1,4 @@
-"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
+"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, saved with every checkpoint."""
 
 import dataclasses
 import types

@@ -116,7 +116,7 @@ class Attention:
         return options | groups | {"causal": True}
 
     def masks(self) -> list[Tensor]:
-        """What PyTorch's own attention needs in their place, built again by every call that uses it."""
+        """The masks that PyTorch's own attention needs instead, built by every call that uses them."""
         if self.key_masks is not None:
             return [mask[:, None, None] for mask in self.key_masks]
         queries = self.query.shape[2]
@@ -154,7 +154,7 @@ class Attention:
         return F.scaled_dot_product_attention(self.query, key, value, attn_mask=torch.cat(bias, -1))
 
     def flops_and_bytes(self) -> tuple[float, float]:
-        """Of a forward pass over the visible pairs, and of reading and writing each row that matters once."""
+        """FLOPs of a forward pass over the visible pairs, bytes of reading and writing each row that matters once."""
         batch, heads, queries, head_dim = self.query.shape
         masks = [mask.expand(batch, 1, queries, -1) for mask in self.masks()]
         visible = sum(int(mask.sum()) for mask in masks)

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 hypothesis.settings.load_profile("short")
 
 backends.install()
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from walking over all modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -64,7 +64,7 @@ def talk():
 
 @pytest.fixture(scope="module")
 def video(talk, tmp_path_factory):
-    """No transcript beside it."""
+    """A recording without a transcript."""
     path = tmp_path_factory.mktemp("bare") / "talk.mp4"
     return write_video(path, len(talk.samples) / SAMPLE_RATE, fps=2, sound=talk.samples)
 

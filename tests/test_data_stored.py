@@ -62,7 +62,7 @@ def folder(source, tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """What is read while a test runs."""
+    """The tokens that are read while a test runs."""
     seen, read = [], StoredTokens.read
 
     def counted(self):

@@ -99,7 +99,7 @@ class Notes(list):
 
 
 def recorded_numbers(begin, end, count, late=0):
-    """Of the frames in the middle of equal parts of a span."""
+    """Numbers of the frames in the middle of equal parts of a span."""
     times = [begin + (i + 0.5) * (end - begin) / count for i in range(count)]
     return [max(int(time * FPS + 1e-6) - late, 0) for time in times]
 

@@ -67,7 +67,7 @@ def dimensions(value: int | Sequence[int], name: str, limits: Sequence[int]) -> 
 
 
 def readonly_indices(readonly: Iterable[int | torch.Tensor], args: Sequence[Any]) -> set[int]:
-    """The positions of the read-only arguments; tensors stand for the arguments that are the same object."""
+    """The positions of the read-only arguments; a tensor means every argument that is the same object."""
     entries = [readonly] if isinstance(readonly, (int, torch.Tensor)) else list(readonly)
     found: set[int] = set()
     for entry in entries:
@@ -195,7 +195,7 @@ def check_launch(
     shared: SharedMemory,
     registers: int | None,
 ) -> None:
-    """What a driver rejects before the kernel starts."""
+    """Raises for launches that a driver rejects before the kernel starts."""
     threads = block[0] * block[1] * block[2]
     if threads > LARGEST_BLOCK[0]:
         raise ValueError(f"block: {block} has {threads} threads, the limit is {LARGEST_BLOCK[0]}")

@@ -108,7 +108,7 @@ class Memory:
         return messages
 
     def records(self) -> np.ndarray:
-        """What the core needs of each buffer."""
+        """One record per buffer, as the core reads it."""
         for b in self.buffers:
             if b.writable and b.size > LARGEST_WRITABLE:
                 raise ValueError(

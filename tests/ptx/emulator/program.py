@@ -1,4 +1,4 @@
-"""What the parser makes of PTX text: modules, kernels, instructions, operands."""
+"""Parsed PTX: modules, kernels, instructions, operands."""
 
 from __future__ import annotations
 
