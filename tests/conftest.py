@@ -31,7 +31,15 @@ backends.install()
 
 
 def pytest_collection_finish() -> None:
-    """Keeps the garbage collector from walking over all modules and tests again and again."""
+    exempt_from_collection()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+def exempt_from_collection() -> None:
+    """Spares the garbage collector all that is alive now: in a process that has run many tests, millions of objects."""
     gc.collect()
     gc.freeze()
 
@@ -56,6 +64,7 @@ def module_leaves_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
     """Checks what the fixtures of a module left behind, after the last of its tests."""
     with global_state.kept(f"a fixture of {request.node.nodeid}"):
         yield
+    exempt_from_collection()
 
 
 @pytest.fixture(autouse=True)
