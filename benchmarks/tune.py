@@ -36,7 +36,7 @@ BATCH, HEADS, SOURCES = 32, 8, 3
 REGISTERS = 255  # the limit that tells ptxas not to spill
 SECONDS = 0.05  # that a time takes
 
-Time = Callable[[TileKey, Tile], float]  # of a call, infinity where it cannot run or is wrong
+Time = Callable[[TileKey, Tile], float]  # seconds of a call, infinity where it cannot run or is wrong
 
 
 def candidates(key: TileKey) -> Iterator[Tile]:

@@ -126,7 +126,7 @@ def test_prepare_recognises_words_once_and_keeps_them(video, tmp_path, monkeypat
     command = ("data", "prepare", source, "--out", tmp_path / "data", "--workers", 1, "--no-faces")
     printed = amuse(*command)
     assert "6 utterances; usable: audio 6, video 6" in printed
-    assert "missing_transcript" in printed  # of the silence
+    assert "missing_transcript" in printed  # for the silence
     table = tmp_path / "data" / "transcripts" / "talk.csv"
     assert len(table.read_text("utf-8-sig").splitlines()) == 7
     monkeypatch.setattr("amuse.speech.transcription.recognizer", None)

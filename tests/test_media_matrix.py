@@ -233,7 +233,7 @@ def test_recordings_that_were_joined_are_read_through(tmp_path):
         numbers = recorded_numbers(begin % SECONDS, end % SECONDS, 4)
         assert [number(image) for image in images] == pytest.approx(
             numbers, abs=2
-        )  # of sound and picture, one ends later
+        )  # either sound or picture ends later
     assert media_seconds(path) == pytest.approx(2 * SECONDS, abs=0.2)
 
 

@@ -107,7 +107,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
     form = OTHERS[path.suffix.lower()]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of margins and layers
+        with warnings.catch_warnings(action="ignore"):  # about margins and layers
             events = pysubs2.SSAFile.from_string(text, format_=form).events
     except Exception as error:  # errors of many kinds, by format
         raise ValueError(f"{path}: expected subtitles of the format {form}: {error!r}") from None

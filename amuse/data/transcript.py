@@ -84,7 +84,7 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
 
 def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
-    fields = Fields.find(name for name in table.header if name.lower() != "confidence")  # of `amuse transcribe`
+    fields = Fields.find(name for name in table.header if name.lower() != "confidence")  # written by `amuse transcribe`
     missing = [name for name in ("start", "end") if name not in fields.columns]
     if not fields.timed:
         raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
@@ -94,7 +94,7 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
         report(Problem("unused", path.name, f"columns: {names[:200]}"))
     rows: list[Row] = []
     for number, cells in table.rows:
-        # of columns with the same name, the first counts
+        # the first of several columns with the same name counts
         named = dict(reversed(list(zip(table.header, cells, strict=False))))
         rows.append(fields.row(number, named))
     _convert_milliseconds(rows, fields, path, report)

@@ -81,7 +81,7 @@ class Comparison:
     """One configuration, compared with the reference."""
 
     name: str
-    mean: float  # of the pooled scores
+    mean: float  # mean of the pooled scores
     deviation: float
     difference: Difference | None  # None for the reference itself
 

@@ -69,7 +69,7 @@ class StreamingSession:
     def reset(self) -> None:
         """Begin a new conversation."""
         self.position = 0
-        self.context: list[Words] = []  # of the last utterances, which the text encoder reads with the next one
+        self.context: list[Words] = []  # the last utterances, which the text encoder reads with the next one
         self.speakers: dict[str, int] = {}
         layers: Any = self.model.temporal.layers if self.model.config.temporal == "attention" else []
         self.layers = [LayerCache(cast(ContextLayer, layer), self.model.config.context_window) for layer in layers]

@@ -26,7 +26,7 @@ LEAST_MOVEMENT = 0.01
 LOST = 4
 """Frames for which a face may go unseen and still be the same one."""
 
-_SIDE, _SCALE = 192, 1.5  # of the mesh's square input, and of that square by the face's box
+_SIDE, _SCALE = 192, 1.5  # side of the mesh's square input, and its scale relative to the face's box
 _INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper and lower points of the mesh
 _CORNERS = (78, 308)
 

@@ -40,7 +40,7 @@ class Turn(NamedTuple):
 class _Window(NamedTuple):
     piece: int
     centre: float
-    seconds: float  # of speech that it represents
+    seconds: float  # length of the speech that it represents
 
 
 def find_turns(

@@ -12,7 +12,7 @@ import triton
 # Bytes of shared memory that one block may have, by compute capability (CUDA C++ Programming Guide, technical
 # specifications).
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-RESERVED_SHARED = 1024  # of each block, from compute capability 9.0 on counted by cuobjdump
+RESERVED_SHARED = 1024  # bytes per block, counted by cuobjdump from compute capability 9.0 on
 
 
 class Usage(NamedTuple):

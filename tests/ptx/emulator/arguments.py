@@ -30,7 +30,7 @@ LARGEST_GRID = (2**31 - 1, 65535, 65535)
 LARGEST_BLOCK = (1024, 1024, 64)
 LARGEST_CLUSTER = 8  # CTAs, where the launch does not ask for sizes that are not portable
 DEFAULT_SHARED = 48 * 1024  # bytes, static and dynamic: what a launch gets that does not opt in to more
-REGISTER_FILE, REGISTER_UNIT = 65536, 256  # of a multiprocessor; a warp's registers come in units
+REGISTER_FILE, REGISTER_UNIT = 65536, 256  # per multiprocessor; a warp's registers come in units
 
 
 @dataclass(frozen=True)

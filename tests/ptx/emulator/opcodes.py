@@ -12,7 +12,7 @@
 `.ftz`, `.sat` and `.rnd` of floating rows are applied around the expression by `map` in core/lanes.h.
 """
 
-# ruff: noqa: E501 - a row a line
+# ruff: noqa: E501 - one row per line
 # fmt: off
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Real:
-    value: float  # of a decimal literal
+    value: float  # value of a decimal literal
     bits: int = 0
     width: int = 0  # 32: 0f..., 64: 0d..., 0: decimal
 
