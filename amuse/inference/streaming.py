@@ -24,6 +24,12 @@ from amuse.model.temporal import ContextLayer, sinusoids
 from amuse_kernels.nn import ProjectedSource
 
 
+def looks_ahead(model: Amuse) -> bool:
+    """Whether later utterances change the prediction for earlier ones."""
+    config = model.config
+    return config.temporal == "bilstm" or (config.temporal == "attention" and not config.causal)
+
+
 class StreamingSession:
     """One conversation, utterance by utterance.
 
@@ -40,6 +46,8 @@ class StreamingSession:
         ValueError: A model that needs the future, or one with random coefficients.
     """
 
+    needs_causal = True
+
     def __init__(
         self,
         model: Amuse,
@@ -47,10 +55,9 @@ class StreamingSession:
         temperature: float = 1.0,
         text: DataConfig | None = None,
     ) -> None:
-        config = model.config
-        if config.temporal == "bilstm" or (config.temporal == "attention" and not config.causal):
+        if self.needs_causal and looks_ahead(model):
             raise ValueError("model: its context looks into the future; train with temporal 'attention' and causal")
-        if config.fusion == "random":
+        if model.config.fusion == "random":
             raise ValueError("model: fusion 'random' draws new coefficients in each call")
         self.model, self.standardizer, self.temperature = model.eval(), standardizer, temperature
         self.device = next(model.parameters()).device
@@ -81,6 +88,20 @@ class StreamingSession:
         Raises:
             ValueError: Features of other widths than the model's, or an utterance without any modality of the model.
         """
+        x = self.model.temporal.embed(self._fused(utterance))  # (1, d)
+        parts = [x]
+        if self.layers:
+            speaker = self._speaker(utterance)
+            position = torch.tensor([self.position], device=self.device)
+            context = (x + sinusoids(position, x.shape[-1]).to(x.dtype))[:, None]
+            for layer in self.layers:
+                context = layer.step(context, torch.tensor([[speaker]], device=self.device))
+            parts.append(context[:, 0])
+        self.position += 1
+        return self._prediction(torch.cat(parts, dim=-1))
+
+    def _fused(self, utterance: Utterance) -> Tensor:
+        """The fused descriptor `(1, F)` of an utterance, before any context."""
         model = self.model
         utterance = self._with_words(utterance)
         if not set(utterance.features) & set(model.spec.modalities):
@@ -93,18 +114,16 @@ class StreamingSession:
             utterance = replace(utterance, features=features)
         batch = collate([Dialogue("stream", [utterance])], model.spec.modalities).to(self.device)
         descriptors, _, present = model.describe(batch)
-        x = model.temporal.embed(model.fuse(descriptors, present)[0])  # (1, d)
-        parts = [x]
-        if self.layers:
-            speaker = self.speakers.setdefault(utterance.speaker, len(self.speakers))
-            position = torch.tensor([self.position], device=self.device)
-            context = (x + sinusoids(position, x.shape[-1]).to(x.dtype))[:, None]
-            for layer in self.layers:
-                context = layer.step(context, torch.tensor([[speaker]], device=self.device))
-            parts.append(context[:, 0])
-        self.position += 1
-        logits = model.classifier(torch.cat(parts, dim=-1))[0].float().cpu()
-        return Prediction.of(logits, model.spec.label_names, self.temperature)
+        return model.fuse(descriptors, present)[0]
+
+    def _speaker(self, utterance: Utterance) -> int:
+        """The speaker's number by first appearance."""
+        return self.speakers.setdefault(utterance.speaker, len(self.speakers))
+
+    def _prediction(self, context: Tensor) -> Prediction:
+        """The prediction that follows from the temporal stage's output `(1, D)`."""
+        logits = self.model.classifier(context)[0].float().cpu()
+        return Prediction.of(logits, self.model.spec.label_names, self.temperature)
 
     def _with_words(self, utterance: Utterance) -> Utterance:
         """The utterance with its words as features, if it has words and the model reads them."""
