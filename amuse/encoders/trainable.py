@@ -89,9 +89,7 @@ class TextEncoder(PretrainedEncoder):
         limit = TOKENS_PER_CHUNK.get(ids.device.type, 8192)
         chunks = _chunks(lengths.tolist(), limit)
         outputs, used = [], 0
-        starts = [
-            torch.zeros(chunks[0][0], dtype=torch.int64, device=ids.device)
-        ]  # of each row in the outputs
+        starts = [torch.zeros(chunks[0][0], dtype=torch.int64, device=ids.device)]  # of each row in the outputs
         for first, last in chunks:
             length = int(lengths[last - 1])
             places = layout.cu_seq[rows[first:last], None] + torch.arange(length, device=ids.device)
