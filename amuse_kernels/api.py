@@ -53,8 +53,9 @@ def p2c_attention(
     no key.
 
     Args:
-        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. On a GPU fp32
-            is multiplied as tf32 where `torch.backends.cuda.matmul.fp32_precision` is "tf32", exactly by default.
+        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. How a GPU
+            multiplies fp32 is up to `torch.backends.cuda.matmul.fp32_precision`: by default about exactly, on tensor
+            cores where that is fast; "ieee": Triton multiplies in fp32 itself; "tf32": coarser and faster.
         keys, values: P tensors each (1 to 8), `(B, H, Lp, D)`, dtype and device of the query. Lp may be 0. A last
             dimension that is contiguous is read in place, whatever the other strides.
         gates: broadcastable to `(B, H, P)`, any floating dtype; default ones. Non-negative for "joint" (checked on

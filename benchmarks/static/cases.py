@@ -20,6 +20,7 @@ from benchmarks.static.compiled_cuda import CudaLaunch
 from tests.ptx.package import cuda_launches, triton_launches
 
 ARCHITECTURES = (80, 90, 86, 89, 120, 100)
+AMD = ("gfx942", "gfx1100")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 HEAD_DIMS = (64, 128, 32, 256)
 NORMALIZATIONS = ("per_source", "joint")
@@ -33,6 +34,7 @@ class Case(NamedTuple):
         backend: Triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
         width: Head dim, or width of a descriptor.
         normalization: Of attention; CUDA's kernels serve any.
+        arch: See `launch.architecture`.
     """
 
     backend: str
@@ -41,7 +43,7 @@ class Case(NamedTuple):
     width: int
     normalization: str
     options: str
-    arch: int
+    arch: int | str
 
     def launches(self) -> list[Any]:
         """The launches of the call on its architecture; shapes that do not change the code are small."""
@@ -80,6 +82,18 @@ def triton_cases() -> Iterator[Case]:
                 compared = options != "all options" and "one tile" not in call
                 if compared and (dtype, width, normalization) == ("fp16", 64, "per_source"):
                     yield case._replace(backend="plain")
+    yield from _amd_cases()
+
+
+def _amd_cases() -> Iterator[Case]:
+    """A sample for AMD's GPUs: what a model with gates calls, in fp16 and fp32."""
+    calls = ("attention forward", "attention backward, one tile", "attention backward")
+    for arch, dtype in itertools.product(AMD, ("fp16", "fp32")):
+        for call in ("fusion forward", "fusion backward"):
+            yield Case("triton", call, dtype, 256, "", "gate", arch)
+        for options, width in (("masks", 64), ("masks", 128), ("packed", 64), ("all options", 64)):
+            for call in calls:
+                yield Case("triton", call, dtype, width, "per_source", options, arch)
 
 
 def cuda_cases() -> Iterator[Case]:

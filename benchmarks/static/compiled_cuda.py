@@ -38,9 +38,9 @@ def _library() -> ModuleType:
     return native
 
 
-def code_for(arch: int) -> str | None:
+def code_for(arch: int | str) -> str | None:
     """The code that a chip runs: sm_86 and 89 run that of sm_80, the only one that the library has by default."""
-    built = architectures()
+    built = dict[int | str, str](architectures().items())
     return built.get(arch) or (built.get(80) if arch in (86, 89) else None)
 
 
