@@ -11,6 +11,7 @@ from amuse_kernels.attention.inputs import AttentionInputs, check_attention
 from amuse_kernels.attention.ops import p2c_attention as fused_attention
 from amuse_kernels.attention.reference import p2c_attention as reference_attention
 from amuse_kernels.attention.reference import weights_and_lse
+from amuse_kernels.attention.unchecked import attend_unchecked
 from amuse_kernels.attention.varlen import check_attention_varlen, of_batch
 from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
@@ -155,6 +156,12 @@ def p2c_attention_varlen(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_flag("return_lse", return_lse)
+    options = (query_groups, key_groups, relations, softmax_scale)
+    plain = causal is return_lse is False and type(dropout_p) is float and dropout_p == 0.0
+    if plain and normalization == "per_source" and options == (None,) * 4 and backend in (None, "cpu"):
+        out = attend_unchecked(query, keys, values, cu_seq_q, cu_seq_k, max_q, max_k, gates)
+        if out is not None:
+            return out
     without_autocast, (query, keys, values) = _autocast(query, keys, values)
     inputs = check_attention_varlen(
         query,

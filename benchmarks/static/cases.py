@@ -24,7 +24,7 @@ AMD = ("gfx942", "gfx1100")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 HEAD_DIMS = (64, 128, 32, 256)
 NORMALIZATIONS = ("per_source", "joint")
-FEW, LONG = 64, 512  # queries
+SHORT, FEW, LONG = 32, 64, 512  # queries
 
 
 class Case(NamedTuple):
@@ -97,10 +97,12 @@ def _amd_cases() -> Iterator[Case]:
 
 
 def cuda_cases() -> Iterator[Case]:
-    """One kernel serves any number of queries and both normalizations, with or without gates and masks."""
+    """A kernel serves both normalizations, with or without gates and masks; few queries have their own up to D 64."""
     yield from _row_cases("cuda")
-    calls = ("attention forward", "attention backward")
     for options, width in itertools.product(("masks", "all options"), HEAD_DIMS):
+        calls = ["attention forward", "attention backward"]
+        if width <= 64:
+            calls += ["attention forward, short", "attention backward, one tile", "attention backward, short"]
         for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, calls):
             yield Case("cuda", call, dtype, width, "any", options, arch)
 
@@ -153,6 +155,10 @@ def _attention_forward(case: Case, queries: int = FEW) -> None:
     case.glue(attention, attention_cuda).p2c_attention_forward(_attention_inputs(case, queries))
 
 
+def _attention_forward_short(case: Case) -> None:
+    _attention_forward(case, SHORT)
+
+
 def _attention_forward_long(case: Case) -> None:
     _attention_forward(case, LONG)
 
@@ -166,9 +172,16 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
 
 def _attention_backward_one_tile(case: Case) -> None:
     """With as many queries as one tile holds."""
+    if case.backend == "cuda":
+        _attention_backward(case, FEW)
+        return
     options = "masks" if case.options == "packed" else case.options  # the gates
     key = TileKey("backward", case.arch, DTYPES[case.dtype].itemsize, options, case.width, LONG)
     _attention_backward(case, choose_tile(key).queries)
+
+
+def _attention_backward_short(case: Case) -> None:
+    _attention_backward(case, SHORT)
 
 
 def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
@@ -207,8 +220,10 @@ def _interpolation_backward(case: Case) -> None:
 _CALLS = {
     "attention forward": _attention_forward,
     "attention forward, long": _attention_forward_long,
+    "attention forward, short": _attention_forward_short,
     "attention backward, one tile": _attention_backward_one_tile,
     "attention backward": _attention_backward,
+    "attention backward, short": _attention_backward_short,
     "fusion forward": _fusion_forward,
     "fusion backward": _fusion_backward,
     "interpolation forward": _interpolation_forward,
