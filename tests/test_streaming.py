@@ -64,7 +64,19 @@ def test_the_cache_does_not_grow_beyond_the_window():
     session = StreamingSession(causal_model(context_window=4))
     for utterance in CONVERSATIONS.dialogues[0].utterances:
         session.push(utterance)
-    assert session.layers[0].keys[0].shape[2] == 4
+    assert session.layers[0].heads.shape[3] == 4
+
+
+def test_a_new_conversation_takes_the_models_weights_as_they_are_then():
+    model, dialogue = causal_model(), CONVERSATIONS.dialogues[0]
+    session = StreamingSession(model)
+    session.push(dialogue.utterances[0])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    session.reset()
+    expected = batch_logits(model, dialogue)[0]
+    torch.testing.assert_close(session.push(dialogue.utterances[0]).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from amuse.live.memory import RecentPictures, RecentSound
 from amuse.live.understanding import Understanding, Understood
 from amuse.live.voice import Stretch, VoiceGate
 from amuse.media.tracks import MediaError
-from amuse.speech import SpeechOptions
+from amuse.speech import SpeechOptions, Transcriber
 from amuse.speech.utterances import LONGEST_STRETCH
 
 WHILE_BUSY = 15.0
@@ -74,6 +74,7 @@ class Live:
         recognizer: The model and the encoders of its features.
         show: Called with every `Spoken` and `Lost`, by one thread at a time.
         options: Speech, and how long it may wait.
+        transcriber: Has loaded its models already; None = that of `options.speech`.
         understand, gate, clock: Replace the models, the voice activity, and the clock in seconds.
 
     Attributes:
@@ -92,6 +93,7 @@ class Live:
         show: Callable[[Spoken | Lost], None],
         options: LiveOptions | None = None,
         *,
+        transcriber: Transcriber | None = None,
         understand: Understands | None = None,
         gate: VoiceGate | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -104,7 +106,8 @@ class Live:
         self.looks, self.description = False, ""
         if understand is None:
             assert recognizer is not None
-            understand = Understanding(recognizer, self.sound, self.pictures, self.options.speech, self.problems.append)
+            transcriber = transcriber or Transcriber(self.options.speech)
+            understand = Understanding(recognizer, self.sound, self.pictures, transcriber, self.problems.append)
             self.looks, self.description = understand.looks, understand.description
         self._understand, self._show, self._clock = understand, show, clock
         self._gate = gate or VoiceGate()

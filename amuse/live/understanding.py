@@ -14,7 +14,7 @@ from amuse.live.memory import RecentPictures, RecentSound
 from amuse.live.voice import Stretch
 from amuse.media.extract import MediaReader
 from amuse.media.sources import Clip, Span
-from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber, Transcription
+from amuse.speech import SpokenUtterance, Transcriber, Transcription
 from amuse.speech.speakers import SpeakersSoFar
 from amuse.speech.transcription import MARGIN
 from amuse.speech.utterances import join, utterances, windows
@@ -37,7 +37,7 @@ class Understanding:
     Args:
         recognizer: The model and the encoders of its features.
         sound, pictures: What is remembered of the conversation.
-        options: Speech to text.
+        transcriber: Speech to text and voices.
         report: Takes what is wrong with the media.
 
     Raises:
@@ -50,17 +50,17 @@ class Understanding:
         recognizer: Recognizer,
         sound: RecentSound,
         pictures: RecentPictures,
-        options: SpeechOptions,
+        transcriber: Transcriber,
         report: ProblemHandler,
     ) -> None:
         self.model, self.temperature = recognizer.model, recognizer.temperature
         self.session = open_session(
             recognizer.model, recognizer.standardizer, recognizer.temperature, recognizer.config.data
         )
-        self.transcriber = Transcriber(options)
+        self.transcriber = transcriber
         self.description = self.transcriber.description  # loads the models
-        self.speakers = SpeakersSoFar(self.transcriber.voices, options.speakers)
-        self.language = options.language
+        self.speakers = SpeakersSoFar(self.transcriber.voices, transcriber.options.speakers)
+        self.language = transcriber.options.language
         self.sound, self.report = sound, report
         self.extractor = None
         if recognizer.extractor is not None:
