@@ -74,6 +74,7 @@ FORMS = {
     "a.nut": Form("mpeg4", "mp2"),
     "a.mxf": Form("mpeg2video", "pcm_s16le"),
     "a.m3u8": Form("libx264", "aac", "hls", options={"hls_time": "2", "hls_list_size": "0"}),
+    "a.rm": Form("rv20", "ac3", "rm"),
     "a.h264": Form("libx264"),
     "a.mjpeg": Form("mjpeg"),
 }
@@ -150,6 +151,23 @@ def test_pictures_and_sounds_of_a_span_are_those_recorded_then(tmp_path, name, d
         with pytest.raises(MediaError) as error:
             read(Span(path, 7.0, 8.0), 30, notes)
         assert error.value.kind == "out_of_range"
+
+
+def test_pictures_of_dv_are_those_recorded_then(tmp_path):
+    """A format of one size only, whose frame i is of the grey 4 i here."""
+    import av
+
+    path = tmp_path / "a.dv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("dvvideo", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        for i in range(60):
+            picture = av.VideoFrame.from_ndarray(np.full((576, 720, 3), 4 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    for begin, end in [(0.0, 1.0), (1.0, 1.4), (1.52, 2.0), (2.0, 2.4)]:
+        got = [image.mean() / 4 for image in read_frames(Span(path, begin, end), 4, 30, Notes())]
+        assert got == pytest.approx(recorded_numbers(begin, end, 4), abs=0.6), f"{begin} to {end}"
 
 
 def test_nothing_from_outside_of_a_span_is_seen(tmp_path):
