@@ -167,7 +167,7 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
     for number, line in enumerate(lines[begin + 1 :], begin + 2):
         if line.strip().lower().startswith("format"):
             fields = "".join(line.partition(":")[2].lower().split())
-            if not _FIELDS.fullmatch(fields):  # which pysubs2 takes for granted
+            if not _FIELDS.fullmatch(fields):  # which pysubs2 assumes
                 expected = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
                 raise ValueError(f"{path}, line {number}: expected Format: {expected}, got {line[:160]!r}")
         elif line.strip() and not _EVENT.match(line.strip()):
