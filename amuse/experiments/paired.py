@@ -15,6 +15,7 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from amuse.experiments.cross_validation import CrossValidation, read_scores
+from amuse.experiments.tables import latex_text
 
 
 @dataclass
@@ -143,12 +144,9 @@ def to_latex(measure: str, rows: Sequence[Comparison]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-_LATEX = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
-
-
 def _cells(row: Comparison, plus_minus: str, measure: str, escape: bool = False) -> list[str]:
     digits = 3 if measure == "Pearson r" else 2
-    name = row.name.replace("\\", "/").translate(_LATEX) if escape else row.name
+    name = latex_text(row.name) if escape else row.name
     own = f"{row.mean:.{digits}f} {plus_minus} {row.deviation:.{digits}f}"
     if row.difference is None:
         return [name, own, "", "", "", ""]

@@ -1,6 +1,7 @@
 """One configuration trained with several seeds, since a single run says little: mean, deviation, classes, cost."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +26,20 @@ class Scores:
     parameters: int
     seconds: float  # of all epochs with their validation
     memory_mib: float  # peak of the whole process that trained it, or allocated on its GPU
+    training: float = math.nan  # weighted F1 of the same model on what it was trained on: memorised, if far higher
+    validation: float = math.nan
 
 
 def run_once(splits: Splits, config: Config, folder: Path, progress: bool = False) -> Scores:
     """Train, or resume an interrupted run or load a finished one, and test its best model."""
     model = train_on(splits, config, folder, resume=True, progress=progress)
-    metrics = evaluate(model, splits.test, config.train.batch_size)
-    assert isinstance(metrics, Metrics)  # callers have refused regression
+    metrics, training, validation = (
+        evaluate(model, part, config.train.batch_size) for part in (splits.test, splits.train, splits.valid)
+    )
+    # callers have refused regression
+    assert isinstance(metrics, Metrics)
+    assert isinstance(training, Metrics)
+    assert isinstance(validation, Metrics)
     epochs = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     return Scores(
         weighted_f1=100 * metrics.weighted_f1,
@@ -40,6 +48,8 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=sum(epoch["seconds"] for epoch in epochs),
         memory_mib=max(epoch["memory_mib"] for epoch in epochs),
+        training=100 * training.weighted_f1,
+        validation=100 * validation.weighted_f1,
     )
 
 
