@@ -31,12 +31,10 @@ class ModelConfig:
     man_gate: Literal["mean", "learned", "input"] = "mean"  # weight of a Peripheral source; "mean" in the paper
     man_normalization: Literal["per_source", "joint"] = "per_source"  # of Eq. 1; "joint": one softmax over all sources
     man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
-    man_start: Literal["random", "zero"] = "random"  # "zero": its layers change nothing before they have learned to
     man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
     head_merge: Literal["mean", "concat"] = "mean"  # of attention heads; "mean" in the paper
     # "closed_form" is Eq. 6, "chain" III-E2, "equal" and "random" the paper's tests; "concat" has no coefficients
     fusion: Literal["learned", "closed_form", "chain", "equal", "random", "concat"] = "learned"
-    alpha_start: float = 0.5  # where the learned gate's coefficients begin; near 0 modalities begin unmixed
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
     gate_teacher: bool = False  # the learned gate follows Eq. 6 for the true label in training; see loss.gate
     speaker_head: bool = False  # descriptors also tell speakers apart; see loss.speaker
@@ -57,8 +55,6 @@ class ModelConfig:
         _positive(self, "d_model", "num_heads", "temporal_layers")
         _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
         _probability(self, "dropout", "input_dropout")
-        if not 0 < self.alpha_start < 1:
-            raise ValueError(f"alpha_start: expected a number between 0 and 1, got {self.alpha_start}")
         for name in ("modality_dropout", "modality_swap"):
             chances = getattr(self, name)
             if not all(0 <= chance <= 1 for chance in chances.values()):
@@ -205,6 +201,7 @@ class TrainConfig:
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
+    save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -212,7 +209,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
-        _positive(self, "grad_clip", "patience")
+        _positive(self, "grad_clip", "patience", "save_epochs")
         _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "workers", "save_steps")
         _probability(self, "warmup", "ema")
         if self.strategy == "fsdp" and self.flipped:

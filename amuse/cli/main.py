@@ -184,11 +184,11 @@ def repeat(
 
 @app.command()
 def differences(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat --folds; the first is the reference.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat; the first is the reference.")],
     latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular instead of Markdown.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the numbers to this file.")] = None,
 ) -> None:
-    """Compare configurations with the first, fold by fold: mean difference, corrected interval, verdict."""
+    """Compare runs with the first, fold by fold or seed by seed: mean difference, corrected interval, verdict."""
     from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
     from amuse.files import write_text
 

@@ -98,7 +98,7 @@ def load_fold(
         FileNotFoundError, ValueError: As for `load_split`, and if the groups cannot be divided into folds.
     """
     if config.dataset == "tables":
-        tables = read_tables(_folder(config))
+        tables = read_tables(_folder(config), config.modalities)
         chosen = set(config.fold_splits)
         columns = {
             column: {name: found for name, found in values.items() if tables.splits[name] in {*chosen, ""}}
@@ -154,7 +154,7 @@ def _read_split(config: DataConfig, split: str) -> Conversations:
     if config.dataset == "mosi":
         return read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
     if config.dataset == "tables":
-        return read_tables(_folder(config)).split(split)
+        return read_tables(_folder(config), config.modalities).split(split)
     if config.dataset == "prepared":
         return read_prepared(_folder(config), split, verify=config.verify)
     return read_meld(_folder(config), "dev" if split == "valid" else split, features=config.features)

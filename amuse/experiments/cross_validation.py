@@ -43,12 +43,15 @@ class FoldScore:
 
 @dataclass
 class CrossValidation:
-    """All folds of all groupings, and the scores of the pooled predictions per grouping."""
+    """All folds of all groupings, and the scores of the pooled predictions per grouping.
+
+    Of `amuse repeat` on a fixed split: no folds, and the scores per seed.
+    """
 
     measure: str  # "weighted F1" | "Pearson r"
     second: str  # "accuracy" | "MAE"
     folds: list[FoldScore]
-    pooled: list[tuple[float, float]]  # per grouping: measure, second
+    pooled: list[tuple[float, float]]  # per grouping, or per seed: measure, second
 
     def to_markdown(self) -> str:
         """Groupings as rows, their mean and sample deviation last; then how often each setting was chosen."""
@@ -129,27 +132,32 @@ def cross_validate(
         pooled.append(_headline(score_predictions(_joined(parts), names)))
     kind = ("Pearson r", "MAE") if names is None else ("weighted F1", "accuracy")
     done = CrossValidation(*kind, folds, pooled)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(json.dumps(asdict(done), indent=2), out / SCORES_FILE)
+    write_scores(done, out)
     return done
 
 
+def write_scores(scores: CrossValidation, folder: Path) -> None:
+    """Write `scores.json` into a folder, which is made if there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(asdict(scores), indent=2), folder / SCORES_FILE)
+
+
 def read_scores(folder: Path) -> CrossValidation:
-    """The scores that `cross_validate` wrote.
+    """The scores that `amuse repeat` wrote.
 
     Raises:
-        FileNotFoundError: No finished cross-validation in the folder.
+        FileNotFoundError: No finished runs in the folder.
         ValueError: A damaged file.
     """
     path = folder / SCORES_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected the folder of a cross-validation, {SCORES_FILE} is missing")
+        raise FileNotFoundError(f"{folder}: expected the folder of finished runs, {SCORES_FILE} is missing")
     tree = read_json(path)
     try:
         folds = [FoldScore(**fold) for fold in tree["folds"]]
         return CrossValidation(tree["measure"], tree["second"], folds, [(a, b) for a, b in tree["pooled"]])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the scores of a cross-validation: {error!r}") from None
+        raise ValueError(f"{path}: not the scores of amuse repeat: {error!r}") from None
 
 
 def _run_fold(

@@ -88,17 +88,17 @@ class Comparison:
 
 
 def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
-    """Compare cross-validations with the first of them, fold by fold.
+    """Compare runs of `amuse repeat` with the first of them, fold by fold, or seed by seed on a fixed split.
 
     Returns:
         The measure, and a comparison per folder.
 
     Raises:
-        ValueError: Fewer than two folders, or folds or data that differ from the first's.
+        ValueError: Fewer than two folders, or folds, seeds or data that differ from the first's.
         FileNotFoundError: A folder without scores.
     """
     if len(folders) < 2:
-        raise ValueError(f"runs: expected at least two folders of cross-validations, got {len(folders)}")
+        raise ValueError(f"runs: expected at least two folders of amuse repeat, got {len(folders)}")
     scores = [read_scores(folder) for folder in folders]
     reference, rows = scores[0], []
     for folder, each in zip(folders, scores, strict=True):
@@ -113,6 +113,8 @@ def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path)
     keys = [[(f.grouping, f.fold, f.train, f.test) for f in each.folds] for each in (ours, reference)]
     if keys[0] != keys[1] or ours.measure != reference.measure:
         raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got different ones")
+    if not ours.folds:
+        return paired_difference([row[0] for row in ours.pooled], [row[0] for row in reference.pooled])
     share = statistics.fmean(f.test / f.train for f in ours.folds)
     return paired_difference([f.score for f in ours.folds], [f.score for f in reference.folds], share)
 

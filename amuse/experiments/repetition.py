@@ -11,6 +11,7 @@ from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
+from amuse.experiments.cross_validation import CrossValidation, write_scores
 from amuse.files import LOG_FILE
 from amuse.training.train import train_on
 from amuse.world import choose_device
@@ -56,6 +57,8 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
 def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
 
+    Writes `scores.json` into `out`, which `amuse differences` reads.
+
     Args:
         config: The configuration of all runs, except for the seed.
         out: Takes the runs; finished ones in it are only tested, interrupted ones resume.
@@ -76,6 +79,8 @@ def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> 
             print(f"--- seed {seed}", flush=True)
         seeded = replace(config, train=replace(config.train, seed=seed))
         runs[seed] = run_once(splits, seeded, out / f"seed{seed}", progress)
+    pooled = [(run.weighted_f1, run.accuracy) for run in runs.values()]
+    write_scores(CrossValidation("weighted F1", "accuracy", [], pooled), out)
     return to_markdown(runs)
 
 

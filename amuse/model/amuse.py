@@ -7,7 +7,6 @@ stage (III-D) and the classifier; `amuse.model.stages` has the parts.
 """
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
@@ -80,8 +79,6 @@ class Amuse(nn.Module):
         self.central = MultimodalAttentionNetwork(count, config) if config.man else None
         self.heads = nn.ModuleList(nn.Linear(d, spec.num_outputs) for _ in self.modalities)
         self.fusion = AdaptiveFusion(d, count, config.backend) if config.fusion == "learned" else None
-        if self.fusion is not None:
-            nn.init.constant_(self.fusion.pair_bias, math.log(config.alpha_start / (1 - config.alpha_start)))
         fused_width = d if config.fusion == "chain" else count * d
         self.temporal = TemporalStage(fused_width, config)
         self.classifier = nn.Linear(self.temporal.width, spec.num_outputs)

@@ -106,9 +106,6 @@ class CentralNetwork(nn.Module):
             )
             for _ in range(config.man_layers)
         )
-        if config.man_start == "zero":
-            for layer in cast(list[AttentionLayer], list(self.layers)):
-                layer.start_at_zero()
         self.lstm = BiLSTM(d, d) if config.man_lstm else None
 
     def attention(self, layer: int) -> Attention:
@@ -153,13 +150,6 @@ class AttentionLayer(nn.Module):
         self.dense_norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
         self.dropout = Dropout(config.dropout)
-
-    def start_at_zero(self) -> None:
-        """Both residuals begin at 0, so that the layer begins as the identity."""
-        linears = [self.dense] if self.attention is None else [self.dense, cast(Attention, self.attention).out_proj]
-        for linear in linears:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
 
     def forward(self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource]) -> Tensor:
         """`(T, d)` to the same shape; `sources`: see `inject`."""
