@@ -7,6 +7,7 @@ written.
 """
 
 import csv
+import re
 import subprocess
 import sys
 import time
@@ -40,12 +41,14 @@ class Run(NamedTuple):
 def main(
     data: Annotated[Path, typer.Option(help="Folder with the data sets' folders.")],
     quick: Annotated[bool, typer.Option("--quick", help="A slice, compared with the written scores.")] = False,
-    only: Annotated[str | None, typer.Option(help="Only experiments whose data and name contain this.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only experiments whose DATA/NAME this regular expression finds.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Groupings, in place of five.")] = None,
 ) -> None:
     """Run the experiments one after the other."""
     began = time.perf_counter()
-    chosen = [e for e in EXPERIMENTS if (e.quick or not quick) and (only or "") in f"{e.data}/{e.name}"]
+    chosen = [e for e in EXPERIMENTS if (e.quick or not quick) and re.search(only or "", f"{e.data}/{e.name}")]
     stored = read_runs()
     for experiment in chosen:
         print(f"=== {experiment.data}: {experiment.name} ({time.perf_counter() - began:.0f} s)", flush=True)

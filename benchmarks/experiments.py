@@ -12,6 +12,7 @@ RIVALS = (
     *("early fusion", "late fusion", "tensor fusion", "low-rank fusion", "MulT", "contextual LSTM", "DialogueRNN"),
 )
 AMUSE, LINEAR, CONCAT, PAPER = "AMuSE", "linear model", "concatenation", "the paper's recipe"
+AVERAGED = ", three seeds averaged"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        return f"{self.data}/{self.name}".replace(" ", "_").replace("'", "")
+        """Of its runs; an ensemble shares its first members with the single model's runs."""
+        return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "")
 
     def command(self, data: Path | str, out: Path | str, seeds: int | None = None) -> list[str]:
         """The command; `seeds` in place of its own number of seeds or groupings."""
@@ -119,8 +121,8 @@ def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more:
         Experiment(data, AMUSE, common, quick=True),
         Experiment(data, CONCAT, f"{common} {CONCATENATION}"),
         Experiment(data, LINEAR, f"{common} --rival linear", quick=True),
-        Experiment(data, f"{AMUSE}, three seeds averaged", f"{common} --ensemble 3"),
-        Experiment(data, f"{CONCAT}, three seeds averaged", f"{common} {CONCATENATION} --ensemble 3"),
+        Experiment(data, AMUSE + AVERAGED, f"{common} --ensemble 3"),
+        Experiment(data, CONCAT + AVERAGED, f"{common} {CONCATENATION} --ensemble 3"),
         *(Experiment(data, f"{s} alone", f"{common} {CONCATENATION} --set 'data.modalities=[{s}]'") for s in streams),
         *(Experiment(data, rival, f"{common} --rival '{rival}' --seeds 2") for rival in RIVALS),
         Experiment(data, PAPER, f"--config paper {protocol} {more} --seeds 1"),
