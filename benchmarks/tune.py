@@ -50,10 +50,12 @@ def candidates(key: TileKey) -> Iterator[Tile]:
         doublings = [math.log2(a / b) for a, b in zip(tile[:3], in_use[:3], strict=True)]
         return sum(map(abs, doublings)) + abs(tile.num_stages - in_use.num_stages)
 
-    every = itertools.starmap(Tile, itertools.product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)))
+    limit, products = (None,), ("ieee", "tf32x3") if key.bytes == 4 else (None,)
+    sizes = (16, 32, 64, 128)
+    every = itertools.starmap(Tile, itertools.product(sizes, sizes, (4, 8), (1, 2, 3), limit, products))
     small = [t for t in every if t.queries < 2 * key.queries and t.queries * t.keys <= 128 * 64]
     yield in_use
-    yield from sorted((tile for tile in small if tile[:4] != in_use[:4]), key=distance)
+    yield from sorted((t for t in small if t != in_use._replace(max_registers=None)), key=distance)
 
 
 def search(key: TileKey, time: Time, most: int | None = None) -> Iterator[tuple[Tile, float]]:

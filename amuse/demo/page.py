@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from amuse.demo.live import add_live
 from amuse.demo.talk import Talk, explained, explanation_page, recognize, report_content
 from amuse.demo.view import error_html, finished_html, frame_html, progress_html, talk_html
 from amuse.inference.recording import Recognizer
@@ -82,8 +83,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         write_report(report_content(recognizer, talk, turns), out)
         yield finished_html(talk), gr.update(interactive=True), gr.update(value=str(out), visible=True)
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(INTRODUCTION)
+    def add_recording() -> None:
         talk = gr.State(None)
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -109,6 +109,14 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         conversation.submit(on_corrections, video, [transcript, *results], **quiet)
         conversation.select(on_why, talk, [status, reasons], **quiet)
         make.click(on_report, talk, [status, make, download], **quiet)
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Tabs():
+            with gr.Tab("A recording"):
+                add_recording()
+            with gr.Tab("Live"):
+                add_live(gr, recognizer, new_file)
     return page
 
 

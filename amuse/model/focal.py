@@ -45,7 +45,7 @@ def focal_losses(logits: Tensor, labels: Tensor, gamma: float = 1.0, label_smoot
     log_p = at_least_fp32(logits).masked_fill(~labelled, 0.0).log_softmax(-1)
     # the bound keeps the slope of q^gamma finite at p = 1 for gamma < 1
     q = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)
-    focal = -(q**gamma) * log_p * labelled  # (..., C)
+    focal = -(q if gamma == 1 else q**gamma) * log_p * labelled  # (..., C)
     loss = focal.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     if label_smoothing > 0:
         loss = (1 - label_smoothing) * loss + label_smoothing * focal.mean(-1)

@@ -61,7 +61,8 @@ def contrastive_loss(
         rows, start = gather(torch.cat([descriptors, present[..., None].to(descriptors.dtype)], dim=-1))
         candidates, everyone = _directions(rows[..., :-1]), rows[..., -1] > 0
     # ordered pairs (m, n) by anchors and candidates: (M, M, U, V)
-    similarity = torch.einsum("umd,vnd->mnuv", anchors, candidates) / config.temperature
+    product = anchors.flatten(0, 1) @ candidates.flatten(0, 1).T  # (U * M, V * M)
+    similarity = product.view(*anchors.shape[:2], *candidates.shape[:2]).permute(1, 3, 0, 2) / config.temperature
     both = present.T[:, None] & present.T  # (M, M, U)
     all_both = everyone.T[:, None] & everyone.T  # (M, M, V)
     pairs = ~torch.eye(count, dtype=torch.bool, device=present.device)
@@ -98,9 +99,9 @@ Terms = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def _nce(log_p: Tensor, positive: Tensor, count: Tensor) -> Tensor:
     """Each term of Eq. 4 of log-probabilities over `count` candidates; `positive` says which is the partner."""
-    log_noise = ((count - 1) / count).log()
-    log_total = torch.logaddexp(log_p, log_noise)
-    return torch.where(positive, log_total - log_p, log_total - log_noise)
+    # with z = log(P / noise): -log h = log(1 + exp(-z)) and -log(1 - h) = log(1 + exp(z))
+    z = log_p - ((count - 1) / count).log()
+    return F.softplus(z * (1 - 2 * positive))
 
 
 def _infonce(log_p: Tensor, positive: Tensor, count: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ def _library() -> ModuleType:
     return native
 
 
-def code_for(arch: int) -> str | None:
+def code_for(arch: int | str) -> str | None:
     """What runs on a chip: sm_86 and 89 run the code of sm_80, for which alone the library is built by default."""
-    built = architectures()
+    built = dict[int | str, str](architectures().items())
     return built.get(arch) or (built.get(80) if arch in (86, 89) else None)
 
 

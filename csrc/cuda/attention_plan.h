@@ -6,7 +6,14 @@
 
 namespace amuse {
 
-enum class AttentionKernel : int { forward = 0, backward_queries = 1, backward_keys = 2 };
+enum class AttentionKernel : int {
+  forward,
+  forward_short,
+  backward_queries,
+  backward_keys,
+  backward_fused,
+  backward_fused_short
+};
 
 // One launch. Grid and block have one dimension; a grid of 0 means that there is nothing to do.
 struct AttentionLaunch {

@@ -183,6 +183,19 @@ struct KeyTiles : KeyTile {
   }
 };
 
+// Those of the tile's keys and values that some query sees; the others become 0.
+template <class T, int kWidth, int kColumns, int kThreads, int kRows>
+__device__ void copy_keys(const AttentionArguments& args, const Streams<kRows>& streams, const QueryTile& queries,
+                          const KeyTile& at, uint32_t keys, uint32_t values, bool vectors) {
+  const auto& source = args.source[at.p];
+  const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
+    copy_rows<T, kWidth, kColumns, kThreads>(to, slice<T>(tensor, queries.b, queries.h, streams.keys[at.p].offset),
+                                             tensor.stride_l, at.start, args.head_dim, at.seen, vectors);
+  };
+  rows_of(source.key, keys);
+  rows_of(source.value, values);
+}
+
 // Loops that only make bits are not unrolled: that would double the code of the kernels.
 
 // Bit 2 n + e: whether query `query`, row `row` of its tile, sees key 8 n + 2 t + e of a tile: as C fragments lie.

@@ -112,6 +112,26 @@ __device__ void store_rows(const unsigned char* tile, T* to, int64_t stride, int
   }
 }
 
+// Stores 0 in rows `first` up to `end` of a (batch, head) slice.
+template <class T, int kThreads>
+__device__ void zero_rows(T* to, int64_t stride, int first, int end, int head_dim, bool vectors) {
+  constexpr int piece_elements = 16 / sizeof(T);
+  const int pieces = head_dim / piece_elements;
+#pragma unroll 1
+  for (int row = first + threadIdx.x / 32; row < end; row += kThreads / 32) {
+#pragma unroll 1
+    for (int piece = threadIdx.x % 32; piece < pieces; piece += 32) {
+      T* target = to + row * stride + piece * piece_elements;
+      if (vectors) {
+        *reinterpret_cast<uint4*>(target) = uint4{};
+      } else {
+#pragma unroll 1
+        for (int e = 0; e < piece_elements; ++e) target[e] = T{};
+      }
+    }
+  }
+}
+
 // Puts columns `column` and following of 16 rows into a tile: [16, 8 kCount] held as C fragments.
 template <class T, int kWidth, int kCount>
 __device__ void put_rows(unsigned char* tile, int row, int column, const Accumulator (&c)[kCount], float factor) {

@@ -22,7 +22,7 @@ class _ChipWithoutDriver:
     binary_ext = "cubin"
     launcher_cls = None
 
-    def __init__(self, arch: int, target: Any) -> None:
+    def __init__(self, arch: int | str, target: Any) -> None:
         self.arch, self.target, self.utils = arch, target, self
 
     def get_device_properties(self, _device: int) -> dict[str, int]:
@@ -39,7 +39,7 @@ class _ChipWithoutDriver:
     def get_current_target(self) -> Any:
         return self.target
 
-    def get_current_device(self) -> int:
+    def get_current_device(self) -> int | str:
         return self.arch  # Triton keeps its compiled kernels by device: one device a chip
 
     def get_current_stream(self, _device: int | None = None) -> int:
