@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from amuse.cli.main import app
 from amuse.config import Config
 from amuse.experiments import repetition
-from amuse.experiments.ablation import Result, Row, ablate, compared
+from amuse.experiments.ablation import ablate, compared
 from amuse.experiments.paired import paired_difference
 from amuse.experiments.rows import TABLES, Variant, changed, rows_of
-from amuse.experiments.tables import grid_latex, grid_markdown
+from amuse.experiments.tables import Result, Row, grid_latex, grid_markdown
 from tests.test_cross_validation import configure, write_tables
 
 TINY = [

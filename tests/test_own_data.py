@@ -14,6 +14,7 @@ from amuse.data.tables import read_tables
 from amuse.examples import acted, enjoyment, meld_vectors
 from amuse.experiments.cross_validation import cross_validate
 from amuse.files import load_tensors
+from tests.batches import missing_counts
 
 CONFIGS = enjoyment.Path(enjoyment.__file__).parents[1] / "configs"
 
@@ -119,7 +120,7 @@ def test_the_published_enjoyment_data_are_whole(shared_data, tmp_path):
     assert sum(map(len, parts)) == 25
     assert sum(part.num_utterances for part in parts) == 590
     for part in parts:
-        assert part.missing_counts() == dict.fromkeys(["audio", "actions", "expressions", "pose", "timing"], 0)
+        assert missing_counts(part) == dict.fromkeys(["audio", "actions", "expressions", "pose", "timing"], 0)
         assert all(1 <= u.label <= 5 for u in part.utterances())
     assert sum(len(tokens) for tokens in read_tables(tmp_path).features["video"].values()) == 37_653
 

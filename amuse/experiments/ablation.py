@@ -10,63 +10,17 @@ import hashlib
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.experiments.cross_validation import SCORES_FILE, cross_validate, read_scores
-from amuse.experiments.paired import Difference, paired_difference
+from amuse.experiments.paired import paired_difference
 from amuse.experiments.repetition import Scores, run_once
 from amuse.experiments.rows import PAPER_TABLES, TABLES, Variant, changed, rows_of
-from amuse.experiments.tables import grid_csv, grid_latex, grid_markdown
+from amuse.experiments.tables import Result, Row, grid_csv, grid_latex, grid_markdown
 from amuse.files import read_json, write_text
 from amuse.world import choose_device
-
-
-@dataclass
-class Result:
-    """What a row scored.
-
-    Attributes:
-        measure, second: "weighted F1" and "accuracy" in per cent, or "Pearson r" and "MAE".
-        scores: Both per seed, or of the pooled predictions per grouping.
-        paired: The measure per seed, or per fold of every grouping.
-        test_share: Test utterances per training utterance of a fold; 0 for a fixed split.
-        gap: Training minus validation score, per seed; empty for folds.
-        parameters, seconds: Of a run; None for folds.
-    """
-
-    measure: str
-    second: str
-    scores: list[list[float]]
-    paired: list[float]
-    test_share: float = 0.0
-    gap: list[float] = field(default_factory=list)
-    parameters: int | None = None
-    seconds: float | None = None
-
-
-@dataclass
-class Row:
-    """A variant, its result, and its difference to the unchanged configuration.
-
-    Attributes:
-        difference: None for the unchanged configuration and for a single run.
-        by: The mean difference; None for the unchanged configuration.
-    """
-
-    variant: Variant
-    result: Result
-    difference: Difference | None
-    by: float | None
-
-    @property
-    def shows(self) -> str:
-        """A plain word: helps, hurts or not shown."""
-        if self.by is None:
-            return ""
-        return "one run" if self.difference is None else self.difference.verdict
 
 
 def ablate(

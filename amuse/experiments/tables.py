@@ -1,22 +1,63 @@
-"""Ablation grids as Markdown, CSV and LaTeX."""
+"""Rows of ablation grids with their results, as Markdown, CSV and LaTeX."""
 
-from __future__ import annotations
-
-import csv
-import io
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from amuse.experiments.rows import TABLES
-
-if TYPE_CHECKING:
-    from amuse.experiments.ablation import Row
+from amuse.experiments.latex import latex_text
+from amuse.experiments.paired import Difference
+from amuse.experiments.rows import TABLES, Variant
+from amuse.files import csv_text
 
 CSV_HEAD = (
     *("table", "row", "measure", "mean", "deviation", "second", "second_mean", "runs"),
     *("difference", "low", "high", "p", "shows", "gap", "parameters", "seconds", "paper_meld", "paper_iemocap"),
 )
+
+
+@dataclass
+class Result:
+    """What a row scored.
+
+    Attributes:
+        measure, second: "weighted F1" and "accuracy" in per cent, or "Pearson r" and "MAE".
+        scores: Both per seed, or of the pooled predictions per grouping.
+        paired: The measure per seed, or per fold of every grouping.
+        test_share: Test utterances per training utterance of a fold; 0 for a fixed split.
+        gap: Training minus validation score, per seed; empty for folds.
+        parameters, seconds: Of a run; None for folds.
+    """
+
+    measure: str
+    second: str
+    scores: list[list[float]]
+    paired: list[float]
+    test_share: float = 0.0
+    gap: list[float] = field(default_factory=list)
+    parameters: int | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Row:
+    """A variant, its result, and its difference to the unchanged configuration.
+
+    Attributes:
+        difference: None for the unchanged configuration and for a single run.
+        by: The mean difference; None for the unchanged configuration.
+    """
+
+    variant: Variant
+    result: Result
+    difference: Difference | None
+    by: float | None
+
+    @property
+    def shows(self) -> str:
+        """A plain word: helps, hurts or not shown."""
+        if self.by is None:
+            return ""
+        return "one run" if self.difference is None else self.difference.verdict
 
 
 def grid_markdown(rows: Sequence[Row]) -> str:
@@ -47,15 +88,12 @@ def grid_latex(rows: Sequence[Row]) -> str:
 
 def grid_csv(rows: Sequence[Row]) -> str:
     """A line per row, the unchanged configuration first; cells without a value are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    lines: list[Sequence[object]] = [CSV_HEAD]
     for row in rows:
         result, d = row.result, row.difference
         first, second = ([pair[i] for pair in result.scores] for i in range(2))
         numbers = [row.by, *((d.low, d.high, d.p) if d else (None,) * 3)]
-        paper = row.variant.paper or ("", "")
-        writer.writerow(
+        lines.append(
             [
                 row.variant.table,
                 row.variant.name,
@@ -70,22 +108,10 @@ def grid_csv(rows: Sequence[Row]) -> str:
                 f"{statistics.fmean(result.gap):.6g}" if result.gap else "",
                 "" if result.parameters is None else result.parameters,
                 "" if result.seconds is None else f"{result.seconds:.0f}",
-                *paper,
+                *(row.variant.paper or ("", "")),
             ]
         )
-    return text.getvalue()
-
-
-_LATEX = str.maketrans(
-    {c: rf"\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    | {"α": r"$\alpha$", "γ": r"$\gamma$", "±": r"$\pm$"}
-)
-
-
-def latex_text(text: str) -> str:
-    """Text with the characters that LaTeX reads as commands escaped."""
-    return text.translate(_LATEX)
+    return csv_text(lines)
 
 
 def _cells(rows: Sequence[Row], plus_minus: str) -> tuple[list[str], list[list[str]]]:
