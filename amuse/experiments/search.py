@@ -8,7 +8,7 @@ from pathlib import Path
 from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.evaluation.predict import evaluate, score
-from amuse.experiments.cross_validation import with_settings
+from amuse.experiments.settings import with_settings
 from amuse.files import write_csv
 from amuse.model.amuse import Amuse
 from amuse.training.state import STATE_FILE
