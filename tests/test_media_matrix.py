@@ -104,7 +104,7 @@ class Notes(list):
 
 
 def recorded_numbers(begin, end, count, late=0):
-    """Of the frames in the middle of equal parts of a span."""
+    """Numbers of the frames in the middle of equal parts of a span."""
     times = [begin + (i + 0.5) * (end - begin) / count for i in range(count)]
     return [max(int(time * FPS + 1e-6) - late, 0) for time in times]
 
@@ -288,7 +288,7 @@ def test_recordings_that_were_joined_are_read_through(tmp_path):
         numbers = recorded_numbers(begin % SECONDS, end % SECONDS, 4)
         assert [number(image) for image in images] == pytest.approx(
             numbers, abs=2
-        )  # of sound and picture, one ends later
+        )  # either sound or picture ends later
     assert media_seconds(path) == pytest.approx(2 * SECONDS, abs=0.2)
 
 

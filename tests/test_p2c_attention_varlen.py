@@ -1,4 +1,4 @@
-"""What p2c_attention_varlen promises, on every backend that can run here."""
+"""Promises of p2c_attention_varlen, on every backend that can run here."""
 
 import contextlib
 

@@ -9,7 +9,7 @@ import pytest
 
 from amuse.data.folder import read_folder
 from amuse.data.problems import LOSSES, NOTES
-from amuse.data.speakers import said
+from amuse.data.speakers import speaker_lines
 from amuse.data.transcript import READERS, read_transcript
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"
@@ -183,7 +183,7 @@ def test_times_that_are_none_take_no_words_of_others(tmp_path):
     ],
 )
 def test_speaker_of_a_line_is_told_from_its_words(line, speaker, label, words):
-    assert said([line]) == [(speaker, label, words)]
+    assert speaker_lines([line]) == [(speaker, label, words)]
 
 
 def test_one_speaker_has_one_name_however_it_is_written(tmp_path):
