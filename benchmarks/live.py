@@ -31,7 +31,7 @@ COMMAND = "python -m benchmarks.live"
 RESULTS = Path(__file__).parent / "results" / "live.csv"
 QUALITY = RESULTS.with_name("live_quality.csv")
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-SPEAKERS, TURNS, PAUSES, FIRST_SEED = (2, 3), 20, (0.6, 1.4), 300
+SPEAKERS, TURNS, PAUSES, FIRST_SEED = (2, 3), 14, (0.6, 1.4), 300
 
 
 class Row(NamedTuple):

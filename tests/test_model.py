@@ -45,6 +45,8 @@ ABLATIONS = {
     "Bi-LSTM before fusion": {"man_lstm": True},
     "learned gates": {"man_gate": "learned"},
     "input gates": {"man_gate": "input"},
+    "one softmax over all sources": {"man_normalization": "joint"},
+    "no layer norms of descriptors": {"descriptor_norm": False},
 }
 
 

@@ -10,10 +10,13 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
+from triton.compiler import ASTSource
+
 from amuse_kernels.attention.inputs import check_attention
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.fusion import triton as fusion
 from amuse_kernels.interpolation import triton as interpolation
+from benchmarks.gpu import triton_cache
 from benchmarks.pages import written
 from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table
@@ -50,6 +53,26 @@ def test_kernels_fit_their_chip_without_spilling(case):
         if of_the_table():
             assert used.local_bytes == 0
         assert used.shared_bytes <= SHARED_LIMIT[case.arch]
+
+
+def test_kernels_compiled_ahead_are_found_in_the_folder_that_was_brought_along(tmp_path, monkeypatch):
+    [launch] = Case("triton", "interpolation forward", "fp32", 256, "", "", 90).launches()
+    monkeypatch.delenv("TRITON_DEFAULT_FP_FUSION", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "here"))
+    launch.kernel.device_caches.clear()
+    triton_cache.compile_ahead(launch, 90)
+    triton_cache.strip(tmp_path / "here")
+    assert {path.suffix for path in tmp_path.glob("here/*/*")} == {".cubin", ".json"}
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(triton_cache.adopt(tmp_path / "there")))
+    launch.kernel.device_caches.clear()
+    monkeypatch.setattr(ASTSource, "make_ir", lambda *_: pytest.fail("compiled again"))
+    triton_cache.compile_ahead(launch, 90)
+
+
+def test_a_folder_without_kernels_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected kernels"):
+        triton_cache.adopt(tmp_path)
 
 
 def random_sizes(count: int) -> list[int]:

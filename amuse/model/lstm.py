@@ -69,7 +69,7 @@ class _Steps(NamedTuple):
         return rows[:-1] if self.reverse else _first(rows[:-1], [len(this) for this in rows[1:]])
 
     def shifted(self, states: Tensor) -> Tensor:
-        """Of each token the state of the one before in this direction, 0 where there is none."""
+        """The state before each token in this direction, 0 for the first."""
         zeros = states.new_zeros(self.sizes[0], *states.shape[1:])
         rows = states.split(self.sizes)
         if not self.reverse:

@@ -245,7 +245,7 @@ def plant(bug: Bug, copy: Path) -> None:
     for original, planted in ((bug.original, bug.planted), *filter(None, [bug.also])):
         if original not in text:
             raise ValueError(f"{bug.name}: {bug.file} has no {original!r}; plant the bug in what the kernel is now")
-        # of several places the last: in the backward that with tiles of its own for the keys
+        # the last of several places: in the backward, the one with tiles of its own for the keys
         before, _, after = text.rpartition(original)
         text = before + planted + after
     path.write_text(text)

@@ -37,7 +37,7 @@ from amuse_kernels.interpolation import triton as interpolation
 from tests.ptx.package.triton_launches import emulated
 
 TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
-# of make_case
+# options of make_case
 HEAD_DIM_OPTIONS = {
     "masks": {},
     "joint, all options": {"normalization": "joint", "groups": True, "dropout_p": 0.3, "seed": 5},
