@@ -342,6 +342,9 @@ def test_labels_of_elan_are_read_in_whichever_order_its_tiers_are(tmp_path):
     lines, problems = read(tmp_path, "talk.eaf", rest[:first] + chained + translation + rest[first:])
     assert [(line.speaker, line.label) for line in lines] == [("Ann", "angry"), ("Bob", None)]
     assert problems.kinds == ["unused"]  # the translation
+    nameless = rest.replace('ANNOTATION_ID="a2" ', "")
+    lines, problems = read(tmp_path, "talk.eaf", nameless)
+    assert [(line.speaker, line.start) for line in lines] == [("Ann", 0.0), ("Bob", 2.4)]
     circle = emotions.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a3"')
     lines, problems = read(tmp_path, "talk.eaf", rest[:first] + circle + rest[first:])
     assert (len(lines), problems.kinds) == (2, ["bad_row"])
