@@ -106,11 +106,11 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
 
 
 def _ends_block(lines: list[str], place: int, marked: set[int]) -> bool:
-    """Whether a line is empty; one of spaces is inside of a cue, as YouTube writes, unless another block follows."""
+    """Whether a line is empty; one of spaces before words is inside of a cue, as YouTube writes."""
+    following = place + 1
     if lines[place].strip():
         return False
-    following = next((i for i in range(place + 1, len(lines)) if lines[i].strip()), None)
-    if not lines[place] or following is None:
+    if not lines[place] or following == len(lines) or not lines[following].strip():
         return True
     return not marked.isdisjoint((following, following + 1)) or bool(_BLOCK.match(lines[following]))
 
