@@ -17,6 +17,9 @@ pytest.importorskip("transformers", reason="needs the extra: pip install amuse-k
 
 import ray
 
+from amuse.config import Config
+from amuse.experiments.ablation import ablate
+from amuse.experiments.repetition import repeat
 from amuse.media.cluster import networks
 from amuse.media.extract import Options
 from amuse.media.local import encode_locally
@@ -27,6 +30,10 @@ from tests.test_prepare import ROOT, assert_same, command, members, shards
 from tests.tiny_encoders import write_tiny_encoders
 
 pytestmark = pytest.mark.slow
+SMALL = Config.load(
+    None,
+    ["data.num_dialogues=4", "model.d_model=8", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"],
+)
 KILLS = 10 if "AMUSE_SOAK_STEPS" in os.environ else 1
 
 
@@ -177,3 +184,21 @@ def title(process):
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return ""
+
+
+def scores(table):
+    """The cells of a table that do not depend on the machine's speed."""
+    return [line.split("|")[:4] for line in table.splitlines()]
+
+
+def test_repeated_runs_on_ray_have_the_scores_of_local_ones(cluster, tmp_path):
+    outs = [repeat(SMALL, tmp_path / engine, 2, progress=False, engine=engine) for engine in ("local", "ray")]
+    assert scores(outs[0]) == scores(outs[1])
+    weights = [(tmp_path / engine / "seed1" / "best" / "model.safetensors").read_bytes() for engine in ("local", "ray")]
+    assert weights[0] == weights[1]
+
+
+def test_ablations_on_ray_train_a_configuration_once(cluster, tmp_path):
+    outs = [ablate(SMALL, tmp_path / engine, ["V"], progress=False, engine=engine) for engine in ("local", "ray")]
+    assert scores(outs[0]) == scores(outs[1])
+    assert len(list((tmp_path / "ray" / "runs").iterdir())) == len(list((tmp_path / "local" / "runs").iterdir())) == 4

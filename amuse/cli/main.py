@@ -26,6 +26,8 @@ app.command()(cli_explain.demo)
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file, or small, demo, meld, ...; see docs/training.md.")
 ]
+Engine = Annotated[str, typer.Option(help="local: one run after the other. ray: a task each on a Ray cluster.")]
+Gpus = Annotated[float, typer.Option(help="ray: GPUs of a run; fractions share one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
 ]
@@ -154,6 +156,8 @@ def repeat(
         list[str] | None,
         typer.Option(help="section.key=[value, ...]: with --folds, chosen in each fold by its validation part."),
     ] = None,
+    engine: Engine = "local",
+    gpus: Gpus = 0.0,
 ) -> None:
     """Train and test with several seeds, or with every fold of a grouped cross-validation; print mean and deviation."""
     from amuse.config import Config
@@ -164,11 +168,13 @@ def repeat(
     folded += [f"data.groups={groups}"] if groups else []
     settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
     if settings.data.folds:
+        if engine != "local":
+            raise ValueError(f"--engine: expected local with --folds, got {engine!r}")
         say(cross_validate(settings, out, seeds, choose or ()).to_markdown())
     elif choose or groups:
         raise ValueError("--choose, --groups: expected --folds with them, got none")
     else:
-        say(run(settings, out, seeds))
+        say(run(settings, out, seeds, engine=engine, gpus=gpus))
 
 
 @app.command()
@@ -195,12 +201,15 @@ def ablate(
     tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    engine: Engine = "local",
+    gpus: Gpus = 0.0,
 ) -> None:
     """Run the paper's ablations on your data: train and test each row, print each table next to the paper's numbers."""
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
 
-    say(run(Config.load(config, [*_source(data), *(overrides or ())]), out, [t for t in tables.split(",") if t], seeds))
+    settings = Config.load(config, [*_source(data), *(overrides or ())])
+    say(run(settings, out, [t for t in tables.split(",") if t], seeds, engine=engine, gpus=gpus))
 
 
 def _source(data: Path | None) -> list[str]:

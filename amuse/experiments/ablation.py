@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from amuse.cluster import check_engine, run_tasks
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.experiments.comparison import only_modalities
@@ -44,6 +45,7 @@ AMUSE = (71.32, 73.91)
 FUSION = {"random": (70.86, 72.07), "equal": (71.10, 72.89), "learned": AMUSE}
 GAMMA = {0.5: (70.71, 71.46), 0.75: (71.08, 73.47), 1.0: AMUSE, 1.25: (70.97, 73.12)}
 LAYERS = {1: (65.37, 68.14), 3: (69.26, 70.98), 4: AMUSE, 5: (71.03, 72.57)}
+SCORES_FILE = "scores.json"  # in the folder of a run
 LETTERS = {"text": "T", "audio": "A", "video": "V"}
 
 
@@ -65,6 +67,8 @@ def ablate(
     tables: Sequence[str] = tuple(TABLES),
     seeds: int = 1,
     progress: bool = True,
+    engine: str = "local",
+    gpus: float = 0.0,
 ) -> str:
     """Train and test every row and return the tables as Markdown; also writes ablation.md and ablation.json to `out`.
 
@@ -74,10 +78,14 @@ def ablate(
         tables: Some of "I" to "V".
         seeds: Runs of each row, from `config.train.seed` upwards.
         progress: Print which row is trained.
+        engine: `"local"`: one run after the other. `"ray"`: each a task of a Ray cluster that shares data and `out`.
+        gpus: Of a run on Ray; fractions share a GPU.
 
     Raises:
+        ImportError: Ray is not installed.
         ValueError: An unknown table, or regression, for which the paper has no tables.
     """
+    check_engine(engine)
     unknown = set(tables) - set(TABLES)
     if unknown or not tables:
         raise ValueError(f"tables: expected some of {', '.join(TABLES)}, got {', '.join(tables) or 'none'}")
@@ -88,9 +96,18 @@ def ablate(
         raise ValueError("data: expected classes, got regression")
     unchanged = Variant("", "unchanged", {}, None)
     rows = [unchanged, *(row for table in tables for row in rows_of(table, list(splits.train.modalities)))]
-    for row in rows:
-        for seed in range(config.train.seed, config.train.seed + seeds):
+    numbers = range(config.train.seed, config.train.seed + seeds)
+    if engine == "ray":
+        # rows with the same configuration are one run; all find their scores below
+        modalities = list(splits.train.modalities)
+        runs = {_run(row, config, modalities, seed, out): (row, seed) for row in rows for seed in numbers}
+        waiting = [(row, config, seed, out) for run, (row, seed) in runs.items() if not (run / SCORES_FILE).is_file()]
+        for place, _ in run_tasks(_load_and_score, waiting, gpus=gpus):
             if progress:
+                print(f"{waiting[place][0].name}, seed {waiting[place][2]} is finished", flush=True)
+    for row in rows:
+        for seed in numbers:
+            if progress and engine == "local":
                 print(f"{row.table and f'table {row.table}, '}{row.name}, seed {seed}", flush=True)
             row.scores.append(_score(row, config, splits, seed, out))
             _write(rows, out)
@@ -135,15 +152,24 @@ def changed(config: Config, row: Variant, seed: int) -> Config:
 
 def _score(row: Variant, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
     """Scores of one run, read from the folder of an earlier one if there is one."""
-    config = changed(config, row, seed)
-    chosen = row.modalities or list(splits.train.modalities)
-    key = json.dumps([chosen, dataclasses.asdict(config)], sort_keys=True)
-    folder = out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    file = folder / "scores.json"
+    modalities = list(splits.train.modalities)
+    folder = _run(row, config, modalities, seed, out)
+    file = folder / SCORES_FILE
     if not file.is_file():
-        scores = run_once(splits.select(chosen), config, folder)
+        scores = run_once(splits.select(row.modalities or modalities), changed(config, row, seed), folder)
         write_text(json.dumps(dataclasses.asdict(scores)), file)
     return Scores(**read_json(file))
+
+
+def _load_and_score(row: Variant, config: Config, seed: int, out: Path) -> Scores:
+    """`_score` in a process of its own."""
+    return _score(row, config, load_splits(config.data, False, choose_device(config.train.device)), seed, out)
+
+
+def _run(row: Variant, config: Config, modalities: list[str], seed: int, out: Path) -> Path:
+    """Folder of a run, the same for the same configuration."""
+    key = json.dumps([row.modalities or modalities, dataclasses.asdict(changed(config, row, seed))], sort_keys=True)
+    return out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def to_markdown(rows: Sequence[Variant]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from amuse.cluster import check_engine, run_tasks
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
@@ -43,7 +44,9 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
     )
 
 
-def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> str:
+def repeat(
+    config: Config, out: Path, seeds: int = 5, progress: bool = True, engine: str = "local", gpus: float = 0.0
+) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
 
     Args:
@@ -51,22 +54,38 @@ def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> 
         out: Takes the runs; finished ones in it are only tested, interrupted ones resume.
         seeds: Number of runs.
         progress: Show the runs' progress.
+        engine: `"local"`: one run after the other. `"ray"`: each a task of a Ray cluster that shares data and `out`.
+        gpus: Of a run on Ray; fractions share a GPU.
 
     Raises:
+        ImportError: Ray is not installed.
         ValueError: Regression, no seed, or `out` has runs of another configuration.
     """
+    check_engine(engine)
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     splits = load_splits(config.data, progress, choose_device(config.train.device))
     if splits.test.label_names is None:
         raise ValueError("data: expected classes, got regression")
+    numbers = range(config.train.seed, config.train.seed + seeds)
+    planned = [(replace(config, train=replace(config.train, seed=seed)), out / f"seed{seed}") for seed in numbers]
     runs = {}
-    for seed in range(config.train.seed, config.train.seed + seeds):
-        if progress:
-            print(f"--- seed {seed}", flush=True)
-        seeded = replace(config, train=replace(config.train, seed=seed))
-        runs[seed] = run_once(splits, seeded, out / f"seed{seed}", progress)
-    return to_markdown(runs)
+    if engine == "ray":
+        for place, scores in run_tasks(load_and_run, planned, gpus=gpus):
+            runs[numbers[place]] = scores
+            if progress:
+                print(f"--- seed {numbers[place]} is finished", flush=True)
+    else:
+        for seed, (seeded, folder) in zip(numbers, planned, strict=True):
+            if progress:
+                print(f"--- seed {seed}", flush=True)
+            runs[seed] = run_once(splits, seeded, folder, progress)
+    return to_markdown({seed: runs[seed] for seed in numbers})
+
+
+def load_and_run(config: Config, folder: Path) -> Scores:
+    """`run_once` in a process of its own."""
+    return run_once(load_splits(config.data, False, choose_device(config.train.device)), config, folder)
 
 
 def to_markdown(runs: dict[int, Scores]) -> str:

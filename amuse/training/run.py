@@ -87,6 +87,7 @@ class Run:
             tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
             max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
+            block=train.shuffle_block,
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
         self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
