@@ -113,6 +113,30 @@ def prepare(
 
 
 @app.command()
+def push(
+    data: Annotated[Path, typer.Argument(help="Folder of prepared data.")],
+    target: Annotated[str, typer.Argument(help="hf:OWNER/NAME, which becomes private, or a new folder.")],
+) -> None:
+    """Publish prepared features as a data set of Parquet files that the library datasets reads."""
+    from amuse.data.parquet import push as push_prepared
+
+    push_prepared(data, target)
+    typer.echo(f"amuse data pull {target} --out DATA makes the same prepared data again")
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="hf:OWNER/NAME, or a folder that amuse data push wrote.")],
+    out: Annotated[Path, typer.Option(help="New folder of the prepared data.")],
+) -> None:
+    """Make prepared data of what amuse data push published."""
+    from amuse.data.parquet import pull as pull_prepared
+
+    pull_prepared(source, out)
+    typer.echo(f"next: amuse train --data {out} --out RUN")
+
+
+@app.command()
 def cartoon(
     out: Annotated[Path, typer.Option(help="Folder of the videos and transcripts.")],
     talks: Annotated[int, typer.Option(help="Recordings.")] = 40,
