@@ -1,4 +1,4 @@
-"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
+"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, saved with every checkpoint."""
 
 import dataclasses
 import types
@@ -31,7 +31,7 @@ class ModelConfig:
     man_gate: Literal["mean", "learned", "input"] = "mean"  # weight of a Peripheral source; "mean" in the paper
     man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
     man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
-    head_merge: Literal["mean", "concat"] = "mean"  # of attention heads; "mean" in the paper
+    head_merge: Literal["mean", "concat"] = "mean"  # how attention heads are merged; "mean" in the paper
     # "closed_form" is Eq. 6, "chain" III-E2, "equal" and "random" the paper's tests; "concat" has no coefficients
     fusion: Literal["learned", "closed_form", "chain", "equal", "random", "concat"] = "learned"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
@@ -46,7 +46,7 @@ class ModelConfig:
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
     modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
     encoder_layers: int | None = None  # only the last layers of encoders are trained; None = all, with the embeddings
-    backend: str | None = None  # of the kernels; None = best available
+    backend: str | None = None  # for the kernels; None = best available
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -104,8 +104,8 @@ class LossConfig:
     contrastive_kind: Literal["nce", "infonce", "none"] = "nce"  # Eq. 4, or symmetric InfoNCE
     gate: float = 1.0  # weight of the distance to Eq. 6, with model.gate_teacher
     speaker: float = 0.1  # weight of telling speakers apart, with model.speaker_head
-    temperature: float = 0.1  # of the similarities
-    gamma: float = 1.0  # of the focal loss (Table IV)
+    temperature: float = 0.1  # divides the similarities
+    gamma: float = 1.0  # exponent of the focal loss (Table IV)
     class_weights: float = 0.0  # classes weighted by frequency ** -class_weights; 0 = alike, 1 = balanced
     label_smoothing: float = 0.0
 
@@ -128,12 +128,12 @@ class DataConfig:
     encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
     encoder_mode: Literal["frozen", "finetune"] = "frozen"  # cached token features, or trained with the model
     layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
-    merge: Literal["mean", "concat"] = "mean"  # of several layers
+    merge: Literal["mean", "concat"] = "mean"  # how several layers are merged
     pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
-    cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
+    cache_dir: str | None = None  # for frozen text features; None = a folder of the user's cache
     valid_fraction: float = 0.2  # held out of training for validation: of MOSI's videos, of a fold's groups
     folds: int = 0  # grouped cross-validation in this many folds; 0 = the data's own splits
     fold: int = 0  # which fold is the test part, from 0
@@ -145,7 +145,7 @@ class DataConfig:
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
     contrast: float = 0.0  # synthetic: share of kind or harsh utterances with a word of the other tone too
-    seed: int = 0  # of synthetic conversations and of splits
+    seed: int = 0  # for synthetic conversations and splits
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -172,7 +172,7 @@ class TrainConfig:
     max_utterances: int | None = None  # bound on the utterances of a batch
     max_tokens: int | None = None  # bound on the tokens of a batch, of all modalities together
     learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned encoder
+    encoder_learning_rate: float = 3e-5  # for the last layer of a fine-tuned encoder
     encoder_decay: float = 1.0  # factor of that rate from each layer to the one below
     weight_decay: float = 1e-2
     warmup: float = 0.1  # share of all steps with a rising learning rate; then it falls along a cosine to 0
@@ -183,10 +183,10 @@ class TrainConfig:
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
     flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # for autocast
     compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
-    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
     shuffle_block: int = 0  # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only

@@ -35,7 +35,6 @@ class Layout:
         row: int64 `(T,)`, the sequence of each token, non-decreasing.
         position: int64 `(T,)`, the place of each token in its sequence.
         present: bool `(U,)`, which sequences have a token.
-        divisor: int64 `(U, 1)`, the divisor of a sequence's sum for its average: its length, or 1 if empty.
         steps: The tokens in the order of an LSTM.
     """
 
@@ -44,18 +43,27 @@ class Layout:
     row: Tensor
     position: Tensor
     present: Tensor
-    divisor: Tensor
     steps: Steps
 
     @classmethod
     def of(cls, lengths: Tensor | Sequence[int]) -> Layout:
         """The layout of sequences of these lengths, on the host."""
         lengths = torch.as_tensor(lengths, dtype=torch.int64)
+        if len(lengths) == 1:
+            return cls._of_one(lengths)
         cu_seq = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         position = torch.arange(len(row)) - cu_seq[row]
-        present, divisor = lengths > 0, lengths.clamp(min=1)[:, None]
-        return cls(lengths, cu_seq.int(), row, position, present, divisor, _steps(lengths, row, position))
+        return cls(lengths, cu_seq.int(), row, position, lengths > 0, _steps(lengths, row, position))
+
+    @classmethod
+    def _of_one(cls, lengths: Tensor) -> Layout:
+        """`of` a single sequence, which an LSTM reads as it is; in a conversation all come alone."""
+        count = int(lengths)
+        position = torch.arange(count)
+        steps = Steps(position, position, torch.ones_like(position))
+        offsets = torch.tensor([0, count], dtype=torch.int32)
+        return cls(lengths, offsets, torch.zeros_like(position), position, lengths > 0, steps)
 
     @property
     def max_len(self) -> int:
@@ -74,7 +82,6 @@ class Layout:
             row=convert(self.row),
             position=convert(self.position),
             present=convert(self.present),
-            divisor=convert(self.divisor),
             steps=map_steps(self.steps, convert),
         )
 

@@ -11,6 +11,7 @@ from amuse_kernels.attention.inputs import AttentionInputs, check_attention
 from amuse_kernels.attention.ops import p2c_attention as fused_attention
 from amuse_kernels.attention.reference import p2c_attention as reference_attention
 from amuse_kernels.attention.reference import weights_and_lse
+from amuse_kernels.attention.unchecked import attend_unchecked
 from amuse_kernels.attention.varlen import check_attention_varlen, of_batch
 from amuse_kernels.checks import check_flag
 from amuse_kernels.dispatch import choose_backend
@@ -53,8 +54,9 @@ def p2c_attention(
     no key.
 
     Args:
-        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. On a GPU fp32
-            is multiplied as tf32 where `torch.backends.cuda.matmul.fp32_precision` is "tf32", exactly by default.
+        query: `(B, H, Lq, D)`, fp16, bf16, fp32 or fp64; D a multiple of 8 from 8 to 256. Lq may be 0. How a GPU
+            multiplies fp32 is up to `torch.backends.cuda.matmul.fp32_precision`: by default about exactly, on tensor
+            cores where that is fast; "ieee": Triton multiplies in fp32 itself; "tf32": coarser and faster.
         keys, values: P tensors each (1 to 8), `(B, H, Lp, D)`, dtype and device of the query. Lp may be 0. A last
             dimension that is contiguous is read in place, whatever the other strides.
         gates: broadcastable to `(B, H, P)`, any floating dtype; default ones. Non-negative for "joint" (checked on
@@ -154,6 +156,12 @@ def p2c_attention_varlen(
         BackendUnavailableError: the named backend cannot run here.
     """
     check_flag("return_lse", return_lse)
+    options = (query_groups, key_groups, relations, softmax_scale)
+    plain = causal is return_lse is False and type(dropout_p) is float and dropout_p == 0.0
+    if plain and normalization == "per_source" and options == (None,) * 4 and backend in (None, "cpu"):
+        out = attend_unchecked(query, keys, values, cu_seq_q, cu_seq_k, max_q, max_k, gates)
+        if out is not None:
+            return out
     without_autocast, (query, keys, values) = _autocast(query, keys, values)
     inputs = check_attention_varlen(
         query,

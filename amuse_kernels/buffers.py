@@ -10,12 +10,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def multiplies_as_tf32() -> bool:
-    """Whether products of fp32 on a GPU are computed as tf32: as PyTorch's own are.
+def fp32_products() -> str | None:
+    """How PyTorch was told to multiply fp32 matrices on a GPU: "ieee", "tf32", or None where nothing was said.
 
     This switch follows the global one and the older ones, whose getters raise once the newer ones have been set.
     """
-    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    said = torch.backends.cuda.matmul.fp32_precision
+    return None if said == "none" else said
+
+
+def multiplies_as_tf32() -> bool:
+    """Whether products of fp32 on a GPU are computed as tf32: as PyTorch's own are."""
+    return fp32_products() == "tf32"
 
 
 def rows_dense(tensor: Tensor) -> Tensor:

@@ -119,21 +119,25 @@ def forward_flops(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], c
 def activation_bytes(config: ModelConfig, spec: DataSpec, tokens: dict[str, int], recompute: bool = False) -> float:
     """About how much the backward pass keeps of one utterance.
 
-    A token costs 9 d floats in an attention layer (norms, query, output, dense layer, dropout masks), 2 d more for
-    every source that reads it as key and value, and 27 d in a Bi-LSTM (gates, cells, states): fitted to what PyTorch
-    keeps on a CPU in fp32. With `recompute` only the stages' inputs are kept, and one stage in full.
+    A token costs 8.5 d floats in an attention layer (norms, query, output, dense layer, dropout masks), 2 d more for
+    every source that reads it as key and value, and 11 d in a Bi-LSTM (gates, cells, states): fitted to what PyTorch
+    keeps on a CPU in fp32. With `recompute` the stages' inputs are kept, the injected keys and values with their
+    gradients, and one stage of one modality in full, that of the most tokens.
     """
     groups = config.groups(spec.modalities)
     d, count = config.d_model, len(groups)
-    total_tokens = sum(tokens[name] for names in groups.values() for name in names)
+    of_modality = [sum(tokens[name] for name in names) for names in groups.values()]
+    total_tokens, most_tokens = sum(of_modality), max(of_modality)
     inputs = sum(tokens[name] * spec.modalities[name] for names in groups.values() for name in names)
-    unimodal = (30 if config.unimodal_lstm else 3) * d * total_tokens
-    unimodal += config.unimodal_layers * 11 * d * total_tokens
-    central = config.man_layers * (9 + 2 * (count - 1)) * d * total_tokens if config.man else 0
+    layer = 8.5 * d
+    unimodal = (11 if config.unimodal_lstm else 3) * d + config.unimodal_layers * (layer + 2 * d)
+    central = config.man_layers * layer if config.man else 0
+    injected = config.man_layers * 2 * (count - 1) * d if config.man else 0
     temporal = {"bilstm": 40, "attention": 30 * config.temporal_layers, "none": 6}[config.temporal] * d
     if recompute:
-        return FLOAT * (inputs + 2 * d * total_tokens * count + max(unimodal, central) / count)
-    return FLOAT * (inputs + unimodal + central + temporal)
+        in_the_network = 2 * injected * total_tokens + central * most_tokens
+        return FLOAT * (inputs + 2 * d * total_tokens + max(in_the_network, unimodal * most_tokens) + temporal)
+    return FLOAT * (inputs + (unimodal + central + injected) * total_tokens + temporal)
 
 
 def cost(

@@ -78,12 +78,12 @@ def _memory(records: list[dict[str, str]]) -> str:
 def gpu_part() -> str:
     """Facts about the GPU kernels that need no GPU."""
     kernels, counters = _read(STATIC / "kernels.csv"), _read(STATIC / "counters.csv")
-    ours = [row for row in kernels if row["backend"] != "plain"]
+    ours = [row for row in kernels if row["backend"] != "plain" and row["arch"].isdigit()]  # NVIDIA's
     spilling = [row for row in ours if int(row["local_bytes"])]
     narrow = [row for row in spilling if int(row["width"]) <= 128]
     return "\n".join(
         [
-            f"Of {len(ours)} kernels, compiled for six architectures, three dtypes and head dims of 32 to 256,",
+            f"Of {len(ours)} kernels, compiled for six NVIDIA architectures, three dtypes and head dims of 32 to 256,",
             f"{len(spilling)} spill registers, {len(narrow)} of them at head dims up to 128.",
             "",
             "In fp16 on sm_80, head dim 64, 64 queries, three sources of 64 keys (fusion: width 256, learned gate);",

@@ -1,4 +1,4 @@
-"""What tests/test_kill.py kills: trains in forked children, kills each at another moment, resumes in the next one.
+"""Run by tests/test_kill.py: trains in forked children, kills each at another moment, resumes in the next one.
 
     python -m tests.kill_worker FOLDER
 

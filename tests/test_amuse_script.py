@@ -1,4 +1,4 @@
-"""What a script and a command line get from `amuse` before and around the work itself."""
+"""Promises of `import amuse` and of the command line around the work itself: names, versions, devices, logs."""
 
 import subprocess
 import sys

@@ -39,10 +39,8 @@ TALK = [("Ann" if i % 2 else "Dan", line) for i, line in enumerate(SAID)]
 FELT = [emotion for _ in range(2) for emotion in FEELINGS]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A model of words that knows what the lines of the talk feel like."""
-    folder = tmp_path_factory.mktemp("run")
+def trained(folder, *more):
+    """The run of a model of words that knows what the lines of the talk feel like."""
     for split in ("train", "dev", "test"):
         rows = []
         for dialogue in range(12):
@@ -52,9 +50,14 @@ def run(tmp_path_factory):
                 rows.append(f'{i},"{text}",{speaker},{emotion},neutral,{dialogue},{i},1,1,{times}\n')
         (folder / f"{split}_sent_emo.csv").write_text(HEADER + "".join(rows), encoding="utf-8")
     small = ["model.d_model=32", "model.num_heads=2", "model.man_layers=1", "model.dropout=0.0", "data.pool=true"]
-    small += ["train.epochs=15", "train.learning_rate=0.01"]
+    small += ["train.epochs=15", "train.learning_rate=0.01", *more]
     amuse("train", "--data", folder, "--out", folder / "run", *(part for each in small for part in ("--set", each)))
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def talk():
 
 @pytest.fixture(scope="module")
 def video(talk, tmp_path_factory):
-    """No transcript beside it."""
+    """A recording without a transcript."""
     path = tmp_path_factory.mktemp("bare") / "talk.mp4"
     return write_video(path, len(talk.samples) / SAMPLE_RATE, fps=2, sound=talk.samples)
 
@@ -126,7 +129,7 @@ def test_prepare_recognises_words_once_and_keeps_them(video, tmp_path, monkeypat
     command = ("data", "prepare", source, "--out", tmp_path / "data", "--workers", 1, "--no-faces")
     printed = amuse(*command)
     assert "6 utterances; usable: audio 6, video 6" in printed
-    assert "missing_transcript" in printed  # of the silence
+    assert "missing_transcript" in printed  # for the silence
     table = tmp_path / "data" / "transcripts" / "talk.csv"
     assert len(table.read_text("utf-8-sig").splitlines()) == 7
     monkeypatch.setattr("amuse.speech.transcription.recognizer", None)

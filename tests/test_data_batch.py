@@ -81,7 +81,7 @@ def test_to_converts_every_tensor():
     batch = collate([Dialogue("d", [Utterance("u", "Ada", {"text": torch.ones(2, 3)}, 0)])], WIDTHS).to("meta")
     ours = []
     for own in (*batch.layouts.values(), batch.dialogues):
-        ours += [own.cu_seq, own.row, own.position, own.present, own.divisor, own.steps.order, own.steps.inverse]
+        ours += [own.cu_seq, own.row, own.position, own.present, own.steps.order, own.steps.inverse]
     tensors = [*batch.tokens.values(), *ours, batch.speaker, batch.turns.order, batch.turns.inverse]
     assert all(tensor.device.type == "meta" for tensor in [*tensors, batch.labels])
 
@@ -154,6 +154,17 @@ def test_an_lstm_reads_packed_tokens_in_the_order_of_pytorchs_packed_sequences()
     assert torch.equal(layout.steps.batch_sizes, expected.batch_sizes)
     assert torch.equal(layout.steps.order[layout.steps.inverse], torch.arange(16))
     assert (layout.max_len, layout.num_tokens, layout.present.tolist()) == (5, 16, [1, 0, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_a_single_sequence_has_the_layout_that_it_has_beside_an_empty_one(length):
+    alone, beside = Layout.of([length]), Layout.of([length, 0])
+    for name in ("row", "position"):
+        assert torch.equal(getattr(alone, name), getattr(beside, name))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone.steps, beside.steps, strict=True))
+    assert torch.equal(alone.cu_seq, beside.cu_seq[:2])
+    assert alone.cu_seq.dtype == beside.cu_seq.dtype
+    assert torch.equal(alone.present, beside.present[:1])
 
 
 def test_the_tokens_of_merged_streams_stand_side_by_side_in_every_utterance():

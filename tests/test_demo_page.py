@@ -32,7 +32,7 @@ TEMPLATE = "${document.title} {{value}}"  # gradio's own placeholders are text, 
 
 @pytest.fixture(scope="module", autouse=True)
 def telemetry_off():
-    """What the demo, and gradio after it, set in the environment of their process."""
+    """Sets the variables that the demo, and gradio after it, set in the environment of their process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")

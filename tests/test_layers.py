@@ -231,6 +231,14 @@ def test_gates_can_be_constants_per_source_or_given_for_one_call():
         PeripheralCentralAttention(32, 2, [32, 32], gate=[0.5])
 
 
+@pytest.mark.parametrize("gate", [1.0, [1.0, 1]], ids=str)
+def test_gates_that_are_constantly_1_are_left_out(gate):
+    layer = PeripheralCentralAttention(32, 2, [32, 32], gate=gate)
+    query, sources = torch.randn(2, 5, 32), [torch.randn(2, 4, 32), torch.randn(2, 3, 32)]
+    assert layer.gates(query) is None
+    assert torch.equal(layer(query, sources)[0], layer(query, sources, gates=torch.ones(2))[0])
+
+
 @pytest.mark.parametrize("default", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gate", ["mean", 1 / 3, [1 / 3, 0.1]], ids=str)

@@ -13,6 +13,7 @@ from amuse.data.load import load_fold, load_splits
 from amuse.data.tables import read_tables
 from amuse.examples import acted, enjoyment
 from amuse.experiments.cross_validation import cross_validate
+from tests.batches import missing_counts
 
 CONFIGS = enjoyment.Path(enjoyment.__file__).parents[1] / "configs"
 
@@ -89,7 +90,7 @@ def test_the_published_enjoyment_data_are_whole(shared_data, tmp_path):
     assert sum(map(len, parts)) == 25
     assert sum(part.num_utterances for part in parts) == 590
     for part in parts:
-        assert part.missing_counts() == {"audio": 0, "prosody": 0, "timing": 0, "video": 0}
+        assert missing_counts(part) == {"audio": 0, "prosody": 0, "timing": 0, "video": 0}
         assert all(1 <= u.label <= 5 for u in part.utterances())
     assert sum(len(u.features["video"]) for part in parts for u in part.utterances()) == 37_653
 

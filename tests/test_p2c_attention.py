@@ -18,7 +18,7 @@ from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
 RUNNABLE = runnable()
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
-DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # of cases where the dtype does not matter
+DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # for cases where the dtype does not matter
 needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")
 TILES = {"batch": 1, "queries": 37, "lengths": (41, 35), "masks": "holes", "layouts": True}
 OPTIONS = {

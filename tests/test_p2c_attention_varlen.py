@@ -1,4 +1,4 @@
-"""What p2c_attention_varlen promises, on every backend that can run here."""
+"""Promises of p2c_attention_varlen, on every backend that can run here."""
 
 import contextlib
 
@@ -78,7 +78,7 @@ class Packed:
         cu_seq_q, *cu_seq_k = [offsets(lengths) for lengths in self.lengths]
         max_q, *max_k = [max(lengths, default=0) for lengths in self.lengths]
         arguments = (self.query, self.keys, self.values, cu_seq_q, cu_seq_k, max_q, max_k)
-        return p2c_attention_varlen(*arguments, **groups, **self.options, return_lse=True, **extra)
+        return p2c_attention_varlen(*arguments, **groups, **self.options, **{"return_lse": True, **extra})
 
     def dense(self, **extra):
         """The dense op of every sample, with the results packed."""
@@ -277,10 +277,20 @@ def test_gradients_can_be_differentiated_again(options):
         ({"causal": True}, ValueError, r"causal\[0\]: needs as many keys as queries in every sample"),
         ({"query_groups": torch.zeros(4).long()}, ValueError, r"query_groups: expected \(3,\)"),
         ({"gates": torch.ones(3, 1, 1)}, ValueError, r"gates: .* \(B, H, P\) = \(2, 2, 1\)"),
+        ({"max_q": True}, TypeError, "max_q: expected an int"),
+        ({"max_q": 2**31}, ValueError, "max_q: expected a length from 0 to 2"),
+        ({"keys": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"keys\[0\]: expected device cpu, got meta"),
+        ({"values": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"values\[0\]: expected device cpu, got meta"),
+        ({"cu_seq_q": offsets([2, 1]).to("meta")}, ValueError, "cu_seq_q: expected device cpu, got meta"),
+        ({"dropout_p": False}, TypeError, "dropout_p: expected a float"),
+        ({"values": torch.zeros(1, 4, 2, 16)}, TypeError, "values: expected a list or tuple"),
+        ({"values": [torch.zeros(4, 2, 16).double()]}, TypeError, r"values\[0\]: expected a tensor of torch.float32"),
+        ({"gates": torch.tensor(float("inf"))}, ValueError, "gates: expected finite gates"),
         ({"backend": "triton"}, Exception, "cannot run p2c_attention_varlen"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, error, message):
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+def test_bad_arguments_are_refused_by_name(change, error, message, grad):
     arguments = {
         "query": torch.zeros(3, 2, 16),
         "keys": [torch.zeros(4, 2, 16)],
@@ -292,8 +302,17 @@ def test_bad_arguments_are_refused_by_name(change, error, message):
     }
     if "backend" in change and "triton" in runnable():
         pytest.skip("this process runs triton on CPU tensors")
-    with pytest.raises(error, match=message):
+    # without gradients the kernels look at the arguments first
+    with torch.set_grad_enabled(grad), pytest.raises(error, match=message):
         p2c_attention_varlen(**(arguments | change))
+
+
+@pytest.mark.parametrize("options", ["plain", "gates"])
+def test_without_gradients_the_result_has_the_same_bits(options):
+    call = Packed(**OPTIONS[options])
+    expected, _ = call.run()
+    with torch.no_grad():
+        assert torch.equal(call.run(return_lse=False), expected)
 
 
 @pytest.mark.skipif("cpu" not in runnable(), reason="needs the native library")

@@ -57,7 +57,7 @@ def test_verdicts_say_whether_the_interval_holds_0():
 
 
 def test_overlapping_folds_do_not_find_differences_that_are_none():
-    """Of two learners that are alike, about 5 % may be told apart; the uncorrected test tells apart far more."""
+    """Two equal learners may be told apart in about 5 % of the trials; the uncorrected test does so far more often."""
     rng, found = random.Random(0), {0.0: 0, 0.25: 0}
     trials = 200
     for _ in range(trials):

@@ -78,7 +78,7 @@ def test_occupancy_follows_the_limits_of_a_multiprocessor(arch, registers, warps
     assert occupancy(arch, registers, warps, shared) == pytest.approx(expected)
 
 
-def test_a_floor_is_bytes_or_flops_whichever_takes_longer():
+def test_a_floor_is_the_longer_of_bytes_and_flops():
     chip = floors.Chip(bandwidth=100.0, flops=1000.0)
     assert floors.Work(1, bytes=50.0, flops=100.0).floor(chip) == pytest.approx(0.5)
     assert floors.Work(1, bytes=50.0, flops=800.0).floor(chip) == pytest.approx(0.8)

@@ -71,6 +71,16 @@ def test_preflight_names_shared_speakers_and_odd_lengths():
     assert "test: a tenth of the utterances last longer than the 30 s that are read" in text
 
 
+def test_preflight_names_speakers_and_classes_that_may_be_none():
+    names = ["Ann"] * 5 + ["Bob"] * 5 + ["Cid"] * 5 + ["ANN"] * 3 + ["I said"]
+    utterances = [Utterance(str(i), name, {}, i % 2, "words", i, i + 1.0) for i, name in enumerate(names)]
+    part = Conversations([Dialogue("a", utterances)], ["calm", "NaN"], {})
+    text = "\n".join(Preflight.of({"train": part}).oddities)
+    assert "speakers that differ in case only count as several: ANN and Ann" in text
+    assert "1 of 5 speakers have one utterance: I said; are these names?" in text
+    assert "a class named NaN" in text
+
+
 def test_dry_run_reports_and_encodes_nothing(tmp_path):
     write_talks(tmp_path / "talks", count=4)
     arguments = ["data", "prepare", str(tmp_path / "talks"), "--out", str(tmp_path / "data"), "--no-faces"]

@@ -33,7 +33,7 @@ def talks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(talks, tmp_path_factory):
-    """What one process makes without interruption."""
+    """A folder made by one process without interruption."""
     out = tmp_path_factory.mktemp("reference")
     run(talks, out)
     return out

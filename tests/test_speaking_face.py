@@ -1,4 +1,4 @@
-"""Of several faces, the speaker's is found by its mouth: on made tracks, and on videos composed of two real faces."""
+"""The speaker's face is told from others by its mouth: on made tracks, and on videos composed of two real faces."""
 
 import numpy as np
 import pytest

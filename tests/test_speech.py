@@ -17,7 +17,7 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.decode import read_audio
 from amuse.media.sources import Span
 from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber, Transcription, Word, write_transcription
-from amuse.speech.speakers import Turn, find_turns
+from amuse.speech.speakers import SpeakersSoFar, Turn, find_turns
 from amuse.speech.utterances import assign, join, utterances, windows
 from amuse.speech.voices import slaney_filters, voice_encoder
 from amuse.speech.words import recognizer
@@ -208,6 +208,37 @@ def test_speakers_are_clusters_of_voices_numbered_as_they_appear():
     assert [turn.speaker for turn in rare_first] == [0, 1, 1]
     assert {turn.speaker for turn in find_turns(samples, pieces, encoder, speakers=1)} == {0}
     assert find_turns(samples, [], encoder) == []
+
+
+def test_speakers_so_far_keep_their_numbers_and_equal_those_of_the_whole():
+    """Stretch by stretch, on voices that are directions and noise: the loudness of a sample says whose it is."""
+    rng = np.random.default_rng(0)
+    directions = np.eye(3)
+
+    def encoder(sounds):
+        rows = np.stack([directions[round(float(np.abs(s).max()))] for s in sounds])
+        return torch.nn.functional.normalize(torch.from_numpy(rows + 0.05 * rng.standard_normal(rows.shape)), dim=1)
+
+    stretch = [np.full(3 * SAMPLE_RATE, level, np.float32) for level in range(3)]
+    whole = [(0.0, 3.0)]
+    so_far = SpeakersSoFar(encoder)
+    order = [2, 0, 2, 1, 0, 1, 1, 2]
+    assert [so_far.turns(stretch[who], whole)[0].speaker for who in order] == [0, 1, 0, 2, 1, 2, 2, 0]
+    both = np.concatenate([stretch[0], stretch[1]])
+    assert [turn.speaker for turn in so_far.turns(both, [(0.0, 2.9), (3.1, 6.0)])] == [1, 2]
+    assert [turn.speaker for turn in so_far.turns(both, [(2.0, 2.4)])] == [1]  # too short to be somebody new
+    two = SpeakersSoFar(encoder, speakers=2)
+    assert {two.turns(stretch[who], whole)[0].speaker for who in order} == {0, 1}
+    assert SpeakersSoFar(None).turns(both, whole) == [Turn(0.0, 3.0, 0)]
+
+
+def test_of_a_long_conversation_few_voices_are_remembered(monkeypatch):
+    monkeypatch.setattr("amuse.speech.speakers.MOST_REMEMBERED", 40)
+    so_far = SpeakersSoFar(lambda sounds: torch.eye(2)[[round(float(np.abs(s).max())) for s in sounds]])
+    for i in range(50):
+        (turn,) = so_far.turns(np.full(3 * SAMPLE_RATE, i % 2, np.float32), [(0.0, 3.0)])
+        assert turn.speaker == i % 2
+        assert len(so_far._embeddings) <= 50
 
 
 def test_filters_are_slaneys():

@@ -8,6 +8,7 @@ from amuse.data import Dialogue, Utterance, collate, synthetic_conversations
 from amuse.data.spec import DataSpec
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import predict
+from amuse.inference.rereading import open_session
 from amuse.inference.streaming import StreamingSession
 from amuse.model.amuse import Amuse
 from amuse.training.train import train
@@ -63,7 +64,19 @@ def test_the_cache_does_not_grow_beyond_the_window():
     session = StreamingSession(causal_model(context_window=4))
     for utterance in CONVERSATIONS.dialogues[0].utterances:
         session.push(utterance)
-    assert session.layers[0].keys[0].shape[2] == 4
+    assert session.layers[0].heads.shape[3] == 4
+
+
+def test_a_new_conversation_takes_the_models_weights_as_they_are_then():
+    model, dialogue = causal_model(), CONVERSATIONS.dialogues[0]
+    session = StreamingSession(model)
+    session.push(dialogue.utterances[0])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    session.reset()
+    expected = batch_logits(model, dialogue)[0]
+    torch.testing.assert_close(session.push(dialogue.utterances[0]).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +90,29 @@ def test_the_cache_does_not_grow_beyond_the_window():
 def test_models_that_cannot_stream_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         StreamingSession(causal_model(**options))
+
+
+@pytest.mark.parametrize("options", [{"temporal": "bilstm", "causal": False}, {"causal": False, "temporal_layers": 2}])
+def test_a_model_that_looks_ahead_predicts_from_the_utterances_so_far(options):
+    session = open_session(model := causal_model(**options), None, 1.0, None)
+    for dialogue in CONVERSATIONS.dialogues:
+        for count, utterance in enumerate(dialogue.utterances, 1):
+            expected = batch_logits(model, Dialogue("d", dialogue.utterances[:count]))[-1]
+            torch.testing.assert_close(session.push(utterance).logits, expected, atol=1e-5, rtol=1e-5)
+        session.reset()
+
+
+def test_of_an_endless_conversation_the_last_utterances_are_read(monkeypatch):
+    monkeypatch.setattr("amuse.inference.rereading.MOST_UTTERANCES", 5)
+    session = open_session(model := causal_model(temporal="bilstm", causal=False), None, 1.0, None)
+    dialogue = CONVERSATIONS.dialogues[0]
+    *_, last = [session.push(utterance) for utterance in dialogue.utterances]
+    expected = batch_logits(model, Dialogue("d", dialogue.utterances[-5:]))[-1]
+    torch.testing.assert_close(last.logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_causal_model_is_not_read_again():
+    assert type(open_session(causal_model(), None, 1.0, None)) is StreamingSession
 
 
 def test_a_saved_run_streams_with_its_standardizer_and_temperature(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from amuse.data.folder import read_folder
 from amuse.data.problems import LOSSES, NOTES
-from amuse.data.speakers import said
+from amuse.data.speakers import speaker_lines
 from amuse.data.transcript import READERS, read_transcript
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"
@@ -125,6 +125,12 @@ def test_times_of_a_table_have_the_unit_that_its_column_says(tmp_path):
          [("Ann", "a & b <3")]),
         ("1\n00:00:00,000 --> 00:00:01,000\n- Ann: a\nand more\n- Bob: b\n", [("Ann", "a and more"), ("Bob", "b")]),
         ("1\n00:00:00,000 --> 00:00:01,000\n- well\n- no\n", [("unknown", "- well - no")]),
+        ("1\n00:00:00,000 --> 00:00:01,000\n- Ann: a\n- no\n", [("Ann", "a"), ("unknown", "no")]),
+        ("1\n00:00:00,000 --> 00:00:01,000\nAnn: a\nand more\nMISS LEE: b\n",
+         [("Ann", "a and more"), ("MISS LEE", "b")]),
+        ("1\n00:00:00,000 --> 00:00:01,000\nसीता: अ\n张三：你好\n", [("सीता", "अ"), ("张三", "你好")]),
+        ("1\n00:00:00,000 --> 00:00:01,000\nAnn: a\nOne thing: b\n", [("Ann", "a One thing: b")]),
+        ("1\n00:00:00,000 --> 00:00:01,000\n>> ANN: a\n>> BOB: b\n", [("ANN", "a"), ("BOB", "b")]),
     ],
 )  # fmt: skip
 def test_subrip_is_read_as_people_write_it(tmp_path, content, expected):
@@ -162,6 +168,9 @@ def test_times_that_are_none_take_no_words_of_others(tmp_path):
         ("JOHN (V.O.): I was", "JOHN", "", "I was"),
         ("JOHN (CONT\u2019D): I was", "JOHN", "", "I was"),
         ("Ann (angry): No", "Ann", "angry", "No"),
+        ("Ann [angry]: No", "Ann", "angry", "No"),
+        ("&gt;&gt; Ann: No", "", "", "&gt;&gt; Ann: No"),
+        (">> No", "", "", "No"),
         ("Ann (V.O.) (very sad): No", "Ann", "very sad", "No"),
         ("- Ann: hi", "Ann", "", "hi"),
         ("Dr. Müller-Lüdenscheidt: ja", "Dr. Müller-Lüdenscheidt", "", "ja"),
@@ -174,7 +183,7 @@ def test_times_that_are_none_take_no_words_of_others(tmp_path):
     ],
 )
 def test_speaker_of_a_line_is_told_from_its_words(line, speaker, label, words):
-    assert said([line]) == [(speaker, label, words)]
+    assert speaker_lines([line]) == [(speaker, label, words)]
 
 
 def test_one_speaker_has_one_name_however_it_is_written(tmp_path):
@@ -199,6 +208,74 @@ def test_webvtt_is_cut_at_empty_lines_and_the_rest_is_reported(tmp_path):
     assert lines[2].start == 3601.5
     assert [p.kind for p in problems if p.kind != "missing_speaker"] == [*["unused"] * 2, "bad_row", "overlap"]
     assert "lost words" in next(p.message for p in problems if p.kind == "bad_row")
+
+
+ROLLING = [
+    (0.1, 2.3, " \nhello<00:00:00.480><c> there</c>"),
+    (2.3, 2.31, "hello there\n "),
+    (2.31, 4.0, "hello there\nmy<00:00:02.500><c> friend</c>"),
+    (4.0, 4.01, "my friend\n "),
+    (4.01, 6.0, "my friend\ncome<c> in</c>"),
+    (9.0, 9.5, "so"),
+    (9.5, 9.6, "so\n "),
+]
+
+
+@pytest.mark.parametrize("suffix", ["vtt", "srt"])
+def test_words_of_captions_that_roll_are_read_once(tmp_path, suffix):
+    """As YouTube and live captions write them, with lines of a space inside of a cue."""
+    content = "WEBVTT\nKind: captions\nLanguage: en\n\n" if suffix == "vtt" else ""
+    for begin, end, words in ROLLING:
+        content += f"00:00:{begin:06.3f} --> 00:00:{end:06.3f} align:start\n{words}\n\n"
+    lines, problems = read(tmp_path, f"talk.{suffix}", content)
+    assert [line.text for line in lines] == ["hello there", "my friend", "come in", "so"]
+    assert [line.start for line in lines] == [0.1, 2.31, 4.01, 9.0]
+    assert "repeated" in problems.kinds
+    answers = [("Ann", "No."), ("Bob", "No."), ("Ann", "No."), ("Bob", "Yes."), ("Ann", "Yes."), ("Bob", "Well.")]
+    content = "".join(f"00:00:0{i},000 --> 00:00:0{i + 1},000\n{who}: {w}\n\n" for i, (who, w) in enumerate(answers))
+    assert spoken(read(tmp_path, "talk.srt", content)[0]) == answers
+
+
+def test_a_speaker_who_is_named_apart_keeps_all_words(tmp_path):
+    """In WebVTT's voices and the field Name of ASS."""
+    content = "WEBVTT\n\n00:00.000 --> 00:01.000\n<v Ann (angry)>Note: never</v>\n"
+    lines, _ = read(tmp_path, "talk.vtt", content)
+    assert [(line.speaker, line.label, line.text) for line in lines] == [("Ann", "angry", "Note: never")]
+    pytest.importorskip("pysubs2", reason="needs the extra: pip install amuse-kernels[media]")
+    content = EXAMPLES["talk.ass"].replace("{\\i1}Well{\\i0}, where", "Ann (angry): {\\i1}Well{\\i0}, where")
+    content = content.replace("Default,,0", "Default,Cid (calm),0")
+    lines, _ = read(tmp_path, "talk.ass", content)
+    assert [(line.speaker, line.label, line.text) for line in lines] == [
+        ("Ann", "angry", "Well, where were you?"),
+        ("Cid", "calm", "Bob: At work."),
+    ]
+
+
+def test_offset_of_a_streams_segment_is_reported(tmp_path):
+    content = "WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:900000,LOCAL:00:00:00.000\n\n00:00.000 --> 00:01.000\nAnn: a\n"
+    lines, problems = read(tmp_path, "talk.vtt", content)
+    assert spoken(lines) == [("Ann", "a")]
+    assert problems.kinds == ["unused"]
+
+
+def test_quotation_marks_in_whispers_tables_are_words(tmp_path):
+    content = 'start\tend\ttext\n0\t2400\t"Hello," she said.\n2400\t3900\tand "left\n3900\t5000\t"so\n'
+    lines, problems = read(tmp_path, "talk.tsv", content)
+    assert [line.text for line in lines] == ['"Hello," she said.', 'and "left', '"so']
+    assert set(problems.kinds) == {"milliseconds", "missing_speaker"}
+
+
+def test_times_in_milliseconds_are_told_in_json_too(tmp_path):
+    content = '{"utterances": [{"start": 250, "end": 2650, "speaker": "A", "text": "a"}]}'
+    for name in ("talk.json", "talk.jsonl"):
+        lines, problems = read(tmp_path, name, content if name.endswith(".json") else content[16:-2])
+        assert [(line.start, line.end) for line in lines] == [(0.25, 2.65)]
+        assert problems.kinds == ["milliseconds"]
+
+
+def test_cells_without_a_number_are_empty(tmp_path):
+    lines, _ = read(tmp_path, "talk.json", '[{"start": 0, "end": 1, "speaker": "A", "text": NaN, "label": NaN}]')
+    assert (lines[0].text, lines[0].label) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +326,35 @@ def test_labels_of_annotations_go_to_the_speaker_they_name(tmp_path):
     lines, problems = read(tmp_path, "talk.TextGrid", long.encode("utf-16"))
     assert spoken(lines) == [("Ann", 'say "12" now')]
     assert problems.kinds == ["unused"]
+
+
+def test_labels_of_elan_are_read_in_whichever_order_its_tiers_are(tmp_path):
+    """Also where a label refers to a translation that refers to the utterance, or to itself."""
+    content = EXAMPLES["talk.eaf"]
+    begin, end = content.index('  <TIER TIER_ID="A_emotion"'), content.index("</ANNOTATION_DOCUMENT>")
+    emotions, rest = content[begin:end], content[:begin] + content[end:]
+    first = rest.index("  <TIER")
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + emotions + rest[first:])
+    assert [(line.speaker, line.label) for line in lines] == [("Ann", "angry"), ("Bob", None)]
+    assert problems.kinds == []
+    translation = emotions.replace("a3", "a4").replace("A_emotion", "A_translation").replace("angry", "Na")
+    chained = emotions.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a4"')
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + chained + translation + rest[first:])
+    assert [(line.speaker, line.label) for line in lines] == [("Ann", "angry"), ("Bob", None)]
+    assert problems.kinds == ["unused"]  # the translation
+    circle = emotions.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a3"')
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + circle + rest[first:])
+    assert (len(lines), problems.kinds) == (2, ["bad_row"])
+
+
+def test_turns_of_other_recordings_are_reported(tmp_path):
+    content = EXAMPLES["talk.rttm"] + EXAMPLES["talk.rttm"].replace(" talk ", " other ").replace("Ann", "Cid")
+    lines, problems = read(tmp_path, "talk.rttm", content)
+    assert [line.speaker for line in lines] == ["Ann", "Bob"]
+    assert problems.kinds == ["unused"]
+    assert "other" in problems[0].message
+    lines, problems = read(tmp_path, "renamed.rttm", EXAMPLES["talk.rttm"])
+    assert len(lines) == 2  # of one recording, whatever its name
 
 
 def test_json_entries_without_times_are_reported(tmp_path):
@@ -305,6 +411,36 @@ def test_recordings_find_their_transcripts_whatever_the_case_and_accents(tmp_pat
         "mute.wma": "missing_transcript",
         "talk.en.srt": "stray_file",
     }
+
+
+def test_recordings_in_folders_are_read_or_reported(tmp_path):
+    for place in ("Train/a", "val/b", "TEST/c", "c", "val/part/d", "more/e", "more/f"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}.wav").touch()
+        talk(tmp_path / f"{place}.csv")
+    problems = Problems()
+    splits, _ = read_folder(tmp_path, report=problems)
+    assert {split: [d.id for d in part.dialogues] for split, part in splits.items()} == {
+        "train": ["a"],
+        "valid": ["b"],
+        "test": ["c"],
+    }
+    told = {Path(p.place).relative_to(tmp_path).as_posix(): p.message for p in problems if p.kind == "misplaced"}
+    assert told.keys() == {".", "val/part", "more"}
+    assert told["more"] == "recordings: 2, expected in Train, val, TEST"
+    (tmp_path / "dev").mkdir()
+    with pytest.raises(ValueError, match="expected one folder of the split valid, got dev, val"):
+        read_folder(tmp_path, report=problems)
+
+
+def test_recordings_whose_names_differ_in_case_do_not_share_a_transcript(tmp_path):
+    for name in ("Talk.mp4", "talk.mkv"):
+        (tmp_path / name).touch()
+    talk(tmp_path / "talk.csv")
+    problems = Problems()
+    splits, _ = read_folder(tmp_path, report=problems)
+    assert [d.id for d in splits["test"].dialogues] == ["Talk"]
+    assert [(p.kind, Path(p.place).name) for p in problems if p.kind == "stray_file"] == [("stray_file", "talk.mkv")]
 
 
 def test_a_recording_is_not_mistaken_for_a_file_beside_it(tmp_path):

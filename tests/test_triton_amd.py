@@ -1,8 +1,6 @@
 """Triton kernels compiled ahead of time for AMD GPUs, on which nothing of the package has ever run."""
 
-import contextlib
 import importlib.util
-import re
 from unittest import mock
 
 import pytest
@@ -14,16 +12,12 @@ from tests import triton_interpreter
 if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-
 from amuse_kernels.dispatch import choose_backend, unavailable_reason
 from amuse_kernels.launch import architecture
-from benchmarks.static.cases import Case
-from tests.ptx.emulator.triton_kernels import _ChipWithoutDriver
+from benchmarks.static import compiled_amd
+from benchmarks.static.binaries import SHARED_LIMIT
+from benchmarks.static.cases import AMD, Case
 
-LANES = {"gfx942": 64, "gfx1100": 32}
-SHARED_LIMIT = 64 * 1024
 CASES = [
     ("attention forward", "fp16", 64, "masks"),
     ("attention forward", "fp32", 128, "all options"),
@@ -34,28 +28,17 @@ CASES = [
 ]
 
 
-@contextlib.contextmanager
-def amd_chip(arch):
-    before = getattr(driver, "_active", None)
-    driver.set_active(_ChipWithoutDriver(arch, GPUTarget("hip", arch, LANES[arch])))
-    try:
-        yield
-    finally:
-        driver._active = before
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("arch", LANES)
+@pytest.mark.parametrize("arch", AMD)
 def test_kernels_compile_for_amd_within_64_kib_and_on_gfx942_without_spilling(arch, case):
     call, dtype, width, options = case
     normalization = "per_source" if "attention" in call else ""
     for launch in Case("triton", call, dtype, width, normalization, options, arch).launches():
-        with amd_chip(arch):
-            compiled = launch.kernel.warmup(*launch.args, grid=(1,), **launch.options)
-        assert compiled.metadata.shared <= SHARED_LIMIT
+        used = compiled_amd.usage(launch, arch)
+        assert used.shared_bytes <= SHARED_LIMIT[arch] == 64 * 1024
         if arch == "gfx942":
-            assert re.search(r"\.private_segment_fixed_size: 0\n", compiled.asm["amdgcn"])
+            assert used.local_bytes == 0
 
 
 def test_a_rocm_build_of_torch_chooses_triton_and_says_why_not_cuda(monkeypatch):

@@ -1,4 +1,4 @@
-"""What only the Triton launches of p2c_attention promise; their results are tested by the promises, interpreted."""
+"""Promises of the Triton launches of p2c_attention alone; tests/test_p2c_attention.py checks their results."""
 
 import random
 from unittest import mock
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(triton_interpreter.requested(), reason="about co
 HEADS, WIDTH = 2, 32
 
 
-def arguments(lengths, queries, *, layout="bhld", **options):
+def arguments(lengths, queries, *, layout="bhld", dtype=torch.float16, **options):
     def tensor(length):
         if layout == "bhld":
-            return torch.empty(2, HEADS, length, WIDTH, dtype=torch.float16)
-        return torch.empty(2, length, HEADS, WIDTH, dtype=torch.float16).transpose(1, 2)
+            return torch.empty(2, HEADS, length, WIDTH, dtype=dtype)
+        return torch.empty(2, length, HEADS, WIDTH, dtype=dtype).transpose(1, 2)
 
     count = len(lengths)
     attention = AttentionInputs(
@@ -93,19 +93,29 @@ def test_rows_that_start_anywhere_get_no_vector_loads():
 @pytest.mark.parametrize(
     ("where", "switch", "value", "expected"),
     [
-        (None, None, None, "ieee"),
+        (None, None, None, "tf32x3"),
         (torch.backends.cuda.matmul, "fp32_precision", "tf32", "tf32"),
         (torch.backends.cuda.matmul, "allow_tf32", True, "tf32"),
         (torch.backends.cuda.matmul, "fp32_precision", "ieee", "ieee"),
         (torch.backends, "fp32_precision", "tf32", "tf32"),
     ],
 )
-def test_fp32_products_are_exact_unless_torch_is_told_otherwise(where, switch, value, expected):
+def test_fp32_products_are_three_of_tf32_unless_torch_is_told_otherwise(where, switch, value, expected):
     with global_state.restored():
         if switch:
             setattr(where, switch, value)
-        assert {launch.constexprs["PRECISION"] for launch in launches(arguments([70], 16))} == {expected}
+        assert products_of(queries=70) == [expected] * 3
         assert multiplies_as_tf32() == (expected == "tf32")  # what the CUDA C++ backend reads
+
+
+def test_fp32_products_are_exact_where_three_of_tf32_would_spill_and_on_amd():
+    assert products_of(queries=70, arch=90) == ["tf32x3", "ieee", "tf32x3"]  # the queries' kernel spills on sm_90
+    assert products_of(queries=70, arch="gfx942") == ["ieee"] * 3
+
+
+def products_of(queries, arch=80):
+    call = arguments([70], queries, dtype=torch.float32)
+    return [launch.constexprs["PRECISION"] for launch in launches(call, arch)]
 
 
 def test_rows_beyond_32_bits_are_refused():

@@ -1,4 +1,4 @@
-"""What the ops promise for CUDA tensors, seen without a GPU: on tensors that have a device and no memory."""
+"""Promises of the ops for CUDA tensors, seen without a GPU: on tensors that have a device and no memory."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ if importlib.util.find_spec("triton") is None or triton_interpreter.requested():
     pytest.skip("needs Triton, not interpreted", allow_module_level=True)
 
 from amuse_kernels.attention.triton import tiles
-from amuse_kernels.attention.triton.tiles import OPTIONS, Tile, TileKey, choose_tile
+from amuse_kernels.attention.triton.tiles import OPTIONS, Row, Tile, TileKey, choose_tile
 from benchmarks import tune
 
 KEY = TileKey("forward", 80, 2, "masks", 64, 256)
@@ -111,12 +111,31 @@ def test_the_table_survives_writing(table):
 @pytest.mark.parametrize("kernel", tune.KERNELS)
 @pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120, 130])
 def test_every_call_has_a_tile_of_no_more_rows_than_it_needs(kernel, arch):
-    for size in (2, 4):
+    for size, products in ((2, None), (4, None), (4, "ieee"), (4, "tf32")):
         for options in OPTIONS:
             for head_dim in range(8, 257, 8):
                 for queries in (1, 16, 17, 64, 65, 5000):
-                    tile = choose_tile(TileKey(kernel, arch, size, options, head_dim, queries))
+                    tile = choose_tile(TileKey(kernel, arch, size, options, head_dim, queries, products))
                     assert 16 <= tile.queries < max(2 * queries, 17)
+                    assert products in (None, tile.products)
+
+
+# 8 warps for tiles of 16 x 32, four of which repeat the scores of the others: with 4 warps they spill.
+IDLE = {
+    *(("backward", 2, 128), ("backward", 2, 256), ("backward keys", 2, 256)),
+    *(("backward", 4, 64), ("forward", 4, 128)),
+}
+
+
+def test_warps_follow_rows(table):
+    """No warp is without a part of every product, but for the rows above."""
+    idle = {row for row in tiles.read() if row.tile.num_warps > tiles.warps_fed(row.tile, row.head_dim)}
+    assert {(row.kernel, row.bytes, row.head_dim) for row in idle} == IDLE
+    wide = Row("forward", "any", 2, "all options", 256, "any", Tile(128, 32, 8, 2), "registers")
+    tiles.write([wide, *tiles.read()])
+    choose_tile.cache_clear()
+    chosen = {queries: choose_tile(KEY._replace(queries=queries)).num_warps for queries in (128, 64, 32, 16)}
+    assert chosen == {128: 8, 64: 8, 32: 8, 16: 4}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

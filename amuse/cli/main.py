@@ -9,6 +9,7 @@ import typer
 
 from amuse.cli import data as cli_data
 from amuse.cli import explain as cli_explain
+from amuse.cli import live as cli_live
 from amuse.cli import pretrained as cli_pretrained
 from amuse.cli import speech as cli_speech
 
@@ -19,6 +20,7 @@ app.add_typer(cli_data.app, name="data")
 app.command()(cli_pretrained.pretrained)
 app.command()(cli_speech.transcribe)
 app.command()(cli_data.predict)
+app.command()(cli_live.live)
 app.command()(cli_explain.explain)
 app.command()(cli_explain.plot)
 app.command()(cli_explain.demo)

@@ -13,6 +13,8 @@ from amuse.data.problems import Problem, ProblemHandler
 DELIMITERS = ",;\t|"
 LONGEST_CELL = 100
 """The most lines of a quoted cell; in a longer one, the quotation mark is taken for one that was never closed."""
+WHISPER = ["start", "end", "text"]
+"""The header of Whisper's TSV, in which quotation marks belong to the words."""
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -60,6 +62,8 @@ def read_table(path: Path, report: ProblemHandler, delimiter: str | None = None)
             place += 1
             continue
         cells, taken = _record(lines, place, delimiter, len(header))
+        if cells is None and delimiter == "\t" and header == WHISPER and lines[place].count("\t") + 1 == len(header):
+            cells = lines[place].rstrip("\n").split("\t")
         if cells is None:
             message = f"a quotation mark that is not closed or is inside a cell: {lines[place].strip()[:60]!r}"
             report(Problem("bad_row", f"{path.name}, line {place + 1}", message))

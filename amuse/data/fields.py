@@ -1,9 +1,12 @@
 """Maps columns of tables and keys of JSON objects, by their common names, to the fields of an utterance."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+from amuse.data.problems import Problem, ProblemHandler
 
 ALIASES = {
     "start": ("start", "begin", "onset", "starttime", "begintime", "timestart", "tmin", "xmin", "from"),
@@ -17,6 +20,9 @@ ALIASES = {
 """Field of an utterance -> its aliases, the preferred one first; case, spaces and punctuation do not matter."""
 UNITS = {"milliseconds": 1e-3, "msec": 1e-3, "ms": 1e-3, "seconds": 1.0, "sec": 1.0, "s": 1.0}
 """Suffix of a time column's name -> its unit in seconds."""
+
+MILLISECONDS = 100
+"""Whole numbers without a unit are milliseconds if most utterances would otherwise last longer than this, in s."""
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Fields:
 
         def text(field: str) -> str:
             value = cells.get(self.columns[field]) if field in self.columns else None
-            return "" if value is None else str(value).strip()
+            return "" if value is None or value != value else str(value).strip()  # NaN: an empty cell of pandas
 
         def time(field: str) -> float | str:
             try:
@@ -91,6 +97,25 @@ class Fields:
         if "duration" in self.columns and isinstance(start, float) and isinstance(end, float):
             end += start
         return Row(number, start, end, text("speaker"), text("text"), text("label"), text("id"))
+
+
+class Timed(Protocol):
+    """Something with times in seconds; a time that is no number yet is left alone."""
+
+    start: Any
+    end: Any
+
+
+def convert_milliseconds(rows: Sequence[Timed], fields: Fields, path: Path, report: ProblemHandler) -> None:
+    """Convert times in milliseconds without a unit, as in Whisper's TSV; reports `milliseconds`."""
+    times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
+    long = sum(end - start > MILLISECONDS for _, start, end in times)
+    told = any(fields.units.get(name, 1.0) != 1.0 for name in ("start", "end", "duration"))
+    if told or long * 2 <= len(times) or not all(start.is_integer() and end.is_integer() for _, start, end in times):
+        return
+    for row, start, end in times:
+        row.start, row.end = start / 1000, end / 1000
+    report(Problem("milliseconds", path.name, f"the first utterance lasts from {times[0][1]:g} to {times[0][2]:g}"))
 
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:[.,]\d*)?(?:[eE][+-]?\d{1,3})?)")

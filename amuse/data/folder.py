@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,12 @@ from amuse.data.speakers import folded
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
 SPLITS = ("train", "valid", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Names that a split has in folders and files -> its name here."""
 VIDEO = (
     *(".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".m2ts", ".mts", ".vob"),
     *(".3gp", ".3g2", ".ogv", ".asf", ".divx", ".dv", ".f4v", ".gif", ".m2v", ".mjpeg", ".mxf", ".nut", ".rm", ".rmvb"),
@@ -48,7 +54,8 @@ def read_folder(
     Names are compared without regard to case and to how accents are composed; `NAME.en.srt` is a transcript too.
 
     Args:
-        folder: Holds the recordings, or folders `train`, `valid` and `test` of recordings (some of them).
+        folder: Holds the recordings, or folders `train`, `valid` and `test` of recordings (some of them, by any name
+            in `SPLIT_NAMES`). Recordings elsewhere in it are reported.
         valid_fraction, test_fraction: Shares of the dialogues if there are no such folders, at least one dialogue each,
             drawn so that the splits have similar distributions of labels; fewer than three dialogues are all `"test"`.
         seed: Seed of the draw.
@@ -62,14 +69,14 @@ def read_folder(
 
     Raises:
         FileNotFoundError: No folder, or no usable recording in it.
+        ValueError: Two folders for one split.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of recordings, no such folder")
-    parts = {split: _recordings(folder / split, report, recognize) for split in SPLITS if (folder / split).is_dir()}
-    given = bool(parts)
-    if not given:
-        parts = {"": _recordings(folder, report, recognize)}
+    given = split_folders(folder)
+    parts = {split: _recordings(place, report, recognize) for split, place in (given or {"": folder}).items()}
+    _report_misplaced(folder, given, report)
     _merge_classes([recording for recordings in parts.values() for recording in recordings], report)
     if not given:
         parts = _draw(parts[""], valid_fraction, test_fraction, seed)
@@ -84,6 +91,24 @@ def read_folder(
     splits = {split: conversations(recordings, names or ["unlabelled"]) for split, recordings in parts.items()}
     media = {split: {each.media.stem: each.media for each in recordings} for split, recordings in parts.items()}
     return splits, media
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Split -> the folder in `folder` that is named for it, where there is one.
+
+    Raises:
+        ValueError: Two folders for one split.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        split = SPLIT_NAMES.get(path.name.lower())
+        if split in found:
+            raise ValueError(
+                f"{folder}: expected one folder of the split {split}, got {found[split].name}, {path.name}"
+            )
+        if split is not None:
+            found[split] = path
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def conversations(recordings: Sequence[Recording], label_names: Sequence[str] | None) -> Conversations:
@@ -130,7 +155,7 @@ def _recordings(
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    # of files with the same name, a video counts before a sound, and both before a kind that is not known
+    # among files with the same name, a video comes before a sound, and both before an unknown kind
     candidates = sorted((path for path in files if path.suffix.lower() not in SUFFIXES), key=_unlikely)
     for media in candidates:
         transcripts = find_transcripts(media)
@@ -138,13 +163,14 @@ def _recordings(
             report(Problem("stray_file", str(media), "neither a recording nor a transcript by its suffix"))
             continue
         taken.update(transcripts)
-        if media.stem in found:
-            other = found[media.stem].media.name
+        name = folded(media.stem)
+        if name in found:
+            other = found[name].media.name
             report(Problem("stray_file", str(media), f"{other} has the same name and is used instead"))
             continue
         if not transcripts:
             if recognize is not None and (lines := recognize(media)):
-                found[media.stem] = Recording(media, lines)
+                found[name] = Recording(media, lines)
                 continue
             expected = f"expected {media.stem}.csv, {media.stem}.srt or another transcript next to it"
             report(Problem("missing_transcript", str(media), f"{expected}; amuse transcribe makes one of its speech"))
@@ -157,7 +183,7 @@ def _recordings(
             report(Problem("bad_transcript", str(transcripts[0]), str(error)))
             continue
         if lines:
-            found[media.stem] = Recording(media, lines)
+            found[name] = Recording(media, lines)
         else:
             report(Problem("bad_transcript", str(transcripts[0]), "no usable utterance in it"))
     for path in files:
@@ -166,6 +192,23 @@ def _recordings(
     recordings = sorted(found.values(), key=lambda recording: recording.media)
     _tell_ids_apart(recordings, report)
     return recordings
+
+
+def _report_misplaced(folder: Path, given: Mapping[str, Path], report: ProblemHandler) -> None:
+    """Report recordings that are in none of the folders that are read."""
+    read = set(given.values()) or {folder}
+    lost = Counter(
+        path.parent
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO + AUDIO
+        and path.parent not in read
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    names = ", ".join(path.name for path in given.values())
+    expected = f"in {names}" if given else f"in {folder.name} itself, or in folders named train, valid and test"
+    for place, count in sorted(lost.items()):
+        report(Problem("misplaced", str(place), f"recordings: {count}, expected {expected}"))
 
 
 def _unlikely(path: Path) -> int:

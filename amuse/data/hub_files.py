@@ -13,14 +13,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from amuse.data.delimited import read_table, read_text
+from amuse.data.folder import SPLIT_NAMES
 from amuse.data.problems import Problem, ProblemHandler
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-"""Name of a split on the hub -> its name here."""
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl")
 """Suffixes of files of rows; if a data set has several kinds, the first is used."""
 ROWS = 16

@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 
 import torch
-from ftfy import fix_encoding
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -123,6 +122,8 @@ def _utterance(row: dict[str, str], column: str, names: tuple[str, ...], where: 
             f"{where}: expected {len(row) - (None in row)} cells as in the header, got another number; "
             "is a quotation mark missing?"
         )
+    from ftfy import fix_encoding  # here, so that models train on prepared features without it
+
     dialogue, position = (_id(row[name], name, where) for name in ("Dialogue_ID", "Utterance_ID"))
     utterance = Utterance(
         id=f"dia{dialogue}_utt{position}",

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from amuse.data.conversation import Conversations
+from amuse.data.speakers import folded
 from amuse.data.transcript import UNKNOWN_SPEAKER
 
 PERCENTILES = (10, 50, 90, 99)
@@ -15,6 +16,9 @@ RARE = 10
 """Classes with fewer training labels than this are hardly learned."""
 SMALL = 300
 """A model of the default size memorises fewer labels than this; configs/small.yaml is for such data."""
+
+EMPTY = {"nan", "none", "null", "n/a", "na", "-", "?", "unlabeled", "unlabelled"}
+"""Labels that programs and annotators write for no label."""
 
 
 @dataclass
@@ -76,7 +80,9 @@ class Preflight:
             max_seconds: How much of an utterance is read; None = all of it.
         """
         summaries = {name: SplitSummary.of(split) for name, split in splits.items()}
-        return cls(summaries, _oddities(summaries, max_seconds))
+        turns = Counter(u.speaker for split in splits.values() for u in split.utterances())
+        del turns[UNKNOWN_SPEAKER]
+        return cls(summaries, [*_oddities(summaries, max_seconds), *_odd_names(turns, summaries)])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,11 +150,32 @@ def _oddities(splits: dict[str, SplitSummary], max_seconds: float | None) -> lis
     owners = Counter(speaker for part in splits.values() for speaker in part.speakers)
     shared = sorted(speaker for speaker, count in owners.items() if count > 1)
     if shared:
-        names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
-        found.append(
-            f"{len(shared)} of {len(owners)} speakers are in several splits: {names}; scores are of known voices"
-        )
+        who = f"{len(shared)} of {len(owners)} speakers"
+        found.append(f"{who} are in several splits: {_some(shared)}; scores are of known voices")
     return found
+
+
+def _odd_names(turns: Counter[str], splits: Mapping[str, SplitSummary]) -> list[str]:
+    """Names that may be no name, or the same one."""
+    found = []
+    spellings: dict[str, list[str]] = {}
+    for speaker in sorted(turns):
+        spellings.setdefault(folded(speaker), []).append(speaker)
+    same = [" and ".join(names) for names in spellings.values() if len(names) > 1]
+    if same:
+        found.append(f"speakers that differ in case only count as several: {_some(same)}")
+    once = sorted(speaker for speaker, count in turns.items() if count == 1)
+    if 0 < len(once) < len(turns) / 2:
+        found.append(f"{len(once)} of {len(turns)} speakers have one utterance: {_some(once)}; are these names?")
+    used = {label for part in splits.values() for label, count in (part.labels or {}).items() if count}
+    empty = sorted(label for label in used if folded(label) in EMPTY)
+    if empty:
+        found.append(f"a class named {' or '.join(empty)}; utterances without a label have an empty cell")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _percentiles(values: list[Any]) -> dict[int, float]:

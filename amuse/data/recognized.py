@@ -1,12 +1,11 @@
 """Output of speech recognisers: JSON as Whisper and WhisperX write it, and JSON Lines of utterances."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from amuse.data.delimited import read_text
-from amuse.data.fields import Fields, Row
+from amuse.data.fields import Fields, Row, convert_milliseconds
 from amuse.data.problems import Problem, ProblemHandler
 
 LISTS = ("segments", "utterances", "turns", "results", "transcript")
@@ -18,7 +17,7 @@ TECHNICAL = {
 """Keys of an utterance that are not used here."""
 
 
-def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_json_lines(path: Path, report: ProblemHandler) -> list[Row]:
     """JSON Lines: one object per line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -27,7 +26,7 @@ def read_json_lines(path: Path, report: ProblemHandler) -> Iterator[Row]:
     return _rows(objects, path, "line", report)
 
 
-def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_json_transcript(path: Path, report: ProblemHandler) -> list[Row]:
     """A JSON list of objects, or an object that has one under `segments` (Whisper, WhisperX) or a similar key.
 
     Raises:
@@ -43,7 +42,7 @@ def read_json_transcript(path: Path, report: ProblemHandler) -> Iterator[Row]:
     return _rows(list(enumerate(content, 1)), path, "entry", report)
 
 
-def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> Iterator[Row]:
+def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> list[Row]:
     keys = dict.fromkeys(key for _, each in objects if isinstance(each, dict) for key in each if key not in TECHNICAL)
     fields = Fields.find(keys)
     if objects and not fields.timed:
@@ -51,6 +50,7 @@ def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Problem
     unused = [*fields.unused, *(["one without a name"] if "" in keys else [])]
     if unused:
         report(Problem("unused", path.name, f"keys: {', '.join(unused)[:200]}"))
+    rows = []
     for number, each in objects:
         place = f"{path.name}, {what} {number}"
         if not isinstance(each, dict):
@@ -60,7 +60,9 @@ def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: Problem
         if nested:
             report(Problem("bad_row", place, f"{nested[0]}: expected text or a number, got a list or an object"))
             continue
-        yield fields.row(number, each)
+        rows.append(fields.row(number, each))
+    convert_milliseconds(rows, fields, path, report)
+    return rows
 
 
 def _parsed(text: str) -> Any:

@@ -12,19 +12,19 @@ _QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00a0": 
 _NAME = r"[^\W\d_][^:\uff1a()\[\]!?;,\u201c\u201d\"<>{}]{0,40}?"
 _NAMED = re.compile(
     rf"(?:\[(?P<bracketed>{_NAME})\]|(?P<name>{_NAME}))"
-    r"(?P<remarks>(?:\s*\([^()]{1,40}\))*)\s*(?::(?=\s|$)|\uff1a)\s*(?P<words>.*)",
+    r"(?P<remarks>(?:\s*(?:\([^()]{1,40}\)|\[[^\[\]]{1,40}\]))*)\s*(?::(?=\s|$)|\uff1a)\s*(?P<words>.*)",
     re.DOTALL,
 )
 _DIARIZED = re.compile(r"\[?(?P<name>SPEAKER_\d+)\]?\s*[:\uff1a]?\s+(?P<words>.*)", re.DOTALL)
-_REMARK = re.compile(r"\(([^()]*)\)")
+_REMARK = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 # voice over, off screen, off camera, continued: about the picture, not about the speaker
 _STAGE = re.compile(
     r"v\.?\s*o\.?|o\.?\s*[sc]\.?|cont(['\u2019]?d|inued)\.?|off([- ]?(screen|camera))?|voice[- ]?over", re.I
 )
-_DASH = re.compile(r"^\s*[-\u2010-\u2015]\s*")
+_DASH = re.compile(r"^\s*(?:[-\u2010-\u2015]|>>+)\s*")
 
 
-class Said(NamedTuple):
+class SpeakerLine(NamedTuple):
     """Words and, where given, their speaker and label; empty otherwise."""
 
     speaker: str
@@ -42,18 +42,31 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def said(lines: list[str]) -> list[Said]:
-    """The speakers and words of one subtitle; several speakers if each has a line with a dash and a name."""
+def speaker_lines(lines: list[str]) -> list[SpeakerLine]:
+    """The speakers and words of one subtitle.
+
+    It has several speakers if its lines begin with dashes and one of them with a name behind it, or if the first line
+    begins with a name and others with a capitalised one.
+    """
     lines = [line.strip() for line in lines if line.strip()]
-    parts = [_one(_DASH.sub("", line)) for line in lines]
-    begins = [i for i, line in enumerate(lines) if _DASH.match(line)]
-    if len(begins) > 1 and begins[0] == 0 and all(parts[i].speaker for i in begins):
-        edges = (*begins, len(lines))
-        return [_one(_DASH.sub("", " ".join(lines[a:b]))) for a, b in pairwise(edges)]
-    return [_one(_DASH.sub("", " ".join(lines)) if len(begins) == 1 else " ".join(lines))]
+    parts = [_speaker_line(_DASH.sub("", line)) for line in lines]
+    dashes = [i for i, line in enumerate(lines) if _DASH.match(line)]
+    begins = [0]
+    if len(dashes) > 1 and dashes[0] == 0:
+        begins = dashes if any(parts[i].speaker for i in dashes) else []
+    elif parts and parts[0].speaker:
+        begins = [i for i, part in enumerate(parts) if i == 0 or _capitalised(part.speaker)]
+    if not begins:
+        return [_speaker_line(" ".join(lines))]
+    return [_speaker_line(_DASH.sub("", " ".join(lines[a:b]))) for a, b in pairwise((*begins, len(lines)))]
 
 
-def _one(words: str) -> Said:
+def _capitalised(name: str) -> bool:
+    """Whether no word of a name begins with a small letter; there are none in many scripts."""
+    return bool(name) and not any(word[0].islower() for word in name.split())
+
+
+def _speaker_line(words: str) -> SpeakerLine:
     match = _NAMED.fullmatch(words)
     if match is not None:
         name = match["bracketed"] or match["name"]
@@ -62,6 +75,6 @@ def _one(words: str) -> Said:
             labels = [remark for remark in remarks if remark and not _STAGE.fullmatch(remark)]
             # several remarks are not a single label; they stay with the words
             kept = "".join(f"({label}) " for label in labels) if len(labels) > 1 else ""
-            return Said(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
+            return SpeakerLine(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
     match = _DIARIZED.fullmatch(words)
-    return Said("", "", words) if match is None else Said(match["name"], "", match["words"].strip())
+    return SpeakerLine("", "", words) if match is None else SpeakerLine(match["name"], "", match["words"].strip())

@@ -14,11 +14,13 @@ from pathlib import Path
 from amuse.data.delimited import read_text
 from amuse.data.fields import Row
 from amuse.data.problems import Problem, ProblemHandler
-from amuse.data.speakers import Said, said
+from amuse.data.speakers import SpeakerLine, speaker_lines
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
 OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml"}
 """Suffix -> pysubs2's name of the format."""
+SHORTEST_ROLL, ROLLING = 4, 0.8
+"""Captions roll if there are at least so many, and this share of them begins with the line before."""
 _TIME = r"((?:\d+:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,6})?)"
 _ARROW = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s(.*))?")
 _SETTINGS = re.compile(r"\s*(?:\w+:\S+\s*)*")
@@ -54,13 +56,13 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
         before = [line for line in lines[: arrows[0]] if line.strip() and not line.strip().isdecimal()]
         if before:
             report(Problem("unused", f"{path.name}, line 1", f"text before the first times: {' '.join(before)[:60]!r}"))
-    for number, words in cues:
+    for number, words in _unrolled(list(cues), path, report):
         match = _ARROW.fullmatch(lines[number])
         # a line that is not a time is reported where times are checked
         start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
         if match and not _SETTINGS.fullmatch(match[3] or ""):
             report(Problem("unused", f"{path.name}, line {number + 1}", f"text after the times: {match[3][:60]!r}"))
-        for part in _spoken(words):
+        for part in _cue_lines(words):
             yield Row(number + 1, start, end, part.speaker, part.words, part.label)
 
 
@@ -84,7 +86,7 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
     marked = set(arrows)
     place = 0
     while place < len(lines):
-        stop = next((i for i in range(place, len(lines)) if not lines[i].strip()), len(lines))
+        stop = next((i for i in range(place, len(lines)) if _ends_block(lines, i, marked)), len(lines))
         block = range(place, stop)
         times = [i for i in block if i in marked]
         for begin, end in pairwise((*times, stop)):
@@ -93,11 +95,41 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
         header = bool(unread) and unread[0].split(maxsplit=1)[:1] == ["WEBVTT"]
         if header:
             unread = [line for line in unread[1:] if not _HEADER.fullmatch(line)]
+            for line in lines[place:stop]:
+                if line.startswith("X-TIMESTAMP-MAP"):  # of a segment of a stream
+                    report(Problem("unused", path.name, f"{line[:80]}; times count from the recording's beginning"))
         named = len(unread) == 1 and times and not _BLOCK.match(unread[0])  # the name of the cue
         if unread and not (named and not header):
             kind = "unused" if _BLOCK.match(unread[0]) else "bad_row"
             report(Problem(kind, f"{path.name}, line {place + 1}", f"text without times: {' '.join(unread)[:60]!r}"))
         place = stop + 1
+
+
+def _ends_block(lines: list[str], place: int, marked: set[int]) -> bool:
+    """Whether a line is empty; one of spaces is inside of a cue, as YouTube writes, unless another block follows."""
+    if lines[place].strip():
+        return False
+    following = next((i for i in range(place + 1, len(lines)) if lines[i].strip()), None)
+    if not lines[place] or following is None:
+        return True
+    return not marked.isdisjoint((following, following + 1)) or bool(_BLOCK.match(lines[following]))
+
+
+def _unrolled(cues: list[tuple[int, list[str]]], path: Path, report: ProblemHandler) -> list[tuple[int, list[str]]]:
+    """Captions without the lines that they repeat from the one before, if nearly all of them do, as YouTube's."""
+    filled = [[i for i, line in enumerate(words) if _plain(line)] for _, words in cues]
+    shown = [[_plain(words[i]) for i in places] for (_, words), places in zip(cues, filled, strict=True)]
+    again = [bool(a and b) and a[-1] == b[0] for a, b in pairwise(shown)]
+    if len(cues) < SHORTEST_ROLL or sum(again) < ROLLING * len(again):
+        return cues
+    report(Problem("repeated", path.name, f"{sum(again)} of {len(cues)} captions begin with the line before"))
+    found = cues[:1]
+    for (number, words), places, repeats in zip(cues[1:], filled[1:], again, strict=True):
+        if not repeats:
+            found.append((number, words))
+        elif len(places) > 1:
+            found.append((number, words[places[0] + 1 :]))
+    return found
 
 
 def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
@@ -107,7 +139,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
     form = OTHERS[path.suffix.lower()]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of margins and layers
+        with warnings.catch_warnings(action="ignore"):  # about margins and layers
             events = pysubs2.SSAFile.from_string(text, format_=form).events
     except Exception as error:  # errors of many kinds, by format
         raise ValueError(f"{path}: expected subtitles of the format {form}: {error!r}") from None
@@ -123,8 +155,8 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
     if not events:
         raise ValueError(f"{path}: expected subtitles, got none")
     for number, event in enumerate(events, 1):
-        for part in _spoken(event.plaintext.splitlines()):
-            yield Row(number, event.start / 1000, event.end / 1000, event.name or part.speaker, part.words, part.label)
+        for part in _named_lines(event.name, event.plaintext.splitlines()):
+            yield Row(number, event.start / 1000, event.end / 1000, part.speaker, part.words, part.label)
 
 
 def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHandler) -> None:
@@ -144,16 +176,29 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
         report(Problem("bad_row", path.name, f"{len(events)} lines of dialogue, of which {count} can be read"))
 
 
-def _spoken(lines: list[str]) -> list[Said]:
+def _cue_lines(lines: list[str]) -> list[SpeakerLine]:
     """The words without markup; a WebVTT voice is a speaker."""
     text = "\n".join(lines)
     voices = list(_VOICE.finditer(text))
     if not voices:
-        return said([_plain(line) for line in lines])
-    parts = [Said("", "", _plain(text[: voices[0].start()]))] if _plain(text[: voices[0].start()]) else []
+        return speaker_lines([_plain(line) for line in lines])
+    before = _plain(text[: voices[0].start()])
+    parts = [SpeakerLine("", "", before)] if before else []
     for voice, stop in zip(voices, [*(v.start() for v in voices[1:]), len(text)], strict=True):
-        parts.append(Said(_plain(voice[1]), "", _plain(text[voice.end() : stop])))
+        parts += _named_lines(_plain(voice[1]), text[voice.end() : stop].splitlines())
     return parts
+
+
+def _named_lines(name: str, lines: list[str]) -> list[SpeakerLine]:
+    """The words of a speaker who is named apart from them, also as `Ann (angry)`; others only if several are named."""
+    parts = speaker_lines([_plain(line) for line in lines])
+    if not name.strip() or len(parts) > 1:
+        return parts
+    named = speaker_lines([f"{name}: -"])[0]
+    speaker, label = (named.speaker, named.label) if named.words == "-" and named.speaker else (name, "")
+    if parts[0].speaker not in ("", speaker):
+        parts = [SpeakerLine("", "", " ".join(filter(None, map(_plain, lines))))]
+    return [SpeakerLine(speaker, label or parts[0].label, parts[0].words)]
 
 
 def _plain(text: str) -> str:

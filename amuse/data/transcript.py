@@ -7,15 +7,17 @@ from pathlib import Path
 
 from amuse.data.annotations import read_elan, read_rttm, read_textgrid
 from amuse.data.delimited import read_table
-from amuse.data.fields import Fields, Row, seconds
+from amuse.data.fields import Fields, Row, convert_milliseconds, seconds
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.recognized import read_json_lines, read_json_transcript
 from amuse.data.speakers import speaker_name
 from amuse.data.subtitles import OTHERS, read_subtitles
 
 UNKNOWN_SPEAKER = "unknown"
-MILLISECONDS = 100
-"""Whole numbers without a unit are milliseconds if most utterances would otherwise last longer than this, in s."""
+
+
+OUR_OWN = ("confidence", "predicted", "probability")
+"""Columns of `amuse transcribe` and `amuse live` that say nothing of what is true."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
         raise ValueError(f"{path}: expected a transcript ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     lines: list[Line] = []
     seen: set[str] = set()
+    unit = COUNTED.get(path.suffix.lower(), "line")
     for row in reader(path, report):
-        place = f"{path.name}, line {row.number}"
+        place = f"{path.name}, {unit} {row.number}"
         try:
             start, end = seconds(row.start, "start"), seconds(row.end, "end")
             if end <= start:
@@ -84,7 +87,7 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
 
 def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
-    fields = Fields.find(name for name in table.header if name.lower() != "confidence")  # of `amuse transcribe`
+    fields = Fields.find(name for name in table.header if name.lower() not in OUR_OWN)
     missing = [name for name in ("start", "end") if name not in fields.columns]
     if not fields.timed:
         raise ValueError(f"{path}, line 1: expected the columns start and end, got no {' and no '.join(missing)}")
@@ -94,23 +97,11 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
         report(Problem("unused", path.name, f"columns: {names[:200]}"))
     rows: list[Row] = []
     for number, cells in table.rows:
-        # of columns with the same name, the first counts
+        # the first of several columns with the same name counts
         named = dict(reversed(list(zip(table.header, cells, strict=False))))
         rows.append(fields.row(number, named))
-    _convert_milliseconds(rows, fields, path, report)
+    convert_milliseconds(rows, fields, path, report)
     return rows
-
-
-def _convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: ProblemHandler) -> None:
-    """Detect times in milliseconds without a unit, as in Whisper's TSV."""
-    times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
-    long = sum(end - start > MILLISECONDS for _, start, end in times)
-    told = any(fields.units.get(name, 1.0) != 1.0 for name in ("start", "end", "duration"))
-    if told or long * 2 <= len(times) or not all(start.is_integer() and end.is_integer() for _, start, end in times):
-        return
-    for row, start, end in times:
-        row.start, row.end = start / 1000, end / 1000
-    report(Problem("milliseconds", path.name, f"the first utterance lasts from {times[0][1]:g} to {times[0][2]:g}"))
 
 
 def _free_id(stem: str, number: int, seen: set[str]) -> str:
@@ -132,4 +123,9 @@ READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[Row]]] = {
     ".rttm": read_rttm,
 }
 """Suffix -> its reader; of several transcripts of a recording, the first in this order is used."""
+COUNTED = {
+    **{".json": "entry", ".eaf": "annotation", ".textgrid": "annotation"},
+    **dict.fromkeys(OTHERS, "subtitle"),
+}
+"""Suffix -> what is counted where a place in the file is named, if not lines."""
 SUFFIXES = tuple(READERS)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from amuse.demo.live import add_live
 from amuse.demo.talk import Talk, explained, explanation_page, recognize, report_content
 from amuse.demo.view import error_html, finished_html, frame_html, progress_html, talk_html
+from amuse.files import write_text
 from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
 from amuse.report import write_report
@@ -61,7 +63,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
 
     def on_corrections(video: str | None, event: gr.EventData) -> Iterator[tuple[Any, ...]]:  # type: ignore[name-defined]
         transcript = new_file("corrected.csv")
-        transcript.write_text(event.csv, encoding="utf-8")
+        write_text(event.csv, transcript)
         for update in on_recognize(video, str(transcript)):
             yield str(transcript), *update
 
@@ -82,8 +84,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         write_report(report_content(recognizer, talk, turns), out)
         yield finished_html(talk), gr.update(interactive=True), gr.update(value=str(out), visible=True)
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(INTRODUCTION)
+    def add_recording() -> None:
         talk = gr.State(None)
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -109,6 +110,14 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
         conversation.submit(on_corrections, video, [transcript, *results], **quiet)
         conversation.select(on_why, talk, [status, reasons], **quiet)
         make.click(on_report, talk, [status, make, download], **quiet)
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Tabs():
+            with gr.Tab("A recording"):
+                add_recording()
+            with gr.Tab("Live"):
+                add_live(gr, recognizer, new_file)
     return page
 
 

@@ -25,7 +25,7 @@ def talk_html(talk: Talk) -> str:
     outcome = Outcome.of(talk.label_names, predictions)
     end = max(row.end for row in talk.rows)
     shown = [
-        _row(number, row, prediction, outcome, end)
+        row_cells(number, row, prediction, outcome, end)
         for number, (row, prediction) in enumerate(zip(talk.rows, predictions, strict=True), 1)
     ]
     for row, utterance in zip(shown, talk.dialogue.utterances, strict=True):
@@ -85,9 +85,16 @@ def frame_html(page: str, number: int) -> str:
     )
 
 
-def _row(
-    number: int, row: PredictedUtterance, prediction: torch.Tensor, outcome: Outcome, end: float
+def row_cells(
+    number: int,
+    row: PredictedUtterance,
+    prediction: torch.Tensor,
+    outcome: Outcome,
+    end: float,
+    begin: float = 0.0,
 ) -> dict[str, Any]:
+    """What the page shows of an utterance, on a timeline from `begin` to `end` seconds."""
+    left, right = max(row.start - begin, 0.0), max(row.end - begin, 0.0)
     fill = outcome.colour(prediction)
     ranked = sorted(row.probabilities.items(), key=lambda pair: -pair[1])
     return {
@@ -101,8 +108,8 @@ def _row(
         "sure": "" if row.probability is None else f"{100 * row.probability:.0f} %",
         "fill": fill,
         "ink": ink(fill),
-        "left": round(100 * row.start / end, 2),
-        "width": round(max(100 * (row.end - row.start) / end, 0.4), 2),
+        "left": round(100 * left / (end - begin), 2),
+        "width": round(max(100 * (right - left) / (end - begin), 0.4), 2),
         "bars": [
             {"name": name, "percent": round(100 * p), "fill": outcome.colours[outcome.names.index(name)]}
             for name, p in ranked[:SHOWN_CLASSES]

@@ -16,7 +16,7 @@ import typer
 
 from amuse.data.delimited import read_utf8
 from amuse.data.tables import UTTERANCES_FILE, read_tables
-from amuse.examples.enjoyment import write_csv
+from amuse.files import write_csv
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 
@@ -36,9 +36,10 @@ def run(
         # modality-channel-emotion-intensity-statement-repetition-actor, numbers of two digits
         parts = row["file"].split("-")
         utterances.append((row["file"], row["file"], f"actor{parts[6]}", EMOTIONS[int(parts[2]) - 1], parts[6]))
-    write_csv(out / UTTERANCES_FILE, ["dialogue", "id", "speaker", "label", "actor"], utterances)
+    write_csv([["dialogue", "id", "speaker", "label", "actor"], *utterances], out / UTTERANCES_FILE)
     for stream, names in streams.items():
-        write_csv(out / f"{stream}.csv", ["id", *names], [[row["file"], *(row[n] for n in names)] for row in rows])
+        tokens = [[row["file"], *(row[name] for name in names)] for row in rows]
+        write_csv([["id", *names], *tokens], out / f"{stream}.csv")
     tables = read_tables(out)
     widths = ", ".join(f"{stream} {width}" for stream, width in tables.widths.items())
     actors = len({values for found in tables.columns["actor"].values() for values in found})

@@ -8,7 +8,7 @@ of tables that `amuse.data.tables` describes: a row per exchange, the mean of th
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ import typer
 
 from amuse.data.delimited import read_utf8
 from amuse.data.tables import UTTERANCES_FILE, read_tables
+from amuse.files import write_csv
 
 
 def run(
@@ -30,13 +31,14 @@ def run(
         (participant, exchange_id(participant, turn), participant, float(np.mean(given)))
         for (participant, turn), given in sorted(ratings.items())
     ]
-    write_csv(out / UTTERANCES_FILE, ["dialogue", "id", "speaker", "target"], rows)
+    write_csv([["dialogue", "id", "speaker", "target"], *rows], out / UTTERANCES_FILE)
     for name, file in (("audio", "Opensmile_features.csv"), ("prosody", "Audio_Features.csv")):
         header, *lines = csv.reader(read_utf8(source / file).splitlines())
         known = [[_id_of(line[0]), *line[1:]] for line in lines]
-        write_csv(out / f"{name}.csv", ["id", *header[1:]], [row for row in known if row[0] in {r[1] for r in rows}])
-    write_csv(out / "video.csv", *video_tokens(source / "video_tokens.npz"))
-    write_csv(out / "timing.csv", *timing(source / "turn_taking", {participant for participant, _ in ratings}))
+        rated = [row for row in known if row[0] in {r[1] for r in rows}]
+        write_csv([["id", *header[1:]], *rated], out / f"{name}.csv")
+    write_csv(video_tokens(source / "video_tokens.npz"), out / "video.csv")
+    write_csv(timing(source / "turn_taking", {participant for participant, _ in ratings}), out / "timing.csv")
     tables = read_tables(out)
     streams = ", ".join(f"{name} {width}" for name, width in tables.widths.items())
     typer.echo(f"{len(tables.dialogues)} dialogues, {len(rows)} exchanges; {streams}; next: amuse repeat --data {out}")
@@ -62,7 +64,7 @@ def _id_of(name: str) -> str:
     return exchange_id(int(participant), int(turn))
 
 
-def video_tokens(path: Path) -> tuple[list[str], list[list[str]]]:
+def video_tokens(path: Path) -> list[list[str]]:
     """Header and rows: action units, expressions and pose of up to 64 moments per exchange."""
     with np.load(path, allow_pickle=False) as arrays:
         lengths = arrays["length"]
@@ -70,10 +72,10 @@ def video_tokens(path: Path) -> tuple[list[str], list[list[str]]]:
         tokens, columns = arrays["tokens"].astype(float), [str(name) for name in arrays["columns"]]
     owners = [name for name, length in zip(ids, lengths, strict=True) for _ in range(length)]
     rows = [[name, *(f"{x:.6g}" for x in token)] for name, token in zip(owners, tokens, strict=True)]
-    return ["id", *columns], rows
+    return [["id", *columns], *rows]
 
 
-def timing(folder: Path, participants: Iterable[int]) -> tuple[list[str], list[list[str]]]:
+def timing(folder: Path, participants: Iterable[int]) -> list[list[str]]:
     """Header and rows: how long robot, person and pauses of each exchange took."""
     header: list[str] = []
     rows = []
@@ -82,12 +84,7 @@ def timing(folder: Path, participants: Iterable[int]) -> tuple[list[str], list[l
         names, *lines = csv.reader(read_utf8(file).splitlines(), delimiter="\t")
         header = ["id", *names[1:]]
         rows += [[exchange_id(participant, int(line[0])), *line[1:]] for line in lines if line]
-    return header, rows
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    return [header, *rows]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's ablation tables as a grid on any data set, each row beside the paper's numbers.
+"""The paper's ablation tables as a grid on any data set, each row next to the paper's numbers.
 
 Every row changes one configuration, and is compared with the unchanged one seed by seed. Rows with the same
 configuration in several tables are trained once; a finished row is not run again, and an interrupted one resumes.

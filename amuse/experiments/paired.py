@@ -5,8 +5,6 @@ overlap, so the usual t test finds too many differences; Nadeau and Bengio ("Inf
 2003) correct the variance of the mean by the share of data that is tested.
 """
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from amuse.experiments.cross_validation import CrossValidation, read_scores
+from amuse.files import csv_text
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Comparison:
     """One configuration, compared with the reference."""
 
     name: str
-    mean: float  # of the pooled scores
+    mean: float  # mean of the pooled scores
     deviation: float
     difference: Difference | None  # None for the reference itself
 
@@ -118,15 +117,13 @@ def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path)
 
 def to_csv(rows: Sequence[Comparison]) -> str:
     """One line per configuration; the columns of the difference are empty for the reference."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "mean", "deviation", "difference", "low", "high", "p", "pairs", "verdict"])
+    lines = [["name", "mean", "deviation", "difference", "low", "high", "p", "pairs", "verdict"]]
     for row in rows:
         d = row.difference
         cells = [] if d is None else [d.mean, d.low, d.high, d.p]
         numbers = [f"{value:.6g}" for value in (row.mean, row.deviation, *cells)]
-        writer.writerow([row.name, *numbers, *([""] * 6 if d is None else [d.count, d.verdict])])
-    return text.getvalue()
+        lines.append([row.name, *numbers, *([""] * 6 if d is None else [str(d.count), d.verdict])])
+    return csv_text(lines)
 
 
 def to_markdown(measure: str, rows: Sequence[Comparison]) -> str:

@@ -24,7 +24,7 @@ class Scores:
     accuracy: float
     f1: dict[str, float]  # per class
     parameters: int
-    seconds: float  # of all epochs with their validation
+    seconds: float  # time of all epochs with their validation
     memory_mib: float  # peak of the whole process that trained it, or allocated on its GPU
 
 

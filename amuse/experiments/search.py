@@ -1,7 +1,5 @@
 """Random search with as many trials for everyone: chosen by validation scores, written down, never by test scores."""
 
-import csv
-import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,7 +9,7 @@ from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.evaluation.predict import evaluate, score
 from amuse.experiments.cross_validation import with_settings
-from amuse.files import write_text
+from amuse.files import write_csv
 from amuse.model.amuse import Amuse
 from amuse.training.state import STATE_FILE
 from amuse.training.train import train_on
@@ -84,8 +82,5 @@ def search(
 
 def write_trials(trials: list[Trial], path: Path) -> None:
     """All trials as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Trial)])
-    writer.writerows([t.contender, t.number, " ".join(t.settings), f"{t.score:.4f}"] for t in trials)
-    write_text(text.getvalue(), path)
+    rows = [[t.contender, t.number, " ".join(t.settings), f"{t.score:.4f}"] for t in trials]
+    write_csv([[field.name for field in fields(Trial)], *rows], path)

@@ -3,6 +3,6 @@
 from amuse.explain.explanation import ExplainOptions, Explanation, explain
 from amuse.explain.fidelity import Fidelity
 from amuse.explain.groups import Group, feature_groups
-from amuse.explain.pictures import Pictures
+from amuse.explain.pictures import Pictures, Regions
 
-__all__ = ["ExplainOptions", "Explanation", "Fidelity", "Group", "Pictures", "explain", "feature_groups"]
+__all__ = ["ExplainOptions", "Explanation", "Fidelity", "Group", "Pictures", "Regions", "explain", "feature_groups"]

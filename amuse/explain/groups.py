@@ -19,10 +19,10 @@ class Group:
     Attributes:
         stream: Name of the token stream.
         tokens: Their indices in the stream.
-        name: A word, the number of a segment or frame, or the position in a frame.
+        name: A word, the number of a segment or frame, or the region of a picture.
         start, end: Seconds of the recording if all tokens are equally long; None for words and unknown times.
-        cell: Number of the region, see `amuse.explain.pictures.cell_box`; a token is left out with its last region.
-            None for whole tokens.
+        cell: Number of the region of its pictures, see `amuse.explain.Pictures`; a token is left out with its last
+            region. None for whole tokens.
     """
 
     stream: str
@@ -102,12 +102,9 @@ def _regions(stream: str, length: int, utterance: Utterance, pictures: Pictures)
     groups = []
     for number, (first, stop) in enumerate(cuts, start=1):
         name = stream if len(cuts) == 1 else f"{stream} {number}"
-        for cell in range(pictures.grid**2):
-            row, column = divmod(cell, pictures.grid)
-            place = f"{name}, row {row + 1}, column {column + 1}"
-            groups.append(
-                Group(stream, tuple(range(first, stop)), place, *_times(utterance, length, first, stop), cell)
-            )
+        for cell, region in enumerate(pictures.regions.names):
+            tokens, times = tuple(range(first, stop)), _times(utterance, length, first, stop)
+            groups.append(Group(stream, tokens, f"{name}, {region}", *times, cell))
     return groups
 
 

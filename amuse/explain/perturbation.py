@@ -70,7 +70,7 @@ class Perturbation:
             features, mask = batch.padded(name)
             length = max(int(batch.layouts[name].lengths[position]), 1)
             self.features[name], self.masks[name] = features[position, :length], mask[position, :length]
-            cells = (self.pictures[name].grid ** 2,) if name in self.pictures else ()
+            cells = (self.pictures[name].count,) if name in self.pictures else ()
             self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
             if (group.cell is None) == (group.stream in self.pictures):

@@ -1,6 +1,7 @@
 """The pictures behind a stream's tokens, encoded again with some of their regions covered."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,8 +10,30 @@ from torch import Tensor
 BATCH = 64  # pictures that are covered and encoded together; bounds the memory
 
 
+class Regions(NamedTuple):
+    """A division of pictures into the same regions, such as the parts of a face.
+
+    Attributes:
+        names: Of the regions.
+        maps: Of each picture, int `(H, W)`, the region of each pixel.
+    """
+
+    names: Sequence[str]
+    maps: Sequence[np.ndarray]
+
+    @classmethod
+    def grid(cls, images: Sequence[np.ndarray], side: int) -> "Regions":
+        """Cells of equal size, `side` by `side`, row after row."""
+        names = [f"row {row + 1}, column {column + 1}" for row in range(side) for column in range(side)]
+        maps = []
+        for image in images:
+            rows, columns = (_cells(length, side) for length in image.shape[:2])
+            maps.append(rows[:, None] * side + columns)
+        return cls(names, maps)
+
+
 class Pictures:
-    """Regions of pictures as features of a stream: a grid of cells, row after row, each of which can be covered.
+    """Regions of pictures as features of a stream, each of which can be covered.
 
     A covered region is filled with the mean colour of its picture, as faces are in the background stream. The result
     for a picture depends only on which of its regions are visible, so it is computed once.
@@ -18,12 +41,13 @@ class Pictures:
     Args:
         images: uint8 `(H, W, 3)`, one per token of the stream.
         encode: From images to features `(L, d)` as the model reads them (standardised), each image on its own.
-        grid: Cells per side.
+        grid: Cells per side, if no regions are given.
         moments: Number of runs of neighbouring pictures; a region is covered in all pictures of a run, since
             consecutive frames usually show the same things.
+        regions: Those of the images; None = a grid.
 
     Raises:
-        ValueError: No cell or no moment.
+        ValueError: No cell, no moment, or maps that do not fit the images.
     """
 
     def __init__(
@@ -32,16 +56,26 @@ class Pictures:
         encode: Callable[[Sequence[np.ndarray]], Tensor],
         grid: int = 4,
         moments: int = 1,
+        regions: Regions | None = None,
     ) -> None:
         for name, value in (("grid", grid), ("moments", moments)):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.images, self.encode, self.grid, self.moments = list(images), encode, grid, moments
+        self.images, self.encode, self.moments = list(images), encode, moments
+        self.regions = Regions.grid(self.images, grid) if regions is None else regions
+        shapes = [image.shape[:2] for image in self.images]
+        if [each.shape for each in self.regions.maps] != shapes:
+            raise ValueError(f"regions.maps: expected {shapes}, got {[each.shape for each in self.regions.maps]}")
         self._colours = [image.mean(axis=(0, 1)).astype(np.uint8) for image in self.images]
         self._known: dict[tuple[int, bytes], Tensor] = {}
 
+    @property
+    def count(self) -> int:
+        """Regions of each picture."""
+        return len(self.regions.names)
+
     def __call__(self, kept: Tensor) -> Tensor:
-        """Features `(S, L, d)` of S versions of the pictures; bool `(S, L, grid * grid)`, True = the region stays."""
+        """Features `(S, L, d)` of S versions of the pictures; bool `(S, L, count)`, True = the region stays."""
         rows = kept.cpu().numpy()
         keys = [[(token, cells.tobytes()) for token, cells in enumerate(row)] for row in rows]
         missing = dict.fromkeys(key for row in keys for key in row if key not in self._known)
@@ -54,13 +88,14 @@ class Pictures:
 
     def _covered(self, token: int, stays: np.ndarray) -> np.ndarray:
         image = self.images[token].copy()
-        height, width = image.shape[:2]
-        for index in np.flatnonzero(~stays):
-            row, column = divmod(int(index), self.grid)
-            rows = slice(row * height // self.grid, (row + 1) * height // self.grid)
-            columns = slice(column * width // self.grid, (column + 1) * width // self.grid)
-            image[rows, columns] = self._colours[token]
+        image[~stays[self.regions.maps[token]]] = self._colours[token]
         return image
+
+
+def _cells(length: int, count: int) -> np.ndarray:
+    """The number of the cell that each pixel along a side is in."""
+    borders = np.arange(1, count) * length // count
+    return np.searchsorted(borders, np.arange(length), side="right")
 
 
 def cell_box(cell: int, grid: int) -> tuple[float, float, float, float]:

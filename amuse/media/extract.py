@@ -1,10 +1,11 @@
 """From one utterance's media to its token features: cut, encode, report problems."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
@@ -96,6 +97,16 @@ class ReadClip:
     problems: list[Problem]
 
 
+class MediaReader(NamedTuple):
+    """Where sound and key frames come from; functions as `read_audio` and `read_frames` of `amuse.media.decode`."""
+
+    audio: Callable[[Span, float, Note], np.ndarray]
+    frames: Callable[[Span, int, float, Note], list[np.ndarray]]
+
+
+FILES = MediaReader(read_audio, read_frames)
+
+
 class Extractor:
     """The encoders that `Options` name, ready to use.
 
@@ -109,6 +120,7 @@ class Extractor:
 
     def __init__(self, options: Options, device: str | None = "cpu") -> None:
         self.options, self.device = options, device
+        self.reader = FILES
         self.encoders: dict[str, Encoder] = {}
         self.detector = FaceDetector() if options.faces and options.vision is not None else None
         self.mouths = MouthReader() if self.detector is not None and options.speaker_face else None
@@ -152,6 +164,12 @@ class Extractor:
                     f"{modality}: encoder {here.name} has different weights here than where the data was prepared"
                 )
         return self
+
+    def reading(self, reader: MediaReader) -> Self:
+        """The same encoders on media from elsewhere, such as those of a live conversation in memory."""
+        other = copy.copy(self)
+        other.reader = reader
+        return other
 
     def __call__(self, clip: Clip, place: str, report: ProblemHandler) -> dict[str, Tensor]:
         """Modality -> float32 `(L, width)`; a modality that is unavailable is left out and the reason reported."""
@@ -213,7 +231,7 @@ class Extractor:
     def _read_sound(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if "audio" not in self.encoders:
             return
-        seen.samples = read_audio(span, self.options.max_seconds, note)
+        seen.samples = self.reader.audio(span, self.options.max_seconds, note)
         seconds = len(seen.samples) / SAMPLE_RATE
         if span.end is None and clip.seconds is not None and seconds > 2 * clip.seconds + 2:
             note("long_clip", f"{span.path.name}: over {seconds:.1f} s for an utterance of {clip.seconds:.1f} s")
@@ -221,7 +239,7 @@ class Extractor:
     def _read_picture(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if self.options.vision is None:
             return
-        frames = read_frames(span, self.options.frames, self.options.max_seconds, note)
+        frames = self.reader.frames(span, self.options.frames, self.options.max_seconds, note)
         seen.frames = [_half(frame, clip.half) for frame in frames]
         if self.detector is None:
             seen.pictures["video"] = whole(seen.frames)
@@ -240,7 +258,7 @@ class Extractor:
         samples = seen.samples
         if samples is None and clip.sound is not None:
             with contextlib.suppress(MediaError):
-                samples = read_audio(clip.sound, self.options.max_seconds, lambda kind, message: None)
+                samples = self.reader.audio(clip.sound, self.options.max_seconds, lambda kind, message: None)
         speaker = None if samples is None else self._speaking_face(span, clip, samples)
         if speaker is None:
             note("undecided_face", f"{span.path.name}: {max(map(len, found))} faces")
@@ -263,7 +281,7 @@ class Extractor:
         if count < FEWEST:
             return None
         looked_at = Span(span.path, span.begin, span.begin + seconds)
-        frames = read_frames(looked_at, count, seconds, lambda kind, message: None)
+        frames = self.reader.frames(looked_at, count, seconds, lambda kind, message: None)
         tracks = track_faces([_half(frame, clip.half) for frame in frames], self.detector, self.mouths)
         return speaking(tracks, loudness(heard, count))
 

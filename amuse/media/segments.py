@@ -1,6 +1,6 @@
 """Utterances of a recording without a transcript: stretches of speech between pauses."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,9 @@ from amuse.encoders.signal import SAMPLE_RATE
 
 FRAME = 0.03  # seconds
 PAUSE = 0.4  # the shortest silence that ends an utterance, seconds
-SHORTEST, LONGEST = 0.3, 10.0  # of an utterance, seconds
+SHORTEST, LONGEST = 0.3, 10.0  # seconds of an utterance
+WINDOW = 512  # samples that the voice activity detector reads at a time
+PAD = 0.03  # seconds that are added to both ends of speech
 
 
 class Segments(NamedTuple):
@@ -47,21 +49,69 @@ def by_voice(
     Raises:
         ImportError: Silero-vad is not installed.
     """
-    threads = torch.get_num_threads()
-    try:
-        import silero_vad  # sets the number of threads to 1
+    detector = VoiceDetector()
+    windows = [samples[begin : begin + WINDOW] for begin in range(0, len(samples), WINDOW)]
+    probabilities = [detector(window) for window in windows]
+    return voiced(probabilities, len(samples), pause=pause, shortest=shortest, longest=longest)
 
-        found = silero_vad.get_speech_timestamps(
-            torch.from_numpy(samples),
-            silero_vad.load_silero_vad(),
-            sampling_rate=SAMPLE_RATE,
-            min_speech_duration_ms=round(1000 * shortest),
-            max_speech_duration_s=longest,
-            min_silence_duration_ms=round(1000 * pause),
-        )
-    finally:
-        torch.set_num_threads(threads)
-    return [(round(part["start"] / SAMPLE_RATE, 3), round(part["end"] / SAMPLE_RATE, 3)) for part in found]
+
+class VoiceDetector:
+    """Silero's network, window after window; it remembers the windows before.
+
+    Raises:
+        ImportError: Silero-vad is not installed.
+    """
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        try:
+            import silero_vad  # sets the number of threads to 1
+
+            self._model: Any = silero_vad.load_silero_vad()
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def __call__(self, window: np.ndarray) -> float:
+        """The probability that the next window, float32 of at most `WINDOW` samples at 16 kHz, has a voice."""
+        padded = np.zeros(WINDOW, np.float32)
+        padded[: len(window)] = window
+        return float(self._model(torch.from_numpy(padded), SAMPLE_RATE))
+
+
+def voiced(
+    probabilities: list[float],
+    samples: int,
+    *,
+    pause: float = PAUSE,
+    shortest: float = SHORTEST,
+    longest: float = LONGEST,
+    first: int = 0,
+) -> list[tuple[float, float]]:
+    """Speech, from the probability of a voice in each window; begin and end in seconds.
+
+    Args:
+        probabilities: Of consecutive windows.
+        samples: Their number in these windows, of which the last one may be incomplete.
+        pause, shortest, longest: See `by_voice`.
+        first: Number of the first window in the recording.
+    """
+    import silero_vad.utils_vad as silero
+
+    found = silero.get_speech_timestamps_from_probs(
+        probabilities,
+        sampling_rate=SAMPLE_RATE,
+        min_speech_duration_ms=round(1000 * shortest),
+        max_speech_duration_s=longest,
+        min_silence_duration_ms=round(1000 * pause),
+        speech_pad_ms=round(1000 * PAD),
+        audio_length_samples=samples,
+    )
+    before = first * WINDOW
+    return [
+        (round((part["start"] + before) / SAMPLE_RATE, 3), round((part["end"] + before) / SAMPLE_RATE, 3))
+        for part in found
+    ]
 
 
 def by_loudness(samples: np.ndarray) -> list[tuple[float, float]]:

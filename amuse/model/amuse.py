@@ -27,7 +27,7 @@ from amuse.model.allocation import AllocationLimit
 from amuse.model.fusion import closed_form, flipped, fuse
 from amuse.model.output import Output
 from amuse.model.packed import average
-from amuse.model.stages import MultimodalAttentionNetwork, StreamsStage, UnimodalStage
+from amuse.model.stages import JoinedWeights, MultimodalAttentionNetwork, StreamsStage, UnimodalStage
 from amuse.model.temporal import TemporalStage
 from amuse_kernels.nn import AdaptiveFusion
 
@@ -36,7 +36,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Amuse(nn.Module):
-    """The model of SPEC section 4.
+    """Adaptive interactive Multimodal Network for emotion recognition in conversations (paper section III).
 
     Args:
         config: The network.
@@ -104,10 +104,10 @@ class Amuse(nn.Module):
             output.voices = F.normalize(self.voice(descriptors.flatten(1)).float(), dim=-1)
         return output
 
-    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def describe(self, batch: Batch, joined: JoinedWeights | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-attended descriptors `(U, M, d)`, the modalities' own logits `(U, M, C)` and their presence `(U, M)`.
 
-        Nothing here looks at another utterance.
+        Nothing here looks at another utterance. With `joined`, work on the weights is kept for the next call.
         """
         tokens, layouts = [], []
         for stage, streams in zip(self.unimodal, self.groups.values(), strict=True):
@@ -117,17 +117,24 @@ class Amuse(nn.Module):
                 for name, layout in zip(streams, of_streams, strict=True)
             ]
             if len(streams) == 1:
-                tokens.append(self._run(stage, features[0], of_streams[0]))  # (T_m, d)
+                tokens.append(self._run(stage, features[0], of_streams[0], joined))  # (T_m, d)
                 layouts.append(of_streams[0])
             else:
                 merge = batch.merge(streams)
-                tokens.append(self._run(stage, features, of_streams, merge))
+                tokens.append(self._run(stage, features, of_streams, merge, joined))
                 layouts.append(merge.layout)
 
-        states = tokens if self.central is None else self.central(tokens, layouts, self.recompute and self.training)
+        states = tokens
+        if self.central is not None:
+            states = self.central(tokens, layouts, self.recompute and self.training, joined)
         pooled = [average(state, layout) for state, layout in zip(states, layouts, strict=True)]
-        modality_logits = torch.stack([head(f) for head, f in zip(self.heads, pooled, strict=True)], dim=1)
-        return torch.stack(pooled, dim=1), modality_logits, present_modalities(batch, self.groups)
+        descriptors = torch.stack(pooled, dim=1)
+        return descriptors, self._modality_logits(descriptors), present_modalities(batch, self.groups)
+
+    def _modality_logits(self, descriptors: Tensor) -> Tensor:
+        """`(U, M, d)` to `(U, M, C)`, each modality by its own head, in one product."""
+        weight, bias = (torch.stack([getattr(head, name) for head in self.heads]) for name in ("weight", "bias"))
+        return torch.baddbmm(bias[:, None], descriptors.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
 
     def recompute_activations(self) -> None:
         """Training keeps the inputs of the stages and computes the rest again in the backward pass: less memory."""

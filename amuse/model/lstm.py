@@ -6,7 +6,7 @@ recurrence needs happens step by step, and the rest is one product over all toke
 for.
 """
 
-from itertools import accumulate
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,18 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-
-class Run(NamedTuple):
-    """A step of a direction and the step before it in this direction; both have their sequences in the same order.
-
-    Attributes:
-        rows: The step's tokens. shared: Those of them whose sequence has the step before.
-        before: The tokens of that step.
-    """
-
-    rows: slice
-    shared: slice
-    before: slice
+aten = torch.ops.aten
 
 
 def bi_lstm(lstm: nn.LSTM, x: Tensor, batch_sizes: Tensor) -> Tensor:
@@ -54,6 +43,47 @@ def by_hand_here(x: Tensor) -> bool:
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
+class _Steps(NamedTuple):
+    """The steps of a direction in the order in which it takes them.
+
+    Attributes:
+        sizes: Each step's number of tokens, whose sequences are in the same order at every step.
+        reverse: Whether the last step comes first.
+    """
+
+    sizes: list[int]
+    reverse: bool
+
+    def rows(self, tokens: Tensor) -> Sequence[Tensor]:
+        """Each step's rows of `(T, ...)`; all views at once, since one by one they take as long as the arithmetic."""
+        rows = tokens.split(self.sizes)
+        return rows[::-1] if self.reverse else rows
+
+    def shared(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of each step's rows but the first step's, those whose sequence has the step before."""
+        # forward, sequences end one by one; backward, they begin one by one
+        return _first(rows[1:], [len(last) for last in rows[:-1]]) if self.reverse else rows[1:]
+
+    def before(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The rows of the step before, for those of `shared`."""
+        return rows[:-1] if self.reverse else _first(rows[:-1], [len(this) for this in rows[1:]])
+
+    def shifted(self, states: Tensor) -> Tensor:
+        """Of each token the state of the one before in this direction, 0 where there is none."""
+        zeros = states.new_zeros(self.sizes[0], *states.shape[1:])
+        rows = states.split(self.sizes)
+        if not self.reverse:
+            return torch.cat([zeros, *self.before(rows)])
+        lost = [size - after for size, after in zip(self.sizes, [*self.sizes[1:], 0], strict=True)]
+        return torch.cat(
+            [part for after, n in zip([*rows[1:], zeros[:0]], lost, strict=True) for part in (after, zeros[:n])]
+        )
+
+
+def _first(rows: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
+    return [each if len(each) == count else each.narrow(0, 0, count) for each, count in zip(rows, counts, strict=True)]
+
+
 class _Direction(torch.autograd.Function):
     """One direction of a layer. Gates are input, forget, cell and output, as in `nn.LSTM`."""
 
@@ -64,16 +94,20 @@ class _Direction(torch.autograd.Function):
         size = w_h.shape[1]
         gates = torch.addmm(b_x + b_h, x, w_x.T)  # (T, 4 * hidden)
         hidden, cells = gates.new_empty(len(x), size), gates.new_empty(len(x), size)
-        for rows, shared, before in (runs := _runs(sizes, reverse)):
-            gates[shared].addmm_(hidden[before], w_h.T)
-            gate, cell = gates[rows], cells[rows]
-            gate[:, : 2 * size].sigmoid_()
-            gate[:, 2 * size : 3 * size].tanh_()
-            gate[:, 3 * size :].sigmoid_()
-            torch.mul(gate[:, :size], gate[:, 2 * size : 3 * size], out=cell)
-            cells[shared].addcmul_(gates[shared, size : 2 * size], cells[before])
-            torch.mul(gate[:, 3 * size :], cell.tanh(), out=hidden[rows])
-        ctx.runs = runs
+        steps, recurrent = _Steps(sizes, reverse), w_h.T
+        sums, i_and_f, h, c = map(steps.rows, (gates, gates[:, : 2 * size], hidden, cells))
+        i, f, g, o = map(steps.rows, gates.split(size, dim=1))
+        shared_sums, shared_c, shared_f = map(steps.shared, (sums, c, f))
+        last_h, last_c = steps.before(h), steps.before(c)
+        for step, cell in enumerate(c):
+            if step:
+                shared_sums[step - 1].addmm_(last_h[step - 1], recurrent)
+            i_and_f[step].sigmoid_()
+            torch.mul(i[step], g[step].tanh_(), out=cell)
+            if step:
+                shared_c[step - 1].addcmul_(shared_f[step - 1], last_c[step - 1])
+            torch.mul(o[step].sigmoid_(), cell.tanh(), out=h[step])
+        ctx.steps = steps
         ctx.save_for_backward(x, gates, hidden, cells, w_x, w_h)
         return hidden
 
@@ -82,40 +116,33 @@ class _Direction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, gates, hidden, cells, w_x, w_h = ctx.saved_tensors
         size = w_h.shape[1]
-        last_hidden, last_cells = torch.zeros_like(hidden), torch.zeros_like(cells)
-        for _, shared, before in ctx.runs:
-            last_hidden[shared] = hidden[before]
-            last_cells[shared] = cells[before]
-        # slopes of cell and hidden state by the inputs of the gates, of all tokens at once
+        steps = ctx.steps
+        last_hidden, last_cells = map(steps.shifted, (hidden, cells))
+        # slopes of cell and hidden state by the inputs of the gates, of all tokens at once; gradients take their place
         i, f, g, o = gates.split(size, dim=1)
         tanh = cells.tanh()
-        slopes = torch.cat([g * i * (1 - i), last_cells * f * (1 - f), i * (1 - g * g), tanh * o * (1 - o)], dim=1)
-        by_cell = o * (1 - tanh * tanh)
-        grad_gates, grad_hidden, grad_cells = torch.empty_like(gates), grad.clone(), torch.zeros_like(cells)
-        for rows, shared, before in reversed(ctx.runs):
-            grad_h, grad_c, grad_gate, slope = grad_hidden[rows], grad_cells[rows], grad_gates[rows], slopes[rows]
-            grad_c.addcmul_(grad_h, by_cell[rows])
-            for gate in range(3):
-                part = slice(gate * size, (gate + 1) * size)
-                torch.mul(grad_c, slope[:, part], out=grad_gate[:, part])
-            torch.mul(grad_h, slope[:, 3 * size :], out=grad_gate[:, 3 * size :])
-            grad_hidden[before].addmm_(grad_gates[shared], w_h)
-            grad_cells[before].addcmul_(grad_cells[shared], f[shared])
+        by_cell = aten.tanh_backward(o, tanh)
+        grad_gates = torch.empty_like(gates)
+        slopes = grad_gates.split(size, dim=1)
+        aten.sigmoid_backward.grad_input(g, i, grad_input=slopes[0])
+        aten.sigmoid_backward.grad_input(last_cells, f, grad_input=slopes[1])
+        aten.tanh_backward.grad_input(i, g, grad_input=slopes[2])
+        aten.sigmoid_backward.grad_input(tanh, o, grad_input=slopes[3])
+        grad_hidden, grad_cells = grad.clone(), torch.zeros_like(cells)
+
+        grad_h, grad_c, by_c = map(steps.rows, (grad_hidden, grad_cells, by_cell))
+        # input, forget and cell gates together, (n, 3, hidden), since all act through the cell
+        grad_ifg, grad_o = steps.rows(grad_gates[:, : 3 * size].unflatten(1, (3, size))), steps.rows(slopes[3])
+        shared_gates, shared_c, shared_f = (steps.shared(steps.rows(tensor)) for tensor in (grad_gates, grad_cells, f))
+        last_h, last_c = steps.before(grad_h), steps.before(grad_c)
+        for step in reversed(range(len(grad_h))):
+            hidden_grad, cell_grad = grad_h[step], grad_c[step]
+            cell_grad.addcmul_(hidden_grad, by_c[step])
+            grad_ifg[step].mul_(cell_grad[:, None])
+            grad_o[step].mul_(hidden_grad)
+            if step:
+                last_h[step - 1].addmm_(shared_gates[step - 1], w_h)
+                last_c[step - 1].addcmul_(shared_c[step - 1], shared_f[step - 1])
+        grad_x = grad_gates @ w_x if ctx.needs_input_grad[0] else None
         bias = grad_gates.sum(0)
-        grads = grad_gates @ w_x if ctx.needs_input_grad[0] else None, None, None
-        return *grads, grad_gates.T @ x, grad_gates.T @ last_hidden, bias, bias
-
-
-def _runs(sizes: list[int], reverse: bool) -> list[Run]:
-    """The steps in the order in which a direction takes them."""
-    starts = [0, *accumulate(sizes)]
-    steps = list(enumerate(sizes))
-    runs, last = [], 0
-    last_start = 0
-    for step, size in reversed(steps) if reverse else steps:
-        start, shared = starts[step], min(size, last)
-        runs.append(
-            Run(slice(start, start + size), slice(start, start + shared), slice(last_start, last_start + shared))
-        )
-        last, last_start = size, start
-    return runs
+        return grad_x, None, None, grad_gates.T @ x, grad_gates.T @ last_hidden, bias, bias

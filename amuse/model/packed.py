@@ -23,8 +23,8 @@ def average(tokens: Tensor, layout: Layout) -> Tensor:
     Summed segment by segment in fp32 or higher, without atomics, so that every run gives the same bits.
     """
     offsets, values = layout.cu_seq, at_least_fp32(tokens)
-    total: Any = torch.segment_reduce(values, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
-    return (total / layout.divisor).to(tokens.dtype)
+    means: Any = torch.segment_reduce(values, "mean", offsets=offsets, axis=0, unsafe=True, initial=0)
+    return cast(Tensor, means.to(tokens.dtype))
 
 
 class BiLSTM(nn.Module):
@@ -39,6 +39,8 @@ class BiLSTM(nn.Module):
         """From `(T, width)` tokens of the sequences in `steps` to `(T, d_model)`."""
         if not len(x):  # the weights still need a gradient of 0, for which other processes may wait
             return self.lstm(F.pad(x, (0, 0, 0, 1))[None])[0][0, :0]
+        if len(steps.batch_sizes) == len(x):  # a single sequence, which is in order
+            return bi_lstm(self.lstm, x, steps.batch_sizes)
         out = bi_lstm(self.lstm, reorder(x, steps.order, steps.inverse), steps.batch_sizes)
         return reorder(out, steps.inverse, steps.order)
 

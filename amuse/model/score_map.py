@@ -56,12 +56,15 @@ class MappedScoresAttention(nn.Module):
         for linear in (self.q_proj, *self.k_proj, *self.v_proj, self.out_proj):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, query: Packed, sources: Sequence[ProjectedSource]) -> tuple[Packed, None]:
+    def forward(
+        self, query: Packed, sources: Sequence[ProjectedSource], *, gates: Tensor | None = None
+    ) -> tuple[Packed, None]:
         """Attend to all sources, called as `PeripheralCentralAttention` is.
 
         Args:
             query: Packed `(Tq, d)`.
             sources: P packed keys and values `(Tp, H, D)`, made by `k_proj` and `v_proj`.
+            gates: For this call, in place of the constant ones.
 
         Returns:
             Packed `(Tq, d)`.
@@ -76,7 +79,7 @@ class MappedScoresAttention(nn.Module):
             [cu_seq for cu_seq, _ in layouts],
             query.max_len,
             [max_len for _, max_len in layouts],
-            gates=self.gates(query),
+            gates=self.gates(query) if gates is None else gates,
             softmax_scale=self.softmax_scale,
             backend=self.backend,
         )  # (Tq, H, H * D)

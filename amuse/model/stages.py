@@ -19,6 +19,24 @@ from amuse.model.score_map import MappedScoresAttention
 from amuse_kernels.nn import PeripheralCentralAttention, ProjectedSource
 
 Attention = PeripheralCentralAttention | MappedScoresAttention
+Readers = Sequence[tuple[Attention, int]]
+"""Attentions of equal widths and numbers of heads that read the same tokens, each as its source of this number."""
+
+
+class JoinedWeights:
+    """The weights of `inject`, joined once for many calls, between which they must not change.
+
+    At the size of an utterance joining them takes as long as the product.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[Attention, int], tuple[Tensor, Tensor]] = {}
+
+    def of(self, readers: Readers) -> tuple[Tensor, Tensor]:
+        """Weight and bias for the readers, which no others share the first one with."""
+        if readers[0] not in self._of:
+            self._of[readers[0]] = join(readers)
+        return self._of[readers[0]]
 
 
 class UnimodalStage(nn.Module):
@@ -35,11 +53,11 @@ class UnimodalStage(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(num_layers))
 
-    def forward(self, features: Tensor, layout: Layout) -> Tensor:
-        """`(T, d_m)` features to `(T, d)`."""
+    def forward(self, features: Tensor, layout: Layout, joined: JoinedWeights | None = None) -> Tensor:
+        """`(T, d_m)` features to `(T, d)`; `joined`: see `inject`."""
         x = self.input_dropout(features)
         x = self.lstm(x, layout.steps) if self.lstm is not None else self.project(x)
-        return attend_to_itself(self.dropout(self.norm(x)), layout, self.layers)
+        return attend_to_itself(self.dropout(self.norm(x)), layout, self.layers, joined)
 
 
 class StreamsStage(nn.Module):
@@ -55,11 +73,13 @@ class StreamsStage(nn.Module):
             AttentionLayer([config.d_model], 1.0, config) for _ in range(config.unimodal_layers)
         )
 
-    def forward(self, features: list[Tensor], layouts: list[Layout], merge: Merge) -> Tensor:
-        """Per stream `(T_s, d_s)` to `(sum of T_s, d)`, laid out as `merge` says."""
+    def forward(
+        self, features: list[Tensor], layouts: list[Layout], merge: Merge, joined: JoinedWeights | None = None
+    ) -> Tensor:
+        """Per stream `(T_s, d_s)` to `(sum of T_s, d)`, laid out as `merge` says; `joined`: see `inject`."""
         streams = zip(self.streams, features, layouts, strict=True)
         x = reorder(torch.cat([stage(f, layout) for stage, f, layout in streams]), merge.order, merge.inverse)
-        return attend_to_itself(x, merge.layout, self.layers)
+        return attend_to_itself(x, merge.layout, self.layers, joined)
 
 
 class MultimodalAttentionNetwork(nn.ModuleList):
@@ -72,10 +92,17 @@ class MultimodalAttentionNetwork(nn.ModuleList):
     def __init__(self, num_modalities: int, config: ModelConfig) -> None:
         super().__init__(CentralNetwork(num_modalities - 1, config) for _ in range(num_modalities))
 
-    def forward(self, tokens: list[Tensor], layouts: list[Layout], recompute: bool = False) -> list[Tensor]:
+    def forward(
+        self,
+        tokens: list[Tensor],
+        layouts: list[Layout],
+        recompute: bool = False,
+        joined: JoinedWeights | None = None,
+    ) -> list[Tensor]:
         """f_m `(T_m, d)` of every modality to g^h, the state after the last layer, of the same shape.
 
         With `recompute` the backward pass computes the networks again, from the keys and values that are kept.
+        `joined`: see `inject`.
         """
         networks = cast(list[CentralNetwork], list(self))
         injected: list[list[list[ProjectedSource]]] = [[[] for _ in network.layers] for network in networks]
@@ -83,7 +110,7 @@ class MultimodalAttentionNetwork(nn.ModuleList):
             readers = [(m, layer) for m in range(len(networks)) if m != n for layer in range(len(injected[m]))]
             # the sources of network m are the other modalities in their order
             attentions = [(networks[m].attention(layer), n - (n > m)) for m, layer in readers]
-            for (m, layer), source in zip(readers, inject(f, layout, attentions), strict=True):
+            for (m, layer), source in zip(readers, inject(f, layout, attentions, joined), strict=True):
                 injected[m][layer].append(source)
         calls = zip(networks, tokens, layouts, injected, strict=True)
         if recompute:
@@ -105,6 +132,7 @@ class CentralNetwork(nn.Module):
             for _ in range(config.man_layers)
         )
         self.lstm = BiLSTM(d, d) if config.man_lstm else None
+        self.constant_gate = num_peripherals > 0 and config.man_gate not in ("learned", "input")
 
     def attention(self, layer: int) -> Attention:
         """The attention of a layer, of a network that has peripherals."""
@@ -112,9 +140,11 @@ class CentralNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout, injected: Sequence[Sequence[ProjectedSource]]) -> Tensor:
         """`(T, d)` tokens of this modality to g^h, of the same shape; `injected`: keys and values for each layer."""
-        g = tokens
+        g, gates = tokens, None
+        if self.constant_gate and len(self.layers):  # filled once for all layers
+            gates = self.attention(0).gates(pack(tokens, layout))
         for layer, sources in zip(self.layers, injected, strict=True):
-            g = layer(g, layout, sources)
+            g = layer(g, layout, sources, gates)
         return g if self.lstm is None else self.lstm(g, layout.steps)
 
 
@@ -140,32 +170,49 @@ class AttentionLayer(nn.Module):
         self.dense = nn.Linear(d, d)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource]) -> Tensor:
-        """`(T, d)` to the same shape; `sources`: see `inject`."""
+    def forward(
+        self, g: Tensor, layout: Layout, sources: Sequence[ProjectedSource], gates: Tensor | None = None
+    ) -> Tensor:
+        """`(T, d)` to the same shape; `sources`: see `inject`; `gates`: in place of the attention's own."""
         if self.attention is not None:
-            attended, _ = self.attention(pack(self.attention_norm(g), layout), sources)
+            attended, _ = self.attention(pack(self.attention_norm(g), layout), sources, gates=gates)
             g = self.dropout.add(g, attended.values)
         return self.dropout.add(g, F.gelu(self.dense(self.dense_norm(g))))
 
 
-def attend_to_itself(tokens: Tensor, layout: Layout, layers: nn.ModuleList) -> Tensor:
+def attend_to_itself(
+    tokens: Tensor, layout: Layout, layers: nn.ModuleList, joined: JoinedWeights | None = None
+) -> Tensor:
     """Stacked self-attention: every `AttentionLayer` has its own input as its one source."""
     for layer in layers:
-        tokens = layer(tokens, layout, inject(tokens, layout, [(cast(Attention, layer.attention), 0)]))
+        tokens = layer(tokens, layout, inject(tokens, layout, [(cast(Attention, layer.attention), 0)], joined))
     return tokens
 
 
-def inject(tokens: Tensor, layout: Layout, readers: Sequence[tuple[Attention, int]]) -> list[ProjectedSource]:
+def inject(
+    tokens: Tensor, layout: Layout, readers: Readers, joined: JoinedWeights | None = None
+) -> list[ProjectedSource]:
     """Keys and values of the same `(T, d)` tokens for several attentions, in one matrix product.
 
     Args:
         tokens: Of one source. layout: Of them.
-        readers: Per attention, of equal widths and numbers of heads, which of its sources these tokens are.
+        readers: The attentions.
+        joined: Keeps the weights of the product for the next call.
     """
     if not readers:
         return []
-    linears: Any = [kind[p] for attention, p in readers for kind in (attention.k_proj, attention.v_proj)]
-    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
-    heads = F.linear(tokens, weight, bias).unflatten(-1, (len(linears), readers[0][0].num_heads, -1)).unbind(1)
+    heads = keys_and_values(tokens, readers, joined).unbind(1)
     pairs = zip(heads[::2], heads[1::2], strict=True)  # (T, H, D)
     return [ProjectedSource(key, value, layout.cu_seq, layout.max_len) for key, value in pairs]
+
+
+def keys_and_values(tokens: Tensor, readers: Readers, joined: JoinedWeights | None = None) -> Tensor:
+    """`(T, d)` tokens to `(T, 2 R, H, D)`: keys, then values, for each of R readers; arguments as of `inject`."""
+    weight, bias = join(readers) if joined is None else joined.of(readers)
+    return F.linear(tokens, weight, bias).unflatten(-1, (2 * len(readers), readers[0][0].num_heads, -1))
+
+
+def join(readers: Readers) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the product that makes keys and values for all readers."""
+    linears: Any = [kind[p] for attention, p in readers for kind in (attention.k_proj, attention.v_proj)]
+    return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])

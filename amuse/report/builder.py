@@ -9,6 +9,7 @@ from amuse.explain.fidelity import RELIABLE_R2
 from amuse.explain.groups import WORD_STREAMS
 from amuse.files import write_text
 from amuse.inference import expressions
+from amuse.media.mesh import FACE_PARTS
 from amuse.report import figures
 from amuse.report.content import Content, Turn
 from amuse.report.outcome import Outcome, ink, number
@@ -86,6 +87,7 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
         "target": outcome.target(explained.target),
         "probabilities": explained.probabilities.tolist(),
         "strips": [figures.strip(scored[s], turn, paint) for s in streams if s not in worded + still],
+        "parts": _parts(turn, outcome),
         "frames": [figures.pictures(frame, turn, paint) for frame in turn.media.frames],
         "sound": figures.sound(turn.media.waveform) if sound and turn.media.waveform is not None else None,
         "modalities": _modalities(content, turn, outcome),
@@ -97,6 +99,18 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
         "expression": expressions.strongest(turn.expression) if turn.expression else "",
         "options": str(explained.options),
     }
+
+
+def _parts(turn: Turn, outcome: Outcome) -> list[dict[str, Any]]:
+    """What each part of the face brought, the strongest first; none of an explanation that is not reliable."""
+    explained = turn.explanation
+    scored = [
+        {"name": part, "change": outcome.bar(score), "size": abs(score)}
+        for group, score in explained.of_stream("face")
+        for part in FACE_PARTS
+        if explained.fidelity.reliable and group.cell is not None and group.name.endswith(f", {part}")
+    ]
+    return sorted(scored, key=lambda row: -row["size"])
 
 
 def _modalities(content: Content, turn: Turn, outcome: Outcome) -> list[dict[str, Any]]:

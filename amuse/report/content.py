@@ -11,13 +11,22 @@ from amuse.explain import Explanation
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a picture that a group of the explanation covers; `x`, `y`, `width`, `height` are shares of it."""
+    """The part of a picture that a group of the explanation covers.
+
+    Attributes:
+        group: Its number.
+        x, y, width, height: A rectangle around it, as shares of the picture.
+        outline: Polygons `(corners, 2)` in shares of the picture, of which inner ones are holes; empty = the rectangle.
+        number: Where its score is best written, in shares of the picture; None = in the rectangle's corner.
+    """
 
     group: int
     x: float
     y: float
     width: float
     height: float
+    outline: tuple[np.ndarray, ...] = ()
+    number: tuple[float, float] | None = None
 
 
 @dataclass

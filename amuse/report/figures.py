@@ -16,7 +16,7 @@ from amuse.report.outcome import Outcome, ink
 WEAK = 0.08  # scores below this share of the utterance's strongest one are not painted
 FAINT = 0.2  # and regions below this one are not drawn
 NUMBERED = 4  # regions of a picture that show their number, the strongest ones
-WIDTH, LANE = 960, 46  # of the timeline, in its own units
+WIDTH, LANE = 960, 46  # sizes of the timeline, in its own units
 LEFT = 90  # speakers' names
 
 
@@ -183,7 +183,25 @@ def _picture(
             x, w = ((region.x - left) / (right - left) * width, region.width / (right - left) * width)
             y, h = ((region.y - top) / (bottom - top) * height, region.height / (bottom - top) * height)
             box = {"x": round(x, 1), "y": round(y, 1), "width": round(w, 1), "height": round(h, 1)}
-            shown.append({**mark, **box, "name": groups[region.group].name, "numbered": False})
+
+            def inside(points: np.ndarray) -> np.ndarray:
+                return (points - (left, top)) / (right - left, bottom - top) * (width, height)
+
+            plate = 8.5 * len(mark["points"]) + 4
+            place = (x + 2.5, y + 2.5)
+            if region.number is not None:
+                cx, cy = inside(np.array(region.number))
+                place = (min(max(cx - plate / 2, 0), width - plate), min(max(cy - 9, 0), height - 18))
+            shown.append(
+                {
+                    **mark,
+                    **box,
+                    "name": groups[region.group].name,
+                    "numbered": False,
+                    "path": "".join(_path(inside(polygon)) for polygon in region.outline),
+                    "plate": {"x": round(place[0], 1), "y": round(place[1], 1), "width": plate},
+                }
+            )
     shown.sort(key=lambda r: r["strength"])  # the strongest are on top
     for strong in shown[-NUMBERED:]:
         strong["numbered"] = True
@@ -196,6 +214,11 @@ def _picture(
         "regions": shown,
         "told": "; ".join(f"{r['name']} {r['points']}" for r in shown[:-4:-1]) or "no region stands out",
     }
+
+
+def _path(points: np.ndarray) -> str:
+    """SVG path of a polygon."""
+    return f"M{' '.join(f'{x:.1f},{y:.1f}' for x, y in points)}Z"
 
 
 def _data_uri(array: np.ndarray, kind: str, width: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Who speaks when: voices of short windows, clustered, then decoded into turns.
+"""Who speaks when: voices of short windows, clustered, then decoded into turns; at once, or as the sound comes in.
 
 A simpler relative of Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences": agglomerative clustering
 finds the speakers, and a Viterbi pass with a penalty for every change of speaker assigns the windows to them.
@@ -27,6 +27,8 @@ CHANGE, CHANGE_AT_PAUSE = 0.2, 0.05
 """Penalty of a change of speaker, in summed cosines: within a segment of speech, and between two."""
 MOST_WINDOWS = 3000
 """With more windows, an even selection is clustered, and the others are assigned; memory is quadratic in this."""
+MOST_REMEMBERED = 1000
+"""Windows of a conversation that is not over, which are clustered again with every stretch."""
 
 
 class Turn(NamedTuple):
@@ -40,7 +42,20 @@ class Turn(NamedTuple):
 class _Window(NamedTuple):
     piece: int
     centre: float
-    seconds: float  # of speech that it represents
+    seconds: float  # length of the speech that it represents
+
+
+class _Voices(NamedTuple):
+    """Windows of speech and their embeddings `(N, d)`; `clear` ones have a single voice for long enough."""
+
+    windows: list[_Window]
+    embeddings: np.ndarray
+    seconds: np.ndarray
+    clear: np.ndarray
+
+    @property
+    def pieces(self) -> list[int]:
+        return [window.piece for window in self.windows]
 
 
 def find_turns(
@@ -56,17 +71,91 @@ def find_turns(
     """
     if encoder is None or not pieces or speakers == 1:
         return [Turn(*piece, 0) for piece in pieces]
+    voices = _hear(samples, pieces, encoder)
+    centroids = _centroids(voices.embeddings[voices.clear], voices.seconds[voices.clear], speakers)
+    states = _decode(voices.embeddings @ centroids.T, voices.pieces)
+    return _numbered(_turns(pieces, voices.windows, states), {})
+
+
+class SpeakersSoFar:
+    """The speakers of a conversation that is not over.
+
+    With every stretch of speech, the voices so far are clustered again, as `find_turns` clusters those of a whole
+    recording; a cluster keeps the speaker that most of its windows were given before. What was said of earlier
+    stretches is not changed.
+
+    Args:
+        encoder: Distinguishes voices; None = a single speaker.
+        speakers: The largest number of speakers; None = no limit.
+    """
+
+    def __init__(self, encoder: VoiceEncoder | None, speakers: int | None = None) -> None:
+        self._encoder = None if speakers == 1 else encoder
+        self._most = speakers
+        self._count = 0
+        self._order: dict[int, int] = {}  # speaker -> number by first appearance
+        # of clear windows: embeddings, seconds that they represent, speakers that they were given
+        self._embeddings = np.zeros((0, 0), np.float32)
+        self._seconds = np.zeros(0)
+        self._given = np.zeros(0, int)
+
+    def turns(self, samples: np.ndarray, pieces: list[tuple[float, float]]) -> list[Turn]:
+        """The turns of the next stretch, with the speakers' numbers in the whole conversation.
+
+        Args:
+            samples: float32 `(samples,)` at 16 kHz.
+            pieces: Begin and end of its segments of speech in seconds from the first sample, in order.
+        """
+        if self._encoder is None or not pieces:
+            return [Turn(*piece, 0) for piece in pieces]
+        voices = _hear(samples, pieces, self._encoder)
+        new = voices.embeddings[voices.clear]
+        embeddings = np.concatenate([self._embeddings, new]) if len(self._embeddings) else new
+        seconds = np.concatenate([self._seconds, voices.seconds[voices.clear]])
+        centroids = _centroids(embeddings, seconds, None)
+        if self._most is not None and len(centroids) > self._most:
+            centroids = _centroids(embeddings, seconds, self._most)
+        names = self._names(centroids)
+        given = names[_decode(voices.embeddings @ centroids.T, voices.pieces)]
+        self._remember(embeddings, seconds, np.concatenate([self._given, given[voices.clear]]))
+        return _numbered(_turns(pieces, voices.windows, given), self._order)
+
+    def _names(self, centroids: np.ndarray) -> np.ndarray:
+        """The speaker of each cluster: the one with most of its speech so far, or a new one."""
+        shares = np.zeros((len(centroids), self._count))
+        if self._count:
+            nearest = (self._embeddings @ centroids.T).argmax(axis=1)
+            np.add.at(shares, (nearest, self._given), self._seconds)
+        names = np.full(len(centroids), -1)
+        while shares.size and shares.max() > 0:
+            cluster, speaker = np.unravel_index(shares.argmax(), shares.shape)
+            names[cluster] = speaker
+            shares[cluster], shares[:, speaker] = 0.0, 0.0
+        for cluster in np.flatnonzero(names < 0):
+            if self._most is None or self._count < self._most:
+                names[cluster] = self._count
+                self._count += 1
+            else:  # there are no more clusters than speakers
+                names[cluster] = min(set(range(self._count)) - set(names.tolist()))
+        return names
+
+    def _remember(self, embeddings: np.ndarray, seconds: np.ndarray, given: np.ndarray) -> None:
+        """Keep the windows; of too many, every second one, which then represents twice as much speech."""
+        if len(embeddings) > MOST_REMEMBERED:
+            embeddings, seconds, given = embeddings[::2], 2 * seconds[::2], given[::2]
+        self._embeddings, self._seconds, self._given = embeddings, seconds, given
+
+
+def _hear(samples: np.ndarray, pieces: list[tuple[float, float]], encoder: VoiceEncoder) -> _Voices:
     windows = list(_windows(pieces))
-    voices = encoder([_sound(samples, pieces[window.piece], window.centre) for window in windows]).numpy()
-    seconds = np.array([window.seconds for window in windows])
+    embeddings = encoder([_sound(samples, pieces[window.piece], window.centre) for window in windows]).numpy()
     reliable = np.array([pieces[w.piece][1] - pieces[w.piece][0] >= RELIABLE for w in windows])
     if not reliable.any():
         reliable[:] = True
-    numbers = [window.piece for window in windows]
-    chosen = reliable & ~_mixed(voices, numbers)
-    centroids = _centroids(voices[chosen], seconds[chosen], speakers)
-    states = _decode(voices @ centroids.T, numbers)
-    return _numbered(_turns(pieces, windows, states))
+    clear = reliable & ~_mixed(embeddings, [window.piece for window in windows])
+    if not clear.any():
+        clear = reliable
+    return _Voices(windows, embeddings, np.array([window.seconds for window in windows]), clear)
 
 
 def _windows(pieces: list[tuple[float, float]]) -> Iterable[_Window]:
@@ -166,8 +255,6 @@ def _turns(pieces: list[tuple[float, float]], windows: list[_Window], states: np
         yield Turn(begin, pieces[last[0].piece][1], last[1])
 
 
-def _numbered(turns: Iterable[Turn]) -> list[Turn]:
-    """Speakers in order of first appearance."""
-    turns = list(turns)
-    order = {speaker: number for number, speaker in enumerate(dict.fromkeys(turn.speaker for turn in turns))}
-    return [turn._replace(speaker=order[turn.speaker]) for turn in turns]
+def _numbered(turns: Iterable[Turn], order: dict[int, int]) -> list[Turn]:
+    """Speakers in order of first appearance; `order` has those of earlier turns, and new ones are added to it."""
+    return [turn._replace(speaker=order.setdefault(turn.speaker, len(order))) for turn in turns]

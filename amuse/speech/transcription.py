@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -86,10 +87,9 @@ class Transcriber:
         self.options = options or SpeechOptions()
         if find_spec("silero_vad") is None or find_spec("faster_whisper") is None:
             raise ImportError(NEEDS_EXTRA)
-        self._voices: VoiceEncoder | None = None
+        self.voices: VoiceEncoder | None = None
         if self.options.speakers != 1:
-            self._voices = voice_encoder(self.options.voices)
-        self._recognizer: Recognizer | None = None
+            self.voices = voice_encoder(self.options.voices)
 
     def __call__(self, samples: np.ndarray, progress: Callable[[float], None] = lambda share: None) -> Transcription:
         """The utterances in sound.
@@ -104,28 +104,36 @@ class Transcriber:
         pieces = by_voice(samples, pause=PIECE_PAUSE, shortest=SHORTEST_PIECE, longest=LONGEST_STRETCH)
         if not pieces:
             return Transcription([], self.options.language, [], "voice")
-        if self._recognizer is None:
-            self._recognizer = recognizer(self.options.model, self.options.language, self.options.device)
-        turns = join(find_turns(samples, pieces, self._voices, self.options.speakers))
-        language = self.options.language
-        if language is None:
-            speech = [samples[_index(begin) : _index(end)] for begin, end in pieces]
-            language = self._recognizer.find_language(np.concatenate(speech))
+        turns = join(find_turns(samples, pieces, self.voices, self.options.speakers))
+        language = self.options.language or self.find_language(samples, pieces)
         said: list[list[Word]] = []
         for group in windows(turns):
-            said += assign(self._words(samples, group, language), group)
+            said += self.words(samples, group, language)
             progress(group[-1].end / turns[-1].end)
         wordless = [(turn.start, turn.end) for turn, words in zip(turns, said, strict=True) if not words]
-        by = self._recognizer.description
-        if self._voices is not None:
-            by += f" and {self._voices.description}"
-        return Transcription(utterances(turns, said), language, wordless, by)
+        return Transcription(utterances(turns, said), language, wordless, self.description)
 
-    def _words(self, samples: np.ndarray, turns: list[Turn], language: str | None) -> list[Word]:
-        assert self._recognizer is not None
+    @cached_property
+    def recognizer(self) -> Recognizer:
+        return recognizer(self.options.model, self.options.language, self.options.device)
+
+    @property
+    def description(self) -> str:
+        """The models that find words and speakers, in words."""
+        voices = "" if self.voices is None else f" and {self.voices.description}"
+        return f"{self.recognizer.description}{voices}"
+
+    def find_language(self, samples: np.ndarray, pieces: list[tuple[float, float]]) -> str | None:
+        """The code of the language of some segments of speech, in seconds; None if the model does not detect it."""
+        return self.recognizer.find_language(
+            np.concatenate([samples[_index(begin) : _index(end)] for begin, end in pieces])
+        )
+
+    def words(self, samples: np.ndarray, turns: list[Turn], language: str | None) -> list[list[Word]]:
+        """The words of neighbouring turns that are recognised together, see `amuse.speech.utterances.windows`."""
         begin, end = max(turns[0].start - MARGIN, 0.0), turns[-1].end + MARGIN
-        words = self._recognizer(samples[_index(begin) : _index(end)], language)
-        return [word._replace(start=word.start + begin, end=word.end + begin) for word in words]
+        words = self.recognizer(samples[_index(begin) : _index(end)], language)
+        return assign([word._replace(start=word.start + begin, end=word.end + begin) for word in words], turns)
 
 
 def transcribe(

@@ -9,7 +9,7 @@ from torch import Tensor
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.mix import Mix
-from amuse.model.focal import focal_losses
+from amuse.model.focal import focal_loss
 from amuse.model.output import Output
 from amuse.model.precision import at_least_fp32
 from amuse.training.auxiliary import gate_loss, present_pairs, speaker_loss, speaker_pairs
@@ -103,67 +103,54 @@ def amuse_loss(
     if denominators is None:
         denominators = LossDenominators.of(labels, present, class_weights, mix, batch, utterance_weights)
     # every output takes part, since DistributedDataParallel expects a gradient for every parameter
-    zero = output.logits.sum() * 0.0 + output.modality_logits.sum() * 0.0
-    parts = {"final": zero, "modality": zero, "contrastive": zero}
-    if labels is not None:
+    logits = torch.cat([output.logits[:, None], output.modality_logits], dim=1)  # (U, 1 + M, C)
+    if labels is None:
+        final = modality = logits.sum() * 0.0
+    else:
         weights = class_weights, utterance_weights
-        parts["final"] = _final_loss(output.logits, labels, config, *weights, mix, denominators.final)
-        parts["modality"] = _modality_loss(output, labels, config, *weights, denominators.modality)
+        final, modality = _label_losses(logits, labels, present, config, *weights, mix, denominators)
+    parts = {"final": final, "modality": modality, "contrastive": final.new_zeros(())}
     if contrasts(config) and present.shape[1] > 1:
         parts["contrastive"] = contrastive_loss(output.descriptors, present, config, gather)
     if output.teacher is not None and output.alpha is not None:
         parts["gate"] = gate_loss(output.alpha, output.teacher, present, denominators.gate)
     if output.voices is not None and batch is not None:
         parts["speaker"] = speaker_loss(output.voices, batch, present, config.temperature, denominators.speaker)
-    loss = sum((getattr(config, name) * value for name, value in parts.items()), start=zero)
-    return {"loss": loss, **parts}
+    weighted = [_times(getattr(config, name), value) for name, value in parts.items()]
+    return {"loss": sum(weighted[1:], start=weighted[0]), **parts}
 
 
-def _final_loss(
+def _label_losses(
     logits: Tensor,
     labels: Tensor,
+    present: Tensor,
     config: LossConfig,
     class_weights: Tensor | None,
     utterance_weights: Tensor | None,
     mix: Mix | None,
-    total: Tensor,
-) -> Tensor:
-    if mix is None:
-        return _supervised(logits, labels, config, class_weights, utterance_weights, total)
-    own, partners = mix.share, 1 - mix.share
-    if utterance_weights is not None:
-        own, partners = own * utterance_weights, partners * utterance_weights[mix.partner]
-    loss = _supervised(logits, labels, config, class_weights, own, total)
-    return loss + _supervised(logits, labels[mix.partner], config, class_weights, partners, total)
+    denominators: LossDenominators,
+) -> tuple[Tensor, Tensor]:
+    """The final classifier's loss, and the one averaged over the heads, each over the utterances with its modality.
 
-
-def _modality_loss(
-    output: Output,
-    labels: Tensor,
-    config: LossConfig,
-    class_weights: Tensor | None,
-    utterance_weights: Tensor | None,
-    totals: Tensor,
-) -> Tensor:
-    """The loss averaged over the modalities' heads, each over the utterances that have the modality."""
-    logits = output.modality_logits
-    losses = _losses(logits, labels[:, None].expand(logits.shape[:2]), config, class_weights)  # (U, M)
-    losses = losses.masked_fill(~output.present, 0.0)
+    Args:
+        logits: `(U, 1 + M, C)`, the final ones before those of the modalities: one call for all of them.
+    """
+    losses = _losses(logits, labels[:, None].expand(logits.shape[:2]), config, class_weights)
     if utterance_weights is not None:
         losses = losses * utterance_weights[:, None]
-    return (losses.sum(0) / totals.clamp(min=1e-12)).mean()
+    final, modality = losses.split([1, logits.shape[1] - 1], dim=1)
+    if mix is not None:
+        partners = _losses(logits[:, :1], labels[mix.partner, None], config, class_weights)
+        if utterance_weights is not None:
+            partners = partners * utterance_weights[mix.partner, None]
+        share = mix.share[:, None]
+        final = share * final + (1 - share) * partners
+    modality = modality.masked_fill(~present, 0.0).sum(0) / denominators.modality.clamp(min=1e-12)
+    return final.sum() / denominators.final.clamp(min=1e-12), modality.mean()
 
 
-def _supervised(
-    logits: Tensor,
-    labels: Tensor,
-    config: LossConfig,
-    class_weights: Tensor | None,
-    row_weights: Tensor | None,
-    total: Tensor,
-) -> Tensor:
-    losses = _losses(logits, labels, config, class_weights)
-    return (losses if row_weights is None else losses * row_weights).sum() / total.clamp(min=1e-12)
+def _times(weight: float, value: Tensor) -> Tensor:
+    return value if weight == 1 else weight * value
 
 
 def _losses(logits: Tensor, labels: Tensor, config: LossConfig, class_weights: Tensor | None) -> Tensor:
@@ -172,5 +159,5 @@ def _losses(logits: Tensor, labels: Tensor, config: LossConfig, class_weights: T
         unlabelled = labels.isnan()
         values, targets = at_least_fp32(logits[..., 0]), labels.masked_fill(unlabelled, 0.0)
         return F.smooth_l1_loss(values, targets, reduction="none").masked_fill(unlabelled, 0.0)
-    losses = focal_losses(logits, labels, config.gamma, config.label_smoothing)
+    losses = focal_loss(logits, labels, config.gamma, config.label_smoothing)
     return losses if class_weights is None else losses * class_weights[labels.clamp(min=0)]

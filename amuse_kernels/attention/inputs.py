@@ -84,6 +84,11 @@ class AttentionInputs(NamedTuple):
         return self.cu_seq_q is not None
 
     @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the op; those of packed samples are left to their defaults where there are none."""
+        return self if self.packed else self[:_DENSE_FIELDS]
+
+    @property
     def samples(self) -> int:
         """B, also of packed samples."""
         return self.query.shape[0] if self.cu_seq_q is None else self.cu_seq_q.shape[0] - 1
@@ -96,8 +101,7 @@ class AttentionInputs(NamedTuple):
     def flat(self) -> tuple[Any, ...]:
         """The number of sources and every entry of every field: autograd does not look inside sequences."""
         entries: list[Any] = [len(self.keys)]
-        fields: Any = self if self.packed else self[:_DENSE_FIELDS]
-        for is_per_source, field in zip(_PER_SOURCE, fields, strict=False):
+        for is_per_source, field in zip(_PER_SOURCE, self.arguments, strict=False):
             if is_per_source:
                 entries += field
             else:
@@ -193,12 +197,12 @@ def check_attention(
 
     dropout_p = _probability(dropout_p)
     samples = batch if offsets is None else offsets.cu_seq_q.shape[0] - 1
-    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
+    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # for the dtype in which scores are computed
     return AttentionInputs(
         query=query,
         keys=keys,
         values=values,
-        gates=None if gates is None else _gates(gates, query, (samples, heads, sources), joint),
+        gates=None if gates is None else spread_gates(gates, query, (samples, heads, sources), joint),
         key_masks=masks,
         query_groups=query_groups,
         key_groups=groups,
@@ -212,7 +216,12 @@ def check_attention(
     )
 
 
-def _gates(gates: Tensor, query: Tensor, shape: tuple[int, int, int], joint: bool) -> Tensor:
+def spread_gates(gates: Tensor, query: Tensor, shape: tuple[int, int, int], joint: bool = False) -> Tensor:
+    """The gates in the dtype of the computation, spread to `shape` (B, H, P).
+
+    Raises:
+        TypeError, ValueError: they are not floating, do not broadcast, or are infinite or, for joint, negative.
+    """
     check_tensor("gates", gates, FLOATING, query.device)
     computed_in = torch.float64 if query.dtype == torch.float64 else torch.float32
     try:

@@ -16,6 +16,9 @@ def native_inputs(inputs: AttentionInputs, *, seed: int = 0, num_threads: int = 
         seed, num_threads: Of the CPU kernels, which take them as numbers.
     """
     related = any(inputs.relations)
+    packing: tuple[Any, ...] = (None, (), 0, ())
+    if inputs.packed:
+        packing = (*dense(inputs.cu_seq_q), dense(*inputs.cu_seq_k or ()), inputs.max_q, inputs.max_k)
     return module().AttentionInputs(
         rows_dense(inputs.query),
         [rows_dense(key) for key in inputs.keys],
@@ -32,8 +35,5 @@ def native_inputs(inputs: AttentionInputs, *, seed: int = 0, num_threads: int = 
         drop_threshold(inputs.dropout_p),
         seed,
         num_threads,
-        *dense(inputs.cu_seq_q),
-        dense(*inputs.cu_seq_k or ()),
-        inputs.max_q,
-        inputs.max_k or (),
+        *packing,
     )

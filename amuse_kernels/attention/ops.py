@@ -57,7 +57,7 @@ def _backward_fake(
     return empty_gradients(AttentionInputs(*inputs))
 
 
-_forward = torch.ops.amuse_kernels.p2c_attention_forward.default
+forward = torch.ops.amuse_kernels.p2c_attention_forward.default
 _backward = torch.ops.amuse_kernels.p2c_attention_backward.default
 
 
@@ -65,7 +65,7 @@ class _P2CAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, cuda_cpp, *entries):
         inputs = AttentionInputs.from_flat(entries)
-        out, lse = _forward(*inputs, cuda_cpp=cuda_cpp)
+        out, lse = forward(*inputs.arguments, cuda_cpp=cuda_cpp)
         ctx.set_materialize_grads(False)
         ctx.cuda_cpp = cuda_cpp
         ctx.numbers = [None if isinstance(entry, Tensor) else entry for entry in entries]
@@ -82,7 +82,7 @@ class _P2CAttention(torch.autograd.Function):
             return None, *graph_gradients(lambda: reference.p2c_attention(inputs), (grad_out, grad_lse), entries)
         if grad_out is None:
             grad_out = torch.zeros_like(inputs.query)
-        query, keys, values, gates = _backward(grad_out, grad_lse, out, lse, *inputs, cuda_cpp=ctx.cuda_cpp)
+        query, keys, values, gates = _backward(grad_out, grad_lse, out, lse, *inputs.arguments, cuda_cpp=ctx.cuda_cpp)
         gates = None if inputs.gates is None else gates
         grads = (query, *keys, *values, gates)  # the first entries after the number of sources
         return None, None, *grads, *(None for _ in entries[1 + len(grads) :])
@@ -90,9 +90,9 @@ class _P2CAttention(torch.autograd.Function):
 
 def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
     """`reference.p2c_attention` by the fused kernels of the tensors' device."""
-    if needs_grad(*inputs.differentiable):
+    if torch.is_grad_enabled() and needs_grad(*inputs.differentiable):
         return _P2CAttention.apply(cuda_cpp, *_apart(inputs.flat()))
-    return _forward(*inputs, cuda_cpp=cuda_cpp)
+    return forward(*inputs.arguments, cuda_cpp=cuda_cpp)
 
 
 def _apart(entries: Sequence[Any]) -> list[Any]:

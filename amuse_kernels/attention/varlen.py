@@ -1,6 +1,7 @@
 """The arguments of p2c_attention_varlen: packed samples, the tokens of all of them one after the other."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,9 +82,9 @@ def check_attention_varlen(
                 groups[p] = group.unsqueeze(0)
         key_groups = groups
     return check_attention(
-        _as_batch(query),
-        [_as_batch(key) for key in keys],
-        [_as_batch(value) for value in values],
+        as_batch(query),
+        [as_batch(key) for key in keys],
+        [as_batch(value) for value in values],
         query_groups=query_groups,
         key_groups=key_groups,
         causal=causal,
@@ -97,7 +98,8 @@ def of_batch(tokens: Tensor) -> Tensor:
     return tokens.squeeze(0).transpose(0, 1)
 
 
-def _as_batch(tokens: Tensor) -> Tensor:
+def as_batch(tokens: Tensor) -> Tensor:
+    """Tokens `(T, H, D)` as a batch of 1, `(1, H, T, D)`."""
     return tokens.transpose(0, 1).unsqueeze(0)
 
 
@@ -115,11 +117,11 @@ def _check_offsets(
     if not 0 <= max_len < 2**31:
         raise ValueError(f"max_{name}: expected a length from 0 to 2^31 - 1, got {describe(max_len)}")
     if can_read(cu_seq):
-        lengths = cu_seq.diff()
-        if int(cu_seq[0]) != 0 or int(cu_seq[-1]) != tokens or bool((lengths < 0).any()):
+        offsets = cu_seq.tolist()  # a few numbers, which Python compares sooner than tensor ops start
+        lengths = [end - start for start, end in pairwise(offsets)]
+        if offsets[0] != 0 or offsets[-1] != tokens or min(lengths, default=0) < 0:
             raise ValueError(
-                f"cu_seq_{name}: expected offsets that rise from 0 to the number of tokens, {tokens}; "
-                f"got {cu_seq.tolist()}"
+                f"cu_seq_{name}: expected offsets that rise from 0 to the number of tokens, {tokens}; got {offsets}"
             )
-        if bool((lengths > max_len).any()):
-            raise ValueError(f"max_{name}: expected the longest sequence, {int(lengths.max())}, or more, got {max_len}")
+        if max(lengths, default=0) > max_len:
+            raise ValueError(f"max_{name}: expected the longest sequence, {max(lengths)}, or more, got {max_len}")

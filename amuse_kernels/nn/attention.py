@@ -204,7 +204,7 @@ class PeripheralCentralAttention(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what it was and what was expected.
         """
-        if not isinstance(sources, Sequence):
+        if not isinstance(sources, list | tuple | Sequence):  # the common ones first: an abstract class takes longer
             raise TypeError(f"sources: expected a list or tuple with one entry per source, got {type(sources)}")
         if len(sources) != len(self.source_dims):
             raise ValueError(f"sources: expected {len(self.source_dims)} entries, got {len(sources)}")
@@ -252,8 +252,11 @@ class PeripheralCentralAttention(nn.Module):
             p, SourceTokens.read(f"sources[{p}]", source, self.source_dims[p], batch_first=self.batch_first)
         )
 
-    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor:
-        """The gates of a call, broadcastable to (B, H, P); `query` and `query_mask` as in `forward`, batch first."""
+    def gates(self, query: Tensor | Packed, query_mask: Tensor | None = None) -> Tensor | None:
+        """The gates of a call, broadcastable to (B, H, P), or None where all are constantly 1.
+
+        `query` and `query_mask` are as in `forward`, batch first.
+        """
         sources = len(self.source_dims)
         if self.gate == "learned":
             return self.log_gate.exp()
@@ -265,6 +268,8 @@ class PeripheralCentralAttention(nn.Module):
         else:
             given: Any = self.gate
             constants = [float(g) for g in given] if isinstance(given, tuple) else [float(given)] * sources
+        if all(constant == 1 for constant in constants):
+            return None
         # filled, so that nothing is copied from the host; torch's default dtype says nothing about this layer
         values = values_of(query)
         factory: Any = {"dtype": accumulation_dtype(values.dtype), "device": values.device}
@@ -277,7 +282,7 @@ class PeripheralCentralAttention(nn.Module):
         query: Tensor,
         sources: Sequence[ProjectedSource],
         *,
-        gates: Tensor,
+        gates: Tensor | None,
         packing: Packed | None = None,
         **options: Any,
     ) -> Tensor:
@@ -316,8 +321,8 @@ class PeripheralCentralAttention(nn.Module):
         return self.out_proj(heads.flatten(-2) if self.head_merge == "concat" else heads.mean(-2))
 
     def _check_query(self, query: Tensor, packed: Packed | None) -> None:
-        dims, expected = (3, f"(B, Lq, {self.embed_dim})") if packed is None else (2, f"packed (T, {self.embed_dim})")
-        if query.dim() != dims or query.shape[-1] != self.embed_dim:
+        if query.dim() != (3 if packed is None else 2) or query.shape[-1] != self.embed_dim:
+            expected = f"(B, Lq, {self.embed_dim})" if packed is None else f"packed (T, {self.embed_dim})"
             raise ValueError(f"query: expected {expected}, got {tuple(query.shape)}")
 
     def _read(self, p: int, source: Any, batch: int | None, packed: Packed | None) -> SourceTokens | ProjectedSource:
@@ -349,7 +354,7 @@ def _is_number(value: object) -> bool:
 
 
 def _widths(name: str, dims: object) -> tuple[int, int]:
-    """Of key and value tokens."""
+    """The widths of key and value tokens."""
     if not isinstance(dims, tuple | list):
         check_size(name, dims)
         return (cast(int, dims),) * 2

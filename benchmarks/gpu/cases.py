@@ -14,7 +14,7 @@ from tests.attention_cases import Case, make_case, spread_out
 
 DIALOGUE = {"causal": True, "groups": True}
 DROPOUT = {"dropout_p": 0.3, "seed": 5}
-# of make_case
+# options of make_case
 CASES: dict[str, dict[str, Any]] = {
     "holes": {"queries": 150, "lengths": (130, 150), "head_dim": 64, "masks": "holes", "layouts": True},
     "joint": {"queries": 150, "lengths": (150, 70), "head_dim": 64, "masks": "holes", "normalization": "joint"},
@@ -28,6 +28,8 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {"queries": 300, "lengths": (300, 40), "head_dim": 128, "gates": False, "masks": False},
     "dropout": {"queries": 65, "lengths": (40, 170), "head_dim": 128, "layouts": True, **DROPOUT},
     "few queries": {"queries": 3, "lengths": (33, 1, 0, 200), "head_dim": 64},
+    "one tile of queries": {"queries": 50, "lengths": (150, 70), "head_dim": 64, "masks": "holes", "layouts": True},
+    "few queries, all options": {"queries": 20, "lengths": (20, 20), "head_dim": 64, **DIALOGUE, **DROPOUT},
     "gates of many tiles": {"queries": 2100, "lengths": (3, 2), "head_dim": 8, "masks": False},
     "wide": {"queries": 70, "lengths": (70, 130), "head_dim": 256, "masks": "holes", "layouts": True},
 }

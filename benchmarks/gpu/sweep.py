@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=7, help="nothing new is started after this time")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--only", default=",".join(PLAN), help=f"some of {', '.join(PLAN)}")
+    parser.add_argument("--triton-cache", type=Path, help="kernels that benchmarks.gpu.triton_cache compiled")
     parser.add_argument("--dry-run", action="store_true", help="no GPU: tiny inputs on the CPU, made-up times")
     parser.add_argument("--stage", choices=PLAN, help=argparse.SUPPRESS)  # the process of one stage
     parser.add_argument("--skip", type=int, default=0, help=argparse.SUPPRESS)
@@ -62,6 +63,10 @@ def main() -> int:
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(PLAN):
         parser.error(f"--only: expected some of {', '.join(PLAN)}, got {unknown.pop()!r}")
+    if options.triton_cache:
+        from benchmarks.gpu.triton_cache import adopt
+
+        os.environ["TRITON_CACHE_DIR"] = str(adopt(options.triton_cache))  # of the stages' processes
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.dry_run and not _has_gpu():
         parser.error("no NVIDIA GPU that this PyTorch can use; --dry-run runs the same code without one")

@@ -10,18 +10,19 @@ from typing import NamedTuple
 import triton
 
 # Bytes of shared memory that one block may have, by compute capability (CUDA C++ Programming Guide, technical
-# specifications).
-SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-RESERVED_SHARED = 1024  # of each block, from compute capability 9.0 on counted by cuobjdump
+# specifications); of AMD's GPUs the LDS of a workgroup (ISA guides of CDNA 3 and RDNA 3).
+SHARED_LIMIT: dict[int | str, int] = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+SHARED_LIMIT |= dict.fromkeys(("gfx942", "gfx1100"), 65536)
+RESERVED_SHARED = 1024  # bytes per block, counted by cuobjdump from compute capability 9.0 on
 
 
 class Usage(NamedTuple):
-    """Resources of one kernel, per thread and per block; local memory takes spilled registers."""
+    """Resources of one kernel, per thread and per block, and its code; local memory takes spilled registers."""
 
     registers: int
     local_bytes: int
     shared_bytes: int
-    sass: str
+    code: str  # SASS, or AMD's assembly
 
 
 def read_usage(file: Path, kernel: str, *options: str) -> Usage:

@@ -20,10 +20,11 @@ from benchmarks.static.compiled_cuda import CudaLaunch
 from tests.ptx.package import cuda_launches, triton_launches
 
 ARCHITECTURES = (80, 90, 86, 89, 120, 100)
+AMD = ("gfx942", "gfx1100")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 HEAD_DIMS = (64, 128, 32, 256)
 NORMALIZATIONS = ("per_source", "joint")
-FEW, LONG = 64, 512  # queries
+SHORT, FEW, LONG = 32, 64, 512  # queries
 
 
 class Case(NamedTuple):
@@ -33,6 +34,7 @@ class Case(NamedTuple):
         backend: Triton, cuda, or plain: flash attention for one source with the tile of Triton's call.
         width: Head dim, or width of a descriptor.
         normalization: Of attention; CUDA's kernels serve any.
+        arch: See `launch.architecture`.
     """
 
     backend: str
@@ -41,7 +43,7 @@ class Case(NamedTuple):
     width: int
     normalization: str
     options: str
-    arch: int
+    arch: int | str
 
     def launches(self) -> list[Any]:
         """The launches of the call on its architecture; shapes that do not change the code are small."""
@@ -80,13 +82,27 @@ def triton_cases() -> Iterator[Case]:
                 compared = options != "all options" and "one tile" not in call
                 if compared and (dtype, width, normalization) == ("fp16", 64, "per_source"):
                     yield case._replace(backend="plain")
+    yield from _amd_cases()
+
+
+def _amd_cases() -> Iterator[Case]:
+    """A sample for AMD's GPUs: what a model with gates calls, in fp16 and fp32."""
+    calls = ("attention forward", "attention backward, one tile", "attention backward")
+    for arch, dtype in itertools.product(AMD, ("fp16", "fp32")):
+        for call in ("fusion forward", "fusion backward"):
+            yield Case("triton", call, dtype, 256, "", "gate", arch)
+        for options, width in (("masks", 64), ("masks", 128), ("packed", 64), ("all options", 64)):
+            for call in calls:
+                yield Case("triton", call, dtype, width, "per_source", options, arch)
 
 
 def cuda_cases() -> Iterator[Case]:
-    """One kernel serves any number of queries and both normalizations, with or without gates and masks."""
+    """A kernel serves both normalizations, with or without gates and masks; few queries have their own up to D 64."""
     yield from _row_cases("cuda")
-    calls = ("attention forward", "attention backward")
     for options, width in itertools.product(("masks", "all options"), HEAD_DIMS):
+        calls = ["attention forward", "attention backward"]
+        if width <= 64:
+            calls += ["attention forward, short", "attention backward, one tile", "attention backward, short"]
         for dtype, arch, call in itertools.product(DTYPES, ARCHITECTURES, calls):
             yield Case("cuda", call, dtype, width, "any", options, arch)
 
@@ -139,6 +155,10 @@ def _attention_forward(case: Case, queries: int = FEW) -> None:
     case.glue(attention, attention_cuda).p2c_attention_forward(_attention_inputs(case, queries))
 
 
+def _attention_forward_short(case: Case) -> None:
+    _attention_forward(case, SHORT)
+
+
 def _attention_forward_long(case: Case) -> None:
     _attention_forward(case, LONG)
 
@@ -152,9 +172,16 @@ def _attention_backward(case: Case, queries: int = LONG) -> None:
 
 def _attention_backward_one_tile(case: Case) -> None:
     """With as many queries as one tile holds."""
+    if case.backend == "cuda":
+        _attention_backward(case, FEW)
+        return
     options = "masks" if case.options == "packed" else case.options  # the gates
     key = TileKey("backward", case.arch, DTYPES[case.dtype].itemsize, options, case.width, LONG)
     _attention_backward(case, choose_tile(key).queries)
+
+
+def _attention_backward_short(case: Case) -> None:
+    _attention_backward(case, SHORT)
 
 
 def _fusion_inputs(case: Case) -> tuple[torch.Tensor | None, ...]:
@@ -193,8 +220,10 @@ def _interpolation_backward(case: Case) -> None:
 _CALLS = {
     "attention forward": _attention_forward,
     "attention forward, long": _attention_forward_long,
+    "attention forward, short": _attention_forward_short,
     "attention backward, one tile": _attention_backward_one_tile,
     "attention backward": _attention_backward,
+    "attention backward, short": _attention_backward_short,
     "fusion forward": _fusion_forward,
     "fusion backward": _fusion_backward,
     "interpolation forward": _interpolation_forward,

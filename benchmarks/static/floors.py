@@ -19,7 +19,7 @@ from benchmarks.workloads import FUSION, HEAD_DIM, SHAPES, fusion
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.floors"
-BYTES = 2  # of a 16-bit number
+BYTES = 2  # per 16-bit number
 
 
 class Chip(NamedTuple):

@@ -3,7 +3,7 @@
 import collections
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # `special` are MUFU and the conversions that share its unit, `alu` is what no other row names, `other` takes an issue
 # slot alone: control flow, barriers, constants, the uniform datapath.
@@ -46,7 +46,12 @@ def parse(text: str) -> list[Instruction]:
     return [Instruction(int(m[1], 16), m[2], m[0]) for m in found]
 
 
-def count_pipes(instructions: Iterable[Instruction]) -> dict[str, int]:
+class OfPipe(Protocol):
+    @property
+    def pipe(self) -> str: ...
+
+
+def count_pipes(instructions: Iterable[OfPipe]) -> dict[str, int]:
     """How many instructions of a kernel occupy each pipe; as they stand, not as they are run."""
     counts = collections.Counter(instruction.pipe for instruction in instructions)
     return {pipe: counts[pipe] for pipe in PIPES}

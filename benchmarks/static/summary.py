@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from benchmarks.pages import BACKENDS
+from benchmarks.static.cases import AMD
 from benchmarks.static.occupancy import occupancy
 from benchmarks.static.table import PIPE_COLUMNS, Row
 
@@ -10,13 +11,18 @@ CHIPS = {"80": "sm_80", "86": "sm_86", "89": "sm_89", "90": "sm_90a"}
 
 
 def render(rows: list[Row]) -> str:
+    nvidia = [row for row in rows if row["arch"] not in AMD]
     parts = (
-        resources(rows),
+        resources(nvidia),
+        "Triton's kernels for AMD, which nobody has run: the most vector registers and scratch memory of a lane, "
+        "and LDS\n"
+        "of a workgroup (the limit is 65,536 bytes). fp16 and fp32, a softmax per source.",
+        amd_resources([row for row in rows if row["arch"] in AMD]),
         "Instructions of a whole kernel by pipe, as they are in its machine code, and the bound of its main loop:\n"
         "fp16, sm_80, attention with D 64, gates, masks and one softmax per source, the rest with width 256.",
-        instructions(rows),
+        instructions(nvidia),
         "Bound of the main loop in % of the tensor peak, busiest pipe, tile, warps: fp16, D 64, a softmax per source.",
-        bounds(rows),
+        bounds(nvidia),
     )
     return "\n\n".join(parts)
 
@@ -27,15 +33,38 @@ def resources(rows: list[Row]) -> str:
     lines = [f"| {' | '.join(head)} | occupancy |", "|---" * (len(head) + 1) + "|"]
     for kernel, backend, width in sorted({(row["kernel"], row["backend"], int(row["width"])) for row in rows}):
         group = [r for r in rows if (r["kernel"], r["backend"], int(r["width"])) == (kernel, backend, width)]
-        spilled = [int(row["local_bytes"]) for row in group if int(row["local_bytes"])]
         share = max(int(row["shared_bytes"]) / int(row["shared_limit"]) for row in group)
         resident = list(map(_occupancy, group))
         lines.append(
             f"| {kernel} | {BACKENDS[backend]} | {width} | {len(group)} | {max(int(r['registers']) for r in group)} | "
-            f"{f'{len(spilled)} ({max(spilled)})' if spilled else 'none'} | {share:.0%} | "
+            f"{_spilled(group)} | {share:.0%} | "
             f"{min(resident):.0%} to {max(resident):.0%} |"
         )
     return "\n".join(lines)
+
+
+def amd_resources(rows: list[Row]) -> str:
+    """As above of AMD's chips, side by side."""
+    titles = [title for chip in AMD for title in (f"{chip}: registers", "scratch: rows (bytes)", "LDS")]
+    lines = [f"| kernel | width | options | {' | '.join(titles)} |", "|---" * (3 + len(titles)) + "|"]
+    for kernel, width, options in sorted({(row["kernel"], int(row["width"]), row["options"]) for row in rows}):
+        cells = []
+        for chip in AMD:
+            of_chip = {"kernel": kernel, "width": str(width), "options": options, "arch": chip}
+            group = [row for row in rows if of_chip.items() <= row.items()]
+            cells += [_most(group, "registers"), _spilled(group), _most(group, "shared_bytes")]
+        lines.append(f"| {kernel} | {width} | {options} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _most(rows: Iterable[Row], column: str) -> str:
+    return str(max((int(row[column]) for row in rows), default=""))
+
+
+def _spilled(rows: Iterable[Row]) -> str:
+    """How many of the rows spill, and the most bytes."""
+    spilled = [int(row["local_bytes"]) for row in rows if int(row["local_bytes"])]
+    return f"{len(spilled)} ({max(spilled)})" if spilled else "none"
 
 
 def instructions(rows: list[Row]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.static import bound, compiled_cuda, compiled_triton
-from benchmarks.static.binaries import SHARED_LIMIT, Usage
+from benchmarks.static import bound, compiled_amd, compiled_cuda, compiled_triton
+from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import Case, cuda_cases, triton_cases
 from benchmarks.static.sass import PIPES, count_pipes, parse
 
@@ -69,7 +69,7 @@ def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
 
 
 def check() -> list[str]:
-    """What differs in a sample of the rows, and in all whose source has changed: Triton's are compiled again, CUDA's
+    """The differences in a sample of the rows, and in all whose source has changed: Triton's are compiled again, CUDA's
     compared with the installed library where it has code for the chip by the same nvcc."""
     known = {_identity(row): row for row in read()}
     entries = [*_triton_entries(), *_cuda_entries()]
@@ -92,16 +92,17 @@ def check() -> list[str]:
 
 
 def over_limits(rows: Iterable[Row]) -> list[str]:
-    """Of the package's kernels those that no such chip could launch, or that spill at a head dim of up to 128.
+    """The package's kernels that no such chip could launch, or that spill at a head dim of up to 128.
 
-    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers.
+    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. Tiles for AMD were
+    chosen for the registers of gfx942; on gfx1100 the table lists what spills.
     """
     ours = [row for row in rows if row["backend"] != "plain"]
     return [
         describe(row)
         for row in ours
         if int(row["shared_bytes"]) > int(row["shared_limit"])
-        or (int(row["width"]) <= 128 and int(row["local_bytes"]) > _tolerated(row))
+        or (row["arch"] != "gfx1100" and int(row["width"]) <= 128 and int(row["local_bytes"]) > _tolerated(row))
     ]
 
 
@@ -141,12 +142,17 @@ def _rows(case: Case) -> list[Row]:
 
 def _complete(case: Case, launch: Any, expected: Row) -> Row:
     """A row with its results: compiled by Triton, looked up in the library for CUDA."""
-    module = compiled_cuda if case.backend == "cuda" else compiled_triton
-    used: Usage = module.usage(launch, case.arch)
-    instructions = parse(used.sass)
+    found = None
+    if isinstance(case.arch, str):
+        used = compiled_amd.usage(launch, case.arch)
+        counts = count_pipes(compiled_amd.parse(used.code))
+    else:
+        module = compiled_cuda if case.backend == "cuda" else compiled_triton
+        used = module.usage(launch, case.arch)
+        instructions = parse(used.code)
+        counts, found = count_pipes(instructions), bound.of_main_loop(instructions, case.arch)
     row = expected | {name: str(getattr(used, name)) for name in ("registers", "local_bytes", "shared_bytes")}
-    row |= {f"sass_{pipe}": str(count) for pipe, count in count_pipes(instructions).items()}
-    found = bound.of_main_loop(instructions, case.arch)
+    row |= {f"sass_{pipe}": str(count) for pipe, count in counts.items()}
     return row | {"bound": f"{found.percent:.0f}" if found else "", "bound_pipe": found.limiter if found else ""}
 
 

@@ -14,13 +14,14 @@ struct ForwardRows {
   float lse[kRows * max_sources];  // [rows, sources], joint [rows]
 };
 
-template <class T, int kWidth, bool kOptions>
+// kShort: with the tile for at most `short_queries` queries.
+template <class T, int kWidth, bool kOptions, bool kShort>
 struct AttentionForward {
-  static constexpr AttentionTile tile = forward_tile(sizeof(T), kWidth);
+  static constexpr AttentionTile tile = forward_tile(sizeof(T), kWidth, kShort);
   static constexpr int threads = tile.threads(), rows = tile.rows(), columns = tile.columns, groups = tile.row_tiles;
   static constexpr int column_bytes = tile_bytes(columns, sizeof(T), kWidth), pieces = kWidth / 8;
   static constexpr bool query_held = query_in_registers(sizeof(T), kWidth);
-  static constexpr int query_bytes = forward_query_bytes(sizeof(T), kWidth);
+  static constexpr int query_bytes = forward_query_bytes(tile, sizeof(T), kWidth);
   static constexpr int buffers = query_bytes + tile_bytes(rows, 4, kWidth);  // where they start
   using Tiles = KeyTiles<columns, kOptions, false, rows>;
 
@@ -50,7 +51,7 @@ struct AttentionForward {
     if (more) copy(tiles, 0, args.vectors);
     commit_copies();
 
-    const int warp_row = threadIdx.x / 32 * 16 * groups;
+    const int warp_row = first_row_of_warp();
     if constexpr (query_held) {
       RegisterRows<T, kWidth, groups> query;
       wait_copies<1>();
@@ -68,14 +69,8 @@ struct AttentionForward {
   __device__ uint32_t buffer(int stage) const { return shared_address(shared) + buffers + 2 * stage * column_bytes; }
 
   __device__ void copy(const KeyTile& at, int stage, bool vectors) const {
-    const auto& source = args.source[at.p];
-    const int offset = streams.keys[at.p].offset;
-    const auto rows_of = [&](const AttentionTensor& tensor, uint32_t to) {
-      copy_rows<T, kWidth, columns, threads>(to, slice<T>(tensor, queries.b, queries.h, offset), tensor.stride_l,
-                                             at.start, args.head_dim, at.seen, vectors);
-    };
-    rows_of(source.key, buffer(stage));
-    rows_of(source.value, buffer(stage) + column_bytes);
+    copy_keys<T, kWidth, columns, threads>(
+        args, streams, queries, at, buffer(stage), buffer(stage) + column_bytes, vectors);
   }
 
   template <class Query>
@@ -92,7 +87,7 @@ struct AttentionForward {
         attend<true>(at, query, stage, bias);
         stage ^= 1;
       }
-      // A loop of its own without any work on masks and on tiles that are not whole.
+      // A separate loop, without the work for masks and for tiles that are not whole.
       for (KeyTile ahead = at; whole > 0; --whole, stage ^= 1, at.start += columns) {
         arrive();
         ahead.start += columns;
@@ -105,7 +100,7 @@ struct AttentionForward {
     }
   }
 
-  // Of the tile that was copied last; nobody reads the one before it any more.
+  // Waits for the tile that was copied last; no warp still reads the one before it.
   __device__ void arrive() const {
     wait_copies<0>();
     __syncthreads();
@@ -114,6 +109,7 @@ struct AttentionForward {
   // One step of the online softmax: maximum, sum and weighted values with one more tile of keys.
   template <bool kMasked, class Query>
   __device__ void attend(const KeyTile& at, const Query& query, int stage, float bias) {
+    if (first_row_of_warp() >= queries.count) return;  // a warp without queries only copies
     Accumulator s[groups][columns / 8];
     by_precision<T>(
         args.allow_tf32, [&](auto exact) { multiply_rows<T, kWidth, columns, exact>(s, query, buffer(stage)); });
@@ -186,8 +182,9 @@ struct AttentionForward {
     }
   }
 
+  static __device__ int first_row_of_warp() { return threadIdx.x / 32 * 16 * groups; }
   // Row g of a group of 16; the lane holds row g + 8 too.
-  __device__ int row_of(int group) const { return (threadIdx.x / 32 * groups + group) * 16 + threadIdx.x % 32 / 4; }
+  static __device__ int row_of(int group) { return first_row_of_warp() + 16 * group + threadIdx.x % 32 / 4; }
 
   __device__ void reset() {
 #pragma unroll
@@ -197,7 +194,7 @@ struct AttentionForward {
     }
   }
 
-  // Ends stream p, joint all streams: divides by the sum, adds what the streams before it gave, notes lse.
+  // Ends stream p, joint all streams: divides by the sum, adds the output of the streams before it, stores lse.
   __device__ void finish(int p, bool last) {
     float4* stash = reinterpret_cast<float4*>(shared + query_bytes) + threadIdx.x;
     const float gate = args.joint ? 1.f : streams.gate[p];
@@ -246,9 +243,9 @@ struct AttentionForward {
   }
 };
 
-template <class T, int kWidth, bool kOptions>
+template <class T, int kWidth, bool kOptions, bool kShort = false>
 __device__ void attention_forward(const AttentionArguments& args) {
-  using Kernel = AttentionForward<T, kWidth, kOptions>;
+  using Kernel = AttentionForward<T, kWidth, kOptions, kShort>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ ForwardRows<Kernel::rows> table;
   const QueryTile queries = QueryTile::of_block(args, Kernel::rows);
@@ -257,6 +254,11 @@ __device__ void attention_forward(const AttentionArguments& args) {
   for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) table.lse[i] = -INFINITY;
   __syncthreads();
   Kernel(args, table, queries, shared).run();
+}
+
+template <class T, int kWidth, bool kOptions>
+__device__ void attention_forward_short(const AttentionArguments& args) {
+  attention_forward<T, kWidth, kOptions, true>(args);
 }
 
 }  // namespace amuse

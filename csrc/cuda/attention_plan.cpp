@@ -35,7 +35,7 @@ bool has_options(const AttentionParams& p) {
   return false;
 }
 
-// The part that forward and backward share; tiles of the queries as `query_rows` says.
+// The part that forward and backward share; queries are in tiles of `query_rows`.
 AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOptions& options, int query_rows) {
   AttentionArguments a{};
   const int bytes = element_bytes(p.dtype);
@@ -74,7 +74,8 @@ AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOpt
 
 bool add_launch(AttentionPlan& plan, AttentionKernel kernel, bool options, int64_t grid, int block, int shared_bytes) {
   if (grid > largest_grid) return false;
-  static constexpr const char* names[] = {"forward", "backward_queries", "backward_keys"};
+  static constexpr const char* names[] = {
+      "forward", "forward_short", "backward_queries", "backward_keys", "backward_fused", "backward_fused_short"};
   const char* dtype = plan.dtype == Dtype::float32 ? "fp32" : plan.dtype == Dtype::float16 ? "fp16" : "bf16";
   AttentionLaunch& launch = plan.launch[plan.launches++];
   std::snprintf(launch.entry, sizeof launch.entry, "attention_%s_%s_%d%s", names[static_cast<int>(kernel)], dtype,
@@ -95,6 +96,15 @@ AttentionTile backward_tile_of(const AttentionParams& p, bool keys) {
   return backward_tile(element_bytes(p.dtype), padded_head_dim(p.d), keys);
 }
 
+bool is_short(const AttentionParams& p) {
+  return has_kernels_for_few_queries(padded_head_dim(p.d)) && p.lq <= short_queries;
+}
+
+// Whether all queries fit the tile of the backward of one launch.
+bool is_fused(const AttentionParams& p) {
+  return has_kernels_for_few_queries(padded_head_dim(p.d)) && p.lq <= backward_fused_tile(false).rows();
+}
+
 }  // namespace
 }  // namespace amuse
 
@@ -106,19 +116,20 @@ bool amuse_cuda_attention_plan_forward(const AttentionForwardParams* params, con
   *plan = {};
   if (!is_within_contract(p)) return false;
   const int bytes = element_bytes(p.dtype), padded = padded_head_dim(p.d);
-  const AttentionTile tile = forward_tile(bytes, padded);
+  const bool few = is_short(p);
+  const AttentionTile tile = forward_tile(bytes, padded, few);
   plan->dtype = p.dtype, plan->padded_head_dim = padded;
   AttentionArguments& a = plan->arguments = arguments_of(p, *options, tile.rows());
   a.out = p.out;
   a.vectors = a.vectors && has_rows_of_16_bytes(p.out, bytes);
   a.lse = static_cast<float*>(p.lse);
-  return add_launch(*plan, AttentionKernel::forward, has_options(p), p.b * p.h * a.query_tiles, tile.threads(),
-                    forward_shared_bytes(bytes, padded));
+  return add_launch(*plan, few ? AttentionKernel::forward_short : AttentionKernel::forward, has_options(p),
+                    p.b * p.h * a.query_tiles, tile.threads(), forward_shared_bytes(tile, bytes, padded));
 }
 
 int64_t amuse_cuda_attention_workspace(const AttentionBackwardParams* params) {
   const AttentionBackwardParams& p = *params;
-  if (!is_within_contract(p)) return 0;
+  if (!is_within_contract(p) || is_fused(p)) return 0;
   const int64_t rows = backward_tile_of(p, false).rows(), query_tiles = (p.lq + rows - 1) / rows;
   const int64_t partials = p.grad_gates == nullptr ? 0 : p.b * p.h * p.sources * query_tiles;
   return workspace_rows(p) * static_cast<int64_t>(sizeof(AttentionRow)) + partials * 4;
@@ -129,8 +140,10 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   const AttentionBackwardParams& p = *params;
   *plan = {};
   if (!is_within_contract(p)) return false;
+  const bool fused = is_fused(p), few = is_short(p), variant = has_options(p);
   const int bytes = element_bytes(p.dtype), padded = padded_head_dim(p.d);
-  const AttentionTile tile = backward_tile_of(p, false), key_tile = backward_tile_of(p, true);
+  const AttentionTile tile = fused ? backward_fused_tile(few) : backward_tile_of(p, false);
+  const AttentionTile key_tile = backward_tile_of(p, true);
   plan->dtype = p.dtype, plan->padded_head_dim = padded;
   AttentionArguments& a = plan->arguments = arguments_of(p, *options, tile.rows());
   a.grad_out = p.grad_out, a.grad_query = p.grad_query;
@@ -146,11 +159,15 @@ bool amuse_cuda_attention_plan_backward(const AttentionBackwardParams* params, c
   a.lse = static_cast<float*>(const_cast<void*>(p.lse));
   a.grad_lse = static_cast<const float*>(p.grad_lse);
   a.grad_gates = static_cast<float*>(p.grad_gates);
+  if (fused) {
+    a.query_tiles = 1;  // keys have gradients without queries too
+    return add_launch(*plan, few ? AttentionKernel::backward_fused_short : AttentionKernel::backward_fused, variant,
+                      p.b * p.h, tile.threads(), backward_shared_bytes(tile, bytes, padded));
+  }
   a.rows = static_cast<AttentionRow*>(options->workspace);
   a.gate_partials = a.rows == nullptr ? nullptr : reinterpret_cast<float*>(a.rows + workspace_rows(p));
-  const bool variant = has_options(p);
   return add_launch(*plan, AttentionKernel::backward_queries, variant, p.b * p.h * a.query_tiles, tile.threads(),
-                    backward_shared_bytes(bytes, padded, false)) &&
+                    backward_shared_bytes(tile, bytes, padded)) &&
          add_launch(*plan, AttentionKernel::backward_keys, variant, p.b * p.h * key_tiles, key_tile.threads(),
-                    backward_shared_bytes(bytes, padded, true));
+                    backward_shared_bytes(key_tile, bytes, padded));
 }

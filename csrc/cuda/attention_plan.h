@@ -1,4 +1,4 @@
-// What a call of p2c_attention launches: computed without a GPU, so that the tests can run exactly that elsewhere.
+// The launches of a call of p2c_attention: computed without a GPU, so that the tests can run exactly these elsewhere.
 #pragma once
 
 #include "attention.h"
@@ -6,7 +6,14 @@
 
 namespace amuse {
 
-enum class AttentionKernel : int { forward = 0, backward_queries = 1, backward_keys = 2 };
+enum class AttentionKernel : int {
+  forward,
+  forward_short,
+  backward_queries,
+  backward_keys,
+  backward_fused,
+  backward_fused_short
+};
 
 // One launch. Grid and block have one dimension; a grid of 0 means that there is nothing to do.
 struct AttentionLaunch {
@@ -27,7 +34,7 @@ struct AttentionPlan {
   AttentionLaunch launch[2];
   Dtype dtype;
   int padded_head_dim;
-  AttentionArguments arguments;  // of every launch
+  AttentionArguments arguments;  // for every launch
 };
 
 }  // namespace amuse

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amuse.data.batch import Batch
 from amuse.experiments.rivals.rival import Rival
 from amuse.model.packed import BiLSTM
+from amuse.model.stages import JoinedWeights
 
 
 class ContextualLSTM(Rival):
@@ -19,8 +20,8 @@ class ContextualLSTM(Rival):
         d = self.config.d_model
         self.contexts = nn.ModuleList(BiLSTM(d, d) for _ in self.modalities)
 
-    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        descriptors, _, present = super().describe(batch)
+    def describe(self, batch: Batch, joined: JoinedWeights | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        descriptors, _, present = super().describe(batch, joined)
         states = [lstm(descriptors[:, m], batch.dialogues.steps) for m, lstm in enumerate(self.contexts)]
         descriptors = torch.stack(states, dim=1) * present[:, :, None]
         logits = torch.stack([head(descriptors[:, m]) for m, head in enumerate(self.heads)], dim=1)

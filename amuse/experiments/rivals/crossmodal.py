@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from amuse.config import ModelConfig
 from amuse.experiments.rivals.rival import Rival
 from amuse.layout import Layout
-from amuse.model.stages import AttentionLayer, attend_to_itself, inject
+from amuse.model.stages import AttentionLayer, JoinedWeights, attend_to_itself, inject
 
 
 class CrossmodalTransformer(Rival):
@@ -37,8 +37,14 @@ class CrossmodalNetworks(nn.Module):
         self.merge = nn.ModuleList(nn.Linear((count - 1) * d, d) for _ in range(count))
         self.memory: Any = nn.ModuleList(nn.ModuleList([AttentionLayer([d], 1.0, config)]) for _ in range(count))
 
-    def forward(self, tokens: list[Tensor], layouts: list[Layout], recompute: bool = False) -> list[Tensor]:
-        """`(T_m, d)` of every modality to the same shapes; `recompute` changes nothing here."""
+    def forward(
+        self,
+        tokens: list[Tensor],
+        layouts: list[Layout],
+        recompute: bool = False,
+        joined: JoinedWeights | None = None,
+    ) -> list[Tensor]:
+        """`(T_m, d)` of every modality to the same shapes; `recompute` changes nothing here. `joined`: see `inject`."""
         states = []
         for m, (own, layout) in enumerate(zip(tokens, layouts, strict=True)):
             others = [n for n in range(len(tokens)) if n != m]
@@ -46,7 +52,7 @@ class CrossmodalNetworks(nn.Module):
             for n, layers in zip(others, self.pairs[m], strict=True):
                 x = own
                 for layer in layers:
-                    x = layer(x, layout, inject(tokens[n], layouts[n], [(layer.attention, 0)]))
+                    x = layer(x, layout, inject(tokens[n], layouts[n], [(layer.attention, 0)], joined))
                 seen.append(x)
-            states.append(attend_to_itself(self.merge[m](torch.cat(seen, dim=-1)), layout, self.memory[m]))
+            states.append(attend_to_itself(self.merge[m](torch.cat(seen, dim=-1)), layout, self.memory[m], joined))
         return states

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amuse.data.batch import Batch, present_modalities
 from amuse.experiments.rivals.rival import Rival
 from amuse.model.packed import average
+from amuse.model.stages import JoinedWeights
 
 
 class EarlyFusion(Rival):
@@ -23,7 +24,7 @@ class EarlyFusion(Rival):
             for streams in self.groups.values()
         )
 
-    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def describe(self, batch: Batch, joined: JoinedWeights | None = None) -> tuple[Tensor, Tensor, Tensor]:
         descriptors = []
         for maps, streams in zip(self.unimodal, self.groups.values(), strict=True):
             parts = []

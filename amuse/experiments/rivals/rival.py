@@ -1,4 +1,4 @@
-"""What the rivals have in common."""
+"""The base class of the rivals."""
 
 from dataclasses import replace
 from typing import Any

@@ -17,7 +17,7 @@ from amuse_kernels.attention.inputs import DIFFERENT, AttentionInputs
 from amuse_kernels.attention.triton.backward import attention_backward_keys, attention_backward_queries
 from amuse_kernels.attention.triton.forward import attention_forward
 from amuse_kernels.attention.triton.tiles import Tile, TileKey, choose_tile
-from amuse_kernels.buffers import dense, int64, multiplies_as_tf32, rows_dense
+from amuse_kernels.buffers import dense, fp32_products, int64, rows_dense
 from amuse_kernels.dropout import drop_threshold
 from amuse_kernels.launch import Launch, architecture, pack
 
@@ -109,7 +109,7 @@ class Layout(NamedTuple):
     joint: bool
     softmax_scale: float
     dropout_p: float
-    precision: str
+    products: str | None  # of fp32: "ieee" or "tf32"; None: as the tile has it
 
 
 class Plan(NamedTuple):
@@ -120,8 +120,9 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, grid: int, numbers: tuple[Any, ...], constexprs: dict[str, Any], tile: Tile) -> "Plan":
-        """With the tile's sizes among the constants."""
-        return cls(grid, numbers, constexprs | {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys}, tile)
+        """With the tile's products and sizes among the constants."""
+        of_tile = {"PRECISION": tile.products or "ieee", "BLOCK_Q": tile.queries, "BLOCK_K": tile.keys}
+        return cls(grid, numbers, constexprs | of_tile, tile)
 
     def launch(self, kernel: Any, tensors: tuple[Any, ...]) -> Launch:
         return Launch(
@@ -160,7 +161,7 @@ def _layout(inputs: AttentionInputs, of_queries: list[Tensor], of_keys: list[Ten
         inputs.joint,
         inputs.softmax_scale,
         inputs.dropout_p,
-        "tf32" if multiplies_as_tf32() and isinstance(arch, int) else "ieee",
+        fp32_products() if isinstance(arch, int) else "ieee",
     )
 
 
@@ -216,7 +217,7 @@ def _tile_key(kernel: str, layout: Layout) -> TileKey:
     if any(layout.relations) or any(layout.causal) or layout.dropout_p > 0:
         options = "all options"
     (_, _, queries, width), _ = layout.tokens[0]
-    return TileKey(kernel, layout.arch, layout.bytes, options, width, queries)
+    return TileKey(kernel, layout.arch, layout.bytes, options, width, queries, layout.products)
 
 
 class _Shared(NamedTuple):
@@ -262,7 +263,6 @@ class _Shared(NamedTuple):
             dropout=(1 / (1 - layout.dropout_p), drop_threshold(layout.dropout_p)),
             constexprs={
                 "JOINT": layout.joint,
-                "PRECISION": layout.precision,
                 "UNIT": unit,
                 "D": width,
                 "BLOCK_D": max(16, triton.next_power_of_2(width)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import importlib.util
 import re
 import time
@@ -102,6 +103,7 @@ class Subject:
     which: int  # the launch that is mutated
     ptx: str  # compiled for lengths without special divisibility, so that it runs at every length
     entry: str
+    boundaries: tuple[tuple[int, int], ...] = BOUNDARY_LENGTHS  # for comparisons, beside LENGTHS
 
     @staticmethod
     def of(name: str, build: Build, which: int = 0) -> Subject:
@@ -111,7 +113,7 @@ class Subject:
     def reached(self) -> set[int]:
         """The lines that the original executes at some length; raises if the original is not clean and right."""
         lines: set[int] = set()
-        for pair in LENGTHS + BOUNDARY_LENGTHS:
+        for pair in LENGTHS + self.boundaries:
             launches, error = self.build(pair)
             for position, launch in enumerate(launches):
                 report = launch.run(self.ptx if position == self.which else None)
@@ -138,7 +140,7 @@ class Subject:
         probe = f"{{ .reg .pred %probe; setp.ne.{compare[2]} %probe, {compare[3]}; @!%probe trap; }}"
         text = "\n".join([*lines[: mutant.line - 1], probe + lines[mutant.line - 1], *lines[mutant.line :]])
         try:
-            for pair in LENGTHS + BOUNDARY_LENGTHS:
+            for pair in LENGTHS + self.boundaries:
                 for launch in self.build(pair)[0][self.which : self.which + 1]:  # none where the call is too small
                     launch.run(text, races=False)
         except RuntimeError:
@@ -147,7 +149,7 @@ class Subject:
 
     def verdict(self, mutant: Mutant) -> str:
         """How a mutant is caught: kinds of findings, "numbers", or "" if it is not."""
-        for pair in LENGTHS + (BOUNDARY_LENGTHS if mutant.kind == "compare off by one" else ()):
+        for pair in LENGTHS + (self.boundaries if mutant.kind == "compare off by one" else ()):
             launches, error = self.build(pair)
             kinds: set[str] = set()
             for position, launch in enumerate(launches):
@@ -192,13 +194,18 @@ def of_fixture(make: Callable[[cases.Problem], tuple[list[Launch], Outputs]]) ->
 def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="run only every n-th mutant")
+    parser.add_argument("--sample", type=int, help="run only so many mutants of each subject, evenly spread")
+    parser.add_argument("--boundaries", type=int, default=1, help="of the lengths for comparisons take every n-th")
     parser.add_argument("--subject", default="", help="only subjects whose name contains this")
     options = parser.parse_args()
     for subject in subjects(options.subject):
+        subject = dataclasses.replace(subject, boundaries=subject.boundaries[:: options.boundaries])
         start = time.perf_counter()
         table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         survivors, equivalent = [], 0
-        for mutant in subject.mutants(subject.reached())[:: options.every]:
+        live = subject.mutants(subject.reached())
+        every = max(1, len(live) // options.sample) if options.sample else options.every
+        for mutant in live[every // 2 :: every] if options.sample else live[::every]:
             verdict = subject.verdict(mutant)
             if not verdict and subject.is_equivalent(mutant):
                 equivalent += 1
@@ -207,11 +214,12 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
             if not verdict:
                 survivors.append(mutant)
         total = sum(counter.total() for counter in table.values())
-        unreached = len(mutants(subject.ptx, subject.entry)) - len(subject.mutants(subject.reached()))
+        unreached = len(mutants(subject.ptx, subject.entry)) - len(live)
         print(
             f"{subject.name}: caught {total - len(survivors)} of {total} ({time.perf_counter() - start:.0f} s); "
             f"equivalent: "
-            f"{unreached} in code that no length reaches, {equivalent} comparisons of numbers that are never equal"
+            f"{unreached} in code that no length reaches, {equivalent} comparisons of numbers that are never equal",
+            flush=True,
         )
         for kind, counter in table.items():
             print(f"  {kind}: " + "; ".join(f"{count} {verdict}" for verdict, count in counter.most_common()))

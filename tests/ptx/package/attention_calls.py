@@ -40,6 +40,18 @@ GATE_SUMS: dict[str, Any] = {
     "gates of many tiles": ((2100, (3,)), 8, ONE_SAMPLE),
     "gates of many tiles, joint": ((2100, (3, 2)), 8, {**ONE_SAMPLE, "normalization": "joint"}),
 }
+# as above: one tile of queries and several of keys, which CUDA C++ serves by kernels of their own, up to 32 queries by
+# the smallest; a tile of keys that no query sees lies between others
+FEW_QUERIES: dict[str, Any] = {
+    f"{queries} queries, {name}": ((queries, lengths), 64, options)
+    for queries in (20, 50)
+    for name, lengths, options in (
+        ("holes", (200, 33), HOLES),
+        ("holes, joint", (150, 70), {**HOLES, "normalization": "joint"}),
+        ("all options", (queries, 130), {**HOLES, **DIALOGUE, "causal": [True, False]}),
+        ("joint, all options", (130, queries), {"normalization": "joint", **DIALOGUE, "causal": [False, True]}),
+    )
+}
 # as above: Triton has tiles of more queries for them on sm_80
 MANY_QUERIES: dict[str, Any] = {
     "many queries, plain": ((150, (40, 129)), 64, {"gates": False, "masks": False}),
@@ -92,7 +104,7 @@ class AttentionCall:
     @staticmethod
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
         """The call of that name above, with NaN behind the masks."""
-        (queries, lengths), width, options = (ATTENTION | MANY_QUERIES | FAR_APART | GATE_SUMS)[name]
+        (queries, lengths), width, options = (ATTENTION | FEW_QUERIES | MANY_QUERIES | FAR_APART | GATE_SUMS)[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 
     @staticmethod

@@ -27,7 +27,10 @@ from tests.ptx.package.launcher import prepare
 SOURCES = Path(__file__).parents[3] / "csrc" / "cuda"
 DTYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}  # csrc/dtype.h
 ELEMENTS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-FORWARD, QUERIES, KEYS = range(3)  # AttentionKernel of csrc/cuda/attention_plan.h
+# AttentionKernel of csrc/cuda/attention_plan.h
+FORWARD, FORWARD_SHORT, QUERIES, KEYS, FUSED, FUSED_SHORT = range(6)
+# those that write out and lse, the gradient of the query, the other gradients
+OF_OUT, OF_QUERY, OF_KEYS = (FORWARD, FORWARD_SHORT), (QUERIES, FUSED, FUSED_SHORT), (KEYS, FUSED, FUSED_SHORT)
 MAX_SOURCES = 8
 NO_MUTANTS: Mapping[str, str] = {}
 I64, Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -195,8 +198,8 @@ def forward_launches(
     out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
     lse = poisoned((batch, heads, queries) if inputs.joint else (batch, heads, queries, len(inputs.keys)))
     call = Call(ForwardParams(), inputs, allow_tf32)
-    call.params.out = call.rows(out.transpose(1, 2), [FORWARD], behind=out)
-    call.params.lse = call.pointer(lse, [FORWARD])
+    call.params.out = call.rows(out.transpose(1, 2), OF_OUT, behind=out)
+    call.params.lse = call.pointer(lse, OF_OUT)
     return call.launches("amuse_cuda_attention_plan_forward", query.dtype), out.transpose(1, 2), lse
 
 
@@ -229,11 +232,11 @@ def backward_launches(
     grad_values = [poisoned([value.shape[d] for d in (0, 2, 1, 3)], value.dtype) for value in values]
     grad_gates = None if gates is None else poisoned(gates.shape)
     params.grad_out, params.lse, params.grad_lse = call.rows(grad_out), call.pointer(lse), call.pointer(grad_lse)
-    params.grad_query = call.rows(grad_query, [QUERIES])
+    params.grad_query = call.rows(grad_query, OF_QUERY)
     for p, (grad_key, grad_value) in enumerate(zip(grad_keys, grad_values, strict=True)):
-        params.grad_key[p] = call.rows(grad_key, [KEYS])
-        params.grad_value[p] = call.rows(grad_value.transpose(1, 2), [KEYS], behind=grad_value)
-    params.grad_gates = call.pointer(grad_gates, [KEYS])
+        params.grad_key[p] = call.rows(grad_key, OF_KEYS)
+        params.grad_value[p] = call.rows(grad_value.transpose(1, 2), OF_KEYS, behind=grad_value)
+    params.grad_gates = call.pointer(grad_gates, OF_KEYS)
     workspace = poisoned(library().amuse_cuda_attention_workspace(ctypes.byref(params)), torch.uint8)
     call.options.workspace = call.pointer(workspace, [QUERIES, KEYS])
     launches = call.launches("amuse_cuda_attention_plan_backward", query.dtype)

@@ -18,6 +18,16 @@ from tests.ptx.package import cuda_attention, cuda_launches
 from tests.ptx.package.attention_calls import AttentionCall
 from tests.ptx.package.fusion_calls import FusionCall
 
+# The package's CUDA kernels of attention, by name: which launch of which call, and from how many queries to how many
+CUDA_KERNELS = {
+    "forward": ("forward", 0, (33, 160)),
+    "forward, short": ("forward", 0, (1, 32)),
+    "backward, queries": ("backward", 0, (65, 160)),
+    "backward, keys": ("backward", 1, (65, 160)),
+    "backward, fused": ("backward", 0, (33, 64)),
+    "backward, fused, short": ("backward", 0, (1, 32)),
+}
+
 
 def subjects_by_name(part: str = "") -> list[Subject]:
     """Kernels that can be compiled here, of those whose name contains `part`.
@@ -27,11 +37,9 @@ def subjects_by_name(part: str = "") -> list[Subject]:
     builds: list[tuple[str, Build, int]] = []
     for suffix, options in (("", False), (", options", True)):
         if nvcc():
-            forward, backward = partial(_cuda_forward, options=options), partial(_cuda_backward, options=options)
-            builds += [(f"CUDA forward{suffix}", forward, 0)]
-            builds += [
-                (f"CUDA backward, {of}{suffix}", backward, which) for which, of in enumerate(("queries", "keys"))
-            ]
+            for name, (call, which, queries) in CUDA_KERNELS.items():
+                build = _cuda_forward if call == "forward" else _cuda_backward
+                builds += [(f"CUDA {name}{suffix}", partial(build, options=options, queries=queries), which)]
     if cuda_launches.missing() is None:
         names = ("forward", "backward", "weights", "sums of weights")
         builds += [(f"CUDA fusion {name}", _cuda_fusion, which) for which, name in enumerate(names)]
@@ -72,14 +80,26 @@ def _attention_call(
     return call, out, lse
 
 
-def _cuda_forward(pair: tuple[int, int], options: bool) -> tuple[list[Launch], Callable[[], float]]:
-    call, *expected = _attention_call(pair, options)
+def _within(pair: tuple[int, int], queries: tuple[int, int]) -> tuple[int, int]:
+    """Lengths with as many queries as a kernel serves, odd where they were."""
+    least, most = queries
+    count = most - least + 1
+    assert count % 2 == 0
+    return least + (pair[0] - least) % count, pair[1]
+
+
+def _cuda_forward(
+    pair: tuple[int, int], options: bool, queries: tuple[int, int]
+) -> tuple[list[Launch], Callable[[], float]]:
+    call, *expected = _attention_call(_within(pair, queries), options)
     launches, out, lse = cuda_attention.forward_launches(call.inputs)
     return launches, _of_forward(call, expected, out, lse)
 
 
-def _cuda_backward(pair: tuple[int, int], options: bool) -> tuple[list[Launch], Callable[[], float]]:
-    call, out, lse = _attention_call(pair, options)
+def _cuda_backward(
+    pair: tuple[int, int], options: bool, queries: tuple[int, int]
+) -> tuple[list[Launch], Callable[[], float]]:
+    call, out, lse = _attention_call(_within(pair, queries), options)
     launches, gradients = cuda_attention.backward_launches(call.grad_out, call.grad_lse, lse, call.inputs)
     return launches, lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 
@@ -102,7 +122,7 @@ def _triton_backward(pair: tuple[int, int], queries: int) -> tuple[list[Launch],
 
 
 def _of_forward(call: AttentionCall, expected, out: torch.Tensor, lse: torch.Tensor) -> Callable[[], float]:
-    """The error of a forward's results, beside the CPU's gradients."""
+    """The error of a forward's results, completed by the CPU's gradients."""
     gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, call.inputs)
     return lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 

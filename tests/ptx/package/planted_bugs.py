@@ -72,7 +72,7 @@ BUGS = (
     ),
     Bug(
         "CUDA: dV with K's strides",
-        f"{CUDA}/attention_backward_keys.cuh",
+        f"{CUDA}/attention_key_gradients.cuh",
         "source.grad_value.stride_l",
         "source.grad_key.stride_l",
         CUDA_TEST + "test_attention[holes-torch.float16-None]",
@@ -89,7 +89,7 @@ BUGS = (
         f"{CUDA}/attention_tile.cuh",
         "b * tensor.stride_b + h * tensor.stride_h",
         "static_cast<int32_t>(b * tensor.stride_b + h * tensor.stride_h)",
-        CUDA_TEST + "test_offsets_above_2_to_the_31[0-64]",
+        CUDA_TEST + "test_offsets_above_2_to_the_31[0-64-20]",
     ),
     Bug(
         "Triton: offsets of batch and head in 32 bits",
@@ -103,14 +103,14 @@ BUGS = (
         f"{CUDA}/attention_tile.cuh",
         "from + (first + first_row) * stride",
         "from + static_cast<int32_t>((first + first_row) * stride)",
-        CUDA_TEST + "test_offsets_above_2_to_the_31[2-64]",
+        CUDA_TEST + "test_offsets_above_2_to_the_31[2-64-20]",
     ),
     Bug(
         "CUDA: offsets of rows in 32 bits, element by element",
         f"{CUDA}/attention_tile.cuh",
         "from[(first + row) * stride + column + e]",
         "from[static_cast<int32_t>((first + row) * stride) + column + e]",
-        CUDA_TEST + "test_offsets_above_2_to_the_31[2-1]",
+        CUDA_TEST + "test_offsets_above_2_to_the_31[2-1-20]",
     ),
     Bug(
         "Triton: rows beyond 32 bits are not refused",
@@ -135,7 +135,7 @@ BUGS = (
     ),
     Bug(
         "CUDA: a causal key sees one query less in the backward",
-        f"{CUDA}/attention_backward_keys.cuh",
+        f"{CUDA}/attention_key_gradients.cuh",
         "first + row + 8 * (i / 2) <= at",
         "first + row + 8 * (i / 2) < at",
         CUDA_TEST + "test_attention[causal-torch.float32-24]",
@@ -149,7 +149,7 @@ BUGS = (
     ),
     Bug(
         "CUDA: dropout drawn for another query in the backward",
-        f"{CUDA}/attention_backward_keys.cuh",
+        f"{CUDA}/attention_key_gradients.cuh",
         "dropout.kept(quad, query + 8 * n + 2 * t + mine % 2, p)",
         "dropout.kept(quad, query + 8 * n + 2 * t + mine / 2, p)",
         CUDA_TEST + "test_attention[dropout-torch.float32-24]",
@@ -173,18 +173,18 @@ BUGS = (
         f"{CUDA}/attention_tile.cuh",
         "min(cu_seq[b + 1] - start, longest)",
         "longest",
-        CUDA_TEST + f"{PACKED_TEST}[torch.float32-24-plain]",
+        CUDA_TEST + f"{PACKED_TEST}[torch.float32-24-70-plain]",
     ),
     Bug(
         "CUDA: groups of packed samples from the first token on",
         f"{CUDA}/attention_streams.cuh",
         "b * source.length : offset",
         "b * source.length : 0",
-        CUDA_TEST + f"{PACKED_TEST}[torch.bfloat16-64-groups]",
+        CUDA_TEST + f"{PACKED_TEST}[torch.bfloat16-64-70-groups]",
     ),
     Bug(
         "CUDA: recomputed weights are not divided by their sum",
-        f"{CUDA}/attention_backward_queries.cuh",
+        f"{CUDA}/attention_query_gradients.cuh",
         "return total == 0.f ? 0.f : 1.f / total;",
         "return total == 0.f ? 0.f : 1.f;",
         CUDA_TEST + "test_large_scores_stay_within_the_error_budget[torch.float32-per_source-3770]",
@@ -194,7 +194,35 @@ BUGS = (
         f"{CUDA}/attention_backward_keys.cuh",
         "if (!__syncthreads_or(blind)) return;",
         "if (__syncthreads_or(blind) < 2) return;",
-        CUDA_TEST + "test_nan_in_a_query_that_sees_no_key_reaches_no_gradient[joint]",
+        CUDA_TEST + "test_nan_in_a_query_that_sees_no_key_reaches_no_gradient[joint-70]",
+    ),
+    Bug(
+        "CUDA: a query that sees no key of a source takes part in its keys' gradients, one tile of queries",
+        f"{CUDA}/attention_backward_fused.cuh",
+        "if (copied && seeing == present) return;",
+        "if (copied) return;",
+        CUDA_TEST + "test_nan_in_a_query_reaches_the_keys_of_no_source_in_which_it_sees_none[40]",
+    ),
+    Bug(
+        "CUDA: gradients of keys in tiles that no query sees are not written, one tile of queries",
+        f"{CUDA}/attention_backward_fused.cuh",
+        "if (p < args.sources) zero_keys(key);",
+        "",
+        CUDA_TEST + "test_keys_in_tiles_that_no_query_sees_get_gradients_of_zero[torch.float16-50]",
+    ),
+    Bug(
+        "CUDA: keys take the rows' numbers of the source before, one tile of queries",
+        f"{CUDA}/attention_backward_fused.cuh",
+        "    next_key = at.start + columns;\n    __syncthreads();\n",
+        "    next_key = at.start + columns;\n",
+        CUDA_TEST + "test_attention[50 queries, holes-torch.float16-None]",
+    ),
+    Bug(
+        "CUDA: the gate's gradient lacks a warp, one tile of queries",
+        f"{CUDA}/attention_backward_fused.cuh",
+        "for (int warp = 0; warp < tile.warps; ++warp)",
+        "for (int warp = 1; warp < tile.warps; ++warp)",
+        CUDA_TEST + "test_attention[20 queries, holes, joint-torch.float32-None]",
     ),
     Bug(
         "Triton: rows beyond the last key are stored",
@@ -217,7 +245,7 @@ def plant(bug: Bug, copy: Path) -> None:
     for original, planted in ((bug.original, bug.planted), *filter(None, [bug.also])):
         if original not in text:
             raise ValueError(f"{bug.name}: {bug.file} has no {original!r}; plant the bug in what the kernel is now")
-        # of several places the last: in the backward that with tiles of its own for the keys
+        # the last of several places: in the backward, the one with tiles of its own for the keys
         before, _, after = text.rpartition(original)
         text = before + planted + after
     path.write_text(text)

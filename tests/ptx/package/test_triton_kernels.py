@@ -13,6 +13,7 @@ from amuse_kernels.attention import reference as specified
 from amuse_kernels.attention.inputs import SAME
 from amuse_kernels.attention.varlen import check_attention_varlen
 from benchmarks import large_scores
+from tests import global_state
 from tests.attention_cases import assert_within_budget, make_case
 from tests.ptx.package.attention_calls import (
     ATTENTION,
@@ -36,7 +37,7 @@ from amuse_kernels.interpolation import triton as interpolation
 from tests.ptx.package.triton_launches import emulated
 
 TARGETS = [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)]
-# of make_case
+# options of make_case
 HEAD_DIM_OPTIONS = {
     "masks": {},
     "joint, all options": {"normalization": "joint", "groups": True, "dropout_p": 0.3, "seed": 5},
@@ -54,6 +55,8 @@ on_every_architecture = pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=
         *((name, 80, torch.float16) for name in MANY_QUERIES),
         *((name, 120, torch.float32) for name in (*FAR_APART, *GATE_SUMS)),
         *((name, 90, torch.bfloat16) for name in FAR_APART),
+        # on sm_80 the backward in fp32 too is of three TF32 products
+        *((name, 80, torch.float32) for name in ("ragged", "joint, all options", *FAR_APART)),
     ],
     ids=str,
 )
@@ -100,7 +103,7 @@ def run(call, arch=80):
 
 @pytest.mark.parametrize("queries", [64, 128])
 @pytest.mark.parametrize("normalization", ["per_source", "joint"])
-@on_every_architecture
+@pytest.mark.parametrize(("arch", "dtype"), [*TARGETS, (80, torch.float32)], ids=str)
 def test_large_scores_stay_within_the_error_budget(arch, dtype, normalization, queries, monkeypatch):
     monkeypatch.setattr(large_scores, "QUERIES", queries)  # one launch backward, or two, of 16-bit inputs
     call = large_scores.Call.draw(15_080, normalization, dtype)
@@ -125,6 +128,21 @@ def test_large_scores_with_every_option_and_nan_behind_the_masks_stay_within_the
     assert exact[1].abs().masked_fill(lse == -torch.inf, 0).max() > 5_000
     for index, tensors in enumerate(zip(found, low, exact, strict=True)):
         assert_within_budget(*(t.masked_fill(exact[index] == -torch.inf, 0) for t in tensors), f"tensor {index}")
+
+
+def test_tf32_is_coarser_and_only_on_demand():
+    call = AttentionCall.make(20, (40,), 32, torch.float32)
+    fine, _ = call.worst(*flat(run(call)))
+    with global_state.restored():
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        coarse, _ = call.worst(*flat(run(call)))
+    assert fine < 0.2
+    assert coarse > 2
+
+
+def flat(results):
+    out, lse, grads = results
+    return out, lse, *grads
 
 
 @pytest.mark.parametrize("queries", [13, 70])

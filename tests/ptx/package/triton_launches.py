@@ -1,4 +1,4 @@
-"""What a call of the package's Triton backend launches, without a GPU: recorded, or run in the emulator."""
+"""The launches of a call of the package's Triton backend, without a GPU: recorded, or run in the emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ptx.emulator.triton_kernels import launch_triton
 
 
 @contextlib.contextmanager
-def _launches_to(handle: Callable[[Any], None], arch: int) -> Iterator[None]:
+def _launches_to(handle: Callable[[Any], None], arch: int | str) -> Iterator[None]:
     from amuse_kernels.attention.triton import plans as attention
     from amuse_kernels.launch import Launch
 
@@ -28,7 +28,7 @@ def _launches_to(handle: Callable[[Any], None], arch: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recorded(arch: int) -> Iterator[list[Any]]:
+def recorded(arch: int | str) -> Iterator[list[Any]]:
     """Inside, launches of calls on CPU tensors are not run but listed, as they would be on `arch`."""
     launches: list[Any] = []
     with _launches_to(launches.append, arch):
