@@ -29,6 +29,7 @@ class ModelConfig:
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
     man_gate: Literal["mean", "learned", "input"] = "mean"  # weight of a Peripheral source; "mean" in the paper
+    man_normalization: Literal["per_source", "joint"] = "per_source"  # of Eq. 1; "joint": one softmax over all sources
     man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
     man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
     head_merge: Literal["mean", "concat"] = "mean"  # how attention heads are merged; "mean" in the paper
@@ -41,6 +42,7 @@ class ModelConfig:
     temporal_layers: int = 1
     causal: bool = False  # no look into the future; temporal "attention" or "none" only
     context_window: int | None = None  # the last utterances that an utterance attends to, itself too; causal only
+    descriptor_norm: bool = True  # layer norms of descriptors, which forget how large a feature is; off for few data
     dropout: float = 0.3
     input_dropout: float = 0.0  # on token features
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
@@ -69,6 +71,8 @@ class ModelConfig:
             raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
         if self.man_score_map and self.man_gate != "mean":
             raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
+        if self.man_score_map and self.man_normalization != "per_source":
+            raise ValueError(f"man_score_map: needs man_normalization 'per_source', got {self.man_normalization!r}")
         if self.man_score_map and self.d_model > 256:
             raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
         if self.gate_teacher and self.fusion != "learned":
@@ -129,7 +133,7 @@ class DataConfig:
     encoder_mode: Literal["frozen", "finetune"] = "frozen"  # cached token features, or trained with the model
     layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
     merge: Literal["mean", "concat"] = "mean"  # how several layers are merged
-    pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
+    pool: bool = False  # one vector per utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
@@ -139,6 +143,10 @@ class DataConfig:
     fold: int = 0  # which fold is the test part, from 0
     groups: str = "dialogue"  # what folds never split: "dialogue", "speaker", or a column of the tables
     grouping: int = 0  # seed of the order in which groups are dealt into folds
+    inner_folds: int = (
+        0  # cut again what is outside the test fold, into this many folds, to choose settings; 0 = do not
+    )
+    inner_fold: int = 0  # which of those is the test part, from 0
     fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
     verify: bool = False  # prepared: compare every shard with its hash, also those that were compared before
@@ -150,10 +158,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "max_tokens", "num_dialogues")
-        _non_negative(self, "context", "folds", "fold", "grouping")
+        _non_negative(self, "context", "folds", "fold", "grouping", "inner_folds", "inner_fold")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
             raise ValueError(
                 f"folds, fold: expected 0 or at least 2 folds and a fold below, got {self.folds}, {self.fold}"
+            )
+        if self.inner_folds == 1 or self.inner_fold >= max(self.inner_folds, 1) or self.inner_folds > 0 == self.folds:
+            raise ValueError(
+                "inner_folds, inner_fold: expected 0 or, with data.folds, at least 2 and a fold below, "
+                f"got {self.inner_folds}, {self.inner_fold}"
             )
         if not self.fold_splits or not set(self.fold_splits) <= set(SPLITS):
             raise ValueError(f"fold_splits: expected some of {', '.join(SPLITS)}, got {self.fold_splits}")
@@ -189,6 +202,7 @@ class TrainConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
     shuffle_block: int = 0  # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
+    save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -196,7 +210,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
-        _positive(self, "grad_clip", "patience")
+        _positive(self, "grad_clip", "patience", "save_epochs")
         _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance")
         _non_negative(self, "shuffle_block", "workers", "save_steps")
         _probability(self, "warmup", "ema")
@@ -225,7 +239,7 @@ class Config:
 
         `path` is a file, or the name of one that comes with the package: "small", "demo", "meld", ...
 
-        In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
+        In files of version 0.1, `model` also has what the data decide; it is ignored, since the data decide it again.
 
         Raises:
             FileNotFoundError: No such file or name.

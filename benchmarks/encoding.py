@@ -36,7 +36,7 @@ def write_models(root: Path, small: bool) -> None:
     t.ViTImageProcessor().save_pretrained(root / "vit")
     width, layers = (48, 1) if small else (512, 6)
     whisper = t.WhisperConfig(
-        d_model=width, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=8, encoder_ffn_dim=4 * width
+        d_model=width, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=8, decoder_attention_heads=8
     )
     t.WhisperModel(whisper).save_pretrained(root / "whisper")
     t.WhisperFeatureExtractor().save_pretrained(root / "whisper")

@@ -64,7 +64,7 @@ def test_a_compiled_training_is_the_plain_one_without_a_graph_for_each_batch(tmp
     assert 2 <= len(graphs) <= 4  # training and evaluation, perhaps again once a length is seen to change
 
 
-@pytest.mark.parametrize("options", [(), ("train.ema=0.9",)])
+@pytest.mark.parametrize("options", [(), ("train.ema=0.9",), ("train.save_epochs=2",)])
 def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch, options):
     whole = train(tiny(*options), tmp_path / "whole", progress=False)
     calls = []

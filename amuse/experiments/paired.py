@@ -13,6 +13,7 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from amuse.experiments.cross_validation import CrossValidation, read_scores
+from amuse.experiments.latex import latex_text
 from amuse.files import csv_text
 
 
@@ -86,17 +87,17 @@ class Comparison:
 
 
 def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
-    """Compare cross-validations with the first of them, fold by fold.
+    """Compare runs of `amuse repeat` with the first of them, fold by fold, or seed by seed on a fixed split.
 
     Returns:
         The measure, and a comparison per folder.
 
     Raises:
-        ValueError: Fewer than two folders, or folds or data that differ from the first's.
+        ValueError: Fewer than two folders, or folds, seeds or data that differ from the first's.
         FileNotFoundError: A folder without scores.
     """
     if len(folders) < 2:
-        raise ValueError(f"runs: expected at least two folders of cross-validations, got {len(folders)}")
+        raise ValueError(f"runs: expected at least two folders of amuse repeat, got {len(folders)}")
     scores = [read_scores(folder) for folder in folders]
     reference, rows = scores[0], []
     for folder, each in zip(folders, scores, strict=True):
@@ -111,6 +112,8 @@ def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path)
     keys = [[(f.grouping, f.fold, f.train, f.test) for f in each.folds] for each in (ours, reference)]
     if keys[0] != keys[1] or ours.measure != reference.measure:
         raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got different ones")
+    if not ours.folds:
+        return paired_difference([row[0] for row in ours.pooled], [row[0] for row in reference.pooled])
     share = statistics.fmean(f.test / f.train for f in ours.folds)
     return paired_difference([f.score for f in ours.folds], [f.score for f in reference.folds], share)
 
@@ -140,12 +143,9 @@ def to_latex(measure: str, rows: Sequence[Comparison]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-_LATEX = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
-
-
 def _cells(row: Comparison, plus_minus: str, measure: str, escape: bool = False) -> list[str]:
     digits = 3 if measure == "Pearson r" else 2
-    name = row.name.replace("\\", "/").translate(_LATEX) if escape else row.name
+    name = latex_text(row.name) if escape else row.name
     own = f"{row.mean:.{digits}f} {plus_minus} {row.deviation:.{digits}f}"
     if row.difference is None:
         return [name, own, "", "", "", ""]

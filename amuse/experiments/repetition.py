@@ -1,6 +1,7 @@
 """One configuration trained with several seeds, since a single run says little: mean, deviation, classes, cost."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
+from amuse.experiments.cross_validation import CrossValidation, write_scores
 from amuse.files import LOG_FILE
 from amuse.training.train import train_on
 from amuse.world import choose_device
@@ -26,13 +28,20 @@ class Scores:
     parameters: int
     seconds: float  # time of all epochs with their validation
     memory_mib: float  # peak of the whole process that trained it, or allocated on its GPU
+    training: float = math.nan  # weighted F1 of the same model on what it was trained on: memorised, if far higher
+    validation: float = math.nan
 
 
 def run_once(splits: Splits, config: Config, folder: Path, progress: bool = False) -> Scores:
     """Train, or resume an interrupted run or load a finished one, and test its best model."""
     model = train_on(splits, config, folder, resume=True, progress=progress)
-    metrics = evaluate(model, splits.test, config.train.batch_size)
-    assert isinstance(metrics, Metrics)  # callers have refused regression
+    metrics, training, validation = (
+        evaluate(model, part, config.train.batch_size) for part in (splits.test, splits.train, splits.valid)
+    )
+    # callers have refused regression
+    assert isinstance(metrics, Metrics)
+    assert isinstance(training, Metrics)
+    assert isinstance(validation, Metrics)
     epochs = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     return Scores(
         weighted_f1=100 * metrics.weighted_f1,
@@ -41,6 +50,8 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=sum(epoch["seconds"] for epoch in epochs),
         memory_mib=max(epoch["memory_mib"] for epoch in epochs),
+        training=100 * training.weighted_f1,
+        validation=100 * validation.weighted_f1,
     )
 
 
@@ -48,6 +59,8 @@ def repeat(
     config: Config, out: Path, seeds: int = 5, progress: bool = True, engine: str = "local", gpus: float = 0.0
 ) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
+
+    Writes `scores.json` into `out`, which `amuse differences` reads.
 
     Args:
         config: The configuration of all runs, except for the seed.
@@ -68,24 +81,24 @@ def repeat(
     if splits.test.label_names is None:
         raise ValueError("data: expected classes, got regression")
     numbers = range(config.train.seed, config.train.seed + seeds)
-    planned = [(replace(config, train=replace(config.train, seed=seed)), out / f"seed{seed}") for seed in numbers]
-    runs = {}
+    planned = {seed: (replace(config, train=replace(config.train, seed=seed)), out / f"seed{seed}") for seed in numbers}
     if engine == "ray":
-        for place, scores in run_tasks(load_and_run, planned, gpus=gpus):
-            runs[numbers[place]] = scores
+        for place, _ in run_tasks(load_and_run, list(planned.values()), gpus=gpus):
             if progress:
                 print(f"--- seed {numbers[place]} is finished", flush=True)
-    else:
-        for seed, (seeded, folder) in zip(numbers, planned, strict=True):
-            if progress:
-                print(f"--- seed {seed}", flush=True)
-            runs[seed] = run_once(splits, seeded, folder, progress)
-    return to_markdown({seed: runs[seed] for seed in numbers})
+    runs = {}
+    for seed, (seeded, folder) in planned.items():
+        if progress and engine == "local":
+            print(f"--- seed {seed}", flush=True)
+        runs[seed] = run_once(splits, seeded, folder, progress and engine == "local")
+    pooled = [(run.weighted_f1, run.accuracy) for run in runs.values()]
+    write_scores(CrossValidation("weighted F1", "accuracy", [], pooled), out)
+    return to_markdown(runs)
 
 
-def load_and_run(config: Config, folder: Path) -> Scores:
-    """`run_once` in a process of its own."""
-    return run_once(load_splits(config.data, False, choose_device(config.train.device)), config, folder)
+def load_and_run(config: Config, folder: Path) -> None:
+    """`run_once` in a process of its own, for what it leaves in the folder."""
+    run_once(load_splits(config.data, False, choose_device(config.train.device)), config, folder)
 
 
 def to_markdown(runs: dict[int, Scores]) -> str:

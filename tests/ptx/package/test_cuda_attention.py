@@ -348,7 +348,7 @@ def test_a_grid_holds_more_than_65535_batches_and_heads():
 
 
 @pytest.mark.parametrize(("field", "value"), [("dtype", 1), ("d", 264), ("d", 12), ("sources", 9), ("lq", 2**31)])
-def test_what_the_kernels_cannot_do_is_refused(field, value):
+def test_calls_that_the_kernels_do_not_support_are_refused(field, value):
     planned = Call(ForwardParams(), AttentionCall.of("plain", torch.float16).inputs, allow_tf32=False)
     setattr(planned.params, field, value)
     with pytest.raises(ValueError, match="outside of the contract"):
