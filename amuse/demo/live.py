@@ -104,7 +104,7 @@ class LiveTalk:
         )
 
     def status(self) -> str:
-        """What is going on, in a sentence."""
+        """The current state, in a sentence."""
         if self.ended:
             told = f"The conversation has ended: {self.count} utterance{'s' * (self.count != 1)}."
             return f'<p role="status" class="stage">{told}{self._dropped()}</p>'
