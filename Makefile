@@ -5,6 +5,7 @@
 #   make quick     the tests that an edit needs, in under two minutes on two cores
 #   make check     lint, formatting, types; `pre-commit install` runs the same before each commit
 #   make docs      the site in build/site; a warning is an error
+#   make results   the experiments on real data, hours; DATA=folder of the data sets, QUICK=1 for a slice in minutes
 #   make coverage  all tests, and the lines that they reach: build/coverage/index.html
 # Native code:
 #   make install AMUSE_CUDA=1   builds the CUDA kernels too (needs nvcc); without a GPU they are left out by default
@@ -24,6 +25,7 @@ VENV ?= .venv
 DATA ?=
 WORKERS ?= auto
 ORDER ?=
+QUICK ?=
 WHEEL_CUDA ?= 0
 BIN := $(VENV)/bin
 
@@ -32,7 +34,7 @@ CUDA_IS_BUILT := $(shell grep -s -A1 '"cuda": {' amuse_kernels/_build_info.json 
 AMUSE_CUDA ?= $(if $(CUDA_IS_BUILT),1,$(if $(wildcard /dev/nvidiactl),auto,0))
 export AMUSE_CUDA
 
-.PHONY: install demo test quick check docs coverage lock triton triton-oldest ctest sanitize cuda-torch arm wheel fuzz clean FORCE
+.PHONY: install demo test quick check docs results coverage lock triton triton-oldest ctest sanitize cuda-torch arm wheel fuzz clean FORCE
 
 install: $(VENV)/installed
 
@@ -81,6 +83,11 @@ coverage: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The scores go to benchmarks/results/runs.csv, the tables to the docs
+results: install
+	$(BIN)/python -m benchmarks.evidence --data "$(DATA)" $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.scores)
 
 lock:
 	test -x build/lock/bin/uv || ($(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv)

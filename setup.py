@@ -175,7 +175,9 @@ def _configure(folder: Path, nvcc: str | None, environment: Mapping[str, str]) -
         arguments.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
 
     # CMake keeps the compilers and flags of the first configuration, whatever the environment says later.
-    kept = ("CXX", "CXXFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS", "AMUSE_CUDA_ARCHITECTURES")
+    kept = ["CXX", "CXXFLAGS", "LDFLAGS", "CMAKE_BUILD_TYPE"]
+    if nvcc:
+        kept += ["CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX", "AMUSE_CUDA_ARCHITECTURES"]
     include = sysconfig.get_path("include")
     state = json.dumps([str(ROOT), bool(ninja), nvcc, include, {name: environment.get(name) for name in kept}])
     marker = folder / "amuse_environment.json"

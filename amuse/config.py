@@ -1,4 +1,4 @@
-"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, written beside every checkpoint."""
+"""Configuration: nested dataclasses, read from YAML, changed by `--set a.b=value`, saved with every checkpoint."""
 
 import dataclasses
 import types
@@ -29,9 +29,10 @@ class ModelConfig:
     man: bool = True  # False: unimodal descriptors go to the fusion directly (ablation)
     man_layers: int = 4  # layers of a Central network (III-B, Table V)
     man_gate: Literal["mean", "learned", "input"] = "mean"  # weight of a Peripheral source; "mean" in the paper
+    man_normalization: Literal["per_source", "joint"] = "per_source"  # of Eq. 1; "joint": one softmax over all sources
     man_score_map: bool = False  # the linear map around the scores of Eq. 1, across heads; man_gate "mean" only
     man_lstm: bool = False  # a Bi-LSTM after the layers, as Fig. 1 draws
-    head_merge: Literal["mean", "concat"] = "mean"  # of attention heads; "mean" in the paper
+    head_merge: Literal["mean", "concat"] = "mean"  # how attention heads are merged; "mean" in the paper
     # "closed_form" is Eq. 6, "chain" III-E2, "equal" and "random" the paper's tests; "concat" has no coefficients
     fusion: Literal["learned", "closed_form", "chain", "equal", "random", "concat"] = "learned"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
@@ -41,12 +42,13 @@ class ModelConfig:
     temporal_layers: int = 1
     causal: bool = False  # no look into the future; temporal "attention" or "none" only
     context_window: int | None = None  # the last utterances that an utterance attends to, itself too; causal only
+    descriptor_norm: bool = True  # layer norms of descriptors, which forget how large a feature is; off for few data
     dropout: float = 0.3
     input_dropout: float = 0.0  # on token features
     modality_dropout: dict[str, float] = field(default_factory=dict)  # chance that a training utterance loses it
     modality_swap: dict[str, float] = field(default_factory=dict)  # chance that it gets another utterance's features
     encoder_layers: int | None = None  # only the last layers of encoders are trained; None = all, with the embeddings
-    backend: str | None = None  # of the kernels; None = best available
+    backend: str | None = None  # for the kernels; None = best available
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -69,6 +71,8 @@ class ModelConfig:
             raise ValueError(f"context_window: expected at least 1, got {self.context_window}")
         if self.man_score_map and self.man_gate != "mean":
             raise ValueError(f"man_score_map: needs man_gate 'mean', got {self.man_gate!r}")
+        if self.man_score_map and self.man_normalization != "per_source":
+            raise ValueError(f"man_score_map: needs man_normalization 'per_source', got {self.man_normalization!r}")
         if self.man_score_map and self.d_model > 256:
             raise ValueError(f"man_score_map: needs d_model up to 256, got {self.d_model}")
         if self.gate_teacher and self.fusion != "learned":
@@ -104,8 +108,8 @@ class LossConfig:
     contrastive_kind: Literal["nce", "infonce", "none"] = "nce"  # Eq. 4, or symmetric InfoNCE
     gate: float = 1.0  # weight of the distance to Eq. 6, with model.gate_teacher
     speaker: float = 0.1  # weight of telling speakers apart, with model.speaker_head
-    temperature: float = 0.1  # of the similarities
-    gamma: float = 1.0  # of the focal loss (Table IV)
+    temperature: float = 0.1  # divides the similarities
+    gamma: float = 1.0  # exponent of the focal loss (Table IV)
     class_weights: float = 0.0  # classes weighted by frequency ** -class_weights; 0 = alike, 1 = balanced
     label_smoothing: float = 0.0
 
@@ -128,32 +132,41 @@ class DataConfig:
     encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
     encoder_mode: Literal["frozen", "finetune"] = "frozen"  # cached token features, or trained with the model
     layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
-    merge: Literal["mean", "concat"] = "mean"  # of several layers
-    pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
+    merge: Literal["mean", "concat"] = "mean"  # how several layers are merged
+    pool: bool = False  # one vector per utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
-    cache_dir: str | None = None  # of frozen text features; None = a folder of the user's cache
+    cache_dir: str | None = None  # for frozen text features; None = a folder of the user's cache
     valid_fraction: float = 0.2  # held out of training for validation: of MOSI's videos, of a fold's groups
     folds: int = 0  # grouped cross-validation in this many folds; 0 = the data's own splits
     fold: int = 0  # which fold is the test part, from 0
     groups: str = "dialogue"  # what folds never split: "dialogue", "speaker", or a column of the tables
     grouping: int = 0  # seed of the order in which groups are dealt into folds
+    inner_folds: int = (
+        0  # cut again what is outside the test fold, into this many folds, to choose settings; 0 = do not
+    )
+    inner_fold: int = 0  # which of those is the test part, from 0
     fold_splits: list[str] = field(default_factory=lambda: list(SPLITS))  # splits whose dialogues are cut into folds
     transcripts: bool = False  # MOSI: also the transcripts, read by the frozen encoder, as modality "words"
     verify: bool = False  # prepared: compare every shard with its hash, also those that were compared before
     standardize: bool = True  # every feature to mean 0 and deviation 1 on the training split, outliers cut
     num_dialogues: int = 240  # synthetic
     contrast: float = 0.0  # synthetic: share of kind or harsh utterances with a word of the other tone too
-    seed: int = 0  # of synthetic conversations and of splits
+    seed: int = 0  # for synthetic conversations and splits
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "max_tokens", "num_dialogues")
-        _non_negative(self, "context", "folds", "fold", "grouping")
+        _non_negative(self, "context", "folds", "fold", "grouping", "inner_folds", "inner_fold")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
             raise ValueError(
                 f"folds, fold: expected 0 or at least 2 folds and a fold below, got {self.folds}, {self.fold}"
+            )
+        if self.inner_folds == 1 or self.inner_fold >= max(self.inner_folds, 1) or self.inner_folds > 0 == self.folds:
+            raise ValueError(
+                "inner_folds, inner_fold: expected 0 or, with data.folds, at least 2 and a fold below, "
+                f"got {self.inner_folds}, {self.inner_fold}"
             )
         if not self.fold_splits or not set(self.fold_splits) <= set(SPLITS):
             raise ValueError(f"fold_splits: expected some of {', '.join(SPLITS)}, got {self.fold_splits}")
@@ -172,7 +185,7 @@ class TrainConfig:
     max_utterances: int | None = None  # bound on the utterances of a batch
     max_tokens: int | None = None  # bound on the tokens of a batch, of all modalities together
     learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5  # of the last layer of a fine-tuned encoder
+    encoder_learning_rate: float = 3e-5  # for the last layer of a fine-tuned encoder
     encoder_decay: float = 1.0  # factor of that rate from each layer to the one below
     weight_decay: float = 1e-2
     warmup: float = 0.1  # share of all steps with a rising learning rate; then it falls along a cosine to 0
@@ -183,11 +196,12 @@ class TrainConfig:
     mixup: float = 0.0  # Beta(mixup, mixup) of the interpolation between utterances; 0 = off
     flipped: float = 0.0  # more weight for training utterances that fusion flipped in the epoch before (III-E2)
     balance: float = 0.0  # dialogues drawn by their labels' frequency ** -balance, with replacement; 0 = each once
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of autocast
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # for autocast
     compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
-    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
+    save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | ...
@@ -195,7 +209,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
-        _positive(self, "grad_clip", "patience")
+        _positive(self, "grad_clip", "patience", "save_epochs")
         _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "workers", "save_steps")
         _probability(self, "warmup", "ema")
         if self.strategy == "fsdp" and self.flipped:
@@ -221,7 +235,7 @@ class Config:
 
         `path` is a file, or the name of one that comes with the package: "small", "demo", "meld", ...
 
-        In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
+        In files of version 0.1, `model` also has what the data decide; it is ignored, since the data decide it again.
 
         Raises:
             FileNotFoundError: No such file or name.

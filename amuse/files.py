@@ -1,9 +1,11 @@
 """Files of a run. Each is written under a temporary name, flushed and renamed, so it is complete or absent."""
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,17 @@ def write_text(text: str, path: Path) -> None:
 
 
 def write_bytes(content: bytes, path: Path) -> None:
-    _replace(path, lambda temporary: temporary.write_bytes(content))
+    replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_csv(rows: Iterable[Iterable[object]], path: Path) -> None:
+    write_text(csv_text(rows), path)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,7 +57,7 @@ def save_tensors(tensors: dict[str, "Tensor"], path: Path, metadata: dict[str, s
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda temporary: save_file(contiguous, temporary, metadata))
+    replace_file(path, lambda temporary: save_file(contiguous, temporary, metadata))
 
 
 def load_tensors(path: Path) -> dict[str, "Tensor"]:
@@ -67,7 +79,7 @@ def save_state(state: object, path: Path) -> None:
     """Optimiser and counters, to be read by `torch.load(weights_only=True)`."""
     import torch
 
-    _replace(path, lambda temporary: torch.save(state, temporary))
+    replace_file(path, lambda temporary: torch.save(state, temporary))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -76,7 +88,8 @@ def remove_leftovers(folder: Path) -> None:
         temporary.unlink()
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make a file, which takes the place of `path` when it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         write(temporary)

@@ -23,12 +23,12 @@ def address(tensor: Tensor | None) -> int:
 class Workspace:
     """Memory that kernels work in, on the device of a tensor; to be kept until they are queued."""
 
-    def __init__(self, beside: Tensor) -> None:
-        self._beside = beside
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
 
     def allocate(self, size: int) -> int:
         """The address of `size` bytes."""
-        self._memory = self._beside.new_empty(size, dtype=torch.uint8)
+        self._memory = self._like.new_empty(size, dtype=torch.uint8)
         return address(self._memory)
 
 

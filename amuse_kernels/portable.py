@@ -3,6 +3,8 @@
 Nothing is registered with PyTorch: several such copies, and the package, can be loaded together.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from amuse_kernels.attention.inputs import AttentionInputs
@@ -14,6 +16,11 @@ from amuse_kernels.interpolation.reference import interpolation_coefficients as 
 def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tensor, Tensor]:
     """As `amuse_kernels.attention.ops.p2c_attention`."""
     return reference_attention(inputs)
+
+
+def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """As `amuse_kernels.attention.ops.forward`."""
+    return reference_attention(AttentionInputs(*inputs))
 
 
 def adaptive_fusion(

@@ -79,7 +79,7 @@ class Call(NamedTuple):
         return [*(out.detach() for out in outputs), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
     def shares(self, found: list[Tensor]) -> list[float]:
-        """Of the error budget, one for each tensor of `found`."""
+        """The share of the error budget that each tensor of `found` uses."""
         exact = self.differentiated(reference.p2c_attention, torch.float64)
         low = self.differentiated(eager_attention, self.inputs.query.dtype)
         return [_share(*tensors) for tensors in zip(found, low, exact, strict=True)]

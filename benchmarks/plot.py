@@ -1,6 +1,6 @@
 """Draws a CSV of `benchmarks.cpu`: how much longer each contender takes than ours.
 
-python -m benchmarks.plot benchmarks/results/cpu.csv      writes cpu.svg beside it and a table into docs/performance.md
+python -m benchmarks.plot benchmarks/results/cpu.csv      writes cpu.svg next to it and a table into docs/performance.md
 """
 
 import csv

@@ -1,8 +1,8 @@
-"""Writes the scores of the docs from results/scores.csv and results/ablations.csv: `python -m benchmarks.scores`.
+"""Writes the scores of the docs from the files in results: `python -m benchmarks.scores`.
 
-Every row is a mean over runs on the test split, in per cent, with the population standard deviation over seeds where
-there were several, and the single scores where they are known; of cross-validated data ("acted"), the sample
-deviation over groupings.
+scores.csv, ablations.csv: a row is a mean over runs on the test split, in per cent, with the sample deviation over
+seeds where there were several, and the single scores where they are known. runs.csv: cross-validated, fold by fold
+(`benchmarks.evidence`). published.csv: what others report.
 """
 
 import csv
@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from scipy.stats import t as student
+
+from benchmarks import cross_validated
+from benchmarks.experiments import SETS as FOLDED
 from benchmarks.pages import rewrite
+from benchmarks.published import published_table
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "python -m benchmarks.scores"
@@ -20,6 +25,7 @@ SETS = {
     "MELD": "MELD, text only, frozen MiniLM (`meld.yaml`), five seeds",
     "CMU-MOSI": "CMU-MOSI, words, text, audio and video (`mosi.yaml`), five seeds",
 }
+SEEDS = {"mosi": 5, "demo": 3}
 TABLES = {
     ("mosi", "I"): "modalities and stages; rows of single modalities and of concatenation have neither MAN nor fusion",
     ("mosi", "III"): "coefficients of the fusion",
@@ -100,6 +106,7 @@ def _columns(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
         "to unchanged": lambda row: (
             f"{row['difference']} (error {row['difference_error']})" if row["difference"] else ""
         ),
+        "shown": lambda row: shown(row["difference"], row["difference_error"], SEEDS[row["data"]]),
         "parameters": lambda row: f"{int(row['parameters']):,}" if row["parameters"] else "",
         "seconds": lambda row: row["seconds"],
         "paper, MELD": lambda row: row["paper_meld"],
@@ -107,6 +114,19 @@ def _columns(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
     }
     used = {head: cell for head, cell in columns.items() if any(map(cell, rows))}
     return list(used), [[cell(row) for cell in used.values()] for row in rows]
+
+
+def shown(difference: str, error: str, seeds: int) -> str:
+    """helps, hurts or not shown: whether the 95 % interval of the mean difference over seeds contains 0."""
+    if not difference or not error:
+        return ""
+    by, reach = float(difference), float(student.ppf(0.975, seeds - 1)) * float(error)
+    return "helps" if by > reach else "hurts" if by < -reach else "not shown"
+
+
+def _published() -> str:
+    ours = {s.metric: s.text for s in read_scores() if (s.data, s.model) == ("MELD", "AMuSE")}
+    return published_table(ours["weighted F1"], ours["accuracy"])
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -125,8 +145,15 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 # Page -> command in its mark -> its content
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {COMMAND: headline},
-    "MODEL_CARD.md": {COMMAND: headline},
-    "docs/results.md": {f"{COMMAND} (MELD)": lambda: runs("MELD"), f"{COMMAND} (MOSI)": lambda: runs("CMU-MOSI")},
+    "MODEL_CARD.md": {COMMAND: lambda: f"{headline()}\n\nCross-validated:\n\n{cross_validated.summary()}"},
+    "docs/results.md": {f"{COMMAND} (fixed)": headline, f"{COMMAND} (folds)": cross_validated.summary},
+    "docs/results_meld.md": {f"{COMMAND} (MELD)": lambda: runs("MELD")},
+    "docs/results_mosi.md": {f"{COMMAND} (MOSI)": lambda: runs("CMU-MOSI")},
+    "docs/results_folds.md": {
+        f"{COMMAND} ({data})": (lambda data=data: cross_validated.table(data))  # type: ignore[misc]
+        for data in FOLDED
+    },
+    "docs/published.md": {COMMAND: _published},
     "docs/ablations.md": {
         f"{COMMAND} (mosi)": lambda: ablations("mosi"),
         f"{COMMAND} (demo)": lambda: ablations("demo"),

@@ -1,7 +1,7 @@
 """How right transcripts of bare recordings are: `python -m benchmarks.speech [--measure]`.
 
 Conversations of `benchmarks.spoken` are transcribed with nothing given. With --measure the numbers in
-results/speech.csv are measured again; without it, their table in docs/results.md is written.
+results/speech.csv are measured again; without it, their table in docs/results_speech.md is written.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.spoken import Spoken, SpokenLine, conversation
 
 COMMAND = "python -m benchmarks.speech"
 RESULTS = Path(__file__).parent / "results" / "speech.csv"
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results_speech.md"
 PAUSES = {"0.2 to 1.2 s": (0.2, 1.2), "0 to 0.3 s": (0.0, 0.3)}
 TALKS, TURNS, FIRST_SEED = 5, 10, 100
 """Conversations of each kind; the thresholds of `amuse.speech.speakers` were chosen on seeds 0 to 7."""

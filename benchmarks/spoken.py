@@ -50,7 +50,7 @@ LINES = (
 
 
 class SpokenLine(NamedTuple):
-    """What a voice says, and when, in seconds."""
+    """The words of one utterance, and when they are spoken, in seconds."""
 
     start: float
     end: float

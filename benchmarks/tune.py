@@ -5,7 +5,7 @@ of rows that were measured for the same architecture before. A class is a kernel
 and a number of queries; all of them together take hours, so --bytes, --head-dims and --options choose among them.
 
 A tile counts where the results with it are within the error budget, and is timed in a CUDA graph: what the GPU takes,
-without the launches' cost to the host. The backward is timed as a whole, whichever of its kernels is tried.
+without the launches' cost to the host. The backward is timed as a whole, whatever kernel of it is being tuned.
 """
 
 import argparse
@@ -31,12 +31,12 @@ KERNELS = ("forward", "backward", "backward keys")
 DTYPES = {2: torch.float16, 4: torch.float32}
 OPTIONS = ("masks", "all options")  # "masks" serves plain calls too
 HEAD_DIMS = (32, 64, 128, 256)
-QUERIES = {"16": 16, "64": 64, "any": 256}  # the bound of a row, and how many stand for it
+QUERIES = {"16": 16, "64": 64, "any": 256}  # the bound of a row, and how many queries represent it
 BATCH, HEADS, SOURCES = 32, 8, 3
 REGISTERS = 255  # the limit that tells ptxas not to spill
 SECONDS = 0.05  # that a time takes
 
-Time = Callable[[TileKey, Tile], float]  # of a call, infinity where it cannot run or is wrong
+Time = Callable[[TileKey, Tile], float]  # seconds of a call, infinity where it cannot run or is wrong
 
 
 def candidates(key: TileKey) -> Iterator[Tile]:
@@ -119,7 +119,7 @@ def is_reached(key: TileKey) -> bool:
 
 @lru_cache(maxsize=1)
 def call_of(key: TileKey) -> tuple[AttentionCall, AttentionCall]:
-    """The call that stands for a key on the GPU, large enough to fill it, and one of its samples on the CPU."""
+    """The call that represents a key on the GPU, large enough to fill it, and one of its samples on the CPU."""
     torch.manual_seed(0)
     every = key.options == "all options"
     options = {"causal": True, "groups": True, "dropout_p": 0.1, "seed": 0} if every else {}

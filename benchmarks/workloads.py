@@ -27,7 +27,7 @@ SHAPES = {  # B, H, Lq, (Lp, ...), dialogue
     "4": (2, 8, 512, (1024, 512), False),
     "5": (1, 4, 24, (24, 24), True),
     "long": (1, 8, 4096, (4096, 4096), False),
-    "batch": (256, 8, 64, (128, 64), False),  # of utterances
+    "batch": (256, 8, 64, (128, 64), False),  # a batch of utterances
     "dialogues": (16, 4, 24, (24, 24), True),
     "8k": (1, 16, 8192, (8192, 2048), False),
 }
@@ -42,8 +42,8 @@ class Workload:
     name: str
     leaves: list[Tensor]  # gradients are taken with respect to these
     contenders: dict[str, Callable[[], Tensor]]
-    flops: float = 0.0  # of the forward; a backward has 2.5 times as many
-    bytes: float = 0.0  # of the forward's inputs and outputs; forward and backward move 3 times as many
+    flops: float = 0.0  # FLOPs of the forward; a backward has 2.5 times as many
+    bytes: float = 0.0  # bytes of the forward's inputs and outputs; forward and backward move 3 times as many
     forward_only: set[str] = field(default_factory=set)
 
     def gradients(self, contender: str, upstream: Tensor) -> tuple[Tensor, ...]:
@@ -116,7 +116,7 @@ class Attention:
         return options | groups | {"causal": True}
 
     def masks(self) -> list[Tensor]:
-        """What PyTorch's own attention needs in their place, built again by every call that uses it."""
+        """The masks that PyTorch's own attention needs instead, built by every call that uses them."""
         if self.key_masks is not None:
             return [mask[:, None, None] for mask in self.key_masks]
         queries = self.query.shape[2]
@@ -154,7 +154,7 @@ class Attention:
         return F.scaled_dot_product_attention(self.query, key, value, attn_mask=torch.cat(bias, -1))
 
     def flops_and_bytes(self) -> tuple[float, float]:
-        """Of a forward pass over the visible pairs, and of reading and writing each row that matters once."""
+        """FLOPs of a forward pass over the visible pairs, bytes of reading and writing each row that matters once."""
         batch, heads, queries, head_dim = self.query.shape
         masks = [mask.expand(batch, 1, queries, -1) for mask in self.masks()]
         visible = sum(int(mask.sum()) for mask in masks)

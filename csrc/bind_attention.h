@@ -1,4 +1,4 @@
-// Parameters of attention.h out of tensors. Shared by the bindings of the CPU and the CUDA kernels.
+// Makes the parameters of attention.h from tensors. Shared by the bindings of the CPU and the CUDA kernels.
 #pragma once
 
 #include <pybind11/stl.h>
@@ -104,8 +104,7 @@ class AttentionReader {
     return {t.data, packed_ ? 0 : t.strides[0], t.strides[1], t.strides[2]};
   }
 
-  // Offsets of B samples. On the CPU, where nothing else may have looked into them, those that leave the tensor are
-  // refused.
+  // Offsets of B samples. On the CPU, where this may be the first check, those outside of the tensor are refused.
   const int32_t* offsets(const char* name, const pybind11::object& tensor, int64_t tokens, int64_t longest) const {
     const auto* cu_seq = static_cast<const int32_t*>(reader_.dense(name, tensor, dl_int32, {p_.b + 1}));
     if (longest < 0) invalid(name, "a maximum of 0 or more", longest);
@@ -153,7 +152,7 @@ class AttentionReader {
   AttentionParams& p_;
   const bool on_cpu_, packed_;
   const TensorReader reader_;
-  int64_t tokens_q_ = 0, tokens_k_[max_sources] = {};  // of every batch entry
+  int64_t tokens_q_ = 0, tokens_k_[max_sources] = {};  // tokens of each batch entry
 };
 
 inline AttentionForwardParams attention_forward_params(const AttentionInputs& in, Device device,

@@ -24,12 +24,12 @@ CudaPlan checked(CudaPlan plan) {
   return plan;
 }
 
-// `workspace`: a function that is told the number of bytes and gives the address of as much device memory.
+// `workspace`: a function from a number of bytes to the address of that much device memory.
 void* allocated(const py::object& workspace, int64_t bytes) {
   return reinterpret_cast<void*>(workspace(bytes).cast<uintptr_t>());
 }
 
-// What Python calls to get a plan: the parameters' arguments.
+// The function that Python calls for a plan: it takes the arguments of `read`.
 template <class Params, class... Arguments>
 auto planned(Params (*read)(Device, Arguments...), CudaPlan (*plan)(const Params&)) {
   return [=](Arguments... arguments) { return checked(plan(read(Device::of_first_tensor, arguments...))); };

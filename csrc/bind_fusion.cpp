@@ -8,7 +8,7 @@ namespace py = pybind11;
 namespace amuse {
 namespace {
 
-// What Python calls: the parameters' arguments, then the number of threads.
+// The function that Python calls: it takes the arguments of `read`, then the number of threads.
 template <class Params, class... Arguments>
 auto on_cpu(Params (*read)(Device, Arguments...), void (*kernel)(const Params&, int)) {
   return [=](Arguments... arguments, int num_threads) {

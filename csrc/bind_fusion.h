@@ -1,4 +1,5 @@
-// Parameters of fusion.h out of the tensors that Python passes. Shared by the bindings of the CPU and the CUDA kernels.
+// Makes the parameters of fusion.h from the tensors that Python passes. Shared by the bindings of the CPU and the CUDA
+// kernels.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@
 
 namespace amuse {
 
-// Reads what both directions take, and then tensors of the same shapes.
+// Reads the arguments of both directions first, then tensors of the same shapes.
 class FusionReader {
  public:
   FusionReader(FusionParams& p, Device device, const pybind11::object& descriptors, const pybind11::object& alpha,
@@ -76,7 +77,7 @@ inline FusionForwardParams fusion_forward_params(Device device, const pybind11::
   return p;
 }
 
-// The gradients of what the call lacks, alpha or the gate's parameters, are not read.
+// Gradients of an absent argument, alpha or the gate's parameters, are not read.
 inline FusionBackwardParams fusion_backward_params(
     Device device, const pybind11::object& grad_fused, const pybind11::object& grad_alpha,
     const pybind11::object& descriptors, const pybind11::object& alpha, const pybind11::object& pair_weight,
@@ -97,7 +98,7 @@ inline FusionBackwardParams fusion_backward_params(
   return p;
 }
 
-// Reads tensors (n, d) of one dtype; the first tells both.
+// Reads tensors (n, d) of one dtype; the first decides shape and dtype.
 template <class Params>
 class InterpolationReader {
  public:

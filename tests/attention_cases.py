@@ -171,7 +171,7 @@ def oracle(case: Case) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 def assert_within_budget(out: Tensor, low: Tensor, ref64: Tensor, name: str = "output") -> None:
-    """SPEC 5: max|out - ref64| <= 2 max|low - ref64| + 1e-5 max|ref64|."""
+    """The error budget (docs/numerics.md): max|out - ref64| <= 2 max|low - ref64| + 1e-5 max|ref64|."""
     if ref64.numel() == 0:
         return
     error, budget = _error_and_budget(out, low, ref64)

@@ -1,8 +1,8 @@
-"""Batches with something taken away or put behind a mask."""
+"""Batches with something taken away or put behind a mask, and counts of what conversations lack."""
 
 import torch
 
-from amuse.data import Batch
+from amuse.data import Batch, Conversations
 
 
 def without(batch: Batch, name: str, rows=slice(None)) -> Batch:
@@ -23,3 +23,9 @@ def repadded(batch: Batch, filling: float, extra: int = 2) -> Batch:
         features[name] = torch.nn.functional.pad(padded, (0, 0, 0, extra))
         features[name][~masks[name]] = filling
     return Batch.of_padded(features, masks, batch.dialogues.lengths, batch.speaker, batch.labels, batch.ids)
+
+
+def missing_counts(conversations: Conversations) -> dict[str, int]:
+    """Modality -> number of utterances without a token of it."""
+    utterances = [*conversations.utterances()]
+    return {name: sum(u.num_tokens(name) == 0 for u in utterances) for name in conversations.modalities}

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,20 @@ hypothesis.settings.load_profile("short")
 backends.install()
 
 
+def pytest_collection_finish() -> None:
+    exempt_from_collection()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+def exempt_from_collection() -> None:
+    """Spares the garbage collector all that is alive now: in a process that has run many tests, millions of objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
     """Seeds before a module is imported: the constants that it draws do not depend on the modules before it."""
@@ -49,6 +64,7 @@ def module_leaves_no_state(request: pytest.FixtureRequest) -> Iterator[None]:
     """Checks what the fixtures of a module left behind, after the last of its tests."""
     with global_state.kept(f"a fixture of {request.node.nodeid}"):
         yield
+    exempt_from_collection()
 
 
 @pytest.fixture(autouse=True)

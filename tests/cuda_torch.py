@@ -48,7 +48,7 @@ def trace() -> list[Tensor]:
 
 
 def error_of(run: Callable[[], object], expected: type[Exception]) -> str:
-    """What `run` raises, which has to name CUDA's error."""
+    """The error that `run` raises, as text; it has to name CUDA's."""
     try:
         run()
     except expected as error:

@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py runs in two processes and in one: `torchrun -m tests.distributed_worker FOLDER`."""
+"""Run by tests/test_distributed.py in two processes and in one: `torchrun -m tests.distributed_worker FOLDER`."""
 
 import os
 import shutil

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_module(*arguments: str, timeout: float = 300) -> str:
-    """What `python -m arguments`, on one thread a process, prints; it has to succeed."""
+    """The output of `python -m arguments`, with one thread per process; it has to succeed."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What a script and a command line get from `amuse` before and around the work itself."""
+"""Promises of `import amuse` and of the command line around the work itself: names, versions, devices, logs."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def test_every_name_of_the_package_leads_somewhere():
 
 
 @pytest.mark.parametrize("code", ["import amuse", "import amuse.config", "import amuse.cli.main"])
-def test_what_needs_no_torch_does_not_import_it(code):
+def test_commands_that_need_no_torch_do_not_import_it(code):
     done = fresh("-c", f"import sys; {code}; print('torch' in sys.modules, 'sklearn' in sys.modules)")
     assert done.stdout.split() == ["False", "False"], done.stderr
 

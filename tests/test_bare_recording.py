@@ -67,7 +67,7 @@ def talk():
 
 @pytest.fixture(scope="module")
 def video(talk, tmp_path_factory):
-    """No transcript beside it."""
+    """A recording without a transcript."""
     path = tmp_path_factory.mktemp("bare") / "talk.mp4"
     return write_video(path, len(talk.samples) / SAMPLE_RATE, fps=2, sound=talk.samples)
 
@@ -129,7 +129,7 @@ def test_prepare_recognises_words_once_and_keeps_them(video, tmp_path, monkeypat
     command = ("data", "prepare", source, "--out", tmp_path / "data", "--workers", 1, "--no-faces")
     printed = amuse(*command)
     assert "6 utterances; usable: audio 6, video 6" in printed
-    assert "missing_transcript" in printed  # of the silence
+    assert "missing_transcript" in printed  # for the silence
     table = tmp_path / "data" / "transcripts" / "talk.csv"
     assert len(table.read_text("utf-8-sig").splitlines()) == 7
     monkeypatch.setattr("amuse.speech.transcription.recognizer", None)

@@ -16,8 +16,9 @@ from amuse.data.folds import cut_fold, groups_of
 from amuse.data.load import load_fold, load_splits
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import evaluate, predict
-from amuse.experiments import cross_validation
-from amuse.experiments.cross_validation import combinations, cross_validate, read_scores
+from amuse.experiments import contender
+from amuse.experiments.cross_validation import cross_validate, read_scores
+from amuse.experiments.settings import combinations
 
 TINY = ["model.d_model=16", "model.num_heads=2", "model.man_layers=1", "model.unimodal_lstm=false", "train.epochs=2"]
 
@@ -153,15 +154,16 @@ def test_choices_are_made_on_the_validation_part_inside_each_fold(tmp_path, monk
 
     def noted(model, conversations, batch_size):
         looked_at.append([dialogue.id for dialogue in conversations.dialogues])
-        return evaluate(model, conversations, batch_size)
+        return predict(model, conversations, batch_size)
 
-    monkeypatch.setattr(cross_validation, "evaluate", noted)
+    monkeypatch.setattr(contender, "predict", noted)
     # a learning rate of nearly 0 leaves the model as it began
     done = cross_validate(config, tmp_path / "runs", 1, ["train.learning_rate=[1.0e-9, 0.02]"], progress=False)
     for fold in done.folds:
         fold_config = configure(tmp_path / "data", f"data.fold={fold.fold}").data
-        _, valid, _ = load_fold(fold_config)
-        assert looked_at[2 * fold.fold : 2 * fold.fold + 2] == [[dialogue.id for dialogue in valid.dialogues]] * 2
+        _, valid, test = load_fold(fold_config)
+        seen = [[dialogue.id for dialogue in part.dialogues] for part in (valid, valid, test)]
+        assert looked_at[3 * fold.fold : 3 * fold.fold + 3] == seen
         scores = []
         for number in range(2):
             folder = tmp_path / "runs" / "grouping0" / f"fold{fold.fold}" / f"choice{number}"
@@ -195,7 +197,10 @@ def test_the_command_resumes_and_says_what_is_wrong(tmp_path):
     assert times == [state.stat().st_mtime_ns for state in states]
     assert json.loads((tmp_path / "runs" / "scores.json").read_text())["measure"] == "weighted F1"
     for words, message in (
-        (["--choose", "model.dropout=[0.1]"], "--choose, --groups: expected --folds with them"),
+        (
+            ["--choose", "model.dropout=[0.1]"],
+            "--choose, --groups, --rival, --trials, --ensemble: expected --folds with them",
+        ),
         (["--folds", "2", "--choose", "model.colour=[1]"], "expected a key of model, loss or train"),
         (["--folds", "2", "--seeds", "0"], "groupings: expected at least 1, got 0"),
         (["--folds", "1"], "expected 0 or at least 2 folds"),

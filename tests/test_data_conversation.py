@@ -5,6 +5,7 @@ import torch
 
 from amuse.data.clock import clock
 from amuse.data.conversation import Conversations, Dialogue, Utterance
+from tests.batches import missing_counts
 
 NAMES = ["calm", "angry"]
 WIDTHS = {"text": 4, "words": 0}
@@ -64,7 +65,7 @@ def test_empty_dialogue_and_empty_split_are_refused():
 def test_unlabelled_and_absent_are_fine_and_counted():
     split = conversations(utterance(label=None), utterance("u1", features={}), utterance("u2", label=0))
     assert split.class_counts().tolist() == [1, 1]
-    assert split.missing_counts() == {"text": 1, "words": 1}
+    assert missing_counts(split) == {"text": 1, "words": 1}
     assert split.num_utterances == 3
 
 
@@ -87,7 +88,7 @@ def test_select_keeps_the_named_modalities_and_leaves_the_original_alone():
 
 def test_added_features_are_checked_and_absent_where_there_is_no_entry():
     split = conversations(utterance(), utterance("u1")).with_features("face", 2, {"u0": torch.ones(1, 2)})
-    assert split.missing_counts()["face"] == 1
+    assert missing_counts(split)["face"] == 1
     with pytest.raises(ValueError, match=r"features\['face'\]"):
         split.with_features("face", 2, {"u0": torch.ones(1, 3)})
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from amuse.data.meld import EMOTIONS, read_meld
+from tests.batches import missing_counts
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 ROWS = [
@@ -96,7 +97,7 @@ def test_features_are_attached_and_absent_and_stray_entries_reported(tmp_path, c
     assert split[0].utterances[0].features["audio"].shape == (5, 3)
     assert split[1].utterances[0].features["audio"].shape == (1, 3)
     assert split[1].utterances[0].features["audio"].dtype == torch.float32
-    assert split.missing_counts() == {"audio": 2}
+    assert missing_counts(split) == {"audio": 2}
     assert "2 of 4 utterances have no audio" in caplog.text
     assert "1 entries belong to no utterance and are left out: dia9_utt9" in caplog.text
 

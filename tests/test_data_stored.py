@@ -22,6 +22,7 @@ from amuse.files import sha256
 from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
 from amuse.training.train import train_on
 from amuse.world import World
+from tests.batches import missing_counts
 
 SPLITS = ("train", "valid", "test")
 
@@ -62,7 +63,7 @@ def folder(source, tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """What is read while a test runs."""
+    """The tokens that are read while a test runs."""
     seen, read = [], StoredTokens.read
 
     def counted(self):
@@ -91,7 +92,7 @@ def same(ours, theirs):
 
 def test_features_are_those_of_the_files_and_are_read_when_they_are_looked_up(folder, source, reads):
     read = read_prepared(folder, "train")
-    assert read.missing_counts() == source["train"].missing_counts()
+    assert missing_counts(read) == missing_counts(source["train"])
     counts = [[u.num_tokens(m) for m in read.modalities] for u in read.utterances()]
     assert counts == [[u.num_tokens(m) for m in read.modalities] for u in source["train"].utterances()]
     chosen = read.select(["video", "text"]).subset([2, 0])
@@ -232,7 +233,7 @@ def test_other_tensors_are_refused(tmp_path, tensors, message):
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 30, 200])
-def test_what_is_no_safetensors_file_is_refused(tmp_path, cut):
+def test_other_files_than_safetensors_are_refused(tmp_path, cut):
     save_file({"a": torch.zeros(20, 2)}, tmp_path / "a.safetensors")
     (tmp_path / "b").write_bytes((tmp_path / "a.safetensors").read_bytes()[:cut])
     with pytest.raises(ValueError, match="b: not a safetensors file of features"):

@@ -10,7 +10,6 @@ from amuse.data.synthetic import (
     CLOCK,
     EMOTION_OF,
     EMOTIONS,
-    FACES,
     MODALITIES,
     VOICES,
     WORDS,
@@ -18,6 +17,7 @@ from amuse.data.synthetic import (
     shared_vectors,
     synthetic_conversations,
 )
+from tests.batches import missing_counts
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(MODALITIES, size)]
 
@@ -55,7 +55,7 @@ def test_label_follows_from_the_planted_evidence_and_the_speaker(contrast):
             tones = [t for t in WORDS for i in utterance.evidence["text"] if words[i] in WORDS[t]] or ["plain"]
             apex = utterance.features["video"][utterance.evidence["video"][0], :-CLOCK].numpy()
             rest = utterance.features["video"][:, :-CLOCK].numpy().mean(axis=0)
-            face = FACES[0 if (apex - rest) @ shared_vectors().expression > 0 else 1]
+            face = "smile" if (apex - rest) @ shared_vectors().expression > 0 else "frown"
             heard = levels[utterance.speaker]
             assert not {-1, 1} <= heard  # a speaker is quiet or loud, never both
             level = burst_level(utterance)
@@ -105,7 +105,7 @@ def test_ceiling_of_everything_is_one_minus_label_noise():
 
 def test_modalities_are_absent_at_the_given_rate_and_never_all():
     split = synthetic_conversations("train", num_dialogues=150, absent_rate=0.3)
-    for missing in split.missing_counts().values():
+    for missing in missing_counts(split).values():
         assert 0.24 < missing / split.num_utterances < 0.34
     assert all(u.features and u.evidence.keys() == u.features.keys() for u in split.utterances())
 

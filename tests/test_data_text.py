@@ -12,6 +12,7 @@ from amuse.data.text import encode_text, tokenize
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.text import WordReader, Words
+from tests.batches import missing_counts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = [*SPECIAL, "hello", "there", "no", "way", "ada", "ben", ":", "!"]
@@ -104,7 +105,7 @@ def test_truncation_is_reported_and_cuts_the_oldest_context_first(encoder, caplo
 
 def test_utterance_without_text_is_absent_and_reported(encoder, tmp_path, caplog):
     encoded = encode_text(talk("hello", None, ""), encoder, cache_dir=tmp_path, progress=False)
-    assert encoded.missing_counts() == {"text": 2}
+    assert missing_counts(encoded) == {"text": 2}
     assert "2 of 3 utterances have no text" in caplog.text
     nothing = encode_text(talk(None), encoder, cache_dir=tmp_path, progress=False)
     assert nothing.modalities == {"text": 8}

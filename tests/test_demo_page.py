@@ -32,7 +32,7 @@ TEMPLATE = "${document.title} {{value}}"  # gradio's own placeholders are text, 
 
 @pytest.fixture(scope="module", autouse=True)
 def telemetry_off():
-    """What the demo, and gradio after it, set in the environment of their process."""
+    """Sets the variables that the demo, and gradio after it, set in the environment of their process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         patch.setenv("HF_HUB_DISABLE_TELEMETRY", "True")
@@ -262,7 +262,7 @@ def test_files_that_were_not_uploaded_are_refused(address, talk):
         urllib.request.urlopen(f"{address}gradio_api/file={talk}")
 
 
-def test_what_is_missing_is_said_in_one_sentence(run, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_in_one_sentence(run, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="nothing"):
         amuse("demo", tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "gradio", None)

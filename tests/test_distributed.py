@@ -1,10 +1,13 @@
 """Promises of training in several processes: the gradients and the scores of a single one."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from amuse.config import Config
 from amuse.data.load import load_split
@@ -20,9 +23,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run_module(*torchrun, "-m", "tests.distributed_worker", str(folder))
+    """What two processes leave; made once, by the first of pytest's workers that comes to it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_processes"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+            run_module(*torchrun, "-m", "tests.distributed_worker", str(unfinished))
+            os.replace(unfinished, folder)
     return folder
 
 
@@ -60,10 +71,11 @@ def test_a_run_of_two_processes_is_a_run_of_one(two_processes, way, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_two_processes_resume_to_the_same_bits_and_one_finishes_their_run(two_processes, way):
+def test_two_processes_resume_to_the_same_bits_and_one_finishes_their_run(two_processes, way, tmp_path):
     whole, cut = (Amuse.from_pretrained(two_processes / name / "best") for name in (way, f"{way} cut"))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), cut.parameters(), strict=True))
     config = Config.load(None, [*TINY, "train.ema=0.5"])
-    finished = train(config, two_processes / f"{way} to one", resume=True, progress=False)
+    shutil.copytree(two_processes / f"{way} to one", tmp_path / "one")
+    finished = train(config, tmp_path / "one", resume=True, progress=False)
     test = load_split(config.data, "test")
     torch.testing.assert_close(predict(finished, test).logits, predict(whole, test).logits, atol=1e-3, rtol=1e-3)

@@ -71,7 +71,7 @@ def test_eight_threads_give_the_bits_of_one():
 
 
 class Attended(Dataset):
-    """Items that are computed by the ops, in whichever process loads them."""
+    """Items that are computed by the ops, in the process that loads them."""
 
     def __len__(self):
         return 8

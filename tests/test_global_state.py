@@ -81,7 +81,7 @@ def test_runs_afterwards(shared):
     warnings.warn("no error: pytest restored the filters")
 
 def test_leaves_nothing():
-    assert torch.get_default_dtype() is torch.float64  # of the module's fixture, which is still in use
+    assert torch.get_default_dtype() is torch.float64  # set by the module's fixture, which is still in use
 """
 
 

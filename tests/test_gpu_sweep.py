@@ -237,7 +237,7 @@ def test_fp64_reference_in_parts_is_the_reference_at_once(normalization):
 
 
 def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
-    """What flash-attn documents, in plain PyTorch."""
+    """flash-attn's function as documented, in plain PyTorch."""
     pieces = []
     for b in range(len(cu_seqlens_q) - 1):
         rows, keys = slice(*cu_seqlens_q[b : b + 2].tolist()), slice(*cu_seqlens_k[b : b + 2].tolist())
@@ -248,7 +248,7 @@ def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, ma
 
 
 def memory_efficient_attention_partial(query, key, value, attn_bias):
-    """What xformers documents, in plain PyTorch: inputs (B, L, H, D), lse (B, H, L)."""
+    """xformers' function as documented, in plain PyTorch: inputs (B, L, H, D), lse (B, H, L)."""
     scores = torch.einsum("bihd,bjhd->bhij", query, key) * query.shape[-1] ** -0.5 + attn_bias
     return torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), value), scores.logsumexp(-1)
 

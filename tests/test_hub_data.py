@@ -191,6 +191,43 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     assert "columns: mood" in next(p.message for p in problems if p.kind == "unused")
 
 
+def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
+    for name in ("a.wav", "b.wav", "c.wav", "spare.wav"):
+        (tmp_path / name).touch()
+    rows = [
+        {"audio": {"path": "a.wav", "array": [0.1], "sampling_rate": 16000}, "text": "a", "label": "calm"},
+        {"audio": "b.wav", "text": float("nan"), "label": float("nan")},
+        {"audio": "c.wav", "text": "c", "label": ["calm", "angry"]},
+        {"audio": 7, "text": "d", "label": "calm"},
+        {"audio": None, "text": "e", "label": "calm"},
+        {"audio": {"path": None, "array": [0.1], "sampling_rate": 16000}, "text": "f", "label": "calm"},
+    ]
+    write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, problems = read(tmp_path)
+    media = {id: clip.sound for clips in found.clips.values() for id, clip in clips.items()}
+    assert {id: sound and sound.name for id, sound in media.items()} == {
+        "train_0": "a.wav",
+        "train_1": "b.wav",
+        "train_2": None,
+    }
+    texts = {u.text: u.label for part in found.splits.values() for u in part.utterances()}
+    assert texts == {"a": 0, None: None, "e": 0}
+    told = {p.place: p.message for p in problems if p.kind == "bad_row"}
+    assert told["train.jsonl, line 3"].startswith("label: expected text or a number, got ['calm'")
+    assert told["train.jsonl, line 4"] == "audio: expected a recording or its path, got 7"
+    assert told["train.jsonl, line 6"].startswith("audio: expected a recording or its path, got {")
+    assert [p.message for p in problems if p.kind == "stray_file"] == ["recordings that no usable row names: 2"]
+
+
+def test_times_in_milliseconds_are_reported(tmp_path):
+    (tmp_path / "a.wav").touch()
+    write(tmp_path, "train.csv", "audio,start,end,text\na.wav,0,2400,a\na.wav,2400,3900,b\n")
+    found, problems = read(tmp_path)
+    clips = [clip for clips in found.clips.values() for clip in clips.values()]
+    assert [(clip.begin, clip.end) for clip in clips] == [(0.0, 2.4), (2.4, 3.9)]
+    assert "milliseconds" in problems.kinds
+
+
 def test_splits_that_are_missing_are_drawn_from_the_training_split(tmp_path):
     rows = "".join(f"c{i},word,{['calm', 'angry'][i % 2]}\n" for i in range(12))
     write(tmp_path, "train.csv", "conversation,text,label\n" + rows)

@@ -11,7 +11,7 @@ from amuse_kernels import Packed
 from amuse_kernels.nn import PeripheralCentralAttention, project_sources
 from tests.backends import runnable
 
-LENGTHS = ((3, 1, 4, 0), (5, 0, 2, 1), (3, 1, 4, 0))  # of the query and two sources, the second as long as the query
+LENGTHS = ((3, 1, 4, 0), (5, 0, 2, 1), (3, 1, 4, 0))  # query and two sources, the second as long as the query
 WIDTHS = (32, 16, (8, 12))
 kinds = pytest.mark.parametrize("kind", ["packed", "jagged"])
 

@@ -74,6 +74,7 @@ FORMS = {
     "a.nut": Form("mpeg4", "mp2"),
     "a.mxf": Form("mpeg2video", "pcm_s16le"),
     "a.m3u8": Form("libx264", "aac", "hls", options={"hls_time": "2", "hls_list_size": "0"}),
+    "a.rm": Form("rv20", "ac3", "rm"),
     "a.h264": Form("libx264"),
     "a.mjpeg": Form("mjpeg"),
 }
@@ -103,7 +104,7 @@ class Notes(list):
 
 
 def recorded_numbers(begin, end, count, late=0):
-    """Of the frames in the middle of equal parts of a span."""
+    """Numbers of the frames in the middle of equal parts of a span."""
     times = [begin + (i + 0.5) * (end - begin) / count for i in range(count)]
     return [max(int(time * FPS + 1e-6) - late, 0) for time in times]
 
@@ -150,6 +151,23 @@ def test_pictures_and_sounds_of_a_span_are_those_recorded_then(tmp_path, name, d
         with pytest.raises(MediaError) as error:
             read(Span(path, 7.0, 8.0), 30, notes)
         assert error.value.kind == "out_of_range"
+
+
+def test_pictures_of_dv_are_those_recorded_then(tmp_path):
+    """A format of one size only, whose frame i is of the grey 4 i here."""
+    import av
+
+    path = tmp_path / "a.dv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("dvvideo", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        for i in range(60):
+            picture = av.VideoFrame.from_ndarray(np.full((576, 720, 3), 4 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    for begin, end in [(0.0, 1.0), (1.0, 1.4), (1.52, 2.0), (2.0, 2.4)]:
+        got = [image.mean() / 4 for image in read_frames(Span(path, begin, end), 4, 30, Notes())]
+        assert got == pytest.approx(recorded_numbers(begin, end, 4), abs=0.6), f"{begin} to {end}"
 
 
 def test_nothing_from_outside_of_a_span_is_seen(tmp_path):
@@ -270,7 +288,7 @@ def test_recordings_that_were_joined_are_read_through(tmp_path):
         numbers = recorded_numbers(begin % SECONDS, end % SECONDS, 4)
         assert [number(image) for image in images] == pytest.approx(
             numbers, abs=2
-        )  # of sound and picture, one ends later
+        )  # either sound or picture ends later
     assert media_seconds(path) == pytest.approx(2 * SECONDS, abs=0.2)
 
 

@@ -45,6 +45,8 @@ ABLATIONS = {
     "Bi-LSTM before fusion": {"man_lstm": True},
     "learned gates": {"man_gate": "learned"},
     "input gates": {"man_gate": "input"},
+    "one softmax over all sources": {"man_normalization": "joint"},
+    "no layer norms of descriptors": {"descriptor_norm": False},
 }
 
 
@@ -81,7 +83,7 @@ def test_every_parameter_learns(model):
     assert not idle
 
 
-def test_what_an_absent_modality_holds_never_matters(model):
+def test_values_of_an_absent_modality_never_matter(model):
     batch, dirty = make_batch(), repadded(make_batch(), float("nan"))
     torch.manual_seed(1)
     expected = model(batch)

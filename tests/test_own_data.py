@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from amuse.config import Config
 from amuse.data.load import load_fold, load_splits
 from amuse.data.tables import read_tables
-from amuse.examples import acted, enjoyment
+from amuse.examples import acted, enjoyment, meld_vectors
 from amuse.experiments.cross_validation import cross_validate
+from amuse.files import load_tensors
+from tests.batches import missing_counts
 
 CONFIGS = enjoyment.Path(enjoyment.__file__).parents[1] / "configs"
 
@@ -55,7 +57,7 @@ def write_enjoyment(folder):
 
 def test_enjoyment_becomes_tables(tmp_path):
     printed = output(enjoyment.run, write_enjoyment(tmp_path / "data"), "--out", tmp_path / "tables")
-    assert "2 dialogues, 5 exchanges; audio 2, prosody 1, timing 2, video 2" in printed
+    assert "2 dialogues, 5 exchanges; actions 6, audio 2, prosody 1, timing 2, video 2" in printed
     tables = read_tables(tmp_path / "tables")
     assert [[u.id for u in d.utterances] for d in tables.dialogues] == [["P2_T1", "P2_T2"], ["P3_T1", "P3_T2", "P3_T3"]]
     labels = [u.label for d in tables.dialogues for u in d.utterances]
@@ -63,6 +65,35 @@ def test_enjoyment_becomes_tables(tmp_path):
     assert tables.features["audio"]["P3_T2"].tolist() == [[3, 2]]
     assert tables.features["timing"]["P2_T2"].tolist() == [[20, 2]]
     assert tables.features["video"]["P3_T1"].tolist() == [[6, 7], [8, 9], [10, 11]]
+    deviation = (8 / 3) ** 0.5
+    assert tables.features["actions"]["P3_T1"][0].tolist() == pytest.approx(
+        [8, 9, deviation, deviation, 9, 10], abs=1e-5
+    )
+
+
+def test_the_face_is_cut_into_actions_expressions_and_pose():
+    header = ["id", "AU01", "anger", "Yaw", "AU43"]
+    assert enjoyment.parts_of_face(header) == {"actions": [1, 4], "expressions": [2], "pose": [3]}
+
+
+def test_features_per_actor_are_relative_to_the_actors_own_clips():
+    cells = np.array([[1.0, 5.0], [3.0, np.nan], [10.0, 7.0], [10.0, 9.0]])
+    found = acted.relative(cells, ["a", "a", "b", "b"])
+    np.testing.assert_allclose(found, [[-1, 0], [1, np.nan], [0, -1], [0, 1]])
+
+
+def test_vectors_of_meld_follow_the_rows_of_its_csv(tmp_path):
+    lines = ["Dialogue_ID,Utterance_ID,Utterance", "0,0,a", "0,1,b", "1,0,c"]
+    (tmp_path / "dev.csv").write_text("\n".join(lines) + "\n")
+    np.save(tmp_path / "v.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))
+    arguments = [tmp_path / "v.npy", "--csv", tmp_path / "dev.csv", "--out", tmp_path / "v.safetensors"]
+    assert "2 of 3 utterances, width 2" in output(meld_vectors.run, *arguments, "--without", "0:1")
+    found = load_tensors(tmp_path / "v.safetensors")
+    assert {name: x.tolist() for name, x in found.items()} == {"dia0_utt0": [1, 2], "dia1_utt0": [3, 4]}
+    with pytest.raises(SystemExit, match=r"expected 3 rows, as .* got \(2, 2\)"):
+        meld_vectors.run(tmp_path / "v.npy", tmp_path / "dev.csv", tmp_path / "x.safetensors")
+    with pytest.raises(SystemExit, match=r"--without: expected dialogue:utterance of .*, got 9:9"):
+        meld_vectors.run(tmp_path / "v.npy", tmp_path / "dev.csv", tmp_path / "x.safetensors", ["9:9"])
 
 
 def test_acted_clips_become_tables_with_gaps(tmp_path):
@@ -89,9 +120,9 @@ def test_the_published_enjoyment_data_are_whole(shared_data, tmp_path):
     assert sum(map(len, parts)) == 25
     assert sum(part.num_utterances for part in parts) == 590
     for part in parts:
-        assert part.missing_counts() == {"audio": 0, "prosody": 0, "timing": 0, "video": 0}
+        assert missing_counts(part) == dict.fromkeys(["audio", "actions", "expressions", "pose", "timing"], 0)
         assert all(1 <= u.label <= 5 for u in part.utterances())
-    assert sum(len(u.features["video"]) for part in parts for u in part.utterances()) == 37_653
+    assert sum(len(tokens) for tokens in read_tables(tmp_path).features["video"].values()) == 37_653
 
 
 def test_the_published_acted_clips_are_cut_by_actor_and_learned(shared_data, tmp_path):

@@ -18,7 +18,7 @@ from tests.backends import GPU_KERNELS, INTERPRETED, runnable
 
 RUNNABLE = runnable()
 LOW_PRECISION = [torch.float32, torch.float16, torch.bfloat16]
-DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # of cases where the dtype does not matter
+DTYPE = torch.float32 if GPU_KERNELS else torch.float64  # for cases where the dtype does not matter
 needs_double = pytest.mark.skipif(GPU_KERNELS, reason="GPU kernels have no fp64")
 TILES = {"batch": 1, "queries": 37, "lengths": (41, 35), "masks": "holes", "layouts": True}
 OPTIONS = {
@@ -199,7 +199,7 @@ def test_absent_modality_contributes_nothing(backend, normalization):
 
 
 @pytest.mark.parametrize("bad", [math.nan] if INTERPRETED else [math.nan, math.inf, -math.inf])
-def test_what_stands_behind_a_mask_never_matters(case, backend, bad):
+def test_values_behind_a_mask_never_matter(case, backend, bad):
     if not case.options.get("key_masks"):
         case.options["key_masks"] = [torch.arange(k.shape[2]).expand(2, -1) < 2 for k in case.keys]
     clean, poisoned = case.leaves(), case.leaves()

@@ -1,4 +1,4 @@
-"""What p2c_attention_varlen promises, on every backend that can run here."""
+"""Promises of p2c_attention_varlen, on every backend that can run here."""
 
 import contextlib
 
@@ -278,6 +278,10 @@ def test_gradients_can_be_differentiated_again(options):
         ({"query_groups": torch.zeros(4).long()}, ValueError, r"query_groups: expected \(3,\)"),
         ({"gates": torch.ones(3, 1, 1)}, ValueError, r"gates: .* \(B, H, P\) = \(2, 2, 1\)"),
         ({"max_q": True}, TypeError, "max_q: expected an int"),
+        ({"max_q": 2**31}, ValueError, "max_q: expected a length from 0 to 2"),
+        ({"keys": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"keys\[0\]: expected device cpu, got meta"),
+        ({"values": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"values\[0\]: expected device cpu, got meta"),
+        ({"cu_seq_q": offsets([2, 1]).to("meta")}, ValueError, "cu_seq_q: expected device cpu, got meta"),
         ({"dropout_p": False}, TypeError, "dropout_p: expected a float"),
         ({"values": torch.zeros(1, 4, 2, 16)}, TypeError, "values: expected a list or tuple"),
         ({"values": [torch.zeros(4, 2, 16).double()]}, TypeError, r"values\[0\]: expected a tensor of torch.float32"),

@@ -8,7 +8,7 @@ import torch
 from amuse.config import LossConfig, ModelConfig
 from amuse.data import collate, synthetic_conversations
 from amuse.data.spec import DataSpec
-from amuse.explain.influence import attention_weights
+from amuse.explain.influence import attention_flow, attention_weights
 from amuse.layout import Layout
 from amuse.model.amuse import Amuse
 from amuse.model.packed import pack
@@ -42,6 +42,28 @@ def fit(model, loss_of, steps=60):
         optimizer.step()
         values.append(loss.item())
     return values
+
+
+# --- options of the stages ---
+
+
+def test_the_softmax_of_the_man_may_run_over_all_sources():
+    talk = synthetic_conversations("test", num_dialogues=2)
+    batch = collate(talk.dialogues, talk.modalities)
+    for normalization, expected in (("joint", 1.0), ("per_source", 2 / 3)):  # of the paper, 1 / |M| for each source
+        flow = attention_flow(make_model(man_normalization=normalization), batch)
+        total = flow["text", "audio"].sum(1) + flow["text", "video"].sum(1)
+        torch.testing.assert_close(total, torch.full_like(total, expected))
+
+
+def test_without_layer_norms_descriptors_keep_their_size():
+    for norm in (True, False):
+        stage = make_model(descriptor_norm=norm, unimodal_lstm=False, unimodal_layers=0).eval().unimodal[0]
+        x = torch.randn(5, stage.project.in_features)
+        layout = Layout.of([1] * 5)
+        zero, once, twice = (stage(factor * x, layout) for factor in (0.0, 1.0, 2.0))
+        grown = (twice - zero).norm() / (once - zero).norm()
+        assert grown < 1.5 if norm else abs(grown - 2) < 1e-4
 
 
 # --- face and background: streams of one modality (III-A) ---

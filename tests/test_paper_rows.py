@@ -92,7 +92,7 @@ def test_the_focal_loss_is_averaged_over_the_modalities_classifiers():
     made = batch()
     output = make_model()(made)
     config = LossConfig(gamma=1.5)
-    expected = sum(focal_loss(output.modality_logits[:, m], made.labels, 1.5) for m in range(3)) / 3
+    expected = sum(focal_loss(output.modality_logits[:, m], made.labels, 1.5).mean() for m in range(3)) / 3
     torch.testing.assert_close(amuse_loss(output, made.labels, config)["modality"], expected)
 
 

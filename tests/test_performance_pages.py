@@ -5,7 +5,11 @@ import statistics
 
 import pytest
 
-from benchmarks import live, performance, regression, scores
+from amuse.experiments.cross_validation import CrossValidation, FoldScore
+from benchmarks import evidence, live, performance, regression, scores
+from benchmarks.cross_validated import difference_cells, spread
+from benchmarks.evidence import read_runs
+from benchmarks.experiments import AMUSE, AVERAGED, EXPERIMENTS, SETS
 from benchmarks.pages import rewrite, written
 from benchmarks.static import floors
 from benchmarks.static.occupancy import occupancy
@@ -27,16 +31,52 @@ def test_every_mean_with_a_deviation_is_one_of_the_committed_scores(page):
     known = {score.text for score in scores.read_scores()}
     for row in scores.read_ablations():
         known |= {f"{row[name]} ± {row[f'{name}_deviation']}" for name in ("weighted_f1", "accuracy")}
+    for run in read_runs().values():
+        known |= {spread(run, column).partition(" (")[0] for column in range(2)}
     said = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", (scores.ROOT / page).read_text()))
-    assert said
+    assert said or page == "docs/published.md"
     assert said <= known
+
+
+def test_the_word_of_an_ablation_follows_its_interval():
+    # five seeds: 2.78 standard errors
+    assert scores.shown("-0.67", "0.29", 5) == "not shown"
+    assert scores.shown("-0.82", "0.29", 5) == "hurts"
+    assert scores.shown("+0.71", "0.24", 5) == "helps"
+    assert scores.shown("-3.32", "3.68", 3) == "not shown"
+    assert scores.shown("", "", 5) == ""
+
+
+def test_runs_come_back_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs.csv")
+    folds = [FoldScore(g, f, 70.25 + f, 40, 10) for g in range(2) for f in range(2)]
+    runs = {
+        ("acted", "AMuSE"): CrossValidation("weighted F1", "accuracy", folds, [(70.5, 71.0), (71.25, 72.0)]),
+        ("acted", "linear model"): CrossValidation(
+            "weighted F1", "accuracy", folds[::-1], [(69.5, 71.0), (70.0, 72.0)]
+        ),
+    }
+    evidence.write_runs(runs)
+    assert evidence.read_runs() == runs
+    words = difference_cells(runs["acted", "AMuSE"], runs["acted", "linear model"])
+    assert words == ["+0.00", "+0.00 to +0.00", "not shown to differ"]  # paired by fold, in whatever order
+
+
+def test_every_experiment_is_a_command_with_a_folder_of_its_own():
+    commands = [(e.data, tuple(e.command("DATA", "OUT"))) for e in EXPERIMENTS]
+    assert len(set(commands)) == len(commands)
+    assert {e.data for e in EXPERIMENTS} == set(SETS)
+    assert any(e.quick for e in EXPERIMENTS)
+    ensemble = next(e for e in EXPERIMENTS if e.name == AMUSE + AVERAGED)
+    single = next(e for e in EXPERIMENTS if e.name == AMUSE)
+    assert ensemble.folder == single.folder  # its first member is the single model
 
 
 def test_means_and_deviations_are_those_of_the_runs():
     for score in scores.read_scores():
         if score.scores:
             assert float(score.mean) == pytest.approx(statistics.fmean(score.scores), abs=0.0051), score
-            assert float(score.deviation) == pytest.approx(statistics.pstdev(score.scores), abs=0.0101), score
+            assert float(score.deviation) == pytest.approx(statistics.stdev(score.scores), abs=0.0101), score
 
 
 def test_the_grids_unchanged_row_is_the_headlines():
@@ -82,7 +122,7 @@ def test_occupancy_follows_the_limits_of_a_multiprocessor(arch, registers, warps
     assert occupancy(arch, registers, warps, shared) == pytest.approx(expected)
 
 
-def test_a_floor_is_bytes_or_flops_whichever_takes_longer():
+def test_a_floor_is_the_longer_of_bytes_and_flops():
     chip = floors.Chip(bandwidth=100.0, flops=1000.0)
     assert floors.Work(1, bytes=50.0, flops=100.0).floor(chip) == pytest.approx(0.5)
     assert floors.Work(1, bytes=50.0, flops=800.0).floor(chip) == pytest.approx(0.8)

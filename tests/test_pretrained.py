@@ -41,7 +41,7 @@ def meld(tmp_path, monkeypatch):
 
 @pytest.fixture
 def github(meld, monkeypatch):
-    """What was asked of a server that has the files at their revision, and nothing else."""
+    """The requests that a server received; it has the files at their revision and nothing else."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -142,7 +142,7 @@ def test_small_contributions_and_those_of_a_doubtful_explanation_are_not_painted
         "",
         "",
     ]
-    assert Paint(1.0, classes).mark(0.05)["sign"] == ""  # small beside the strongest one
+    assert Paint(1.0, classes).mark(0.05)["sign"] == ""  # small compared with the strongest one
     assert Paint(0.5, classes, reliable=False).mark(0.5)["sign"] == ""
     assert [Paint(5.0, Outcome(None, 5.0)).mark(x)["sign"] for x in (3.0, 0.04)] == ["up", ""]
 
@@ -154,7 +154,7 @@ def test_small_contributions_and_those_of_a_doubtful_explanation_are_not_painted
         (Fidelity(0.49, 0.2, 0.7, 0.5), False),
         (Fidelity(0.9, 0.6, 0.7, 0.5), False),  # leaving out the strongest changes less than leaving out any
         (Fidelity(0.9, 0.2, 0.4, 0.5), False),
-        (Fidelity(1.0, 0.5, 0.5, 0.5), True),  # of one group
+        (Fidelity(1.0, 0.5, 0.5, 0.5), True),  # with one group
         (Fidelity(float("nan"), 0.5, 0.5, 0.5), False),
     ],
 )

@@ -49,7 +49,8 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
 
 
 def test_a_compiled_training_is_the_plain_one_without_a_graph_for_each_batch(tmp_path, monkeypatch):
-    options = ["model.dropout=0", "model.unimodal_lstm=false", "model.temporal=attention", "train.epochs=2"]
+    two = "data.modalities=[text,audio]"  # tracing takes the time
+    options = ["model.dropout=0", "model.unimodal_lstm=false", "model.temporal=attention", "train.epochs=2", two]
     plain = train(tiny(*options), tmp_path / "plain", progress=False)
     graphs = []
 
@@ -63,7 +64,7 @@ def test_a_compiled_training_is_the_plain_one_without_a_graph_for_each_batch(tmp
     assert 2 <= len(graphs) <= 4  # training and evaluation, perhaps again once a length is seen to change
 
 
-@pytest.mark.parametrize("options", [(), ("train.ema=0.9",)])
+@pytest.mark.parametrize("options", [(), ("train.ema=0.9",), ("train.save_epochs=2",)])
 def test_resuming_gives_the_model_of_an_uninterrupted_run(tmp_path, monkeypatch, options):
     whole = train(tiny(*options), tmp_path / "whole", progress=False)
     calls = []

@@ -9,7 +9,7 @@ import pytest
 
 from amuse.data.folder import read_folder
 from amuse.data.problems import LOSSES, NOTES
-from amuse.data.speakers import said
+from amuse.data.speakers import speaker_lines
 from amuse.data.transcript import READERS, read_transcript
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"
@@ -140,7 +140,7 @@ def test_subrip_is_read_as_people_write_it(tmp_path, content, expected):
         assert set(problems.kinds) <= {"missing_speaker", "overlap"}
 
 
-def test_times_that_are_none_take_no_words_of_others(tmp_path):
+def test_broken_times_take_no_words_of_others(tmp_path):
     content = (
         "1\n00:00:00,000 --> 00:00:01,000\nAnn: a\n\n2\n00:00:01,000 --> soon\nBob: b\n\n"
         "3\n00:00:02,000 --> 00:00:03,000\nAnn: c\n"
@@ -182,8 +182,8 @@ def test_times_that_are_none_take_no_words_of_others(tmp_path):
         ("- 5 degrees", "", "", "5 degrees"),
     ],
 )
-def test_speaker_of_a_line_is_told_from_its_words(line, speaker, label, words):
-    assert said([line]) == [(speaker, label, words)]
+def test_speaker_of_a_line_is_separated_from_its_words(line, speaker, label, words):
+    assert speaker_lines([line]) == [(speaker, label, words)]
 
 
 def test_one_speaker_has_one_name_however_it_is_written(tmp_path):
@@ -265,7 +265,7 @@ def test_quotation_marks_in_whispers_tables_are_words(tmp_path):
     assert set(problems.kinds) == {"milliseconds", "missing_speaker"}
 
 
-def test_times_in_milliseconds_are_told_in_json_too(tmp_path):
+def test_times_in_milliseconds_are_reported_in_json_too(tmp_path):
     content = '{"utterances": [{"start": 250, "end": 2650, "speaker": "A", "text": "a"}]}'
     for name in ("talk.json", "talk.jsonl"):
         lines, problems = read(tmp_path, name, content if name.endswith(".json") else content[16:-2])
@@ -326,6 +326,38 @@ def test_labels_of_annotations_go_to_the_speaker_they_name(tmp_path):
     lines, problems = read(tmp_path, "talk.TextGrid", long.encode("utf-16"))
     assert spoken(lines) == [("Ann", 'say "12" now')]
     assert problems.kinds == ["unused"]
+
+
+def test_labels_of_elan_are_read_in_whichever_order_its_tiers_are(tmp_path):
+    """Also where a label refers to a translation that refers to the utterance, or to itself."""
+    content = EXAMPLES["talk.eaf"]
+    begin, end = content.index('  <TIER TIER_ID="A_emotion"'), content.index("</ANNOTATION_DOCUMENT>")
+    emotions, rest = content[begin:end], content[:begin] + content[end:]
+    first = rest.index("  <TIER")
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + emotions + rest[first:])
+    assert [(line.speaker, line.label) for line in lines] == [("Ann", "angry"), ("Bob", None)]
+    assert problems.kinds == []
+    translation = emotions.replace("a3", "a4").replace("A_emotion", "A_translation").replace("angry", "Na")
+    chained = emotions.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a4"')
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + chained + translation + rest[first:])
+    assert [(line.speaker, line.label) for line in lines] == [("Ann", "angry"), ("Bob", None)]
+    assert problems.kinds == ["unused"]  # the translation
+    nameless = rest.replace('ANNOTATION_ID="a2" ', "")
+    lines, problems = read(tmp_path, "talk.eaf", nameless)
+    assert [(line.speaker, line.start) for line in lines] == [("Ann", 0.0), ("Bob", 2.4)]
+    circle = emotions.replace('ANNOTATION_REF="a1"', 'ANNOTATION_REF="a3"')
+    lines, problems = read(tmp_path, "talk.eaf", rest[:first] + circle + rest[first:])
+    assert (len(lines), problems.kinds) == (2, ["bad_row"])
+
+
+def test_turns_of_other_recordings_are_reported(tmp_path):
+    content = EXAMPLES["talk.rttm"] + EXAMPLES["talk.rttm"].replace(" talk ", " other ").replace("Ann", "Cid")
+    lines, problems = read(tmp_path, "talk.rttm", content)
+    assert [line.speaker for line in lines] == ["Ann", "Bob"]
+    assert problems.kinds == ["unused"]
+    assert "other" in problems[0].message
+    lines, problems = read(tmp_path, "renamed.rttm", EXAMPLES["talk.rttm"])
+    assert len(lines) == 2  # of one recording, whatever its name
 
 
 def test_json_entries_without_times_are_reported(tmp_path):

@@ -1,4 +1,4 @@
-"""What only the Triton launches of p2c_attention promise; their results are tested by the promises, interpreted."""
+"""Promises of the Triton launches of p2c_attention alone; tests/test_p2c_attention.py checks their results."""
 
 import random
 from unittest import mock

@@ -1,4 +1,4 @@
-"""What an installed wheel must be able to do, away from the checkout: `make wheel` runs it in a clean environment."""
+"""Tries an installed wheel, away from the checkout: `make wheel` runs this in a clean environment."""
 
 import subprocess
 import sys

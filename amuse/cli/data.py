@@ -148,7 +148,7 @@ def predict(
     ],
     video: Annotated[Path | None, typer.Argument(help="Video or audio file.")] = None,
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
     expressions: Annotated[

@@ -20,7 +20,7 @@ def explain(
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one beside VIDEO, or recognised.")
+        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised.")
     ] = None,
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",

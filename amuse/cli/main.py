@@ -154,32 +154,43 @@ def repeat(
     ] = None,
     choose: Annotated[
         list[str] | None,
-        typer.Option(help="section.key=[value, ...]: with --folds, chosen in each fold by its validation part."),
+        typer.Option(help="section.key=[value, ...]: with --folds, chosen inside each fold."),
     ] = None,
+    inner: Annotated[
+        int, typer.Option(help="Inner folds for these choices; 0 = choose by the validation part of each fold.")
+    ] = 0,
+    trials: Annotated[int, typer.Option(help="Random settings to choose from in each fold, in place of --choose.")] = 1,
+    rival: Annotated[
+        str | None, typer.Option(help="With --folds: a published fusion in place of AMuSE, such as MulT, or linear.")
+    ] = None,
+    ensemble: Annotated[int, typer.Option(help="With --folds: models, alike but for their seeds, to average.")] = 1,
 ) -> None:
     """Train and test with several seeds, or with every fold of a grouped cross-validation; print mean and deviation."""
     from amuse.config import Config
+    from amuse.experiments.contender import contender
     from amuse.experiments.cross_validation import cross_validate
     from amuse.experiments.repetition import repeat as run
 
     folded = [f"data.folds={folds}"] if folds else []
     folded += [f"data.groups={groups}"] if groups else []
+    folded += [f"data.inner_folds={inner}"] if inner else []
     settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
     if settings.data.folds:
-        say(cross_validate(settings, out, seeds, choose or ()).to_markdown())
-    elif choose or groups:
-        raise ValueError("--choose, --groups: expected --folds with them, got none")
+        trained = contender(rival, ensemble)
+        say(cross_validate(settings, out, seeds, choose or (), trials=trials, trained=trained).to_markdown())
+    elif choose or groups or rival or trials > 1 or ensemble > 1:
+        raise ValueError("--choose, --groups, --rival, --trials, --ensemble: expected --folds with them, got none")
     else:
         say(run(settings, out, seeds))
 
 
 @app.command()
 def differences(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat --folds; the first is the reference.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of amuse repeat; the first is the reference.")],
     latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular instead of Markdown.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the numbers to this file.")] = None,
 ) -> None:
-    """Compare configurations with the first, fold by fold: mean difference, corrected interval, verdict."""
+    """Compare runs with the first, fold by fold or seed by seed: mean difference, corrected interval, verdict."""
     from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
     from amuse.files import write_text
 
@@ -194,15 +205,28 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder of the grid; finished runs there are not repeated.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    tables: Annotated[str, typer.Option(help="Tables of the paper, some of I,II,III,IV,V.")] = "I,III,IV,V",
-    seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 1,
+    tables: Annotated[
+        str, typer.Option(help="Tables of the paper, I,II,III,IV,V, and ours, losses,attention,overfitting.")
+    ] = "I,III,IV,V",
+    seeds: Annotated[int, typer.Option(help="Runs of each row; with --folds, groupings into folds.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation of each row; 0 = the data's own splits.")] = 0,
+    groups: Annotated[str | None, typer.Option(help="What folds never split; see amuse repeat.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tabulars instead of Markdown.")] = False,
 ) -> None:
-    """Run the paper's ablations on your data: train and test each row, print each table next to the paper's numbers."""
+    """Run the paper's ablations on your data: each row paired with the unchanged model: helps, hurts or not shown.
+
+    Writes ablation.md, ablation.csv, ablation.tex and ablation.json into OUT.
+    """
     from amuse.config import Config
     from amuse.experiments.ablation import ablate as run
+    from amuse.experiments.tables import grid_latex, grid_markdown
 
-    say(run(Config.load(config, [*_source(data), *(overrides or ())]), out, [t for t in tables.split(",") if t], seeds))
+    folded = [f"data.folds={folds}"] if folds else []
+    folded += [f"data.groups={groups}"] if groups else []
+    settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
+    rows = run(settings, out, [t for t in tables.split(",") if t], seeds)
+    say((grid_latex if latex else grid_markdown)(rows))
 
 
 def _source(data: Path | None) -> list[str]:

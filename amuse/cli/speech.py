@@ -14,7 +14,7 @@ def transcribe(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="A .csv to correct by hand, or a .json with word times. Default: beside the recording."
+            "-o", "--out", help="A .csv to correct by hand, or a .json with word times. Default: next to the recording."
         ),
     ] = None,
     model: Annotated[

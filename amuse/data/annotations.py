@@ -21,8 +21,16 @@ class Tier:
 
 
 def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
-    """Turns without words: `SPEAKER file 1 0.00 2.40 <NA> <NA> Ann <NA> <NA>`."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    """Turns without words: `SPEAKER file 1 0.00 2.40 <NA> <NA> Ann <NA> <NA>`.
+
+    Of several recordings in a file, only those lines are used that name the file itself.
+    """
+    lines = read_text(path).splitlines()
+    recordings = {cells[1] for line in lines if (cells := line.split())[:1] == ["SPEAKER"] and len(cells) > 1}
+    others = sorted(recordings - {path.stem}) if len(recordings) > 1 else []
+    if others:
+        report(Problem("unused", path.name, f"turns of other recordings: {', '.join(others)[:200]}"))
+    for number, line in enumerate(lines, 1):
         cells = line.split()
         if not cells or line.startswith(";;"):
             continue
@@ -32,6 +40,8 @@ def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
             continue
         if len(cells) < 8:
             report(Problem("bad_row", place, f"expected at least 8 cells, got {len(cells)}: {line[:60]!r}"))
+            continue
+        if cells[1] in others:
             continue
         try:
             start, duration = float(cells[3]), float(cells[4])
@@ -118,7 +128,7 @@ def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
         value = slot.get("TIME_VALUE") or ""
         if value.isdecimal() and len(value) < 12:
             slots[slot.get("TIME_SLOT_ID") or ""] = int(value) / 1000
-    marks: dict[str, tuple[float, float]] = {}
+    annotations = {each.get("ANNOTATION_ID"): each for each in root.iterfind("TIER/ANNOTATION/*")}
     tiers = []
     for element in root.iter("TIER"):
         name = element.get("TIER_ID") or ""
@@ -126,21 +136,29 @@ def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
         labels = is_label(name) or is_label(element.get("LINGUISTIC_TYPE_REF") or "")
         for place, annotation in enumerate(element.iterfind("ANNOTATION/*"), 1):
             text = " ".join((annotation.findtext("ANNOTATION_VALUE") or "").split())
-            own = (slots.get(annotation.get(f"TIME_SLOT_REF{i}") or "") for i in (1, 2))
-            times = marks.get(annotation.get("ANNOTATION_REF") or "", tuple(own))
-            start, end = times
+            timed = _timed(annotation, annotations)
+            start, end = (slots.get(timed.get(f"TIME_SLOT_REF{i}") or "") for i in (1, 2))
             if start is None or end is None:
                 report(
                     Problem("bad_row", f"{path.name}, tier {name}", f"annotation {place} has no times: {text[:40]!r}")
                 )
                 continue
-            marks[annotation.get("ANNOTATION_ID") or ""] = start, end
             tier.marks.append((place, start, end, text))
         if element.get("PARENT_REF") and not labels:
             report(Problem("unused", path.name, f"tier {name!r} depends on {element.get('PARENT_REF')!r}"))
         elif tier.marks:
             tiers.append(Tier(f"label {name}" if labels else name, tier.speaker, tier.marks))
     return _labelled(tiers, path, report)
+
+
+def _timed(annotation: ElementTree.Element, annotations: dict[str | None, ElementTree.Element]) -> ElementTree.Element:
+    """The annotation that has the times of this one: the one that it refers to in the end, in whichever tier."""
+    for _ in range(len(annotations)):  # at most, also where they refer to each other in a circle
+        reference = annotation.get("ANNOTATION_REF")
+        if reference is None or reference not in annotations:
+            break
+        annotation = annotations[reference]
+    return annotation
 
 
 def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator[Row]:

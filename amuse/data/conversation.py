@@ -124,14 +124,6 @@ class Conversations(Dataset[Dialogue]):
         labels = [utterance.label for utterance in self.utterances() if utterance.label is not None]
         return torch.bincount(torch.tensor(labels, dtype=torch.int64), minlength=len(self.label_names))
 
-    def missing_counts(self) -> dict[str, int]:
-        """Modality -> number of utterances without a token of it."""
-        counts = dict.fromkeys(self.modalities, 0)
-        for utterance in self.utterances():
-            for modality in counts:
-                counts[modality] += utterance.num_tokens(modality) == 0
-        return counts
-
     def select(self, modalities: Sequence[str]) -> Conversations:
         """The same dialogues with these modalities only, in this order; feature tensors are shared.
 

@@ -1,10 +1,10 @@
 """Maps columns of tables and keys of JSON objects, by their common names, to the fields of an utterance."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from amuse.data.problems import Problem, ProblemHandler
 
@@ -99,7 +99,14 @@ class Fields:
         return Row(number, start, end, text("speaker"), text("text"), text("label"), text("id"))
 
 
-def convert_milliseconds(rows: list[Row], fields: Fields, path: Path, report: ProblemHandler) -> None:
+class Timed(Protocol):
+    """Something with times in seconds; a time that is no number yet is left alone."""
+
+    start: Any
+    end: Any
+
+
+def convert_milliseconds(rows: Sequence[Timed], fields: Fields, path: Path, report: ProblemHandler) -> None:
     """Convert times in milliseconds without a unit, as in Whisper's TSV; reports `milliseconds`."""
     times = [(row, row.start, row.end) for row in rows if isinstance(row.start, float) and isinstance(row.end, float)]
     long = sum(end - start > MILLISECONDS for _, start, end in times)

@@ -155,7 +155,7 @@ def _recordings(
     found: dict[str, Recording] = {}
     taken: set[Path] = set()
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    # of files with the same name, a video counts before a sound, and both before a kind that is not known
+    # among files with the same name, a video comes before a sound, and both before an unknown kind
     candidates = sorted((path for path in files if path.suffix.lower() not in SUFFIXES), key=_unlikely)
     for media in candidates:
         transcripts = find_transcripts(media)

@@ -54,6 +54,23 @@ def cut_fold(groups: Mapping[str, str], folds: int, fold: int, grouping: int, va
     return Fold(**parts)
 
 
+def cut_inner_fold(
+    groups: Mapping[str, str], outer: Fold, folds: int, fold: int, grouping: int, valid_fraction: float
+) -> Fold:
+    """A fold of what is outside the test part of `outer`, which no inner fold has: for choices within that fold.
+
+    Args:
+        groups, grouping, valid_fraction: As for `cut_fold`, which cut `outer`.
+        outer: A fold.
+        folds, fold: Number of inner folds, and which of them is the inner test part.
+
+    Raises:
+        ValueError: As `cut_fold`.
+    """
+    tested = set(outer.test)
+    return cut_fold({d: g for d, g in groups.items() if d not in tested}, folds, fold, grouping, valid_fraction)
+
+
 def groups_of(columns: Mapping[str, Mapping[str, set[str]]], name: str) -> dict[str, str]:
     """Dialogue id -> group.
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.draw import draw_splits, merge_spellings
-from amuse.data.fields import Fields, seconds
-from amuse.data.folder import AUDIO, SPLITS
+from amuse.data.fields import Fields, convert_milliseconds, seconds
+from amuse.data.folder import AUDIO, SPLITS, VIDEO
 from amuse.data.hub_files import HubRow, Media, dataset_folder, read_rows, split_files
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import speaker_name
@@ -130,6 +130,8 @@ def read_hub_dataset(
     samples = {split: part for split, part in samples.items() if part}
     if not samples:
         raise ValueError(f"{folder}: expected rows with recordings or words, found none that can be used")
+    named = {path for part in samples.values() for sample in part for path in sample.media.values()}
+    _report_unnamed(folder, named, report)
     shared = {path for part in samples.values() for path in _shared(part)}
     samples = {split: _timed(part, shared, report) for split, part in samples.items()}
     groups = {split: _conversations(part, shared, folder) for split, part in samples.items()}
@@ -161,6 +163,7 @@ def _samples(split: str, files: list[Path], folder: Path, media: Path | None, re
     """The usable rows of a split; embedded recordings are written at once, so that they are not kept in memory."""
     found: list[_Sample] = []
     known: dict[tuple[str, ...], _Columns] = {}
+    alike: dict[tuple[str, ...], list[_Sample]] = {}
     unused: dict[str, None] = {}
     for path in files:
         for row in read_rows(path, report):
@@ -174,6 +177,9 @@ def _samples(split: str, files: list[Path], folder: Path, media: Path | None, re
                 report(Problem("bad_row", row.place, str(error)))
                 continue
             found.append(sample)
+            alike.setdefault(tuple(row.cells), []).append(sample)
+    for names, rows in alike.items():
+        convert_milliseconds(rows, known[names].fields, folder, report)
     if unused:
         report(Problem("unused", f"{folder.name}, {split}", f"columns: {', '.join(unused)[:200]}"))
     if found and not any(sample.speaker for sample in found):
@@ -184,14 +190,21 @@ def _samples(split: str, files: list[Path], folder: Path, media: Path | None, re
 def _sample(
     row: HubRow, columns: _Columns, free_id: str, folder: Path, media: Path | None, report: ProblemHandler
 ) -> _Sample:
+    nested = [name for name in columns.fields.columns.values() if isinstance(row.cells.get(name), dict | list)]
+    if nested:
+        raise ValueError(f"{nested[0]}: expected text or a number, got {str(row.cells[nested[0]])[:60]}")
     read = columns.fields.row(0, row.cells)
     given = {kind: row.cells.get(name) for kind, name in columns.media.items()}
     recordings: dict[str, Path] = {}
     for kind, cell in given.items():
+        if isinstance(cell, dict):
+            cell = cell.get("path") or cell
         if isinstance(cell, str):
             cell = Media(cell.strip(), None)
-        if not isinstance(cell, Media) or not (cell.name or cell.content):
+        if cell is None or cell != cell or cell == Media("", None):  # NaN: an empty cell of pandas
             continue
+        if not isinstance(cell, Media):
+            raise ValueError(f"{columns.media[kind]}: expected a recording or its path, got {str(cell)[:60]}")
         suffix = Path(cell.name).suffix
         seen = ("audio" if suffix.lower() in AUDIO else "video") if kind == "media" else kind
         if cell.content is None:
@@ -234,6 +247,15 @@ def _told_apart(samples: list[_Sample], report: ProblemHandler) -> list[_Sample]
         else:
             kept[sample.id] = sample
     return list(kept.values())
+
+
+def _report_unnamed(folder: Path, named: set[Path], report: ProblemHandler) -> None:
+    """Report recordings in the folder that no usable row names."""
+    known = {path.resolve() for path in named}
+    rest = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO + AUDIO)
+    rest = [path for path in rest if path.is_file() and path.resolve() not in known]
+    if rest:
+        report(Problem("stray_file", str(rest[0]), f"recordings that no usable row names: {len(rest)}"))
 
 
 def _is_file(path: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from amuse.config import SPLITS, DataConfig, from_dict
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
-from amuse.data.folds import columns_of, cut_fold, groups_of
+from amuse.data.folds import Fold, columns_of, cut_fold, cut_inner_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.preflight import check_scorable
@@ -97,23 +97,30 @@ def load_fold(
     Raises:
         FileNotFoundError, ValueError: As for `load_split`, and if the groups cannot be divided into folds.
     """
-    cut = config.folds, config.fold, config.grouping, config.valid_fraction
     if config.dataset == "tables":
-        tables = read_tables(_folder(config))
+        tables = read_tables(_folder(config), config.modalities)
         chosen = set(config.fold_splits)
         columns = {
             column: {name: found for name, found in values.items() if tables.splits[name] in {*chosen, ""}}
             for column, values in tables.columns.items()
         }
-        fold = cut_fold(groups_of(columns, config.groups), *cut)
+        fold = _cut(config, groups_of(columns, config.groups))
         parts = [tables.conversations(ids, fold.train) for ids in (fold.train, fold.valid, fold.test)]
     else:
         pool = _pooled({split: _own_split(config, split, progress, device) for split in config.fold_splits})
-        fold = cut_fold(groups_of(columns_of(pool), config.groups), *cut)
+        fold = _cut(config, groups_of(columns_of(pool), config.groups))
         index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
         parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
     train, valid, test = (_chosen(config, part) for part in parts)
     return train, valid, test
+
+
+def _cut(config: DataConfig, groups: dict[str, str]) -> Fold:
+    outer = cut_fold(groups, config.folds, config.fold, config.grouping, config.valid_fraction)
+    if not config.inner_folds:
+        return outer
+    inner = config.inner_folds, config.inner_fold, config.grouping, config.valid_fraction
+    return cut_inner_fold(groups, outer, *inner)
 
 
 def _chosen(config: DataConfig, conversations: Conversations) -> Conversations:
@@ -147,7 +154,7 @@ def _read_split(config: DataConfig, split: str) -> Conversations:
     if config.dataset == "mosi":
         return read_mosi(_folder(config), split, valid_fraction=config.valid_fraction, seed=config.seed)
     if config.dataset == "tables":
-        return read_tables(_folder(config)).split(split)
+        return read_tables(_folder(config), config.modalities).split(split)
     if config.dataset == "prepared":
         return read_prepared(_folder(config), split, verify=config.verify)
     return read_meld(_folder(config), "dev" if split == "valid" else split, features=config.features)

@@ -24,7 +24,7 @@ _STAGE = re.compile(
 _DASH = re.compile(r"^\s*(?:[-\u2010-\u2015]|>>+)\s*")
 
 
-class Said(NamedTuple):
+class SpeakerLine(NamedTuple):
     """Words and, where given, their speaker and label; empty otherwise."""
 
     speaker: str
@@ -42,14 +42,14 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def said(lines: list[str]) -> list[Said]:
+def speaker_lines(lines: list[str]) -> list[SpeakerLine]:
     """The speakers and words of one subtitle.
 
     It has several speakers if its lines begin with dashes and one of them with a name behind it, or if the first line
     begins with a name and others with a capitalised one.
     """
     lines = [line.strip() for line in lines if line.strip()]
-    parts = [_one(_DASH.sub("", line)) for line in lines]
+    parts = [_speaker_line(_DASH.sub("", line)) for line in lines]
     dashes = [i for i, line in enumerate(lines) if _DASH.match(line)]
     begins = [0]
     if len(dashes) > 1 and dashes[0] == 0:
@@ -57,8 +57,8 @@ def said(lines: list[str]) -> list[Said]:
     elif parts and parts[0].speaker:
         begins = [i for i, part in enumerate(parts) if i == 0 or _capitalised(part.speaker)]
     if not begins:
-        return [_one(" ".join(lines))]
-    return [_one(_DASH.sub("", " ".join(lines[a:b]))) for a, b in pairwise((*begins, len(lines)))]
+        return [_speaker_line(" ".join(lines))]
+    return [_speaker_line(_DASH.sub("", " ".join(lines[a:b]))) for a, b in pairwise((*begins, len(lines)))]
 
 
 def _capitalised(name: str) -> bool:
@@ -66,7 +66,7 @@ def _capitalised(name: str) -> bool:
     return bool(name) and not any(word[0].islower() for word in name.split())
 
 
-def _one(words: str) -> Said:
+def _speaker_line(words: str) -> SpeakerLine:
     match = _NAMED.fullmatch(words)
     if match is not None:
         name = match["bracketed"] or match["name"]
@@ -75,6 +75,6 @@ def _one(words: str) -> Said:
             labels = [remark for remark in remarks if remark and not _STAGE.fullmatch(remark)]
             # several remarks are not a single label; they stay with the words
             kept = "".join(f"({label}) " for label in labels) if len(labels) > 1 else ""
-            return Said(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
+            return SpeakerLine(name.strip(), labels[0] if len(labels) == 1 else "", kept + match["words"].strip())
     match = _DIARIZED.fullmatch(words)
-    return Said("", "", words) if match is None else Said(match["name"], "", match["words"].strip())
+    return SpeakerLine("", "", words) if match is None else SpeakerLine(match["name"], "", match["words"].strip())

@@ -14,7 +14,7 @@ from pathlib import Path
 from amuse.data.delimited import read_text
 from amuse.data.fields import Row
 from amuse.data.problems import Problem, ProblemHandler
-from amuse.data.speakers import Said, said
+from amuse.data.speakers import SpeakerLine, speaker_lines
 
 SUBRIP, WEBVTT = ".srt", ".vtt"
 OTHERS = {".ass": "ass", ".ssa": "ssa", ".ttml": "ttml"}
@@ -62,7 +62,7 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
         start, end = (match[1], match[2]) if match else (lines[number].strip()[:40], "")
         if match and not _SETTINGS.fullmatch(match[3] or ""):
             report(Problem("unused", f"{path.name}, line {number + 1}", f"text after the times: {match[3][:60]!r}"))
-        for part in _spoken(words):
+        for part in _cue_lines(words):
             yield Row(number + 1, start, end, part.speaker, part.words, part.label)
 
 
@@ -106,11 +106,11 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
 
 
 def _ends_block(lines: list[str], place: int, marked: set[int]) -> bool:
-    """Whether a line is empty; one of spaces is inside of a cue, as YouTube writes, unless another block follows."""
+    """Whether a line is empty; one of spaces before words is inside of a cue, as YouTube writes."""
+    following = place + 1
     if lines[place].strip():
         return False
-    following = next((i for i in range(place + 1, len(lines)) if lines[i].strip()), None)
-    if not lines[place] or following is None:
+    if not lines[place] or following == len(lines) or not lines[following].strip():
         return True
     return not marked.isdisjoint((following, following + 1)) or bool(_BLOCK.match(lines[following]))
 
@@ -139,7 +139,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         raise ValueError(f"{path}: reading it needs pysubs2: pip install amuse-kernels[media]") from None
     form = OTHERS[path.suffix.lower()]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of margins and layers
+        with warnings.catch_warnings(action="ignore"):  # about margins and layers
             events = pysubs2.SSAFile.from_string(text, format_=form).events
     except Exception as error:  # errors of many kinds, by format
         raise ValueError(f"{path}: expected subtitles of the format {form}: {error!r}") from None
@@ -155,7 +155,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
     if not events:
         raise ValueError(f"{path}: expected subtitles, got none")
     for number, event in enumerate(events, 1):
-        for part in _of(event.name, event.plaintext.splitlines()):
+        for part in _named_lines(event.name, event.plaintext.splitlines()):
             yield Row(number, event.start / 1000, event.end / 1000, part.speaker, part.words, part.label)
 
 
@@ -167,7 +167,7 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
     for number, line in enumerate(lines[begin + 1 :], begin + 2):
         if line.strip().lower().startswith("format"):
             fields = "".join(line.partition(":")[2].lower().split())
-            if not _FIELDS.fullmatch(fields):  # which pysubs2 takes for granted
+            if not _FIELDS.fullmatch(fields):  # which pysubs2 assumes
                 expected = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
                 raise ValueError(f"{path}, line {number}: expected Format: {expected}, got {line[:160]!r}")
         elif line.strip() and not _EVENT.match(line.strip()):
@@ -176,29 +176,29 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
         report(Problem("bad_row", path.name, f"{len(events)} lines of dialogue, of which {count} can be read"))
 
 
-def _spoken(lines: list[str]) -> list[Said]:
+def _cue_lines(lines: list[str]) -> list[SpeakerLine]:
     """The words without markup; a WebVTT voice is a speaker."""
     text = "\n".join(lines)
     voices = list(_VOICE.finditer(text))
     if not voices:
-        return said([_plain(line) for line in lines])
+        return speaker_lines([_plain(line) for line in lines])
     before = _plain(text[: voices[0].start()])
-    parts = [Said("", "", before)] if before else []
+    parts = [SpeakerLine("", "", before)] if before else []
     for voice, stop in zip(voices, [*(v.start() for v in voices[1:]), len(text)], strict=True):
-        parts += _of(_plain(voice[1]), text[voice.end() : stop].splitlines())
+        parts += _named_lines(_plain(voice[1]), text[voice.end() : stop].splitlines())
     return parts
 
 
-def _of(name: str, lines: list[str]) -> list[Said]:
+def _named_lines(name: str, lines: list[str]) -> list[SpeakerLine]:
     """The words of a speaker who is named apart from them, also as `Ann (angry)`; others only if several are named."""
-    parts = said([_plain(line) for line in lines])
+    parts = speaker_lines([_plain(line) for line in lines])
     if not name.strip() or len(parts) > 1:
         return parts
-    named = said([f"{name}: -"])[0]
+    named = speaker_lines([f"{name}: -"])[0]
     speaker, label = (named.speaker, named.label) if named.words == "-" and named.speaker else (name, "")
     if parts[0].speaker not in ("", speaker):
-        parts = [Said("", "", " ".join(filter(None, map(_plain, lines))))]
-    return [Said(speaker, label or parts[0].label, parts[0].words)]
+        parts = [SpeakerLine("", "", " ".join(filter(None, map(_plain, lines))))]
+    return [SpeakerLine(speaker, label or parts[0].label, parts[0].words)]
 
 
 def _plain(text: str) -> str:

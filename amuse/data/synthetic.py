@@ -34,7 +34,6 @@ from amuse.data.conversation import Conversations, Dialogue, Utterance
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "contempt")
 WORD_TONES = ("plain", "kind", "harsh")
 VOICES = ("calm", "excited")
-FACES = ("smile", "frown")
 MODALITIES = {"text": 24, "audio": 16, "video": 20}
 CLOCK = 4
 

@@ -95,13 +95,18 @@ class Tables:
         return means.nan_to_num().float()
 
 
-def read_tables(folder: str | PathLike[str]) -> Tables:
+def read_tables(folder: str | PathLike[str], modalities: Sequence[str] | None = None) -> Tables:
     """Reads a folder of tables.
+
+    Args:
+        folder: The folder.
+        modalities: Whose features to read; None = all.
 
     Raises:
         FileNotFoundError: No `utterances.csv`, or no table of features.
-        ValueError: A missing column, a repeated id, both labels and targets, labels that differ only in case, a cell
-            that is not a number, a row of an unknown utterance, or a dialogue in two splits; names file, line, column.
+        ValueError: A modality without a table, a missing column, a repeated id, both labels and targets, labels that
+            differ only in case, a cell that is not a number, a row of an unknown utterance, or a dialogue in two
+            splits; names file, line, column.
     """
     folder = Path(folder)
     path = folder / UTTERANCES_FILE
@@ -110,6 +115,11 @@ def read_tables(folder: str | PathLike[str]) -> Tables:
     files = sorted(file for file in folder.glob("*.csv") if file.name != UTTERANCES_FILE)
     if not files:
         raise FileNotFoundError(f"{folder}: expected a table of features, such as audio.csv, found none")
+    if modalities is not None:
+        names = [file.stem for file in files]
+        if unknown := set(modalities) - set(names):
+            raise ValueError(f"modalities: expected names out of {', '.join(names)}, got {sorted(unknown)[0]!r}")
+        files = [file for file in files if file.stem in modalities]
     tables = _read_utterances(path)
     known = {u.id for dialogue in tables.dialogues for u in dialogue.utterances}
     for file in files:

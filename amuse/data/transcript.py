@@ -97,7 +97,7 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
         report(Problem("unused", path.name, f"columns: {names[:200]}"))
     rows: list[Row] = []
     for number, cells in table.rows:
-        # of columns with the same name, the first counts
+        # the first of several columns with the same name counts
         named = dict(reversed(list(zip(table.header, cells, strict=False))))
         rows.append(fields.row(number, named))
     convert_milliseconds(rows, fields, path, report)

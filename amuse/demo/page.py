@@ -10,6 +10,7 @@ from typing import Any
 from amuse.demo.live import add_live
 from amuse.demo.talk import Talk, explained, explanation_page, recognize, report_content
 from amuse.demo.view import error_html, finished_html, frame_html, progress_html, talk_html
+from amuse.files import write_text
 from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
 from amuse.report import write_report
@@ -62,7 +63,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
 
     def on_corrections(video: str | None, event: gr.EventData) -> Iterator[tuple[Any, ...]]:  # type: ignore[name-defined]
         transcript = new_file("corrected.csv")
-        transcript.write_text(event.csv, encoding="utf-8")
+        write_text(event.csv, transcript)
         for update in on_recognize(video, str(transcript)):
             yield str(transcript), *update
 

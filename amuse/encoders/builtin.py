@@ -60,7 +60,7 @@ class Hog:
         right = pad(grey[:, :, 2:] - grey[:, :, :-2], (1, 1))
         down = pad(grey[:, 2:] - grey[:, :-2], (0, 0, 1, 1))
         magnitude = torch.hypot(right, down)
-        direction = torch.atan2(down, right) % pi  # of an edge, whichever side is brighter
+        direction = torch.atan2(down, right) % pi  # direction of an edge, regardless of which side is brighter
         bin_of = (direction * (self.bins / pi)).long().clamp(max=self.bins - 1)
         votes = torch.zeros(len(images), self.bins, self.side, self.side).scatter_(
             1, bin_of[:, None], magnitude[:, None]

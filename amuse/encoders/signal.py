@@ -19,7 +19,7 @@ class RawStream:
     """A stream of flattened windows of sound or key frames, for an encoder that is trained with the model."""
 
     encoder: str  # a transformers audio or vision model: local folder or hub name
-    shape: list[int]  # of its input for one token, e.g. [3, 224, 224]
+    shape: list[int]  # its input for one token, e.g. [3, 224, 224]
 
 
 class Encoder(Protocol):

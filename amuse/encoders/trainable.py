@@ -27,7 +27,7 @@ class PretrainedEncoder(nn.Module):
         ValueError: More trained layers than there are, or an architecture without a list of layers.
     """
 
-    width: int  # of the tokens that it returns
+    width: int  # width of the tokens that it returns
 
     def __init__(self, config: dict[str, Any], trained_layers: int | None = None) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 COLDEST, HOTTEST = 0.02, 50.0
 ENOUGH = 50
 """Labels that a temperature is fitted on at least; fewer say more about chance than about the model."""
-NUM_BINS = 15  # of the expected calibration error, as Guo et al. have
+NUM_BINS = 15  # for the expected calibration error, as in Guo et al.
 
 
 @dataclass

@@ -5,18 +5,21 @@
 
 One CSV of RAVDESS features (a row per clip: acoustic measures, the column `file`, then face measures, emotion, actor)
 becomes the folder of tables that `amuse.data.tables` describes. Every clip is a dialogue of one utterance, and folds
-never split an actor.
+never split an actor. With --per-actor features are relative to the actor's other clips, as they would be for a person
+of whom several clips are at hand: who somebody is shows in voice and face more than what they play.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from amuse.data.delimited import read_utf8
 from amuse.data.tables import UTTERANCES_FILE, read_tables
-from amuse.examples.enjoyment import write_csv
+from amuse.files import write_csv
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 
@@ -24,6 +27,9 @@ EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "s
 def run(
     source: Annotated[Path, typer.Argument(help="combined_summary.csv")],
     out: Annotated[Path, typer.Option(help="New folder for the tables.")],
+    per_actor: Annotated[
+        bool, typer.Option("--per-actor", help="Features relative to the actor's own mean and deviation.")
+    ] = False,
 ) -> None:
     """Write the clips as tables and say what is in them."""
     out.mkdir(parents=True, exist_ok=True)
@@ -36,13 +42,36 @@ def run(
         # modality-channel-emotion-intensity-statement-repetition-actor, numbers of two digits
         parts = row["file"].split("-")
         utterances.append((row["file"], row["file"], f"actor{parts[6]}", EMOTIONS[int(parts[2]) - 1], parts[6]))
-    write_csv(out / UTTERANCES_FILE, ["dialogue", "id", "speaker", "label", "actor"], utterances)
+    write_csv([["dialogue", "id", "speaker", "label", "actor"], *utterances], out / UTTERANCES_FILE)
     for stream, names in streams.items():
-        write_csv(out / f"{stream}.csv", ["id", *names], [[row["file"], *(row[n] for n in names)] for row in rows])
+        cells = np.array([[float(row[n] or "nan") for n in names] for row in rows])
+        if per_actor:
+            cells = relative(cells, [values[-1] for values in utterances])
+        lines = [["" if np.isnan(x) else f"{x:.9g}" for x in values] for values in cells]
+        tokens = [[row["file"], *values] for row, values in zip(rows, lines, strict=True)]
+        write_csv([["id", *names], *tokens], out / f"{stream}.csv")
     tables = read_tables(out)
     widths = ", ".join(f"{stream} {width}" for stream, width in tables.widths.items())
     actors = len({values for found in tables.columns["actor"].values() for values in found})
     typer.echo(f"{len(rows)} clips of {actors} actors; {widths}; next: amuse repeat --data {out}")
+
+
+def relative(cells: np.ndarray, owners: Sequence[str]) -> np.ndarray:
+    """Every owner's rows with mean 0 and deviation 1; no label is needed, but all clips of the owner are.
+
+    Args:
+        cells: `(rows, width)`, NaN where nothing was measured. owners: Per row.
+    """
+    result = np.full_like(cells, np.nan)
+    for owner in sorted(set(owners)):
+        own = np.array([each == owner for each in owners])
+        known = ~np.isnan(cells[own])
+        count = known.sum(0).clip(min=1)
+        centre = np.where(known, cells[own], 0).sum(0) / count
+        away = np.where(known, cells[own] - centre, 0)
+        deviation = np.sqrt((away**2).sum(0) / count)
+        result[own] = np.where(known, away / np.where(deviation > 0, deviation, 1), np.nan)
+    return result
 
 
 if __name__ == "__main__":

@@ -1,82 +1,46 @@
-"""The paper's ablation tables as a grid on any data set, each row beside the paper's numbers.
+"""Ablations as a grid on any data: every row changes one thing and is compared with the unchanged configuration.
 
-Every row changes one configuration, and is compared with the unchanged one seed by seed. Rows with the same
-configuration in several tables are trained once; a finished row is not run again, and an interrupted one resumes.
+On a fixed split a row is run with several seeds; with `data.folds` it is cross-validated. Differences are paired, seed
+by seed or fold by fold, with the intervals of `amuse.experiments.paired`. Rows with the same configuration in several
+tables are trained once; a finished row is not run again, and an interrupted one resumes.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
-from amuse.experiments.comparison import only_modalities
-from amuse.experiments.repetition import Scores, mean, run_once
+from amuse.experiments.cross_validation import SCORES_FILE, cross_validate, read_scores
+from amuse.experiments.paired import paired_difference
+from amuse.experiments.repetition import Scores, run_once
+from amuse.experiments.rows import PAPER_TABLES, TABLES, Variant, changed, rows_of
+from amuse.experiments.tables import Result, Row, grid_csv, grid_latex, grid_markdown
 from amuse.files import read_json, write_text
 from amuse.world import choose_device
-
-TABLES = {
-    "I": "modalities and stages (the paper on MELD)",
-    "II": "modalities and stages (the paper on IEMOCAP)",
-    "III": "coefficients of the fusion",
-    "IV": "gamma of the focal loss",
-    "V": "layers of the Multimodal Attention Network",
-}
-# weighted F1 of the paper in per cent: MELD, IEMOCAP
-UNIMODAL_AND_CONCATENATION = {
-    "T": (60.41, 55.26),
-    "A": (35.37, 34.17),
-    "V": (46.15, 42.60),
-    "T+A": (62.65, 57.27),
-    "T+V": (61.58, 58.15),
-    "A+V": (48.10, 47.82),
-    "T+A+V": (63.56, 61.17),
-}
-MAN_AND_CONCATENATION = (69.92, 71.47)
-AMUSE = (71.32, 73.91)
-FUSION = {"random": (70.86, 72.07), "equal": (71.10, 72.89), "learned": AMUSE}
-GAMMA = {0.5: (70.71, 71.46), 0.75: (71.08, 73.47), 1.0: AMUSE, 1.25: (70.97, 73.12)}
-LAYERS = {1: (65.37, 68.14), 3: (69.26, 70.98), 4: AMUSE, 5: (71.03, 72.57)}
-LETTERS = {"text": "T", "audio": "A", "video": "V"}
-
-
-@dataclass
-class Variant:
-    """A row of a table: its changes, and the paper's weighted F1, if it has one."""
-
-    table: str
-    name: str
-    changes: dict[str, Any]  # "section.key" -> value
-    paper: tuple[float, float] | None  # MELD, IEMOCAP
-    modalities: list[str] | None = None  # None = all
-    scores: list[Scores] = field(default_factory=list)  # per seed
 
 
 def ablate(
     config: Config,
     out: Path,
-    tables: Sequence[str] = tuple(TABLES),
+    tables: Sequence[str] = PAPER_TABLES,
     seeds: int = 1,
     progress: bool = True,
-) -> str:
-    """Train and test every row and return the tables as Markdown; also writes ablation.md and ablation.json to `out`.
+) -> list[Row]:
+    """Train and test every row; writes ablation.md, .csv, .tex and .json to `out`, after every row.
 
     Args:
-        config: The full model; each row changes some of it.
+        config: The full model; each row changes some of it. With `data.folds` every row is cross-validated.
         out: Folder of the grid; finished runs in it are kept.
-        tables: Some of "I" to "V".
-        seeds: Runs of each row, from `config.train.seed` upwards.
+        tables: Some of `TABLES`.
+        seeds: Runs of each row, from `config.train.seed` upwards, or groupings into folds.
         progress: Print which row is trained.
 
     Raises:
-        ValueError: An unknown table, or regression, for which the paper has no tables.
+        ValueError: An unknown table, or regression without folds.
     """
     unknown = set(tables) - set(TABLES)
     if unknown or not tables:
@@ -84,102 +48,75 @@ def ablate(
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     splits = load_splits(config.data, progress, choose_device(config.train.device))
-    if splits.train.label_names is None:
-        raise ValueError("data: expected classes, got regression")
-    unchanged = Variant("", "unchanged", {}, None)
-    rows = [unchanged, *(row for table in tables for row in rows_of(table, list(splits.train.modalities)))]
-    for row in rows:
-        for seed in range(config.train.seed, config.train.seed + seeds):
-            if progress:
-                print(f"{row.table and f'table {row.table}, '}{row.name}, seed {seed}", flush=True)
-            row.scores.append(_score(row, config, splits, seed, out))
-            _write(rows, out)
-    return to_markdown(rows)
-
-
-def rows_of(table: str, modalities: list[str]) -> list[Variant]:
-    """The rows of one table for a data set with these modalities."""
-    if table == "III":
-        return [Variant(table, f"{name} α", {"model.fusion": name}, paper) for name, paper in FUSION.items()]
-    if table == "IV":
-        return [Variant(table, f"γ = {gamma:g}", {"loss.gamma": gamma}, paper) for gamma, paper in GAMMA.items()]
-    if table == "V":
-        return [
-            Variant(table, f"{n} layer{'s' * (n > 1)}", {"model.man_layers": n}, paper) for n, paper in LAYERS.items()
-        ]
-    concatenation = {"model.man": False, "model.fusion": "concat"}
-    rows = []
-    for size in range(1, len(modalities) + 1):
-        for chosen in combinations(modalities, size):
-            name = "+".join(chosen) + (", concatenation" if size > 1 else " alone")
-            letters = "+".join(LETTERS.get(modality, "?") for modality in chosen)
-            rows.append(Variant(table, name, concatenation, UNIMODAL_AND_CONCATENATION.get(letters), list(chosen)))
-    if len(modalities) > 1:
-        rows.append(Variant(table, "MAN + concatenation", {"model.fusion": "concat"}, MAN_AND_CONCATENATION))
-        rows.append(Variant(table, "AMuSE", {}, AMUSE))
+    regression = splits.train.label_names is None
+    if regression and not config.data.folds:
+        raise ValueError("data: expected classes, or folds for regression, got regression on a fixed split")
+    names = list(splits.train.modalities)
+    variants = [row for table in tables for row in rows_of(table, names, regression)]
+    unchanged: Result | None = None
+    rows: list[Row] = []
+    for variant in [Variant("", "unchanged", {}), *variants]:
+        if progress:
+            print(f"{variant.table and f'table {variant.table}, '}{variant.name}", flush=True)
+        result = _result(variant, config, splits, seeds, out, progress)
+        unchanged = unchanged or result
+        same = variant.modalities in (None, names) and changed(config, variant, config.train.seed) == config
+        rows.append(Row(variant, result, None, None) if same else compared(variant, result, unchanged))
+        _write(rows, out)
     return rows
 
 
-def changed(config: Config, row: Variant, seed: int) -> Config:
-    """The configuration of one run of a row.
-
-    Raises:
-        ValueError: A change that the configuration does not allow.
-    """
-    config = copy.deepcopy(config)
-    for place, value in {**row.changes, "train.seed": seed}.items():
-        section, key = place.split(".")
-        setattr(config, section, dataclasses.replace(getattr(config, section), **{key: value}))
-    return config if row.modalities is None else only_modalities(config, row.modalities)
+def compared(variant: Variant, result: Result, unchanged: Result) -> Row:
+    """A row with its paired difference."""
+    by = statistics.fmean(a - b for a, b in zip(result.paired, unchanged.paired, strict=True))
+    several = len(result.paired) > 1
+    found = paired_difference(result.paired, unchanged.paired, result.test_share) if several else None
+    return Row(variant, result, found, by)
 
 
-def _score(row: Variant, config: Config, splits: Splits, seed: int, out: Path) -> Scores:
-    """Scores of one run, read from the folder of an earlier one if there is one."""
-    config = changed(config, row, seed)
-    chosen = row.modalities or list(splits.train.modalities)
+def _result(variant: Variant, config: Config, splits: Splits, seeds: int, out: Path, progress: bool) -> Result:
+    """Scores of a variant, read from the folders of earlier runs where there are any."""
+    if config.data.folds:
+        own = changed(config, variant, config.train.seed)
+        data = own.data if variant.modalities is None else dataclasses.replace(own.data, modalities=variant.modalities)
+        own = dataclasses.replace(own, data=data)
+        folder = _folder(own, variant, splits, out)
+        if not (folder / SCORES_FILE).is_file() or len(read_scores(folder).pooled) != seeds:
+            cross_validate(own, folder, seeds, progress=progress)
+        found = read_scores(folder)
+        share = statistics.fmean(fold.test / fold.train for fold in found.folds)
+        pooled = [list(pair) for pair in found.pooled]
+        return Result(found.measure, found.second, pooled, [fold.score for fold in found.folds], share)
+    chosen = variant.modalities or list(splits.train.modalities)
+    runs = []
+    for seed in range(config.train.seed, config.train.seed + seeds):
+        own = changed(config, variant, seed)
+        folder = _folder(own, variant, splits, out)
+        file = folder / SCORES_FILE
+        if not file.is_file():
+            scores = run_once(splits.select(chosen), own, folder)
+            write_text(json.dumps(dataclasses.asdict(scores)), file)
+        runs.append(Scores(**read_json(file)))
+    return Result(
+        "weighted F1",
+        "accuracy",
+        [[run.weighted_f1, run.accuracy] for run in runs],
+        [run.weighted_f1 for run in runs],
+        gap=[run.training - run.validation for run in runs],
+        parameters=runs[0].parameters,
+        seconds=statistics.fmean(run.seconds for run in runs),
+    )
+
+
+def _folder(config: Config, variant: Variant, splits: Splits, out: Path) -> Path:
+    chosen = variant.modalities or list(splits.train.modalities)
     key = json.dumps([chosen, dataclasses.asdict(config)], sort_keys=True)
-    folder = out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    file = folder / "scores.json"
-    if not file.is_file():
-        scores = run_once(splits.select(chosen), config, folder)
-        write_text(json.dumps(dataclasses.asdict(scores)), file)
-    return Scores(**read_json(file))
+    return out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def to_markdown(rows: Sequence[Variant]) -> str:
-    """Tables with mean and sample deviation over seeds, next to the paper's single runs.
-
-    Args:
-        rows: The unchanged configuration first; differences to it are taken seed by seed.
-    """
-    unchanged, *rows = rows
-    head = ["", "weighted F1", "accuracy", "to unchanged", "parameters", "seconds", "paper, MELD", "paper, IEMOCAP"]
-    lines: list[str] = []
-    for table in dict.fromkeys(row.table for row in rows if row.scores):
-        lines += [f"### Table {table}: {TABLES[table]}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for row in rows:
-            if row.table == table and row.scores:
-                paper = ("", "") if row.paper is None else (f"{row.paper[0]:.2f}", f"{row.paper[1]:.2f}")
-                ours = [mean([run.weighted_f1 for run in row.scores]), mean([run.accuracy for run in row.scores])]
-                seconds = statistics.fmean(run.seconds for run in row.scores)
-                cost = [f"{row.scores[0].parameters:,}", f"{seconds:.0f}"]
-                cells = [row.name, *ours, _difference(row.scores, unchanged.scores), *cost, *paper]
-                lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _difference(scores: Sequence[Scores], unchanged: Sequence[Scores]) -> str:
-    """Mean difference in weighted F1 and, for several seeds, its standard error; empty for the same runs."""
-    differences = [a.weighted_f1 - b.weighted_f1 for a, b in zip(scores, unchanged, strict=False)]
-    if list(scores) == list(unchanged[: len(scores)]):
-        return ""
-    text = f"{statistics.fmean(differences):+.2f}"
-    count = len(differences)
-    return text if count == 1 else f"{text} (error {statistics.stdev(differences) / count**0.5:.2f})"
-
-
-def _write(rows: Sequence[Variant], out: Path) -> None:
-    done = [dataclasses.asdict(row) for row in rows if row.scores]
-    write_text(json.dumps(done, indent=2, ensure_ascii=False), out / "ablation.json")
-    write_text(to_markdown(rows), out / "ablation.md")
+def _write(rows: Sequence[Row], out: Path) -> None:
+    write_text(
+        json.dumps([dataclasses.asdict(row) for row in rows], indent=2, ensure_ascii=False), out / "ablation.json"
+    )
+    for suffix, text in (("md", grid_markdown(rows)), ("csv", grid_csv(rows)), ("tex", grid_latex(rows))):
+        write_text(text, out / f"ablation.{suffix}")

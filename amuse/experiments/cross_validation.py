@@ -1,10 +1,10 @@
 """Grouped, repeated cross-validation: every dialogue is tested once per grouping, by a model that never saw its group.
 
-Choices (of the epoch, and among settings in `choices`) are made on the validation part inside each fold. The
-predictions for all folds of a grouping are pooled into one score; mean and sample deviation are over groupings.
+Choices are made inside each fold: of the epoch on its validation part, of settings there too or, with
+`data.inner_folds`, by a cross-validation of everything outside the test part. The predictions for all folds of a
+grouping are pooled into one score; mean and sample deviation are over groupings.
 """
 
-import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from amuse.config import Config, from_dict
+from amuse.config import Config
 from amuse.data.load import load_splits
 from amuse.evaluation.metrics import Metrics, RegressionMetrics
-from amuse.evaluation.predict import Predictions, evaluate, predict, score, score_predictions
+from amuse.evaluation.predict import Predictions, score, score_predictions
+from amuse.experiments.contender import Contender, Network
+from amuse.experiments.search import draw
+from amuse.experiments.settings import combinations
 from amuse.files import read_json, write_text
-from amuse.training.train import train_on
 from amuse.world import choose_device
 
 SCORES_FILE = "scores.json"
+INNER_FOLDS = 4
+"""Inner folds of contenders that always choose, such as the penalty of a linear model."""
 
 
 @dataclass
@@ -40,12 +43,15 @@ class FoldScore:
 
 @dataclass
 class CrossValidation:
-    """All folds of all groupings, and the scores of the pooled predictions per grouping."""
+    """All folds of all groupings, and the scores of the pooled predictions per grouping.
+
+    Of `amuse repeat` on a fixed split: no folds, and the scores per seed.
+    """
 
     measure: str  # "weighted F1" | "Pearson r"
     second: str  # "accuracy" | "MAE"
     folds: list[FoldScore]
-    pooled: list[tuple[float, float]]  # per grouping: measure, second
+    pooled: list[tuple[float, float]]  # per grouping, or per seed: measure, second
 
     def to_markdown(self) -> str:
         """Groupings as rows, their mean and sample deviation last; then how often each setting was chosen."""
@@ -68,7 +74,14 @@ class CrossValidation:
 
 
 def cross_validate(
-    config: Config, out: Path, groupings: int = 5, choices: Sequence[str] = (), progress: bool = True
+    config: Config,
+    out: Path,
+    groupings: int = 5,
+    choices: Sequence[str] = (),
+    progress: bool = True,
+    *,
+    trials: int = 1,
+    trained: Contender | None = None,
 ) -> CrossValidation:
     """Train and test every fold of every grouping; writes `scores.json` into `out`.
 
@@ -77,17 +90,29 @@ def cross_validate(
         out: Takes one folder per fold; finished folds are kept, interrupted ones resume.
         groupings: Number of assignments of groups to folds.
         choices: Settings to choose from in each fold, such as "model.dropout=[0.1, 0.5]"; all combinations are
-            trained, and the one with the best validation score is tested.
+            trained, and the one with the best score inside the fold is tested.
         progress: Print which fold is trained.
+        trials: Instead of `choices`, settings that are drawn at random, the same for everyone
+            (`amuse.experiments.search`).
+        trained: What is trained; None = AMuSE, once per fold.
 
     Raises:
-        ValueError: No folds, no grouping, a choice that is not a list, or groups that cannot be divided into folds.
+        ValueError: No folds, no grouping, a choice that is not a list, choices for a contender that has its own,
+            or groups that cannot be divided into folds.
     """
     if config.data.folds < 2:
         raise ValueError(f"data.folds: expected at least 2, got {config.data.folds}")
     if groupings < 1:
         raise ValueError(f"groupings: expected at least 1, got {groupings}")
-    candidates = combinations(choices)
+    trained = trained or Network()
+    own = trained.candidates
+    sources = (trials > 1) + bool(choices) + (len(own) > 1)
+    if trials < 1 or sources > 1:
+        raise ValueError(f"trials, choices: expected one way to candidates, got {trials} trials, {choices}, {own}")
+    candidates = [draw(number) for number in range(trials)] if trials > 1 else combinations(choices)
+    if len(own) > 1:
+        candidates = own
+        config = replace(config, data=replace(config.data, inner_folds=config.data.inner_folds or INNER_FOLDS))
     folds, pooled = [], []
     for grouping in range(groupings):
         parts = []
@@ -100,73 +125,75 @@ def cross_validate(
                 data=replace(config.data, fold=fold, grouping=config.data.grouping + grouping),
                 train=replace(config.train, seed=config.train.seed + grouping),
             )
-            predictions, names, result = _run_fold(in_fold, place, candidates)
+            predictions, names, result = _run_fold(in_fold, place, candidates, trained)
             result.grouping, result.fold = grouping, fold
             parts.append(predictions)
             folds.append(result)
         pooled.append(_headline(score_predictions(_joined(parts), names)))
     kind = ("Pearson r", "MAE") if names is None else ("weighted F1", "accuracy")
     done = CrossValidation(*kind, folds, pooled)
-    write_text(json.dumps(asdict(done), indent=2), out / SCORES_FILE)
+    write_scores(done, out)
     return done
 
 
+def write_scores(scores: CrossValidation, folder: Path) -> None:
+    """Write `scores.json` into a folder, which is made if there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(asdict(scores), indent=2), folder / SCORES_FILE)
+
+
 def read_scores(folder: Path) -> CrossValidation:
-    """The scores that `cross_validate` wrote.
+    """The scores that `amuse repeat` wrote.
 
     Raises:
-        FileNotFoundError: No finished cross-validation in the folder.
+        FileNotFoundError: No finished runs in the folder.
         ValueError: A damaged file.
     """
     path = folder / SCORES_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: expected the folder of a cross-validation, {SCORES_FILE} is missing")
+        raise FileNotFoundError(f"{folder}: expected the folder of finished runs, {SCORES_FILE} is missing")
     tree = read_json(path)
     try:
         folds = [FoldScore(**fold) for fold in tree["folds"]]
         return CrossValidation(tree["measure"], tree["second"], folds, [(a, b) for a, b in tree["pooled"]])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the scores of a cross-validation: {error!r}") from None
+        raise ValueError(f"{path}: not the scores of amuse repeat: {error!r}") from None
 
 
-def combinations(choices: Sequence[str]) -> list[list[str]]:
-    """All combinations of "section.key=[value, ...]" as lists of overrides; one empty list without choices."""
-    options = []
-    for choice in choices:
-        key, _, text = choice.partition("=")
-        values = yaml.safe_load(text)
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"--choose {choice}: expected section.key=[value, ...]")
-        options.append([f"{key}={json.dumps(value)}" for value in values])
-    return [list(settings) for settings in itertools.product(*options)]
-
-
-def _run_fold(config: Config, place: Path, candidates: list[list[str]]) -> tuple[Predictions, Any, FoldScore]:
-    """Predictions for the test part, by the candidate with the best validation score."""
-    splits = load_splits(config.data, progress=False, device=choose_device(config.train.device))
-    best, inner, chosen = None, -float("inf"), candidates[0]
-    for number, settings in enumerate(candidates):
-        folder = place if len(candidates) == 1 else place / f"choice{number}"
-        model = train_on(splits, with_settings(config, settings), folder, resume=True, progress=False)
-        value = score(evaluate(model, splits.valid, config.train.batch_size))
-        if best is None or value > inner:
-            best, inner, chosen = model, value, settings
-    assert best is not None
-    predictions = predict(best, splits.test, config.train.batch_size)
+def _run_fold(
+    config: Config, place: Path, candidates: list[list[str]], trained: Contender
+) -> tuple[Predictions, Any, FoldScore]:
+    """Predictions for the test part, by the candidate that is best inside the fold."""
+    whole = replace(config, data=replace(config.data, inner_folds=0, inner_fold=0))
+    splits = load_splits(whole.data, progress=False, device=choose_device(config.train.device))
+    folders = [place] if len(candidates) == 1 else [place / f"choice{i}" for i in range(len(candidates))]
+    number = 0
+    if len(candidates) > 1 and config.data.inner_folds:
+        values = _inner_scores(config, candidates, folders, trained)
+        number = values.index(max(values))
+    elif len(candidates) > 1:
+        values = []
+        for settings, folder in zip(candidates, folders, strict=True):
+            predictor = trained.fit(splits, whole, settings, folder, final=False)
+            values.append(score(score_predictions(predictor(splits.valid), splits.valid.label_names)))
+        number = values.index(max(values))
+    predictions = trained.fit(splits, whole, candidates[number], folders[number], final=True)(splits.test)
     value, _ = _headline(score_predictions(predictions, splits.test.label_names))
     counts = splits.train.num_utterances + splits.valid.num_utterances, splits.test.num_utterances
-    return predictions, splits.test.label_names, FoldScore(0, 0, value, *counts, chosen)
+    return predictions, splits.test.label_names, FoldScore(0, 0, value, *counts, candidates[number])
 
 
-def with_settings(config: Config, settings: Sequence[str]) -> Config:
-    tree = asdict(config)
-    for setting in settings:
-        place, _, text = setting.partition("=")
-        section, _, key = place.partition(".")
-        if key not in tree.get(section, {}) or section == "data":
-            raise ValueError(f"--choose {place}: expected a key of model, loss or train")
-        tree[section][key] = yaml.safe_load(text)
-    return from_dict(Config, tree)
+def _inner_scores(config: Config, candidates: list[list[str]], folders: list[Path], trained: Contender) -> list[float]:
+    """The pooled score of every candidate in the inner folds, none of which has the fold's test part."""
+    found: list[list[Predictions]] = [[] for _ in candidates]
+    for inner in range(config.data.inner_folds):
+        data = replace(config.data, inner_fold=inner)
+        splits = load_splits(data, progress=False, device=choose_device(config.train.device))
+        in_fold = replace(config, data=data)
+        for settings, folder, parts in zip(candidates, folders, found, strict=True):
+            predictor = trained.fit(splits, in_fold, settings, folder / f"inner{inner}", final=False)
+            parts.append(predictor(splits.test))
+    return [_headline(score_predictions(_joined(parts), splits.test.label_names))[0] for parts in found]
 
 
 def _headline(metrics: Metrics | RegressionMetrics) -> tuple[float, float]:

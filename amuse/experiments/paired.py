@@ -5,8 +5,6 @@ overlap, so the usual t test finds too many differences; Nadeau and Bengio ("Inf
 2003) correct the variance of the mean by the share of data that is tested.
 """
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from amuse.experiments.cross_validation import CrossValidation, read_scores
+from amuse.experiments.latex import latex_text
+from amuse.files import csv_text
 
 
 @dataclass
@@ -81,23 +81,23 @@ class Comparison:
     """One configuration, compared with the reference."""
 
     name: str
-    mean: float  # of the pooled scores
+    mean: float  # mean of the pooled scores
     deviation: float
     difference: Difference | None  # None for the reference itself
 
 
 def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
-    """Compare cross-validations with the first of them, fold by fold.
+    """Compare runs of `amuse repeat` with the first of them, fold by fold, or seed by seed on a fixed split.
 
     Returns:
         The measure, and a comparison per folder.
 
     Raises:
-        ValueError: Fewer than two folders, or folds or data that differ from the first's.
+        ValueError: Fewer than two folders, or folds, seeds or data that differ from the first's.
         FileNotFoundError: A folder without scores.
     """
     if len(folders) < 2:
-        raise ValueError(f"runs: expected at least two folders of cross-validations, got {len(folders)}")
+        raise ValueError(f"runs: expected at least two folders of amuse repeat, got {len(folders)}")
     scores = [read_scores(folder) for folder in folders]
     reference, rows = scores[0], []
     for folder, each in zip(folders, scores, strict=True):
@@ -112,21 +112,21 @@ def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path)
     keys = [[(f.grouping, f.fold, f.train, f.test) for f in each.folds] for each in (ours, reference)]
     if keys[0] != keys[1] or ours.measure != reference.measure:
         raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got different ones")
+    if not ours.folds:
+        return paired_difference([row[0] for row in ours.pooled], [row[0] for row in reference.pooled])
     share = statistics.fmean(f.test / f.train for f in ours.folds)
     return paired_difference([f.score for f in ours.folds], [f.score for f in reference.folds], share)
 
 
 def to_csv(rows: Sequence[Comparison]) -> str:
     """One line per configuration; the columns of the difference are empty for the reference."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "mean", "deviation", "difference", "low", "high", "p", "pairs", "verdict"])
+    lines = [["name", "mean", "deviation", "difference", "low", "high", "p", "pairs", "verdict"]]
     for row in rows:
         d = row.difference
         cells = [] if d is None else [d.mean, d.low, d.high, d.p]
         numbers = [f"{value:.6g}" for value in (row.mean, row.deviation, *cells)]
-        writer.writerow([row.name, *numbers, *([""] * 6 if d is None else [d.count, d.verdict])])
-    return text.getvalue()
+        lines.append([row.name, *numbers, *([""] * 6 if d is None else [str(d.count), d.verdict])])
+    return csv_text(lines)
 
 
 def to_markdown(measure: str, rows: Sequence[Comparison]) -> str:
@@ -143,12 +143,9 @@ def to_latex(measure: str, rows: Sequence[Comparison]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-_LATEX = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
-
-
 def _cells(row: Comparison, plus_minus: str, measure: str, escape: bool = False) -> list[str]:
     digits = 3 if measure == "Pearson r" else 2
-    name = row.name.replace("\\", "/").translate(_LATEX) if escape else row.name
+    name = latex_text(row.name) if escape else row.name
     own = f"{row.mean:.{digits}f} {plus_minus} {row.deviation:.{digits}f}"
     if row.difference is None:
         return [name, own, "", "", "", ""]

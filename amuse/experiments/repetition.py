@@ -1,6 +1,7 @@
 """One configuration trained with several seeds, since a single run says little: mean, deviation, classes, cost."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
+from amuse.experiments.cross_validation import CrossValidation, write_scores
 from amuse.files import LOG_FILE
 from amuse.training.train import train_on
 from amuse.world import choose_device
@@ -23,15 +25,22 @@ class Scores:
     accuracy: float
     f1: dict[str, float]  # per class
     parameters: int
-    seconds: float  # of all epochs with their validation
+    seconds: float  # time of all epochs with their validation
     memory_mib: float  # peak of the whole process that trained it, or allocated on its GPU
+    training: float = math.nan  # weighted F1 of the same model on what it was trained on: memorised, if far higher
+    validation: float = math.nan
 
 
 def run_once(splits: Splits, config: Config, folder: Path, progress: bool = False) -> Scores:
     """Train, or resume an interrupted run or load a finished one, and test its best model."""
     model = train_on(splits, config, folder, resume=True, progress=progress)
-    metrics = evaluate(model, splits.test, config.train.batch_size)
-    assert isinstance(metrics, Metrics)  # callers have refused regression
+    metrics, training, validation = (
+        evaluate(model, part, config.train.batch_size) for part in (splits.test, splits.train, splits.valid)
+    )
+    # callers have refused regression
+    assert isinstance(metrics, Metrics)
+    assert isinstance(training, Metrics)
+    assert isinstance(validation, Metrics)
     epochs = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     return Scores(
         weighted_f1=100 * metrics.weighted_f1,
@@ -40,11 +49,15 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=sum(epoch["seconds"] for epoch in epochs),
         memory_mib=max(epoch["memory_mib"] for epoch in epochs),
+        training=100 * training.weighted_f1,
+        validation=100 * validation.weighted_f1,
     )
 
 
 def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
+
+    Writes `scores.json` into `out`, which `amuse differences` reads.
 
     Args:
         config: The configuration of all runs, except for the seed.
@@ -66,6 +79,8 @@ def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> 
             print(f"--- seed {seed}", flush=True)
         seeded = replace(config, train=replace(config.train, seed=seed))
         runs[seed] = run_once(splits, seeded, out / f"seed{seed}", progress)
+    pooled = [(run.weighted_f1, run.accuracy) for run in runs.values()]
+    write_scores(CrossValidation("weighted F1", "accuracy", [], pooled), out)
     return to_markdown(runs)
 
 

@@ -1,7 +1,5 @@
-"""Random search with as many trials for everyone: chosen by validation scores, written down, never by test scores."""
+"""Random search with equally many trials per contender, chosen by validation scores, never by test scores."""
 
-import csv
-import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,8 +8,8 @@ from pathlib import Path
 from amuse.config import Config
 from amuse.data.load import Splits
 from amuse.evaluation.predict import evaluate, score
-from amuse.experiments.cross_validation import with_settings
-from amuse.files import write_text
+from amuse.experiments.settings import with_settings
+from amuse.files import write_csv
 from amuse.model.amuse import Amuse
 from amuse.training.state import STATE_FILE
 from amuse.training.train import train_on
@@ -30,7 +28,7 @@ SEARCH_FILE = "search.csv"
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, and what they scored on the validation split (weighted F1 or -MAE, as in training)."""
+    """Settings that were tried, and their score on the validation split (weighted F1 or -MAE, as in training)."""
 
     contender: str
     number: int
@@ -60,7 +58,7 @@ def search(
     Args:
         contender: Its name, for the list of trials.
         splits: Only training and validation are looked at.
-        config: What trial 0 trains, and what the others change.
+        config: The settings of trial 0, which the other trials change.
         out: Takes a run per trial.
         trials: How many.
         kind: The model to train.
@@ -84,8 +82,5 @@ def search(
 
 def write_trials(trials: list[Trial], path: Path) -> None:
     """All trials as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Trial)])
-    writer.writerows([t.contender, t.number, " ".join(t.settings), f"{t.score:.4f}"] for t in trials)
-    write_text(text.getvalue(), path)
+    rows = [[t.contender, t.number, " ".join(t.settings), f"{t.score:.4f}"] for t in trials]
+    write_csv([[field.name for field in fields(Trial)], *rows], path)

@@ -15,7 +15,7 @@ from torch import Tensor
 from amuse.data.conversation import TOKEN_IDS
 from amuse.explain.perturbation import Perturbation
 
-KERNEL_WIDTH = 0.25  # of LIME's kernel on cosine distance
+KERNEL_WIDTH = 0.25  # for LIME's kernel on the cosine distance
 RIDGE = 1.0  # penalty of LIME's linear model; captum's default, Lasso, gives zeros on probabilities
 
 

@@ -20,7 +20,8 @@ def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
     """How much each Central network m attends to the tokens of each Peripheral modality n (Eq. 1).
 
     The weights of `p2c_attention_weights`, gates applied, averaged over heads, layers and the tokens of m: they sum to
-    the gate, 1 / |M| in the paper. High attention to a token does not imply that it changed the prediction.
+    the gate, 1 / |M| in the paper, or with joint normalisation to 1 over all n. High attention to a token does not
+    imply that it changed the prediction.
 
     Args:
         model: Put into evaluation mode.
@@ -58,9 +59,10 @@ def attention_flow(model: Amuse, batch: Batch) -> dict[tuple[str, str], Tensor]:
 
 def attention_weights(attention: Attention, query: Packed, sources: Sequence[ProjectedSource]) -> tuple[Tensor, ...]:
     """Weights of a layer for each source, gates applied, averaged over heads: `(U, Lq, Lp)`, 0 where padded."""
-    keys, scale = [source.key for source in sources], None
     if isinstance(attention, MappedScoresAttention):
-        keys, scale = attention.mapped_keys(sources), attention.softmax_scale
+        keys, scale, normalization = attention.mapped_keys(sources), attention.softmax_scale, "per_source"
+    else:
+        keys, scale, normalization = [source.key for source in sources], None, attention.normalization
     heads, is_query = _padded_heads(query._replace(values=attention.project_query(query.values)))
     layouts: list[Any] = [(source.cu_seq, source.max_len) for source in sources]
     padded = [_padded_heads(Packed(key, *layout)) for key, layout in zip(keys, layouts, strict=True)]
@@ -68,6 +70,7 @@ def attention_weights(attention: Attention, query: Packed, sources: Sequence[Pro
         heads,
         [key for key, _ in padded],
         gates=attention.gates(query),
+        normalization=normalization,
         key_masks=[mask for _, mask in padded],
         softmax_scale=scale,
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from amuse.files import write_text
 from amuse_kernels import __version__
 
 PACKAGES = ("amuse", "amuse_kernels")
@@ -29,7 +30,7 @@ def write_remote_code(folder: Path) -> list[Path]:
     files = []
     for module, source in sorted(remote_modules().items()):
         file = folder / f"{flat_name(module)}.py"
-        file.write_text(source, encoding="utf-8")
+        write_text(source, file)
         files.append(file)
     return files
 

@@ -78,7 +78,7 @@ class StreamingSession:
     def reset(self) -> None:
         """Begin a new conversation."""
         self.position = 0
-        self.context: list[Words] = []  # of the last utterances, which the text encoder reads with the next one
+        self.context: list[Words] = []  # the last utterances, which the text encoder reads with the next one
         self.speakers: dict[str, int] = {}
         self.joined = JoinedWeights()
         layers: Any = self.model.temporal.layers if self.model.config.temporal == "attention" else []

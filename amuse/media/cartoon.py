@@ -5,7 +5,6 @@ the voice, a smiling or frowning mouth. Everything else is neutral, so a model n
 differ in colour and pitch. Nothing here resembles people, and a model trained on it knows nothing about them.
 """
 
-import csv
 import random
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amuse.files import replace_file, write_csv
 from amuse.media.tracks import pyav
 
 EMOTIONS = ("neutral", "joy", "anger")
@@ -59,11 +59,10 @@ def write_talk(video: Path, utterances: int = 8, seed: int = 0) -> list[CartoonU
     for line in lines:
         begin, end = round(line.start * RATE), round(line.end * RATE)
         sound[begin:end] += _voice(rng, line, end - begin)
-    _encode(video, [_face_at(lines, i / FPS) for i in range(round(length * FPS))], sound)
-    with video.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["start", "end", "speaker", "text", "label"])
-        writer.writerows([line.start, line.end, line.speaker, line.text, line.emotion] for line in lines)
+    faces = [_face_at(lines, i / FPS) for i in range(round(length * FPS))]
+    replace_file(video, lambda temporary: _encode(temporary, faces, sound))
+    rows = [[line.start, line.end, line.speaker, line.text, line.emotion] for line in lines]
+    write_csv([["start", "end", "speaker", "text", "label"], *rows], video.with_suffix(".csv"))
     return lines
 
 
@@ -122,7 +121,7 @@ def _face(speaker: str, curve: float, opening: int) -> np.ndarray:
 
 def _encode(video: Path, pictures: list[np.ndarray], sound: np.ndarray) -> None:
     av = pyav()
-    with av.open(str(video), "w") as container:
+    with av.open(str(video), "w", format="webm") as container:
         stream = container.add_stream("libvpx", rate=FPS, options={"deadline": "realtime", "cpu-used": "8"})
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 300_000
         stream.codec_context.thread_count = 1  # threads cost more than they save on small pictures

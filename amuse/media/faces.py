@@ -13,10 +13,10 @@ import numpy as np
 from amuse.encoders.signal import scaled
 from amuse.encoders.tflite import TfliteModel, packaged_file
 
-SIDE = 192  # of the detector's square input
+SIDE = 192  # side of the detector's square input
 STRIDE = 4  # one anchor per cell of 4 x 4 pixels, at its centre
 MIN_SCORE = 0.6
-MAX_OVERLAP = 0.3  # of two boxes of different faces
+MAX_OVERLAP = 0.3  # largest overlap of the boxes of two faces
 MARGIN = 0.2  # around a face, as a share of its side
 
 Box = tuple[int, int, int, int]

@@ -9,7 +9,7 @@ from amuse.encoders.signal import SAMPLE_RATE
 
 FRAME = 0.03  # seconds
 PAUSE = 0.4  # the shortest silence that ends an utterance, seconds
-SHORTEST, LONGEST = 0.3, 10.0  # of an utterance, seconds
+SHORTEST, LONGEST = 0.3, 10.0  # seconds of an utterance
 WINDOW = 512  # samples that the voice activity detector reads at a time
 PAD = 0.03  # seconds that are added to both ends of speech
 

@@ -13,16 +13,16 @@ from amuse.media.faces import Box, FaceDetector, overlap
 from amuse.media.mesh import FaceMesh
 
 FPS = 15.0
-"""Frames a second that are looked at; syllables come at four or five a second."""
+"""Frames per second that are looked at; syllables come at four or five per second."""
 LONGEST_LOOK = 8.0  # seconds of an utterance
 FEWEST = 12
 """A face that is seen in fewer frames is not judged."""
 LAG = 2
 """Frames by which the mouth may be ahead of the sound, or behind it."""
 LEAST_CORRELATION, LEAST_LEAD = 0.3, 1.5
-"""Of the speaker's mouth with the sound; and how many times more it moves with it than any other mouth."""
+"""Least correlation of the speaker's mouth with the sound, and least ratio of its movement with it to other mouths'."""
 LEAST_MOVEMENT = 0.01
-"""Of a speaker's mouth with the sound, in widths of the mouth."""
+"""Least movement of a speaker's mouth with the sound, in widths of the mouth."""
 LOST = 4
 """Frames for which a face may go unseen and still be the same one."""
 

@@ -36,7 +36,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Amuse(nn.Module):
-    """The model of SPEC section 4.
+    """Adaptive interactive Multimodal Network for emotion recognition in conversations (paper section III).
 
     Args:
         config: The network.

@@ -7,39 +7,17 @@ from amuse.data.batch import UNLABELLED
 from amuse.model.precision import at_least_fp32
 
 
-def focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    gamma: float = 1.0,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    *,
-    row_weights: Tensor | None = None,
-    total: Tensor | None = None,
-) -> Tensor:
-    """-(1 - p_c)^gamma log p_c (Eq. 5, whose print lost the -log), averaged over labelled rows.
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
+    """-(1 - p_c)^gamma log p_c of each row (Eq. 5, whose print lost the -log).
 
     Args:
-        logits: `(N, C)`. labels: int64 `(N,)`, -100 = unlabelled.
+        logits: `(..., C)`. labels: int64 `(...)`, -100 = unlabelled.
         gamma: 0 is the cross-entropy.
-        class_weights: `(C,)`; the average is weighted by them.
         label_smoothing: Share of the target spread over all classes.
-        row_weights: `(N,)`, further weights; the average is weighted by them too.
-        total: What the weighted sum is divided by, where these are not all rows; default: the sum of the weights.
 
     Returns:
-        A scalar; 0 when nothing is labelled.
+        fp32 or wider `(...)`, 0 where unlabelled.
     """
-    labelled = labels != UNLABELLED
-    weight = labelled.to(logits.dtype) if class_weights is None else class_weights[labels.clamp(min=0)] * labelled
-    if row_weights is not None:
-        weight = weight * row_weights
-    loss = focal_losses(logits, labels, gamma, label_smoothing)
-    return (weight * loss).sum() / (weight.sum() if total is None else total).clamp(min=1e-12)
-
-
-def focal_losses(logits: Tensor, labels: Tensor, gamma: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
-    """The focal loss of each row, 0 where unlabelled: `(...)` for `(..., C)` logits and `(...)` labels."""
     labelled = (labels != UNLABELLED).unsqueeze(-1)
     # nothing is selected: how many rows are labelled is known to the device alone
     log_p = at_least_fp32(logits).masked_fill(~labelled, 0.0).log_softmax(-1)

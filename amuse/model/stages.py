@@ -49,7 +49,7 @@ class UnimodalStage(nn.Module):
         self.input_dropout = Dropout(config.input_dropout)
         self.lstm = BiLSTM(width, d) if config.unimodal_lstm else None
         self.project = nn.Identity() if config.unimodal_lstm else nn.Linear(width, d)
-        self.norm = nn.LayerNorm(d)
+        self.norm = nn.LayerNorm(d) if config.descriptor_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(AttentionLayer([d], 1.0, config) for _ in range(num_layers))
 
@@ -128,7 +128,9 @@ class CentralNetwork(nn.Module):
         super().__init__()
         d = config.d_model
         self.layers = nn.ModuleList(
-            AttentionLayer([d] * num_peripherals, config.man_gate, config, config.man_score_map)
+            AttentionLayer(
+                [d] * num_peripherals, config.man_gate, config, config.man_score_map, config.man_normalization
+            )
             for _ in range(config.man_layers)
         )
         self.lstm = BiLSTM(d, d) if config.man_lstm else None
@@ -154,7 +156,14 @@ class AttentionLayer(nn.Module):
     The layer norms before both are ours: four layers train unreliably without.
     """
 
-    def __init__(self, source_dims: list[int], gate: str | float, config: ModelConfig, score_map: bool = False) -> None:
+    def __init__(
+        self,
+        source_dims: list[int],
+        gate: str | float,
+        config: ModelConfig,
+        score_map: bool = False,
+        normalization: str = "per_source",
+    ) -> None:
         super().__init__()
         d = config.d_model
         options: dict[str, Any] = {"head_merge": config.head_merge, "backend": config.backend}
@@ -165,7 +174,9 @@ class AttentionLayer(nn.Module):
                 mean = 1 / (len(source_dims) + 1)
                 self.attention = MappedScoresAttention(d, config.num_heads, source_dims, gate=mean, **options)
             else:
-                self.attention = PeripheralCentralAttention(d, config.num_heads, source_dims, gate=gate, **options)
+                self.attention = PeripheralCentralAttention(
+                    d, config.num_heads, source_dims, normalization=normalization, gate=gate, **options
+                )
         self.dense_norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
         self.dropout = Dropout(config.dropout)
@@ -207,7 +218,7 @@ def inject(
 
 
 def keys_and_values(tokens: Tensor, readers: Readers, joined: JoinedWeights | None = None) -> Tensor:
-    """`(T, d)` tokens to `(T, 2 R, H, D)`: keys, then values, for each of R readers; arguments as of `inject`."""
+    """`(T, d)` tokens to `(T, 2 R, H, D)`: keys, then values, for each of R readers; arguments as for `inject`."""
     weight, bias = join(readers) if joined is None else joined.of(readers)
     return F.linear(tokens, weight, bias).unflatten(-1, (2 * len(readers), readers[0][0].num_heads, -1))
 

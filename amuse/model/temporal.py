@@ -26,7 +26,7 @@ class TemporalStage(nn.Module):
         d = config.d_model
         self.kind, self.causal, self.window = config.temporal, config.causal, config.context_window
         self.project = nn.Linear(fused_width, d)
-        self.norm = nn.LayerNorm(d)
+        self.norm = nn.LayerNorm(d) if config.descriptor_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.width = d
         if self.kind == "bilstm":

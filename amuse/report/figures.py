@@ -16,7 +16,7 @@ from amuse.report.outcome import Outcome, ink
 WEAK = 0.08  # scores below this share of the utterance's strongest one are not painted
 FAINT = 0.2  # and regions below this one are not drawn
 NUMBERED = 4  # regions of a picture that show their number, the strongest ones
-WIDTH, LANE = 960, 46  # of the timeline, in its own units
+WIDTH, LANE = 960, 46  # sizes of the timeline, in its own units
 LEFT = 90  # speakers' names
 
 

@@ -20,8 +20,8 @@ EMOTIONS = {
 """Colour -> the names of the emotion that has it in every report. The name always appears next to its colour."""
 OTHERS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d8c84a", "#d55e00", "#7f8c8d")
 """Okabe and Ito's palette, for classes that are no emotion known here."""
-DIVERGING = ("#0072b2", "#79b3d6", "#c9c9c9", "#e9b872", "#d98200")  # of numbers, from the lowest to the highest
-FLOOR = 0.01  # of the scale: smaller contributions are not painted, smaller effects not listed
+DIVERGING = ("#0072b2", "#79b3d6", "#c9c9c9", "#e9b872", "#d98200")  # for numbers, from the lowest to the highest
+FLOOR = 0.01  # share of the scale; smaller contributions are not painted, smaller effects not listed
 
 
 def colours(names: list[str]) -> list[str]:

@@ -42,7 +42,7 @@ class Turn(NamedTuple):
 class _Window(NamedTuple):
     piece: int
     centre: float
-    seconds: float  # of speech that it represents
+    seconds: float  # length of the speech that it represents
 
 
 class _Voices(NamedTuple):

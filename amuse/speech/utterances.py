@@ -19,7 +19,7 @@ LONGEST_SILENCE = 2.0
 STRAY = 0.5
 """Words further than this from any speech, in seconds, are taken as invented."""
 LEAST_CONFIDENCE = 0.3
-"""What is less probable than this, on average over the words of a turn, was made up, as for music."""
+"""Turns whose words are less probable than this on average were invented by the recogniser, as it does for music."""
 SENTENCE_END = (".", "?", "!", "…", "。", "？", "！")
 SENTENCE_BONUS = 0.3
 """Seconds by which a change of speaker may be further away after a sentence than within one."""

@@ -1,12 +1,11 @@
 """Writes transcriptions: a table to be corrected by hand, or JSON with the times of every word."""
 
-import csv
-import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from amuse.data.transcript import Line
-from amuse.files import write_text
+from amuse.files import csv_text, write_text
 from amuse.speech.transcription import Transcription
 
 COLUMNS = ("start", "end", "speaker", "text", "label", "confidence")
@@ -35,14 +34,12 @@ def write_transcription(transcription: Transcription, path: Path) -> None:
 
 def to_csv(transcription: Transcription) -> str:
     """Rows of `COLUMNS` after a byte order mark, without which Excel does not read UTF-8."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    rows: list[Sequence[str]] = [COLUMNS]
     for utterance in transcription.utterances:
         start, end = _times(utterance.start, utterance.end)
         sure = "" if utterance.confidence is None else f"{utterance.confidence:.2f}"
-        table.writerow([f"{start:.2f}", f"{end:.2f}", utterance.speaker, utterance.text, "", sure])
-    return "\ufeff" + text.getvalue()
+        rows.append([f"{start:.2f}", f"{end:.2f}", utterance.speaker, utterance.text, "", sure])
+    return "\ufeff" + csv_text(rows)
 
 
 def to_json(transcription: Transcription) -> str:

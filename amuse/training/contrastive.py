@@ -10,31 +10,6 @@ from torch import Tensor
 from amuse.config import LossConfig
 from amuse.model.precision import at_least_fp32
 
-
-def nce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
-    """-log h(pos) - sum_k log(1 - h(neg_k)), averaged over anchors (Eq. 4, corrected as docs/paper.md says).
-
-    h = P / (P + |N_j| / |N|), P the softmax over the |N| candidates of their similarity to the anchor, the positive
-    being the same utterance in the other modality and the negatives all others of the batch.
-
-    Args:
-        anchors: `(N, d)`. candidates: `(N, d)`, the partner of each anchor in its row.
-        temperature: Divides the cosine similarity.
-
-    Returns:
-        A scalar; 0 for fewer than two candidates, where there is no negative.
-    """
-    return _pair_loss(_nce, anchors, candidates, temperature)
-
-
-def infonce_loss(anchors: Tensor, candidates: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE (ours, an option): cross-entropy of finding the partner; arguments as for `nce_loss`.
-
-    The sum over ordered pairs of modalities makes it symmetric.
-    """
-    return _pair_loss(_infonce, anchors, candidates, temperature)
-
-
 GatherRows = Callable[[Tensor], tuple[Tensor, int]]
 
 
@@ -42,6 +17,13 @@ def contrastive_loss(
     descriptors: Tensor, present: Tensor, config: LossConfig, gather: GatherRows | None = None
 ) -> Tensor:
     """Eq. 3: 1/|M| times the sum over ordered pairs of modalities, absent modalities left out.
+
+    The term of a pair is averaged over the anchors, the utterances that have both modalities. These are the candidates
+    too: an anchor's own utterance is its positive, all others are its negatives. Without a negative the term is 0.
+    "nce" is Eq. 4, corrected as docs/paper.md says: -log h(pos) - sum_k log(1 - h(neg_k)), h = P / (P + |N_j| / |N|),
+    P the softmax over the |N| candidates of their cosine similarity to the anchor, divided by the temperature, and
+    |N_j| the number of negatives. "infonce" (ours, an option) is the cross-entropy of finding the positive; summed
+    over ordered pairs, it is symmetric.
 
     All pairs are one matrix product, and what is absent is masked: nothing is selected, since only the device knows
     how much is present.
@@ -67,12 +49,6 @@ def contrastive_loss(
     all_both = everyone.T[:, None] & everyone.T  # (M, M, V)
     pairs = ~torch.eye(count, dtype=torch.bool, device=present.device)
     return _masked_loss(terms, similarity, both & pairs[..., None], all_both, start) / count
-
-
-def _pair_loss(terms: "Terms", anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    similarity = _directions(anchors) @ _directions(candidates).T / temperature
-    everyone = torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
-    return _masked_loss(terms, similarity, everyone, everyone)
 
 
 def _masked_loss(terms: "Terms", similarity: Tensor, anchors: Tensor, candidates: Tensor, start: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from amuse.config import LossConfig
 from amuse.data.batch import UNLABELLED, Batch
 from amuse.data.mix import Mix
-from amuse.model.focal import focal_losses
+from amuse.model.focal import focal_loss
 from amuse.model.output import Output
 from amuse.model.precision import at_least_fp32
 from amuse.training.auxiliary import gate_loss, present_pairs, speaker_loss, speaker_pairs
@@ -159,5 +159,5 @@ def _losses(logits: Tensor, labels: Tensor, config: LossConfig, class_weights: T
         unlabelled = labels.isnan()
         values, targets = at_least_fp32(logits[..., 0]), labels.masked_fill(unlabelled, 0.0)
         return F.smooth_l1_loss(values, targets, reduction="none").masked_fill(unlabelled, 0.0)
-    losses = focal_losses(logits, labels, config.gamma, config.label_smoothing)
+    losses = focal_loss(logits, labels, config.gamma, config.label_smoothing)
     return losses if class_weights is None else losses * class_weights[labels.clamp(min=0)]

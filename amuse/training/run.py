@@ -108,7 +108,7 @@ class Run:
     def fit(self, progress: bool) -> None:
         train, history = self.config.train, self.history
         with tensorboard(self.folder, self.world.is_main) as write:
-            while history.epoch < train.epochs and history.epoch - history.best_epoch < train.patience:
+            while not self.finished:
                 started = time.perf_counter()
                 losses = self.run_epoch(progress)
                 predictions = predict(self.evaluated, self.splits.valid, train.batch_size, self.world)
@@ -128,12 +128,19 @@ class Run:
                     "memory_mib": round(peak_memory_mib(self.world.device)),
                 }
                 history.records.append(record)
-                self.state.save(self.folder)
+                if self.finished or history.epoch % train.save_epochs == 0:
+                    self.state.save(self.folder)
                 write(record)
                 if progress:
                     tqdm.write(describe(record, better))
         if progress:
             tqdm.write(why_stopped(history.epoch, history.best_epoch, train, history.records))
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are over, or too many of them without a better score."""
+        train, history = self.config.train, self.history
+        return history.epoch >= train.epochs or history.epoch - history.best_epoch >= train.patience
 
     @property
     def evaluated(self) -> Amuse:

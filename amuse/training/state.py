@@ -19,7 +19,7 @@ from amuse.world import World
 STATE_FILE = "state.pt"
 STATE_VERSION = 2  # states without "data" have it in the model's configuration, where version 0.1 kept it
 # settings that depend on the machine, which a resumed run may change
-MACHINE = {"accumulate", "device", "recompute", "save_steps", "strategy"}
+MACHINE = {"accumulate", "device", "recompute", "save_epochs", "save_steps", "strategy"}
 
 
 @dataclass

@@ -197,7 +197,7 @@ def check_attention(
 
     dropout_p = _probability(dropout_p)
     samples = batch if offsets is None else offsets.cu_seq_q.shape[0] - 1
-    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # of the dtype in which scores are computed
+    largest = LARGEST_FP64 if dtype == torch.float64 else LARGEST_FP32  # for the dtype in which scores are computed
     return AttentionInputs(
         query=query,
         keys=keys,

@@ -34,7 +34,9 @@ def attend_unchecked(
         return None
     if not all(isinstance(each, list | tuple) for each in (keys, values, cu_seq_k, max_k)):
         return None
-    if not all(type(longest) is int for longest in (max_q, *max_k)):  # the kernel would take True for 1
+    if not all(type(longest) is int and longest < 2**31 for longest in (max_q, *max_k)):  # the kernel takes True for 1
+        return None
+    if any(getattr(each, "device", None) != query.device for each in (*keys, *values, cu_seq_q, *cu_seq_k)):
         return None
     sources = len(keys)
     try:

@@ -354,7 +354,7 @@ def _is_number(value: object) -> bool:
 
 
 def _widths(name: str, dims: object) -> tuple[int, int]:
-    """Of key and value tokens."""
+    """The widths of key and value tokens."""
     if not isinstance(dims, tuple | list):
         check_size(name, dims)
         return (cast(int, dims),) * 2

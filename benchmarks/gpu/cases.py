@@ -14,7 +14,7 @@ from tests.attention_cases import Case, make_case, spread_out
 
 DIALOGUE = {"causal": True, "groups": True}
 DROPOUT = {"dropout_p": 0.3, "seed": 5}
-# of make_case
+# options of make_case
 CASES: dict[str, dict[str, Any]] = {
     "holes": {"queries": 150, "lengths": (130, 150), "head_dim": 64, "masks": "holes", "layouts": True},
     "joint": {"queries": 150, "lengths": (150, 70), "head_dim": 64, "masks": "holes", "normalization": "joint"},

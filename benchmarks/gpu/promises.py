@@ -48,7 +48,7 @@ def _promises(context: Context, backend: str, file: str) -> Iterator[Record]:
             elif found := OUTCOME.search(line):
                 outcome, test = found[1] or found[4], found[2] or found[3]
                 counts[outcome.lower()] += 1
-                if outcome in ("FAILED", "ERROR") or counts.total() % 25 == 0:  # the others show that it goes on
+                if outcome in ("FAILED", "ERROR") or counts.total() % 25 == 0:  # the others show progress
                     yield {"contender": f"ours, {backend}", "test": test.strip(), "outcome": outcome.lower(), **counts}
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Attention and fusion beside everything else that is installed: checked against fp64, then timed.
+"""Attention and fusion compared with everything else that is installed: checked against fp64, then timed.
 
 A contender that is wrong has no times. wall_ms is a call from Python, graph_ms the same call inside a CUDA graph;
 fraction_of_roofline is against gemm and copy measured on the same GPU, counting visible pairs and rows only.
@@ -46,7 +46,7 @@ def items(context: Context) -> Iterator[Item]:
 
 
 class Rivals:
-    """What the items share: the device, and its measured peaks."""
+    """State that the items share: the device, and its measured peaks."""
 
     def __init__(self, context: Context) -> None:
         self.device, self.compiled = context.device, not context.device.dry

@@ -1,4 +1,4 @@
-"""What is installed, then one forward and backward of every backend, element type and head dim, of two tiles."""
+"""Lists what is installed, then runs forward and backward of two tiles on every backend, element type and head dim."""
 
 import time
 from collections.abc import Iterator

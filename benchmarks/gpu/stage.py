@@ -20,7 +20,7 @@ class Item(NamedTuple):
 @dataclass
 class Context:
     device: Gpu | Nothing
-    folder: Path  # of the results
+    folder: Path  # where the results go
     until: float  # time.time() when nothing new is started
 
     @property

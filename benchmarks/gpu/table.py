@@ -1,4 +1,4 @@
-"""What a sweep's records say, as text."""
+"""A sweep's records as text."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -10,7 +10,7 @@ from amuse_kernels.launch import architecture
 from benchmarks.gpu.journal import Record, reason_of
 from benchmarks.gpu.stage import Context, Item
 
-MOST = 6  # tiles of a key, beside the fastest with another limit of registers: under 60 for all keys
+MOST = 6  # tiles of a key, besides the fastest with another limit of registers: under 60 for all keys
 
 
 def items(context: Context) -> Iterator[Item]:

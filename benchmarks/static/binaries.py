@@ -13,7 +13,7 @@ import triton
 # specifications); of AMD's GPUs the LDS of a workgroup (ISA guides of CDNA 3 and RDNA 3).
 SHARED_LIMIT: dict[int | str, int] = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 SHARED_LIMIT |= dict.fromkeys(("gfx942", "gfx1100"), 65536)
-RESERVED_SHARED = 1024  # of each block, from compute capability 9.0 on counted by cuobjdump
+RESERVED_SHARED = 1024  # bytes per block, counted by cuobjdump from compute capability 9.0 on
 
 
 class Usage(NamedTuple):

@@ -39,7 +39,7 @@ def _library() -> ModuleType:
 
 
 def code_for(arch: int | str) -> str | None:
-    """What runs on a chip: sm_86 and 89 run the code of sm_80, for which alone the library is built by default."""
+    """The code that a chip runs: sm_86 and 89 run that of sm_80, the only one that the library has by default."""
     built = dict[int | str, str](architectures().items())
     return built.get(arch) or (built.get(80) if arch in (86, 89) else None)
 
@@ -73,7 +73,7 @@ def usage(launch: CudaLaunch, arch: int) -> Usage:
 
 @functools.cache
 def source_hash(family: str) -> str:
-    """Of the sources of a family and all that they include, without comments and layout."""
+    """Hashes the sources of a family and all that they include, without comments and layout."""
     files, digest = sorted((SOURCES / "cuda").resolve().glob(f"{family}*.cu")), hashlib.sha256()
     for file in files:  # which grows
         text = file.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def usage(launch: Launch, arch: int) -> Usage:
 
 
 def source_hash(launch: Launch) -> str:
-    """Of what a launch's results depend on: the code of its family, without comments and layout, and its constants.
+    """Hashes what a launch's results depend on: the code of its family, without comments and layout, and its constants.
 
     The plans and the choice of tiles are left out: what they choose are constants and columns.
     """

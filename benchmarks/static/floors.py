@@ -19,7 +19,7 @@ from benchmarks.workloads import FUSION, HEAD_DIM, SHAPES, fusion
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu_tables.md"
 COMMAND = "python -m benchmarks.static.floors"
-BYTES = 2  # of a 16-bit number
+BYTES = 2  # per 16-bit number
 
 
 class Chip(NamedTuple):
@@ -66,7 +66,7 @@ def sdpa_per_stream(shape: tuple) -> Work:
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operators that are no views, and the bytes of what they read and write."""
+    """Counts the operators that are not views, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()

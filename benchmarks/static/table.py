@@ -69,7 +69,7 @@ def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:
 
 
 def check() -> list[str]:
-    """What differs in a sample of the rows, and in all whose source has changed: Triton's are compiled again, CUDA's
+    """The differences in a sample of the rows, and in all whose source has changed: Triton's are compiled again, CUDA's
     compared with the installed library where it has code for the chip by the same nvcc."""
     known = {_identity(row): row for row in read()}
     entries = [*_triton_entries(), *_cuda_entries()]
@@ -92,7 +92,7 @@ def check() -> list[str]:
 
 
 def over_limits(rows: Iterable[Row]) -> list[str]:
-    """Of the package's kernels those that no such chip could launch, or that spill at a head dim of up to 128.
+    """The package's kernels that no such chip could launch, or that spill at a head dim of up to 128.
 
     fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. Tiles for AMD were
     chosen for the registers of gfx942; on gfx1100 the table lists what spills.

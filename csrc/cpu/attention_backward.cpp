@@ -4,8 +4,8 @@
 //   joint        D_i = <dO_i, O_i>,      dS = P g (dP - D_i + dlse_i),       d g = sum_ij P (dP - D_i + dlse_i)
 //   dQ = scale dS K,   dK = scale dS^T Q,   dV = g P^T dO
 // P is recomputed from a rounded lse; it would not add up to 1 where that is large, and is divided by its sum.
-// <dO_i, O_i> would carry the rounding of a 16-bit O, and does not tell that sum: in 16 bits, and in rows of large
-// scores, a pass over all sources before gives both.
+// <dO_i, O_i> would carry the rounding of a 16-bit O, and does not give that sum: in 16 bits, and in rows of large
+// scores, a pass over all sources beforehand gives both.
 // For each (b, h) and source, blocks of queries meet all visible keys at once. P and dS are kept transposed, (keys x
 // queries), as in the forward. Where (b, h) are too few or too uneven for the threads, a first pass over blocks of
 // queries gives dQ and the shift and sum of each row, a second pass over ranges of keys gives dK and dV; every sum is
@@ -19,8 +19,8 @@ namespace {
 
 constexpr int64_t max_block_queries = 48;
 constexpr int64_t min_block_queries = 16;      // both multiples of every vector length
-constexpr int64_t block_elements = 48 * 1024;  // of the scores of a block of queries
-constexpr int64_t range_keys = 192;            // of the second pass
+constexpr int64_t block_elements = 48 * 1024;  // scores of a block of queries
+constexpr int64_t range_keys = 192;            // keys of a task of the second pass
 
 template <class T>
 class Backward {
@@ -53,8 +53,8 @@ class Backward {
 
   void run() {
     const int64_t heads = p_.b * p_.h, rows = p_.h * rows_.total();
-    // per row of a source: what dS takes off dP, its share of the gate's gradient, whether it sees a single key,
-    // 1 / the sum of its recomputed weights (joint that of all sources, at source 0); per row: <dO, O>
+    // per row of a source: the offset subtracted from dP, its share of the gate's gradient, whether it sees a single
+    // key, 1 / the sum of its recomputed weights (joint that of all sources, at source 0); per row: <dO, O>
     const Scratch row_memory((4 * p_.sources + 1) * rows * static_cast<int64_t>(sizeof(A)));
     shifts_ = row_memory.at<A>(0);
     gate_rows_ = row_memory.at<A>(p_.sources * rows);
@@ -122,7 +122,7 @@ class Backward {
     A gate;
   };
 
-  // Cuts a thread's memory into the buffers of a task; returns how many elements that takes.
+  // Divides a thread's memory into the buffers of a task; returns how many elements they take.
   int64_t carve(Task* t, A* memory) const {
     const int64_t d = p_.d, query_rows = two_passes_ ? block_ : p_.lq, tile = max_keys_ * block_;
     int64_t taken = 0;
@@ -307,9 +307,10 @@ class Backward {
     }
   }
 
-  // From S and dP to what the products take: g P after dropout, and scale dS; both a vector of queries at a time. Every
-  // factor is in them, so that a product is only stored or added: of two multiplications around a sum the compiler may
-  // fuse either, and not the same one in every register block. Returns whether a query sees no key of the step.
+  // Turns S and dP into the factors of the products: g P after dropout, and scale dS; a vector of queries at a time.
+  // Every factor is in them, so that a product is only stored or added: of two multiplications around a sum the
+  // compiler may fuse either, and not the same one in every register block. Returns whether a query sees no key of the
+  // step.
   bool differentiate(Task& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
     load_rows(t, step);
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));
@@ -401,7 +402,7 @@ class Backward {
     }
   }
 
-  // Of every row <dO_i, O_i>, and 1 / the sum of the weights that are recomputed from its lse.
+  // For every row, <dO_i, O_i> and 1 / the sum of the weights that are recomputed from its lse.
   void output_dots(Task& t, int64_t first, int64_t end) const {
     constexpr bool exact_output = sizeof(T) == sizeof(A);
     A *dots = dots_of(t), *inverses = row_of(inverses_, t, 0);

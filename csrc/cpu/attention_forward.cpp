@@ -20,7 +20,7 @@ inline Vector<A> larger(Vector<A> a, Vector<A> b) {
   return a > b ? a : b;
 }
 
-// Of a column of vectors; NaN counts as smallest.
+// Maximum of a column of vectors; NaN counts as smallest.
 template <class A>
 Vector<A> column_max(const A* scores, int64_t stride, int64_t count) {
   const Vector<A> hidden = broadcast<A>(A(-__builtin_inff()));
@@ -73,7 +73,8 @@ class Forward {
     tile_keys_ = tile_keys_ < max_tile_keys ? tile_keys_ : max_tile_keys;
   }
 
-  // A task is a (b, h), or a block of its queries where that is much of all work. A row does not depend on its task.
+  // A task is a (b, h), or a block of its queries where a (b, h) is much of all work. A row does not depend on its
+  // task.
   void run() {
     const Work work(p_);
     Pieces tasks(p_.b);
@@ -124,7 +125,7 @@ class Forward {
     A* query;               // packed, (d x block)
     A *scores, *keep;       // (tile x block)
     A *key, *value, *rows;  // copies, where they are needed
-    A *sums, *part;         // of this block's output: all sources and this source
+    A *sums, *part;         // sums of this block's output: over all sources, and of this source
     A *pivot, *total;       // running maximum and sum of a row
     A *alpha, *beta;        // what new and old sums are multiplied by
     A *position, *group;    // of the queries
@@ -210,7 +211,7 @@ class Forward {
 
   int64_t columns(const Block& t) const { return round_up(t.queries, lanes<A>); }
 
-  // Turns scores into unnormalised weights and leaves in alpha and beta what add_values multiplies new and old sums by.
+  // Turns scores into unnormalised weights and sets alpha and beta, the factors of new and old sums in add_values.
   void softmax(Block& t, const Step& step, const PairMask<A>& pairs, const KeyList& list, Matrix<A> key) const {
     const A drop_factor = p_.dropout_p > 0 ? A(1 / (1 - p_.dropout_p)) : A(1);
     const Vector<A> zeros = {}, hidden = broadcast<A>(A(-__builtin_inff()));

@@ -8,7 +8,7 @@
 namespace amuse {
 namespace AMUSE_ISA {
 
-// Rows of a register block: with two vectors of columns it fills the registers that are left beside B and one
+// Rows of a register block: with two vectors of columns it fills the registers that are left besides B and one
 // broadcast element of A.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int block_rows = 12;
@@ -31,8 +31,8 @@ struct Matrix {
   int64_t stride;
 };
 
-// What becomes of a product: C = alpha A B with one alpha a row; with `add` that is added to C. Without an alpha, `add`
-// takes up the chain of multiply-adds that C holds, so that it does not matter where a sum over k is divided.
+// Where a product goes: C = alpha A B with one alpha per row; `add` adds it to C. Without an alpha, `add` continues the
+// chain of multiply-adds that C holds, so that it does not matter where a sum over k is divided.
 template <class A>
 struct Into {
   const A* alpha = nullptr;

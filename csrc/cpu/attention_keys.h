@@ -104,7 +104,7 @@ struct KeyList {
   }
 
   int64_t position(int64_t i) const { return index == nullptr ? first + i : index[i]; }
-  // How many listed keys stand at or before position `limit`.
+  // How many listed keys are at or before position `limit`.
   int64_t count_to(int64_t limit) const {
     if (index == nullptr) {
       const int64_t n = limit - first + 1;
@@ -242,7 +242,7 @@ struct PairMask {
 
   bool needed() const { return causal || relation != Relation::any; }
 
-  // Queries first .. first + count; those up to `padded` are none.
+  // Queries first .. first + count; the rest up to `padded` is padding.
   void load_queries(const int32_t* query_group, int64_t first, int64_t count, int64_t padded) const {
     for (int64_t i = 0; i < padded; ++i) {
       position[i] = i >= count ? A(-1) : causal ? static_cast<A>(first + i) : A(__builtin_inff());

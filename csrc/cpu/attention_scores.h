@@ -30,7 +30,7 @@ bool any_is_large(Vector<A> scores) {
   return found;
 }
 
-// Of R keys against a vector of queries, packed (depth x stride).
+// Scores of R keys against a vector of queries, packed (depth x stride).
 template <int R>
 void exact_products(const float* key, int64_t key_stride, const float* query, int64_t stride, int64_t depth,
                     Vector<double> (&sum)[R]) {

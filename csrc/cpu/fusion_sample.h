@@ -34,7 +34,7 @@ inline int64_t pair_index(int64_t modalities, int64_t m, int64_t n) {
   return m * (modalities - 1) + (n < m ? n : n - 1);
 }
 
-// w_mn[side] of SPEC's gate: side 0 meets f_m, side 1 meets f_n.
+// The gate's w_mn[side]: side 0 is multiplied by f_m, side 1 by f_n.
 template <class A>
 inline A* pair_row(A* pair_weight, const FusionParams& p, int64_t m, int64_t n, int64_t side) {
   return pair_weight + (pair_index(p.m, m, n) * 2 + side) * p.d;
@@ -51,7 +51,7 @@ inline void gate_alpha(const FusionParams& p, const Sample<A>& sample, A (&alpha
   A product[2][max_modalities][max_modalities];
   for (int64_t a = 0; a < sample.count; ++a) {
     const int64_t m = sample.index[a];
-    // Every weight row that meets f_m, so that f_m is read once for four of them.
+    // Every weight row that f_m is multiplied by, so that f_m is read once for four of them.
     const A* rows[2 * max_modalities];
     A* targets[2 * max_modalities];
     A values[2 * max_modalities];

@@ -1,6 +1,6 @@
 // The kernel files are compiled once per instruction set, with -DAMUSE_ISA=<name>; each copy lives in a namespace of
 // that name and attention.cpp and fusion.cpp call the best one. Those files use no inline function or template of the
-// standard library: the linker would keep one copy of it for everybody, perhaps the one that needs AVX-512.
+// standard library: the linker would keep one copy of it for all, perhaps the one that needs AVX-512.
 #pragma once
 
 #include "../attention.h"

@@ -23,7 +23,7 @@ constexpr int64_t min_elements_per_thread = 16 * 1024;
 std::atomic<bool> forked{false};
 
 #if defined(__unix__) || defined(__APPLE__)
-// A team in a forked child waits for ever on threads that exist only in the parent.
+// A team in a forked child waits forever for threads that exist only in the parent.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
 #endif
 

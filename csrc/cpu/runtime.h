@@ -1,4 +1,4 @@
-// What every CPU kernel needs from its surroundings: how many threads to use and which instruction set.
+// Chosen for every CPU kernel at run time: the number of threads and the instruction set.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,7 @@
 
 namespace amuse {
 
-// What the keys' gradients take from a row of queries and a stream: W = exp2(scores in base 2 - shift) * inverse,
+// What the gradients of the keys need of a row of queries and a stream: W = exp2(scores in base 2 - shift) * inverse,
 // where the sum of the powers is 1 / inverse, and dS = W (g dW - offset), joint W g (dW - offset). A row that sees no
 // key has an infinite shift.
 struct alignas(16) AttentionRow {
@@ -41,9 +41,9 @@ struct AttentionArguments {
   float softmax_scale, scale_log2, keep_scale;
   uint32_t drop_threshold;
   int32_t heads, sources, head_dim;
-  int32_t queries;                 // of a sample; packed, of the longest or more
+  int32_t queries;                 // per sample; packed, of the longest or more
   int32_t tokens;                  // queries of a batch entry: packed, those of all samples
-  int32_t query_tiles, key_tiles;  // of one (b, h); a stream without keys counts as one key tile
+  int32_t query_tiles, key_tiles;  // per (b, h); a stream without keys counts as one key tile
   bool joint;
   bool vectors;  // every row of every tensor starts at a multiple of 16 bytes
   bool allow_tf32;
@@ -69,7 +69,7 @@ constexpr int short_queries = 32;
 constexpr bool has_kernels_for_few_queries(int padded) { return padded <= 64; }
 
 // Chosen so that nothing spills up to a head dim of 128 and shared memory fits the smallest chip (99 KiB on sm_86, 89
-// and 120). 32 rows a warp halve what a product reads from shared memory, where there are registers for them.
+// and 120). 32 rows per warp halve what a product reads from shared memory, where there are registers for them.
 constexpr AttentionTile forward_tile(int element_bytes, int padded, bool is_short) {
   if (is_short) return {short_queries / 16, 1, 1, 32};
   if (element_bytes == 2) {
@@ -80,7 +80,7 @@ constexpr AttentionTile forward_tile(int element_bytes, int padded, bool is_shor
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 2 : 1, 1, 1, 16};
 }
 
-// `keys`: of the kernel where keys stay and queries stream.
+// `keys`: for the kernel where keys stay and queries stream.
 constexpr AttentionTile backward_tile(int element_bytes, int padded, bool keys) {
   if (element_bytes == 2) {
     return padded <= 64    ? AttentionTile{4, 1, 1, keys ? 32 : 64}
@@ -90,12 +90,12 @@ constexpr AttentionTile backward_tile(int element_bytes, int padded, bool keys) 
   return padded <= 64 ? AttentionTile{4, 1, 1, 32} : AttentionTile{padded == 128 ? 4 : 2, 1, 2, 16};
 }
 
-// Of the kernel for all gradients of one (b, h): a tile has as many keys as queries.
+// For the kernel that computes all gradients of one (b, h): a tile has as many keys as queries.
 constexpr AttentionTile backward_fused_tile(bool is_short) {
   return is_short ? AttentionTile{2, 1, 1, 32} : AttentionTile{4, 1, 1, 64};
 }
 
-constexpr int backward_warps = 4;  // of any tile, at most
+constexpr int backward_warps = 4;  // of any tile
 
 constexpr int tile_bytes(int rows, int element_bytes, int padded) { return rows * element_bytes * padded; }
 

@@ -1,4 +1,4 @@
-// What the backward kernels of p2c_attention share; none needs atomics.
+// Shared by the backward kernels of p2c_attention; none needs atomics.
 //
 // With W = exp(S - lse) the weights of a stream without its gate, and dW = dO V^T, after dropout:
 //   per_source   delta_i = rowsum(W dW)                 dS = W (g (dW - delta_i) + dlse_i)      dg = sum_i delta_i
@@ -9,7 +9,7 @@
 //
 // `QueryGradients` gives dQ and each row's shift, 1 / sum and offset, for dS = W (g dW - offset), from which
 // `KeyGradients` takes dK and dV. Where one tile holds the queries, `attention_backward_fused` runs both on every tile
-// of keys; else `attention_backward_queries` leaves the rows' numbers and partial sums of dg in memory, for
+// of keys; otherwise `attention_backward_queries` writes these and partial sums of dg to memory, for
 // `attention_backward_keys`.
 #pragma once
 
@@ -28,11 +28,11 @@ struct TilePair {
   uint32_t first, second;
 };
 
-// How the warps of a block share a product of `rows` rows that stay with the block and `columns` of the other side.
+// How the warps of a block divide a product of `rows` rows that stay in the block and `columns` of the other side.
 template <class T, int kWidth, int kWarps, int kSplit, int kColumns>
 struct BackwardShare {
   static constexpr int threads = 32 * kWarps, rows = 16 * kWarps / kSplit, columns = kColumns, split = kSplit;
-  static constexpr int pieces = kWidth / 8 / kSplit;  // of an accumulator
+  static constexpr int pieces = kWidth / 8 / kSplit;  // pieces of an accumulator
   using Scores = Accumulator[1][columns / 8];
   using Sums = Accumulator[1][pieces];
 
@@ -85,11 +85,12 @@ struct BackwardTiles {
 
 __device__ inline float weight_of(float s, float scale_log2, float shift, bool joint) {
   const float x = fmaf(s, scale_log2, -shift);
-  return exp2_fast(minimum(x, joint ? joint_limit : 0.f));  // per_source, shift -inf stands for a weight of exactly 1
+  return exp2_fast(minimum(x, joint ? joint_limit : 0.f));  // per_source, a shift of -inf means a weight of exactly 1
 }
 
-// Of a loop that lacks registers: what is computed from the result is computed there again, not kept from before it.
-__device__ inline int made_anew(int x) {
+// x, in a way that the compiler cannot hoist out of a loop that lacks registers: what depends on it is recomputed
+// there.
+__device__ inline int recomputed(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }

@@ -10,18 +10,18 @@ namespace amuse {
 template <int kRows>
 struct FusedRows {
   Streams<kRows> streams;
-  AttentionRow states[kRows];  // of the queries in the stream at hand
+  AttentionRow states[kRows];  // the queries' states in the current stream
   float gates[max_sources][backward_warps];
 };
 
-// kShort: of a tile for at most `short_queries` queries.
+// kShort: with the tile for at most `short_queries` queries.
 template <class T, int kWidth, bool kOptions, bool kShort>
 struct BackwardFused {
   static constexpr AttentionTile tile = backward_fused_tile(kShort);
   static constexpr int threads = tile.threads(), rows = tile.rows(), columns = tile.columns;
   static_assert(rows == columns, "a buffer is a tile of keys: as many rows as the queries have");
   using QueryShare = BackwardShare<T, kWidth, tile.warps, 1, columns>;
-  using KeyShare = BackwardShare<T, kWidth, tile.warps, 1, 32>;  // of the queries, for want of registers
+  using KeyShare = BackwardShare<T, kWidth, tile.warps, 1, 32>;  // for few registers
   using Walk = KeyTiles<columns, kOptions, true, rows>;
 
   const AttentionArguments& args;
@@ -31,8 +31,8 @@ struct BackwardFused {
   QueryGradients<T, kOptions, QueryShare> gradients;
 
   bool copied = false;                // whether the queries are in their tile
-  Bits present = 0;                   // which of them, the others are 0
-  int next_source = 0, next_key = 0;  // of the first key whose gradients are not written yet
+  Bits present = 0;                   // which of them are; the others are 0
+  int next_source = 0, next_key = 0;  // the first key whose gradients are not written yet
 
   __device__ BackwardFused(const AttentionArguments& args, FusedRows<rows>& table, const QueryTile& queries,
                            unsigned char* shared)
@@ -52,7 +52,7 @@ struct BackwardFused {
       before = at;
       commit_copies();
       wait_copies<0>();
-      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      __syncthreads();  // the tile is there, and no warp reads the one before it
       more = walk.next();
       if (more) copy(walk, stage ^ 1);
       commit_copies();
@@ -113,7 +113,7 @@ struct BackwardFused {
     for (int query = of_keys.first_query(); query < queries.count; query += KeyShare::columns) {
       of_keys.step(query, tiles.buffers(stage), tiles.residents(query), table.states + query);
     }
-    __syncwarp();  // a warp's rows of the buffer are read by itself alone
+    __syncwarp();  // only the warp itself reads its rows of the buffer
     of_keys.template store<kWidth>(tiles.buffer(stage, 0), tiles.buffer(stage, 1));
   }
 

@@ -13,7 +13,7 @@ struct BackwardKeys {
   static constexpr int threads = tile.threads(), rows = tile.rows(), columns = tile.columns;
 
   const AttentionArguments& args;
-  AttentionRow (&states)[2][columns];  // of the queries in the buffers
+  AttentionRow (&states)[2][columns];  // states of the queries in the buffers
   const BackwardTiles<T, kWidth, Share> tiles;
   Gradients gradients;
 
@@ -31,7 +31,7 @@ struct BackwardKeys {
       commit_copies();
       gradients.step(query, tiles.residents(), tiles.buffers(stage), states[stage]);
     }
-    wait_copies<0>();  // of the keys, where no query sees them
+    wait_copies<0>();  // copies of the keys, where no query sees them
     __syncthreads();
     gradients.template store<kWidth>(tiles.resident(0), tiles.resident(1));
   }
@@ -52,7 +52,7 @@ struct BackwardKeys {
     };
     rows_of(args.query, tiles.buffers(stage).first);
     rows_of(args.grad_out, tiles.buffers(stage).second);
-    // rows beyond the last query weigh 0, by the 0 in place of 1 / sum
+    // rows beyond the last query have weights of 0, since 1 / sum is 0
     const int streams = args.joint ? 1 : args.sources, stream = args.joint ? 0 : g.p;
     const AttentionRow* from = args.rows + first_row(args, g.b, g.h, streams, stream, g.queries.offset) + query;
     for (int i = threadIdx.x; i < columns; i += threads) {
@@ -60,8 +60,8 @@ struct BackwardKeys {
     }
   }
 
-  // The tile is there afterwards, and nobody reads the one before it any more. What is left of queries that see no key
-  // of the stream is 0: they may hold NaN, and a weight of 0 times NaN would be NaN.
+  // The tile is there afterwards, and no warp reads the one before it. The rows of queries that see no key
+  // of the stream are 0: they may hold NaN, and a weight of 0 times NaN would be NaN.
   __device__ void arrive(int stage) const {
     wait_copies<0>();
     static_assert(threads >= columns, "a thread looks at the state that it copied itself");
@@ -78,7 +78,7 @@ struct BackwardKeys {
   }
 };
 
-// One warp adds up what the tiles of queries left, always in the same order.
+// One warp adds up the partial sums of the tiles of queries, always in the same order.
 __device__ inline void sum_gate(const AttentionArguments& args, int64_t stream) {
   if (args.grad_gates == nullptr || threadIdx.x >= 32) return;
   const float* partials = args.gate_partials + stream * args.query_tiles;

@@ -9,12 +9,12 @@ namespace amuse {
 template <int kRows>
 struct BackwardRows {
   Streams<kRows> streams;
-  // of the AttentionRow that is left of each
+  // the fields of each row's AttentionRow
   float shift[max_sources][kRows], inverse[max_sources][kRows], offset[max_sources][kRows];
   float gates[max_sources][backward_warps];
 };
 
-// Of the gradient of stream p's gate, where this block leaves its part.
+// Where this block writes its partial sum of the gradient of stream p's gate.
 __device__ inline float* partial_of_gate(const AttentionArguments& args, const QueryTile& queries, int p) {
   return args.gate_partials + (queries.bh * args.sources + p) * args.query_tiles + blockIdx.x % args.query_tiles;
 }
@@ -50,7 +50,7 @@ struct BackwardQueries {
       if (!at.same_range(before)) gradients.begin(at, before);
       before = at;
       wait_copies<0>();
-      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      __syncthreads();  // the tile is there, and no warp reads the one before it
       more = walk.next();
       if (more) copy(walk, stage ^ 1);
       commit_copies();
@@ -90,7 +90,7 @@ struct BackwardQueries {
   }
 
   __device__ void store() {
-    wait_copies<0>();  // of the queries, where no tile was visible
+    wait_copies<0>();  // copies of the queries, where no tile was visible
     __syncthreads();
     Share::put(tiles.resident(0), gradients.grad_query, args.softmax_scale);
     __syncthreads();
@@ -123,7 +123,7 @@ __device__ void attention_backward_queries(const AttentionArguments& args) {
   }
   open_streams<kOptions, Kernel::threads>(args, queries, table.streams);
   for (int i = threadIdx.x; i < Kernel::rows * max_sources; i += Kernel::threads) {
-    // of streams that no row sees
+    // for streams that no row sees
     const int p = i / Kernel::rows, row = i % Kernel::rows;
     table.shift[p][row] = INFINITY;
     table.inverse[p][row] = table.offset[p][row] = 0.f;

@@ -14,7 +14,7 @@ struct ForwardRows {
   float lse[kRows * max_sources];  // [rows, sources], joint [rows]
 };
 
-// kShort: of a tile for at most `short_queries` queries.
+// kShort: with the tile for at most `short_queries` queries.
 template <class T, int kWidth, bool kOptions, bool kShort>
 struct AttentionForward {
   static constexpr AttentionTile tile = forward_tile(sizeof(T), kWidth, kShort);
@@ -87,7 +87,7 @@ struct AttentionForward {
         attend<true>(at, query, stage, bias);
         stage ^= 1;
       }
-      // A loop of its own without any work on masks and on tiles that are not whole.
+      // A separate loop, without the work for masks and for tiles that are not whole.
       for (KeyTile ahead = at; whole > 0; --whole, stage ^= 1, at.start += columns) {
         arrive();
         ahead.start += columns;
@@ -100,7 +100,7 @@ struct AttentionForward {
     }
   }
 
-  // Of the tile that was copied last; nobody reads the one before it any more.
+  // Waits for the tile that was copied last; no warp still reads the one before it.
   __device__ void arrive() const {
     wait_copies<0>();
     __syncthreads();
@@ -194,7 +194,7 @@ struct AttentionForward {
     }
   }
 
-  // Ends stream p, joint all streams: divides by the sum, adds what the streams before it gave, notes lse.
+  // Ends stream p, joint all streams: divides by the sum, adds the output of the streams before it, stores lse.
   __device__ void finish(int p, bool last) {
     float4* stash = reinterpret_cast<float4*>(shared + query_bytes) + threadIdx.x;
     const float gate = args.joint ? 1.f : streams.gate[p];

@@ -1,11 +1,11 @@
-// Gradients of the rows of a tile of keys: dK and dV, from tiles of queries whose rows' numbers are known.
+// Gradients of the rows of a tile of keys: dK and dV, from tiles of queries whose AttentionRows are known.
 #pragma once
 
 #include "attention_backward.cuh"
 
 namespace amuse {
 
-// 16 keys a warp; `states` are those of the queries of a tile.
+// 16 keys per warp; `states` belong to the queries of a tile.
 template <class T, bool kOptions, class Share>
 struct KeyGradients {
   static constexpr int rows = Share::rows, columns = Share::columns, threads = Share::threads;
@@ -13,7 +13,7 @@ struct KeyGradients {
 
   const AttentionArguments& args;
   const int64_t b, h;
-  const Tokens queries, keys;  // of the sample
+  const Tokens queries, keys;  // tokens of the sample
   const int p, first;
   const Bits seen;  // keys that may be visible
   const float gate;
@@ -56,7 +56,7 @@ struct KeyGradients {
     Share::add(args, grad_value, dw, of_queries.second);
   }
 
-  // Through the tiles of the keys and values, which nobody may still read.
+  // By way of the tiles of the keys and values, which no warp may still read.
   template <int kWidth>
   __device__ void store(unsigned char* of_keys, unsigned char* of_values) const {
     Share::put(of_keys, grad_key, args.softmax_scale);
@@ -93,7 +93,7 @@ struct KeyGradients {
   }
 
   __device__ uint32_t visible_pairs(int query, bool causal) const {
-    const int thread = made_anew(threadIdx.x), row = Share::row(thread), t = thread % 4;
+    const int thread = recomputed(threadIdx.x), row = Share::row(thread), t = thread % 4;
     const auto& source = args.source[p];
     int64_t group[2] = {};
     if (kOptions && source.related) {
@@ -122,9 +122,9 @@ struct KeyGradients {
 
   // Four lanes hold the same four keys: each draws for one of the queries and one of the rows g and g + 8.
   __device__ uint32_t kept_pairs(int query) const {
-    const int thread = made_anew(threadIdx.x), row = Share::row(thread), t = thread % 4, mine = row % 4;
+    const int thread = recomputed(threadIdx.x), row = Share::row(thread), t = thread % 4, mine = row % 4;
     const int quad = (first + row - mine + 8 * (mine / 2)) / 4;
-    const Dropout dropout(args, b * args.heads + h);  // here, for want of registers
+    const Dropout dropout(args, b * args.heads + h);  // here, since registers are scarce
     uint32_t bits = 0;
 #pragma unroll 1
     for (int n = 0; n < columns / 8; ++n) {

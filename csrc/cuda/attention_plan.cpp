@@ -35,7 +35,7 @@ bool has_options(const AttentionParams& p) {
   return false;
 }
 
-// The part that forward and backward share; tiles of the queries as `query_rows` says.
+// The part that forward and backward share; queries are in tiles of `query_rows`.
 AttentionArguments arguments_of(const AttentionParams& p, const CudaAttentionOptions& options, int query_rows) {
   AttentionArguments a{};
   const int bytes = element_bytes(p.dtype);

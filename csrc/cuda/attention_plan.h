@@ -1,4 +1,4 @@
-// What a call of p2c_attention launches: computed without a GPU, so that the tests can run exactly that elsewhere.
+// The launches of a call of p2c_attention: computed without a GPU, so that the tests can run exactly these elsewhere.
 #pragma once
 
 #include "attention.h"
@@ -34,7 +34,7 @@ struct AttentionPlan {
   AttentionLaunch launch[2];
   Dtype dtype;
   int padded_head_dim;
-  AttentionArguments arguments;  // of every launch
+  AttentionArguments arguments;  // for every launch
 };
 
 }  // namespace amuse

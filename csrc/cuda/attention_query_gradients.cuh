@@ -1,4 +1,4 @@
-// Gradients of the rows of a tile of queries: dQ, what the keys need of each row, and the rows' part of dg.
+// Gradients of the rows of a tile of queries: dQ, the AttentionRow that the keys need, and the rows' part of dg.
 #pragma once
 
 #include "attention_backward.cuh"
@@ -14,7 +14,7 @@ __device__ inline int64_t first_lse(const AttentionArguments& args, const QueryT
   return (first_row(args, queries.b, queries.h, 1, 0, queries.offset) + queries.first) * per_row;
 }
 
-// 16 rows a warp, over the tiles of keys in the order of `KeyTiles` with kTwice.
+// 16 rows per warp, over the tiles of keys in the order of `KeyTiles` with kTwice.
 template <class T, bool kOptions, class Share>
 struct QueryGradients {
   static constexpr int rows = Share::rows, columns = Share::columns;
@@ -26,9 +26,9 @@ struct QueryGradients {
 
   typename Share::Sums grad_query = {};
   float shift[2], grad_lse[2], delta[2] = {}, gate_sum[2];
-  float total[2] = {}, inverse[2] = {};  // of the weights; joint a sum over the streams
+  float total[2] = {}, inverse[2] = {};  // sum of the weights and 1 / it; joint over all streams
   float sum[2], product[2], only[2];     // rowsum(W), rowsum(W dW), rowsum(dW): this lane's part
-  int count[2];                          // of visible keys; two stand for more
+  int count[2];                          // visible keys; two means two or more
 
   __device__ QueryGradients(const AttentionArguments& args, const Streams<rows>& streams, const QueryTile& queries)
       : args(args), streams(streams), queries(queries) {}
@@ -61,7 +61,7 @@ struct QueryGradients {
     const bool dropping = kOptions && args.seed != nullptr;
     uint32_t kept[2] = {};
     if (dropping) {
-      const Dropout dropout(args, queries.bh);  // here, for want of registers
+      const Dropout dropout(args, queries.bh);  // here, since registers are scarce
       kept_keys<columns>(dropout, at.p, at.start, queries.first + Share::row(), kept);
     }
 #pragma unroll
@@ -118,7 +118,7 @@ struct QueryGradients {
     }
   }
 
-  // In the last pass over stream p: what its keys need of the rows, but joint without the gate.
+  // In the last pass over stream p: the AttentionRow that its keys need, joint still without the gate.
   __device__ AttentionRow state(int half, int p) const {
     const float offset = args.joint ? delta[half] - grad_lse[half] : offset_of(half, streams.gate[p]);
     return {shift[half], inverse[half], offset, 0.f};

@@ -1,5 +1,5 @@
-// The streams of one sample as a tile of queries sees them: which keys, in which order of tiles, and who sees whom.
-// kOptions: with groups, causal streams and dropout, which the kernels without it do not hold code for.
+// The streams of one sample as a tile of queries sees them: which keys, in which order of tiles, which pairs.
+// kOptions: with groups, causal streams and dropout; kernels without it have no code for them.
 #pragma once
 
 #include "attention_tile.cuh"
@@ -11,7 +11,7 @@ template <int kRows>
 struct Streams {
   Tokens keys[max_sources];
   int whole[max_sources];   // keys [0, whole) are seen by all queries of the tile
-  int end[max_sources];     // none from here on by any
+  int end[max_sources];     // no key from here on is seen by any
   bool holes[max_sources];  // whether keys in between are hidden by the mask
   float gate[max_sources];
   int64_t query_groups[kRows];  // only with groups
@@ -30,13 +30,13 @@ __device__ inline int64_t first_key(const AttentionArguments::Source& source, in
   return source.cu_seq == nullptr ? b * source.length : offset;
 }
 
-// Of one (b, h) and the `count` queries from `first` on; none where the sample is shorter.
+// The `count` queries from `first` on of one (b, h); none where the sample is shorter.
 struct QueryTile {
   int64_t b, h, bh;
-  int offset;  // of the sample's first query
+  int offset;  // index of the sample's first query
   int first, count;
 
-  // Of this block, with at most `rows` queries.
+  // The tile of this block, with at most `rows` queries.
   static __device__ QueryTile of_block(const AttentionArguments& args, int rows) {
     const int64_t bh = blockIdx.x / args.query_tiles, b = bh / args.heads;
     const int first = blockIdx.x % args.query_tiles * rows;
@@ -97,7 +97,7 @@ __device__ void open_streams(const AttentionArguments& args, const QueryTile& qu
 
 struct KeyTile {
   int p = -1, start = 0;
-  int limit = 0;          // of the keys of stream p
+  int limit = 0;          // end of the keys of stream p
   bool last_pass = true;  // see KeyTiles
   bool whole = false;     // every query sees every key of the tile
   Bits seen = 0;          // keys that some query sees
@@ -116,7 +116,7 @@ struct KeyTiles : KeyTile {
   __device__ KeyTiles(const AttentionArguments& args, const Streams<kRows>& streams, const QueryTile& queries)
       : args(args), streams(streams), queries(queries) {}
 
-  // Goes to the last of the whole tiles from this one on, and counts them.
+  // Moves to the last of the whole tiles from this one on, and counts them.
   __device__ int skip_whole() {
     if (!whole) return 0;
     const int count = (streams.whole[p] - start) / kColumns;
@@ -124,13 +124,13 @@ struct KeyTiles : KeyTile {
     return count;
   }
 
-  // Goes to the next tile; false after the last one.
+  // Moves to the next tile; false after the last one.
   __device__ bool next() {
     start += kColumns;
     while (true) {
       for (; start < limit; start += kColumns) {
         whole = start + kColumns <= streams.whole[p];
-        seen = whole ? ~Bits{0} : look();
+        seen = whole ? ~Bits{0} : visible_bits();
         if (seen) return true;
       }
       if (!next_range()) return false;
@@ -160,7 +160,7 @@ struct KeyTiles : KeyTile {
     return true;
   }
 
-  __device__ Bits look() const {
+  __device__ Bits visible_bits() const {
     const auto& source = args.source[p];
     const int lane = threadIdx.x % 32;
     const int64_t tile = first_key(source, queries.b, streams.keys[p].offset) + start;
@@ -196,7 +196,7 @@ __device__ void copy_keys(const AttentionArguments& args, const Streams<kRows>& 
   rows_of(source.value, values);
 }
 
-// Loops that only make bits are not unrolled: that would double the code of the kernels.
+// Loops that only compute bits are not unrolled: that would double the code of the kernels.
 
 // Bit 2 n + e: whether query `query`, row `row` of its tile, sees key 8 n + 2 t + e of a tile: as C fragments lie.
 template <int kColumns, bool kOptions, int kRows>

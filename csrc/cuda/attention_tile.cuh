@@ -23,7 +23,7 @@ struct TileLayout {
 
   static __device__ int swizzle(int row) { return pieces % 8 == 0 ? row & 7 : row >> 1 & 3; }
   static __device__ int offset(int row, int piece) { return row * row_bytes + 16 * (piece ^ swizzle(row)); }
-  // Of a piece known when compiling, combined with bits below 8: pieces 8 apart share an address but for a constant.
+  // For a piece known at compile time, combined with bits below 8: addresses of pieces 8 apart differ by a constant.
   static __device__ int offset_in_row(int piece, int bits) { return 16 * (piece / 8 * 8 + (piece % 8 ^ bits)); }
 };
 
@@ -159,7 +159,7 @@ template <class T, int kWidth>
 struct SharedRows {
   using Layout = TileLayout<T, kWidth>;
 
-  uint32_t row_address;  // of the row that this lane reads
+  uint32_t row_address;  // address of the row that this lane reads
   int swizzled;          // piece within pair 0
 
   __device__ SharedRows(uint32_t tile, int row) {
@@ -214,7 +214,7 @@ __device__ void multiply_rows(Accumulator (&c)[kGroups][kRows / 8], const Rows& 
     for (int n = 0; n < kRows / 8; ++n) c[group][n][0] = c[group][n][1] = c[group][n][2] = c[group][n][3] = 0.f;
   }
   constexpr int steps = Layout::pieces / 2,
-                unrolled = steps > 16 ? 4 : steps;  // a rolled loop where compiling takes long
+                unrolled = steps > 16 ? 4 : steps;  // not unrolled where compiling takes long
 #pragma unroll 1
   for (int start = 0; start < steps; start += unrolled) {
 #pragma unroll

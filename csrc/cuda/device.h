@@ -1,4 +1,4 @@
-// What the CUDA part of the library can say about itself and the machine. Plain C++, so that bind.cpp needs no CUDA
+// Facts about the CUDA part of the library and the machine. Plain C++, so that bind.cpp needs no CUDA
 // headers. Nothing here throws or ends the process on a machine without a driver.
 #pragma once
 

@@ -77,7 +77,7 @@ __device__ inline void load(const T* from, float (&x)[V]) {
   }
 }
 
-// One access, whatever the compiler finds around it; left alone it cuts some of them into four.
+// One access, forced: the compiler would split some of them into four.
 __device__ inline void store_16_bytes(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile(
       "st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d));

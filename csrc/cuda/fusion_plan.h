@@ -1,4 +1,4 @@
-// What the entry points of fusion.h launch.
+// The launches of fusion.h's entry points.
 #pragma once
 
 #include "fusion.h"

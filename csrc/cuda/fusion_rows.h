@@ -1,5 +1,5 @@
-// What the kernels of adaptive fusion share. A block holds whole rows of all modalities in registers, and what there is
-// once for each pair (m, n) of a row in shared memory. Absent descriptors are not loaded.
+// Shared by the kernels of adaptive fusion. A block holds whole rows of all modalities in registers, and the values of
+// each pair (m, n) of a row in shared memory. Absent descriptors are not loaded.
 #pragma once
 
 #include <initializer_list>
@@ -41,7 +41,7 @@ struct PairTable {
     first = reinterpret_cast<float*>(present + rows.count()) + table * rows.count() * parts * pitch;
   }
   __device__ float& at(int row, int part, int pair) const { return first[(row * parts + part) * pitch + pair]; }
-  // What the warps of a row have summed.
+  // The sum over the warps of a row.
   __device__ float sum(int row, int pair) const {
     float total = at(row, 0, pair);
     for (int part = 1; part < parts; ++part) total += at(row, part, pair);

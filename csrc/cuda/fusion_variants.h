@@ -1,4 +1,4 @@
-// The instantiations of a fusion kernel, each with a name of its own: KERNEL(name, T, V, M, kind) for every kind of
+// The instantiations of a fusion kernel, each with its own name: KERNEL(name, T, V, M, kind) for every kind of
 // alpha, dtype and shape. Shapes: 16-byte accesses for up to 4 or up to 8 modalities, and one element at a time where
 // alignment allows no more.
 #pragma once
@@ -28,7 +28,7 @@
 
 namespace amuse {
 
-// Tells a kernel's overloads apart.
+// Distinguishes a kernel's overloads.
 template <AlphaKind kind>
 using Alpha = std::integral_constant<AlphaKind, kind>;
 
@@ -37,14 +37,14 @@ inline int fusion_variant(const FusionParams& p, bool aligned) {
   return 3 * dtype_index(p.dtype) + (!aligned ? 2 : p.m <= 4 ? 0 : 1);
 }
 
-// Of the kernels that AMUSE_FUSION_KINDS lists.
+// The kernel for a call, among those that AMUSE_FUSION_KINDS lists.
 template <class Parameters>
 const KernelEntry<Parameters>& fusion_entry(const KernelEntry<Parameters> (&entries)[27], const FusionParams& p,
                                             bool aligned) {
   return entries[9 * static_cast<int>(p.alpha_kind) + fusion_variant(p, aligned)];
 }
 
-// Columns that a thread of it takes at a time.
+// Columns that a thread of the variant handles at a time.
 inline int fusion_columns(const FusionParams& p, bool aligned) { return aligned ? elements_in_16_bytes(p.dtype) : 1; }
 
 }  // namespace amuse

@@ -22,7 +22,7 @@ struct FusionWeightSumArguments {
 
 namespace {
 
-constexpr int warps = 4;  // of a block of threads; each works alone
+constexpr int warps = 4;  // warps of a block; each works alone
 constexpr int64_t blocks_most = 128;
 constexpr int64_t block_rows_least = 16;
 

@@ -36,7 +36,7 @@ __device__ float row_sum(const Rows& rows, float x) {
   return total;
 }
 
-// V columns of a row; 0 behind its end.
+// V columns of a row; 0 beyond its end.
 template <class T, int V>
 struct Columns {
   float difference[V], gradient[V];

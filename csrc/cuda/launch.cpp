@@ -5,7 +5,7 @@ namespace {
 
 cudaError_t run(const CudaLaunch& launch, cudaStream_t stream) {
   if (launch.grid == 0) return cudaSuccess;
-  // 48 KiB need no asking, but the kernel's static shared memory is part of them: every dynamic byte is asked for.
+  // 48 KiB need no opt-in, but they include the kernel's static shared memory: every dynamic byte is opted in to.
   if (launch.shared_bytes > 0) {
     const cudaError_t code =
         cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes);

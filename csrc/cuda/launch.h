@@ -29,7 +29,7 @@ struct CudaLaunch {
   std::vector<unsigned char> parameters;  // the bytes of the struct
 };
 
-// Launches that follow each other on one stream. `error` is of the plan itself: what the kernels cannot do.
+// Consecutive launches on one stream. `error` concerns the plan itself: a call that the kernels do not support.
 struct CudaPlan {
   std::vector<CudaLaunch> launches;
   cudaError_t error = cudaSuccess;
@@ -50,7 +50,7 @@ struct CudaPlan {
   }
 };
 
-// Runs a plan on `device`, which is made current for the time of the call. Returns the first error; none stays pending.
+// Runs a plan on `device`, which is made current during the call. Returns the first error; none stays pending.
 // `failed`, where given, becomes the entry that caused it, or null when the device or the plan did.
 cudaError_t run(const CudaPlan& plan, int device, cudaStream_t stream, const char** failed = nullptr);
 

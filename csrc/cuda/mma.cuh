@@ -43,8 +43,8 @@ __device__ inline uint32_t load_word(uint32_t address) {
   return word;
 }
 
-// What differs between the element types. `multiply` adds A B^T; with kExact, float32 products come from three of TF32,
-// in an order that makes B A^T with kSwapped the same numbers.
+// The parts that differ between the element types. `multiply` adds A B^T; with kExact, float32 products come from three
+// of TF32, in an order that makes B A^T with kSwapped the same numbers.
 template <class T>
 struct Tensor;
 
@@ -80,7 +80,8 @@ struct Tensor<float> {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(x)));
     return y;
   }
-  // x = large + small up to 2^-21 of x; the tensor cores read the upper 10 bits of both mantissas. Of infinity, NaN.
+  // x = large + small up to 2^-21 of x; the tensor cores read the upper 10 bits of both mantissas. Infinity becomes
+  // NaN.
   static __device__ uint32_t large(uint32_t x) { return x & 0xffffe000u; }
   static __device__ uint32_t small(uint32_t x) {
     return __float_as_uint(__uint_as_float(x) - __uint_as_float(large(x)));
@@ -113,7 +114,7 @@ __device__ inline float minimum(float x, float y) {
   return z;
 }
 
-// Of a row of C: over the four lanes that share it.
+// Maximum and sum of a row of C, over the four lanes that share it.
 __device__ inline float row_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));

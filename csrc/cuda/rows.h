@@ -13,7 +13,7 @@ constexpr int64_t rows_width_max = (1 << 27) - 1;  // columns are counted in 32 
 struct RowsShape {
   int shift, block;
   int64_t grid;
-  int rows() const { return block >> shift; }                     // of a block
+  int rows() const { return block >> shift; }                     // rows of a block
   int parts() const { return shift > 5 ? 1 << (shift - 5) : 1; }  // warps of a row
 };
 
@@ -31,7 +31,7 @@ struct Rows {
   int shift;
   int thread;     // position in the row
   int row;        // in the block
-  int64_t index;  // of the row among all
+  int64_t index;  // index of the row among all
 
   __device__ explicit Rows(int shift_) : shift(shift_) {
     thread = static_cast<int>(threadIdx.x) & ((1 << shift) - 1);

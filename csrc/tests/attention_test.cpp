@@ -79,7 +79,7 @@ struct Problem {
         for (int64_t j = 0; j < c.lengths[p]; ++j) {
           bool seen = false;
           for (int64_t i = 0; i < c.lq; ++i) seen = seen || visible(b, i, p, j);
-          for (int64_t h = 0; h < c.h && !seen; ++h) {  // what must not matter is NaN
+          for (int64_t h = 0; h < c.h && !seen; ++h) {  // NaN wherever the value must not matter
             keys[p].set(k[p].at(b, h, j), NAN), values[p].set(k[p].at(b, h, j) + 1, NAN);
           }
         }

@@ -1,4 +1,4 @@
-// What the C++ tests share: choosing the instruction set, comparing with a tolerance, storing test data in a dtype.
+// Shared by the C++ tests: choosing the instruction set, comparing with a tolerance, storing test data in a dtype.
 #pragma once
 
 #include <cmath>
@@ -66,7 +66,7 @@ inline uint16_t encode(Dtype dtype, double value) {
         decode(dtype, static_cast<uint16_t>(middle)) <= magnitude ? middle : middle - 1;
   }
   const double below = decode(dtype, static_cast<uint16_t>(low));
-  // What comes after the largest finite number counts as if the exponent went on, then rounds to infinity.
+  // Beyond the largest finite number, values count as if there were a larger exponent, then round to infinity.
   const double step = below - decode(dtype, static_cast<uint16_t>(low - (low > 0)));
   const int limit = dtype == Dtype::float16 ? 0x7bff : 0x7f7f;
   const double above = low == limit ? below + step : decode(dtype, static_cast<uint16_t>(low + 1));

@@ -11,8 +11,8 @@ using namespace amuse;
 
 namespace {
 
-constexpr int64_t address = 1 << 20;     // of every tensor; never read
-constexpr int shared_limit = 48 * 1024;  // without asking for more
+constexpr int64_t address = 1 << 20;     // address of every tensor; never read
+constexpr int shared_limit = 48 * 1024;  // without opting in to more
 
 FusionBackwardParams problem(Dtype dtype, AlphaKind kind, int64_t n, int64_t m, int64_t d, int64_t offset = 0) {
   FusionBackwardParams p{};

@@ -37,7 +37,7 @@ struct Problem {
         grad_alpha(uniform_data(c.dtype, c.n * c.m * c.m * alphas, random)),
         present(c.n * c.m) {
     for (auto& p : present) p = random() % 3 != 0;
-    // What must not matter is NaN.
+    // NaN wherever the value must not matter.
     for (int64_t i = 0; i < c.n; ++i) {
       for (int64_t m = 0; m < c.m; ++m) {
         for (int64_t k = 0; k < c.d && !here(i, m); ++k) {

@@ -42,7 +42,7 @@ void check_case(Dtype dtype, int64_t n, int64_t d) {
   for (int64_t k = 0; k < d && n > 2; ++k) {
     g.set(k, 0);                                         // row 0: no gradient at all
     b.set(d + k, a.get(d + k));                          // row 1: a equals b
-    if (k % 2 == 0) b.set(2 * d + k, a.get(2 * d + k));  // row 2: in places
+    if (k % 2 == 0) b.set(2 * d + k, a.get(2 * d + k));  // row 2: in every other column
   }
   const auto run = [&](int threads) {
     std::vector<Data> out(4, Data(dtype, n * d));

@@ -15,7 +15,7 @@ DTYPES = (*FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool, torch.co
 
 
 def refusal(call: Callable[[], Any], names: Sequence[str]) -> Any:
-    """What `call` returns, or None where it refuses; a refusal has to be of a promised kind and begin with a name."""
+    """The result of `call`, or None where it refuses, which has to be of a promised kind and begin with a name."""
     try:
         return call()
     except BackendUnavailableError as error:
@@ -65,7 +65,7 @@ def masks(shape: Sequence[int]) -> st.SearchStrategy[Tensor]:
 
 
 def wild_tensors() -> st.SearchStrategy[Tensor]:
-    """Of any shape, dtype and kind."""
+    """Tensors of any shape, dtype and kind."""
     shapes = st.lists(st.integers(0, 9), max_size=5)
     plain = st.tuples(shapes, st.sampled_from(DTYPES)).flatmap(lambda chosen: tensors(*chosen))
     return st.one_of(plain, plain.flatmap(disguised))

@@ -30,7 +30,7 @@ LARGEST_GRID = (2**31 - 1, 65535, 65535)
 LARGEST_BLOCK = (1024, 1024, 64)
 LARGEST_CLUSTER = 8  # CTAs, where the launch does not ask for sizes that are not portable
 DEFAULT_SHARED = 48 * 1024  # bytes, static and dynamic: what a launch gets that does not opt in to more
-REGISTER_FILE, REGISTER_UNIT = 65536, 256  # of a multiprocessor; a warp's registers come in units
+REGISTER_FILE, REGISTER_UNIT = 65536, 256  # per multiprocessor; a warp's registers come in units
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def dimensions(value: int | Sequence[int], name: str, limits: Sequence[int]) -> 
 
 
 def readonly_indices(readonly: Iterable[int | torch.Tensor], args: Sequence[Any]) -> set[int]:
-    """The positions of the read-only arguments; tensors stand for the arguments that are the same object."""
+    """The positions of the read-only arguments; a tensor means every argument that is the same object."""
     entries = [readonly] if isinstance(readonly, (int, torch.Tensor)) else list(readonly)
     found: set[int] = set()
     for entry in entries:
@@ -195,7 +195,7 @@ def check_launch(
     shared: SharedMemory,
     registers: int | None,
 ) -> None:
-    """What a driver rejects before the kernel starts."""
+    """Raises for launches that a driver rejects before the kernel starts."""
     threads = block[0] * block[1] * block[2]
     if threads > LARGEST_BLOCK[0]:
         raise ValueError(f"block: {block} has {threads} threads, the limit is {LARGEST_BLOCK[0]}")

@@ -108,7 +108,7 @@ class Memory:
         return messages
 
     def records(self) -> np.ndarray:
-        """What the core needs of each buffer."""
+        """One record per buffer, as the core reads it."""
         for b in self.buffers:
             if b.writable and b.size > LARGEST_WRITABLE:
                 raise ValueError(
@@ -120,7 +120,7 @@ class Memory:
 
     def distinct(self, bit: int) -> int:
         """Number of bytes that were touched at least once."""
-        # of large buffers only what tensors cover, which must not overlap there: their other pages do not exist
+        # only the part of a large buffer that tensors cover, without overlap: its other pages do not exist
         return sum(
             int(np.count_nonzero(part & bit))
             for buffer in self.buffers

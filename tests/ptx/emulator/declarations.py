@@ -28,7 +28,7 @@ def parameters(parser: Parser, kernel: Kernel) -> None:
             if token == ".align" and not type_name:
                 alignment = parser.number()
             elif token == ".align":
-                parser.number()  # of the memory that a pointer points to
+                parser.number()  # alignment of the memory that a pointer points to
             elif token[1:] in TYPE_BYTES and not type_name:
                 type_name = token[1:]
         if not type_name:

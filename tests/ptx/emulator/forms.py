@@ -15,7 +15,7 @@ from .vocabulary import MODIFIERS, Row
 
 @dataclass
 class Form:
-    """A row, taken apart: what must stand in the opcode in this order, and what may stand anywhere after the name."""
+    """A parsed row: the parts of the opcode in their order, and those that may come anywhere after the name."""
 
     row: Row
     number: int

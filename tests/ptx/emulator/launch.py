@@ -77,8 +77,8 @@ class Program:
 
 
 @functools.lru_cache(maxsize=64)
-def load(ptx_text: str, entry: str | None = None, keep: bool = False) -> Program:
-    """Parses and checks PTX; raises Unsupported. Arguments as of `lowered`."""
+def load(ptx_text: str, entry: str | None = None, *, keep: bool = False) -> Program:
+    """Parses and checks PTX; raises Unsupported. Arguments as for `lowered`."""
     return Program(*lowered(ptx_text, entry, keep))
 
 
@@ -118,7 +118,7 @@ def run(
         TypeError, ValueError: An argument does not fit the kernel; the message names it.
         RuntimeError: The kernel executed a trap.
     """
-    program = load(ptx_text, entry, keep)
+    program = load(ptx_text, entry, keep=keep)
     kernel = program.kernel
     grid3 = arguments.dimensions(grid, "grid", arguments.LARGEST_GRID)
     block3 = arguments.dimensions(block, "block", arguments.LARGEST_BLOCK)

@@ -51,6 +51,6 @@ def _lower(text: str, entry: str | None) -> tuple[Module, Code]:
 
 @functools.cache
 def _version() -> str:
-    """Of the parser and the lowering, and of the Python that pickles."""
+    """Identifies the parser, the lowering, and the Python that pickles."""
     sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return f"{sys.version_info[:2]} {hashlib.sha256(b''.join(sources)).hexdigest()}"

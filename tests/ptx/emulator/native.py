@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor's features, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

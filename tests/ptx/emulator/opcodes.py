@@ -2,7 +2,7 @@
 
 `Row(form, types, operands, result)`:
 
-* `form`: the opcode. `{.x}` may be absent, `.type` is one of `types`; names of `MODIFIERS` stand for a choice.
+* `form`: the opcode. `{.x}` may be absent, `.type` is one of `types`; names of `MODIFIERS` are placeholders for a choice.
 * `operands`: `d`, `p`, `q` are destinations. A name alone has the instruction's type; `a:u32` has its own; `wide` is twice
   the type's width; `:imm` a constant; `:pred` a predicate; `[a]` an address; `{d}` a register or a vector of registers;
   a `?` follows an operand that may be absent.
@@ -12,7 +12,7 @@
 `.ftz`, `.sat` and `.rnd` of floating rows are applied around the expression by `map` in core/lanes.h.
 """
 
-# ruff: noqa: E501 - a row a line
+# ruff: noqa: E501 - one row per line
 # fmt: off
 from __future__ import annotations
 

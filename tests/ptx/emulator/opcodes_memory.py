@@ -1,6 +1,6 @@
 """Rows of the opcode table: memory, synchronisation, exchange between lanes, control flow, matrices. See opcodes.py."""
 
-# ruff: noqa: E501 - a row a line
+# ruff: noqa: E501 - one row per line
 # fmt: off
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parser makes of PTX text: modules, kernels, instructions, operands."""
+"""Parsed PTX: modules, kernels, instructions, operands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Real:
-    value: float  # of a decimal literal
+    value: float  # value of a decimal literal
     bits: int = 0
     width: int = 0  # 32: 0f..., 64: 0d..., 0: decimal
 

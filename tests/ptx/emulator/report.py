@@ -1,4 +1,4 @@
-"""What a run found and counted."""
+"""The findings and counters of a run."""
 
 from __future__ import annotations
 

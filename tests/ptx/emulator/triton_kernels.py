@@ -1,4 +1,4 @@
-"""Launching Triton kernels on CPU tensors: Triton compiles for a chip that is not there, the emulator runs the PTX."""
+"""Launches Triton kernels on CPU tensors: Triton compiles for a chip that is absent, the emulator runs the PTX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Grid = int | Sequence[int] | Callable[[dict[str, Any]], Sequence[int]]
 
 
 class _ChipWithoutDriver:
-    """What Triton asks of the active driver between a launch and a compiled kernel."""
+    """Answers all that Triton asks the active driver between a launch and a compiled kernel."""
 
     binary_ext = "cubin"
     launcher_cls = None
@@ -113,7 +113,7 @@ def compile_triton(kernel: Any, *args: Any, arch: int = 80, **options: Any) -> t
 
 
 def opted_in(shared: int) -> int | None:
-    """What Triton's launcher opts in to: more than 48 KiB where a kernel takes it; its shared memory is all dynamic."""
+    """The limit that Triton's launcher opts in to, for kernels above 48 KiB; all of their shared memory is dynamic."""
     return shared if shared > 48 * 1024 else None
 
 

@@ -1,4 +1,4 @@
-"""What tests of the package's kernels in the emulator ask: clean reports, and numbers within the error budget."""
+"""Checks shared by the tests of emulated kernels: clean reports, and numbers within the error budget."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def worst_of_budget(outputs, inputs, function, upstream) -> tuple[float, int]:
 
 
 def _compared(outputs, inputs, function, upstream):
-    """Each output beside `function`'s in the precision of the inputs and in fp64."""
+    """Each output with that of `function` in the precision of the inputs and in fp64."""
     results = []
     for dtype in (inputs[0].dtype, torch.float64):
         leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in inputs]

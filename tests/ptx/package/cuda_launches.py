@@ -1,4 +1,4 @@
-"""What a call of the package's CUDA backend launches, without a GPU: its own plans, run in the emulator."""
+"""The launches of a call of the package's CUDA backend, without a GPU: its own plans, run in the emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What csrc/cuda/launch.cpp asks of the CUDA runtime for a launch: the real code, on a runtime that writes down."""
+"""Runs csrc/cuda/launch.cpp on a CUDA runtime that records the calls: which shared memory a launch opts in to."""
 
 from __future__ import annotations
 

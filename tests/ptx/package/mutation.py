@@ -122,7 +122,7 @@ def _triton_backward(pair: tuple[int, int], queries: int) -> tuple[list[Launch],
 
 
 def _of_forward(call: AttentionCall, expected, out: torch.Tensor, lse: torch.Tensor) -> Callable[[], float]:
-    """The error of a forward's results, beside the CPU's gradients."""
+    """The error of a forward's results, completed by the CPU's gradients."""
     gradients = cpu.p2c_attention_backward(call.grad_out, call.grad_lse, *expected, call.inputs)
     return lambda: _error(lambda: call.assert_within_budget(out, lse, *gradients))
 

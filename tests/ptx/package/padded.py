@@ -14,7 +14,7 @@ from amuse_kernels.attention.padding import PaddedInputs
 def forward_padded(
     forward: Callable[[AttentionInputs], tuple[Tensor, Tensor]], inputs: AttentionInputs
 ) -> tuple[Tensor, Tensor]:
-    """What `forward` of dense inputs gives for packed ones."""
+    """Runs a `forward` of dense inputs on packed ones."""
     padded = PaddedInputs.of(inputs)
     results = empty_outputs(inputs)
     for result, dense in zip(results, forward(padded.inputs), strict=True):
@@ -30,7 +30,7 @@ def backward_padded(
     lse: Tensor,
     inputs: AttentionInputs,
 ) -> Gradients:
-    """What `backward` of dense inputs gives for packed ones."""
+    """Runs a `backward` of dense inputs on packed ones."""
     padded = PaddedInputs.of(inputs)
     given: list[Any] = [None if t is None else padded.queries.pad(t) for t in (grad_out, grad_lse, out)]
     # a row of the padding sees no key

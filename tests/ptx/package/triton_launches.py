@@ -1,4 +1,4 @@
-"""What a call of the package's Triton backend launches, without a GPU: recorded, or run in the emulator."""
+"""The launches of a call of the package's Triton backend, without a GPU: recorded, or run in the emulator."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ struct Instruction {
   bool ftz, saturate, guard_negated;
   Rounding rounding;
   s32 guard;         // predicate, -1: none
-  s32 members;       // of a warp-wide instruction: the register with the mask of its lanes, -1: the whole warp
+  s32 members;       // register with the lane mask of a warp-wide instruction; -1: the whole warp
   u32 line;          // in the PTX text
   const s32* slot;   // registers and predicates in operand order, -1: absent
   const s64* value;  // numbers, laid out as the opcode's lowering says
@@ -69,13 +69,13 @@ struct Buffer {
 };
 
 struct SharedCell {
-  u32 clock, sync;  // of the last write
+  u32 clock, sync;  // when the last write happened
   u16 warp;
   u8 lane;
   bool initialised, pending, strong, undefined;
 };
 
-struct Reads {  // of a cell by a warp: by which lanes, and when
+struct Reads {  // a warp's reads of a cell: by which lanes, and when
   u32 clock, sync, lanes;
 };
 
@@ -95,7 +95,7 @@ struct Warp {
   u32 id;
   u32 pc, mask;                    // the lanes that run now, in lock step
   u32 alive, parked;               // parked: waiting at a warp-wide instruction
-  std::array<u32, LANES> lane_pc;  // of the lanes that do not run now
+  std::array<u32, LANES> lane_pc;  // where the lanes that are not running now continue
   u32 join;                        // lowest pc of the others: stop there and merge
   bool waiting, done, forced;
   u32 barrier, barrier_mode, barrier_threads;

@@ -1,4 +1,4 @@
-// Undefined values. Moves and arithmetic pass them on in silence; a value that decides an address, a branch or what
+// Undefined values. Moves and arithmetic propagate them without a report; a value that decides an address, a branch or what
 // reaches global memory is reported, at the line where it entered. A register that nothing wrote at all is reported
 // where it is read.
 #include "machine.h"

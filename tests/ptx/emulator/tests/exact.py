@@ -17,7 +17,7 @@ INTEGERS = {f"{sign}{bits}": (sign == "s", bits) for sign in "us" for bits in (8
 
 
 def value(bits: int, name: str) -> Fraction | float:
-    """The number that a bit pattern stands for; float for NaN, infinities and -0."""
+    """The number that a bit pattern encodes; float for NaN, infinities and -0."""
     exponent_bits, mantissa_bits = FORMATS[name]
     sign = -1 if bits >> (exponent_bits + mantissa_bits) & 1 else 1
     exponent, mantissa = bits >> mantissa_bits & ((1 << exponent_bits) - 1), bits & ((1 << mantissa_bits) - 1)

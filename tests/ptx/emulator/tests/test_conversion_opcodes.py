@@ -1,6 +1,6 @@
 """Conversions between integers and floats of all widths against exact rational arithmetic, bit for bit."""
 
-# ruff: noqa: B023 - the functions are called before the loop goes on
+# ruff: noqa: B023 - the functions are called before the next iteration
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Integer, logic, shift and bit instructions against Python's integers, edge values included."""
 
-# ruff: noqa: B023, E501 - the functions are called before the loop goes on
+# ruff: noqa: B023, E501 - the functions are called before the next iteration
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a driver refuses before a kernel starts is refused here, with the reason."""
+"""Launches that a driver refuses are refused here too, with the reason."""
 
 from __future__ import annotations
 

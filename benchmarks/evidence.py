@@ -1,0 +1,107 @@
+"""Runs the experiments on real data: `make results`, or `python -m benchmarks.evidence --data DATA`.
+
+DATA has the folders that `benchmarks.experiments` names. Scores of every seed, grouping and fold go to
+results/runs.csv, of which `python -m benchmarks.scores` writes the tables. Finished folds in build/results are not run
+again. With --quick a slice is run once, in minutes, and printed beside the scores that are written down; nothing is
+written.
+"""
+
+import csv
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from amuse.experiments.cross_validation import CrossValidation, FoldScore, read_scores
+from benchmarks.experiments import EXPERIMENTS, SETS, Experiment
+
+RUNS = Path(__file__).parent / "results" / "runs.csv"
+BUILD = Path("build/results")
+
+
+class Run(NamedTuple):
+    """A row of runs.csv: a fold, or, with an empty fold, the pooled scores of a grouping or the score of a seed."""
+
+    data: str
+    name: str
+    measure: str
+    second: str
+    grouping: int
+    fold: int | None
+    score: float
+    second_score: float | None
+    train: int | None
+    test: int | None
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with the data sets' folders.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A slice, compared with the written scores.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Only experiments whose DATA/NAME this regular expression finds.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Groupings, in place of five.")] = None,
+) -> None:
+    """Run the experiments one after the other."""
+    began = time.perf_counter()
+    chosen = [e for e in EXPERIMENTS if (e.quick or not quick) and re.search(only or "", f"{e.data}/{e.name}")]
+    stored = read_runs()
+    for experiment in chosen:
+        print(f"=== {experiment.data}: {experiment.name} ({time.perf_counter() - began:.0f} s)", flush=True)
+        found = run(experiment, data, 1 if quick else seeds, BUILD / ("quick" if quick else "runs"))
+        if quick:
+            before = stored.get((experiment.data, experiment.name))
+            written = "nothing written" if before is None else f"written {before.pooled[0][0]:.3f}"
+            print(f"{found.measure}, grouping 0: {found.pooled[0][0]:.3f}, {written}", flush=True)
+        else:
+            stored[experiment.data, experiment.name] = found
+            write_runs(stored)
+
+
+def run(experiment: Experiment, root: Path, seeds: int | None, out: Path) -> CrossValidation:
+    """Run one experiment as its command; scores of what is finished are only read."""
+    tables = BUILD / "tables"
+    folder = SETS[experiment.data].prepare(root, tables)
+    command = experiment.command(folder, out / experiment.folder, seeds)
+    subprocess.run([sys.executable, "-m", "amuse", *(w.replace("{tables}", str(tables)) for w in command)], check=True)
+    return read_scores(out / experiment.folder)
+
+
+def read_runs() -> dict[tuple[str, str], CrossValidation]:
+    """(data, row) -> all its scores."""
+    runs: dict[tuple[str, str], CrossValidation] = {}
+    if not RUNS.is_file():
+        return runs
+    with RUNS.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = row["data"], row["name"]
+            own = runs.setdefault(key, CrossValidation(row["measure"], row["second"], [], []))
+            if row["fold"]:
+                place = int(row["grouping"]), int(row["fold"])
+                own.folds.append(FoldScore(*place, float(row["score"]), int(row["train"]), int(row["test"])))
+            else:
+                own.pooled.append((float(row["score"]), float(row["second_score"])))
+    return runs
+
+
+def write_runs(runs: dict[tuple[str, str], CrossValidation]) -> None:
+    """Write runs.csv in the order of the experiments."""
+    order = {(e.data, e.name): i for i, e in enumerate(EXPERIMENTS)}
+    with RUNS.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Run._fields)
+        for key in sorted(runs, key=lambda key: order.get(key, len(order))):
+            own = runs[key]
+            common = *key, own.measure, own.second
+            for f in own.folds:
+                writer.writerow(Run(*common, f.grouping, f.fold, round(f.score, 4), None, f.train, f.test))
+            for i, (first, second) in enumerate(own.pooled):
+                writer.writerow(Run(*common, i, None, round(first, 4), round(second, 4), None, None))
+
+
+if __name__ == "__main__":
+    typer.run(main)
