@@ -133,7 +133,7 @@ class DataConfig:
     encoder_mode: Literal["frozen", "finetune"] = "frozen"  # cached token features, or trained with the model
     layers: list[int] = field(default_factory=lambda: [-1])  # hidden layers of a frozen encoder
     merge: Literal["mean", "concat"] = "mean"  # how several layers are merged
-    pool: bool = False  # one vector an utterance, the mean of its tokens (frozen)
+    pool: bool = False  # one vector per utterance, the mean of its tokens (frozen)
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
@@ -235,7 +235,7 @@ class Config:
 
         `path` is a file, or the name of one that comes with the package: "small", "demo", "meld", ...
 
-        In files of version 0.1, `model` also has what the data decide, which is decided again by the data.
+        In files of version 0.1, `model` also has what the data decide; it is ignored, since the data decide it again.
 
         Raises:
             FileNotFoundError: No such file or name.

@@ -11,7 +11,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def fp32_products() -> str | None:
-    """How PyTorch was told to multiply fp32 matrices on a GPU: "ieee", "tf32", or None where nothing was said.
+    """PyTorch's setting for fp32 matrix products on a GPU: "ieee", "tf32", or None where it is not set.
 
     This switch follows the global one and the older ones, whose getters raise once the newer ones have been set.
     """

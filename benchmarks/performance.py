@@ -97,7 +97,7 @@ def gpu_part() -> str:
 
 
 def _compiled(kernels: list[dict[str, str]], counters: list[dict[str, str]]) -> list[str]:
-    """For a call's kernels the most registers, all local memory and the least bound, with what the call moves."""
+    """The most registers, all local memory and the least bound of a call's kernels, and the bytes that it moves."""
     lines = [
         "| call | | registers | spilled bytes | bound | launches | bytes moved, of least | warp instructions |",
         "|---|---|---|---|---|---|---|---|",

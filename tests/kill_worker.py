@@ -61,7 +61,7 @@ def at_replacement(number: int, before: bool) -> None:
 
 
 def run(folder: Path, prepare: Callable[[], None], kill_after: float | None) -> bool:
-    """One life: whether it ended by itself."""
+    """Trains in a child; returns whether it ended without being killed."""
     child = os.fork()
     if child == 0:
         prepare()

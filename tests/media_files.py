@@ -181,7 +181,7 @@ def copied(source, target, *, form=None, options=None, shift=0.0, left_out=lambd
     """The packets of a file in another container.
 
     Args:
-        form, options: As of `write_numbered`.
+        form, options: As for `write_numbered`.
         shift: Seconds that are added to all times; what comes before zero is kept, and is not to be shown.
         left_out: Takes "video" or "audio" and seconds, and says which packets are missing.
     """

@@ -152,7 +152,7 @@ def test_a_single_sequence_has_the_layout_that_it_has_beside_an_empty_one(length
     assert torch.equal(alone.present, beside.present[:1])
 
 
-def test_the_tokens_of_merged_streams_stand_side_by_side_in_every_utterance():
+def test_the_tokens_of_merged_streams_are_adjacent_in_every_utterance():
     first, second = (Layout.of(lengths) for lengths in ([2, 0, 3], [1, 4, 0]))
     merge = Merge.of([first, second])
     tokens = torch.tensor([10, 11, 30, 31, 32, 110, 120, 121, 122, 123])  # stream, utterance, token

@@ -1,4 +1,4 @@
-"""The published data sets, where they are at hand (see the fixture shared_data)."""
+"""The published data sets, where they are available (see the fixture shared_data)."""
 
 import pytest
 

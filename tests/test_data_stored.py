@@ -233,7 +233,7 @@ def test_other_tensors_are_refused(tmp_path, tensors, message):
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 30, 200])
-def test_what_is_no_safetensors_file_is_refused(tmp_path, cut):
+def test_other_files_than_safetensors_are_refused(tmp_path, cut):
     save_file({"a": torch.zeros(20, 2)}, tmp_path / "a.safetensors")
     (tmp_path / "b").write_bytes((tmp_path / "a.safetensors").read_bytes()[:cut])
     with pytest.raises(ValueError, match="b: not a safetensors file of features"):

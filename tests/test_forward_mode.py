@@ -77,7 +77,7 @@ def test_jvp_agrees_with_reverse_mode(op, inputs):
 
 @ops
 def test_one_dual_input_is_enough(op, inputs):
-    """Every input alone: a single one that nobody looks at would give a derivative of 0."""
+    """Every input alone: one that is ignored would have a derivative of 0."""
     for i, primal in enumerate(inputs):
         tangents = [torch.randn_like(t) if i == j else torch.zeros_like(t) for j, t in enumerate(inputs)]
         with forward_ad.dual_level():

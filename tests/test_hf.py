@@ -400,7 +400,7 @@ CHECKPOINTING = (  # its name changed
 
 
 def test_accumulated_and_recomputed_steps_are_the_same_steps(conversations, tmp_path):
-    """Two batches a step: neither summed nor divided by a number of items."""
+    """Two batches per step: neither summed nor divided by a number of items."""
     first = AmuseForUtteranceClassification.from_amuse(network(conversations))
     dialogues = conversations.dialogues[:8]
     parts = [processor_of(conversations)(part) for part in (dialogues[:4], dialogues[4:])]

@@ -200,6 +200,7 @@ def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
         {"audio": "c.wav", "text": "c", "label": ["calm", "angry"]},
         {"audio": 7, "text": "d", "label": "calm"},
         {"audio": None, "text": "e", "label": "calm"},
+        {"audio": {"path": None, "array": [0.1], "sampling_rate": 16000}, "text": "f", "label": "calm"},
     ]
     write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     found, problems = read(tmp_path)
@@ -214,10 +215,11 @@ def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
     told = {p.place: p.message for p in problems if p.kind == "bad_row"}
     assert told["train.jsonl, line 3"].startswith("label: expected text or a number, got ['calm'")
     assert told["train.jsonl, line 4"] == "audio: expected a recording or its path, got 7"
+    assert told["train.jsonl, line 6"].startswith("audio: expected a recording or its path, got {")
     assert [p.message for p in problems if p.kind == "stray_file"] == ["recordings that no usable row names: 2"]
 
 
-def test_times_in_milliseconds_are_told(tmp_path):
+def test_times_in_milliseconds_are_reported(tmp_path):
     (tmp_path / "a.wav").touch()
     write(tmp_path, "train.csv", "audio,start,end,text\na.wav,0,2400,a\na.wav,2400,3900,b\n")
     found, problems = read(tmp_path)

@@ -260,7 +260,7 @@ def run_live(*arguments):
     return CliRunner().invoke(app, ["live", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_without_a_microphone_it_is_said_before_any_model_is_loaded(monkeypatch, tmp_path):
+def test_a_missing_microphone_is_reported_before_any_model_is_loaded(monkeypatch, tmp_path):
     class PortAudioError(Exception):
         pass
 

@@ -71,7 +71,7 @@ def test_prepared_folder_is_read_as_conversations(talks, reference):
     assert (first[0] - first[1]).abs().max() > 1  # the pitch tells the label
 
 
-def test_manifest_says_what_decided_the_features(talks, reference):
+def test_manifest_records_what_the_features_depend_on(talks, reference):
     manifest = read_manifest(reference)
     assert manifest["options"]["audio"] == "logmel"
     assert manifest["faces"] is None

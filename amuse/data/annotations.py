@@ -154,10 +154,10 @@ def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
 def _timed(annotation: ElementTree.Element, annotations: dict[str | None, ElementTree.Element]) -> ElementTree.Element:
     """The annotation that has the times of this one: the one that it refers to in the end, in whichever tier."""
     for _ in range(len(annotations)):  # at most, also where they refer to each other in a circle
-        referred = annotations.get(annotation.get("ANNOTATION_REF"))
-        if referred is None:
+        reference = annotation.get("ANNOTATION_REF")
+        if reference is None or reference not in annotations:
             break
-        annotation = referred
+        annotation = annotations[reference]
     return annotation
 
 

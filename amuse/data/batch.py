@@ -61,7 +61,7 @@ class Batch:
         """A batch of packed tokens on the host.
 
         Args:
-            tokens, speaker, labels, ids: As of `Batch`.
+            tokens, speaker, labels, ids: As for `Batch`.
             lengths: Modality -> int64 `(U,)`, tokens of each utterance.
             dialogue_lengths: Utterances of each dialogue.
         """
@@ -85,7 +85,7 @@ class Batch:
         Args:
             features: Modality -> `(U, L_m, d_m)` or `(U, L_m)`; what is in the padding does not matter.
             masks: Modality -> bool `(U, L_m)`, True = token.
-            dialogue_lengths, speaker, labels, ids: As of `of`.
+            dialogue_lengths, speaker, labels, ids: As for `of`.
         """
         tokens = {name: padded[masks[name]] for name, padded in features.items()}
         lengths = {name: mask.sum(1).cpu() for name, mask in masks.items()}
@@ -120,7 +120,7 @@ class Batch:
         return padded, mask
 
     def with_tokens(self, tokens: dict[str, Tensor], lengths: dict[str, Tensor]) -> Batch:
-        """This batch, on the host, with other tokens in some modalities, arguments as of `of`."""
+        """This batch, on the host, with other tokens in some modalities, arguments as for `of`."""
         layouts = {name: Layout.of(each) for name, each in lengths.items()}
         return replace(self, tokens={**self.tokens, **tokens}, layouts={**self.layouts, **layouts}, merges={})
 

@@ -198,7 +198,7 @@ def _sample(
     recordings: dict[str, Path] = {}
     for kind, cell in given.items():
         if isinstance(cell, dict):
-            cell = cell.get("path", cell)
+            cell = cell.get("path") or cell
         if isinstance(cell, str):
             cell = Media(cell.strip(), None)
         if cell is None or cell != cell or cell == Media("", None):  # NaN: an empty cell of pandas

@@ -212,7 +212,7 @@ def _named_files(folder: Path, configuration: dict[str, Any], report: ProblemHan
                     f"{folder / 'README.md'}: names {pattern!r} for the split {name}, no such file of rows"
                 )
             if split is None:
-                report(Problem("stray_file", str(pattern), f"the split {name!r} is none of train, validation and test"))
+                report(Problem("stray_file", str(pattern), f"the split {name!r} is not train, validation or test"))
             else:
                 found.setdefault(split, []).extend(paths)
     return found

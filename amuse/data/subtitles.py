@@ -106,11 +106,11 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
 
 
 def _ends_block(lines: list[str], place: int, marked: set[int]) -> bool:
-    """Whether a line is empty; one of spaces is inside of a cue, as YouTube writes, unless another block follows."""
+    """Whether a line is empty; one of spaces before words is inside of a cue, as YouTube writes."""
+    following = place + 1
     if lines[place].strip():
         return False
-    following = next((i for i in range(place + 1, len(lines)) if lines[i].strip()), None)
-    if not lines[place] or following is None:
+    if not lines[place] or following == len(lines) or not lines[following].strip():
         return True
     return not marked.isdisjoint((following, following + 1)) or bool(_BLOCK.match(lines[following]))
 
@@ -167,7 +167,7 @@ def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHan
     for number, line in enumerate(lines[begin + 1 :], begin + 2):
         if line.strip().lower().startswith("format"):
             fields = "".join(line.partition(":")[2].lower().split())
-            if not _FIELDS.fullmatch(fields):  # which pysubs2 takes for granted
+            if not _FIELDS.fullmatch(fields):  # which pysubs2 assumes
                 expected = "Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text"
                 raise ValueError(f"{path}, line {number}: expected Format: {expected}, got {line[:160]!r}")
         elif line.strip() and not _EVENT.match(line.strip()):

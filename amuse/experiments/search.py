@@ -1,4 +1,4 @@
-"""Random search with as many trials for everyone: chosen by validation scores, written down, never by test scores."""
+"""Random search with equally many trials per contender, chosen by validation scores, never by test scores."""
 
 import random
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SEARCH_FILE = "search.csv"
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, and what they scored on the validation split (weighted F1 or -MAE, as in training)."""
+    """Settings that were tried, and their score on the validation split (weighted F1 or -MAE, as in training)."""
 
     contender: str
     number: int
@@ -58,7 +58,7 @@ def search(
     Args:
         contender: Its name, for the list of trials.
         splits: Only training and validation are looked at.
-        config: What trial 0 trains, and what the others change.
+        config: The settings of trial 0, which the other trials change.
         out: Takes a run per trial.
         trials: How many.
         kind: The model to train.

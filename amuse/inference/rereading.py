@@ -41,7 +41,7 @@ class RereadingSession(StreamingSession):
 def open_session(
     model: Amuse, standardizer: Standardizer | None, temperature: float, text: DataConfig | None
 ) -> StreamingSession:
-    """The session that fits the model; arguments as of `StreamingSession`.
+    """The session that fits the model; arguments as for `StreamingSession`.
 
     Raises:
         ValueError: A model with random coefficients.

@@ -140,7 +140,7 @@ def folder_source(
     """A plain folder of recordings with transcripts, see `read_folder`.
 
     Args:
-        folder, valid_fraction, test_fraction, seed: As of `read_folder`.
+        folder, valid_fraction, test_fraction, seed: As for `read_folder`.
         recognize: Makes the utterances of a recording without a transcript, and reports that it did.
 
     Raises:

@@ -284,7 +284,7 @@ class Track:
                         return
                     frames = packet.decode()
                 except av.FFmpegError:
-                    # behind a jump, what comes first may need what was jumped over
+                    # after a jump, the first frames may need others that were skipped
                     damaged += bool(decoded) or from_start
                     continue
                 for frame in frames:
@@ -358,7 +358,7 @@ def _media_streams(container: Any) -> list[Any]:
 
 
 def _promised(container: Any, path: Path) -> float:
-    """The length of a file by its header, in seconds; FFmpeg shortens those of AVI and WAV to what there is."""
+    """The length of a file by its header, in seconds; FFmpeg shortens those of AVI and WAV to the data in the file."""
     found = (container.duration or 0) / 1e6
     if container.format.name == "avi":
         found = max(found, *(float(s.frames / s.average_rate) for s in container.streams.video if s.average_rate), 0.0)

@@ -82,7 +82,7 @@ def flipped(descriptors: Tensor, present: Tensor, heads: Sequence[nn.Linear], co
     That is, for an ordered pair of present modalities, classifier m decides otherwise for alpha f_n + (1 - alpha) f_m
     than for f_m.
 
-    Args: as of `fuse`.
+    Args: as for `fuse`.
     """
     f = descriptors.detach().to(heads[0].weight.dtype)
     alpha = closed_form(f, heads, config)

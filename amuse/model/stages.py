@@ -218,7 +218,7 @@ def inject(
 
 
 def keys_and_values(tokens: Tensor, readers: Readers, joined: JoinedWeights | None = None) -> Tensor:
-    """`(T, d)` tokens to `(T, 2 R, H, D)`: keys, then values, for each of R readers; arguments as of `inject`."""
+    """`(T, d)` tokens to `(T, 2 R, H, D)`: keys, then values, for each of R readers; arguments as for `inject`."""
     weight, bias = join(readers) if joined is None else joined.of(readers)
     return F.linear(tokens, weight, bias).unflatten(-1, (2 * len(readers), readers[0][0].num_heads, -1))
 

@@ -71,7 +71,7 @@ def export_onnx(
     Args:
         model: A trained one.
         file: Its new file.
-        standardizer, temperature: As of `amuse.onnx.padded.PaddedAmuse`.
+        standardizer, temperature: As for `amuse.onnx.padded.PaddedAmuse`.
 
     Raises:
         ImportError: The extra `onnx` is not installed.

@@ -73,7 +73,7 @@ class PaddedAmuse(nn.Module):
     def forward(
         self, features: dict[str, Tensor], masks: dict[str, Tensor], utterances: Tensor, speakers: Tensor
     ) -> tuple[Tensor, ...]:
-        """Predict every utterance; arguments as of `amuse.hf.AmuseForUtteranceClassification.forward`.
+        """Predict every utterance; arguments as for `amuse.hf.AmuseForUtteranceClassification.forward`.
 
         Returns:
             Logits `(B, N, C)`; unless it is a regression, probabilities of that shape; and the modalities' own logits

@@ -63,7 +63,7 @@ def train_on(
 
     Args:
         splits: The conversations.
-        config, folder, resume, progress: As of `train`.
+        config, folder, resume, progress: As for `train`.
         kind: The model to train.
 
     Raises:

@@ -9,7 +9,7 @@ from amuse_kernels.buffers import accumulation_dtype, grad_like
 
 
 class Gradients(NamedTuple):
-    """In the order of the op's schema; of the gates `(B, H, P)`, empty where there are none."""
+    """In the order of the op's schema; the gates' is `(B, H, P)`, empty where there are none."""
 
     query: Tensor
     keys: list[Tensor]

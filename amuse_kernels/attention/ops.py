@@ -26,7 +26,7 @@ library.define(
 
 
 def kernels(backend: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The functions of a backend by the name of the op, called with what the op is called with."""
+    """The functions of a backend by the name of the op, with the op's arguments."""
 
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return backend.p2c_attention_forward(AttentionInputs(*inputs))
@@ -96,7 +96,7 @@ def p2c_attention(inputs: AttentionInputs, cuda_cpp: bool = False) -> tuple[Tens
 
 
 def _apart(entries: Sequence[Any]) -> list[Any]:
-    """No tensor twice, as offsets of self-attention are, which torch.compile refuses: views in their place."""
+    """Views in place of a tensor's repetitions, such as the offsets of self-attention: torch.compile refuses them."""
     if not torch.compiler.is_compiling():
         return list(entries)
     found: list[Any] = []

@@ -52,7 +52,7 @@ def weights_and_lse(inputs: AttentionInputs) -> tuple[list[Tensor], Tensor]:
     inputs = inputs._replace(query=query.to(dtype))
     if gates is None:
         gates = query.new_ones((batch, heads, len(inputs.keys)), dtype=dtype)
-    gate = [g[..., None] for g in gates.to(dtype).unbind(-1)]  # P x (B, H, 1), one factor a row
+    gate = [g[..., None] for g in gates.to(dtype).unbind(-1)]  # P x (B, H, 1), one factor per row
 
     scores = [_scores(inputs, p) for p in range(len(inputs.keys))]
     pivots = [_row_max(score) for score in scores]

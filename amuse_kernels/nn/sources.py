@@ -86,11 +86,11 @@ def project_sources(
 
     Args:
         layers: with the same `source_dims`; their heads may differ.
-        sources: per source what the `forward` of a layer takes. A pair of key tokens and value tokens takes two
+        sources: per source the argument of a layer's `forward`. A pair of key tokens and value tokens takes two
             products.
 
     Returns:
-        Per layer what its `forward` takes in place of `sources`. Differentiable in sources and weights.
+        Per layer the argument of its `forward` in place of `sources`. Differentiable in sources and weights.
 
     Raises:
         TypeError, ValueError: naming the argument, what it was and what was expected.

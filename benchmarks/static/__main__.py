@@ -1,4 +1,4 @@
-"""`python -m benchmarks.static`: what the compilers make of every GPU kernel, without a GPU.
+"""`python -m benchmarks.static`: the compilers' results for every GPU kernel, without a GPU.
 
 Compiles each Triton kernel ahead of time for every dtype, head dim, normalization and architecture, looks the CUDA C++
 kernels up in the installed library, and writes registers, local memory (spills), shared memory, instructions by pipe

@@ -1,4 +1,4 @@
-"""Plain flash attention for one source without options: what the package's kernels are compared with."""
+"""Plain flash attention for one source without options, to compare the package's kernels with."""
 
 import math
 from typing import Any

@@ -66,7 +66,7 @@ def sdpa_per_stream(shape: tuple) -> Work:
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operators that are no views, and the bytes of what they read and write."""
+    """Counts the operators that are not views, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,6 +20,6 @@ class Rival(Amuse):
         super().__init__(replace(config, man=False, fusion="concat", gate_teacher=False), spec, encoder_configs)
 
     def read_fused(self, width: int) -> None:
-        """Gives the temporal stage and the classifier the width of what the fusion makes."""
+        """Gives the temporal stage and the classifier the width of the fusion's output."""
         self.temporal = TemporalStage(width, self.config)
         self.classifier = nn.Linear(self.temporal.width, self.spec.num_outputs)

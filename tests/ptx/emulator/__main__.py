@@ -32,7 +32,7 @@ def rows(seqlen_q: int, seqlen_k: int, arch: int) -> list[tuple[str, Report]]:
 
 
 def table(reports: list[tuple[str, Report]]) -> str:
-    """The counters, one column a kernel."""
+    """The counters, one column per kernel."""
     lines: list[list[str]] = [["", *(name for name, _ in reports)]]
     counters = [report.counters for _, report in reports]
 

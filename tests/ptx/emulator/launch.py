@@ -78,7 +78,7 @@ class Program:
 
 @functools.lru_cache(maxsize=64)
 def load(ptx_text: str, entry: str | None = None, *, keep: bool = False) -> Program:
-    """Parses and checks PTX; raises Unsupported. Arguments as of `lowered`."""
+    """Parses and checks PTX; raises Unsupported. Arguments as for `lowered`."""
     return Program(*lowered(ptx_text, entry, keep))
 
 

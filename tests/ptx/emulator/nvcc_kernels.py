@@ -56,7 +56,7 @@ def compile_nvcc(source: Path | str, arch: str = "sm_80", flags: Sequence[str] =
 
 
 def split_kernels(text: str) -> dict[str, str]:
-    """PTX with several kernels as one text a kernel, by name: each is loaded faster than all of them."""
+    """PTX with several kernels as one text per kernel, by name: each is loaded faster than all of them."""
     head, *rest = re.split(r"^(?=\.visible \.entry )", text, flags=re.MULTILINE)
     bodies = [body[: body.index("\n}\n") + 3] for body in rest]  # behind the last one is debug information
     return {re.findall(r"\w+", body)[2]: head + body for body in bodies}
