@@ -62,6 +62,12 @@ def test_runs_come_back_as_they_were_written(tmp_path, monkeypatch):
     assert words == ["+0.00", "+0.00 to +0.00", "not shown to differ"]  # paired by fold, in whatever order
 
 
+def test_a_missing_data_set_is_named_before_anything_is_run(tmp_path):
+    (tmp_path / "enjoyment_hri").mkdir()
+    with pytest.raises(SystemExit, match="expected the folder ravdess_features in it"):
+        evidence.main(tmp_path, quick=True, only=None, seeds=None)
+
+
 def test_every_experiment_is_a_command_with_a_folder_of_its_own():
     commands = [(e.data, tuple(e.command("DATA", "OUT"))) for e in EXPERIMENTS]
     assert len(set(commands)) == len(commands)
