@@ -222,7 +222,7 @@ def backward_launches(
     *,
     allow_tf32: bool = False,
 ) -> tuple[list[Launch], Gradients]:
-    """The launches of `cuda.p2c_attention_backward`, and the gradients of query, keys, values, gates once they have run."""
+    """The launches of `cuda.p2c_attention_backward`, and the gradients once they have run."""
     query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
     call = Call(BackwardParams(), inputs, allow_tf32)
     params = call.params
