@@ -1,11 +1,12 @@
 """Tables of the cross-validated experiments, from results/runs.csv: AMuSE against the others, fold by fold."""
 
+import csv
 import statistics
 from collections.abc import Iterable
 
 from amuse.experiments.cross_validation import CrossValidation
 from amuse.experiments.paired import Difference, paired_difference
-from benchmarks.evidence import read_runs
+from benchmarks.evidence import RUNS, read_runs
 from benchmarks.experiments import AMUSE, EXPERIMENTS, SETS
 
 
@@ -21,6 +22,22 @@ def table(data: str) -> str:
         cells += ["", "", ""] if name == AMUSE else difference_cells(ours, scores)
         lines.append(f"| {' | '.join(cells)} |")
     return f"{SETS[data].protocol}.\n\n" + "\n".join(lines)
+
+
+def grid(file: str) -> str:
+    """A CSV that `amuse ablate --folds` wrote, copied into results: every row against the unchanged configuration."""
+    with (RUNS.parent / file).open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    lines = []
+    for row in rows:
+        digits = 3 if row["measure"] == "Pearson r" else 2
+        cells = [row["table"], row["row"], f"{float(row['mean']):.{digits}f}", "", ""]
+        if row["low"]:
+            cells[3] = f"{float(row['difference']):+.{digits}f}"
+            cells[4] = f"{float(row['low']):+.{digits}f} to {float(row['high']):+.{digits}f}"
+        lines.append(f"| {' | '.join([*cells, row['shows']])} |")
+    head = f"| table | row | {rows[0]['measure']} | to unchanged | 95 % interval | shown |"
+    return "\n".join([head, "|---" * 6 + "|", *lines])
 
 
 def summary() -> str:

@@ -49,6 +49,11 @@ def main(
     """Run the experiments one after the other."""
     began = time.perf_counter()
     chosen = [e for e in EXPERIMENTS if (e.quick or not quick) and re.search(only or "", f"{e.data}/{e.name}")]
+    for needed in dict.fromkeys(name for e in chosen for name in SETS[e.data].sources):
+        if not (data / needed).is_dir():
+            raise SystemExit(
+                f"--data {data}: expected the folder {needed} in it; docs/results_folds.md says what it is"
+            )
     stored = read_runs()
     for experiment in chosen:
         print(f"=== {experiment.data}: {experiment.name} ({time.perf_counter() - began:.0f} s)", flush=True)

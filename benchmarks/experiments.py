@@ -33,7 +33,7 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """Of its runs; an ensemble shares its first members with the single model's runs."""
+        """The folder of its runs; an ensemble shares its first members with the single model's runs."""
         return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "")
 
     def command(self, data: Path | str, out: Path | str, seeds: int | None = None) -> list[str]:
@@ -44,10 +44,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its title, protocol, what its folder is called, and what makes the folder that is trained on."""
+    """A data set: its title, protocol, the folders that it is read from, and what makes the one that is trained on."""
 
     title: str
     protocol: str
+    sources: tuple[str, ...]
     prepare: Callable[[Path, Path], Path]  # folder of all data sets, folder for tables -> folder to train on
 
 
@@ -84,22 +85,26 @@ SETS = {
     "enjoyment": DataSet(
         "Enjoyment of talking to a robot",
         f"590 exchanges of 25 dialogues, mean of three coders' ratings; 5 folds over dialogues, 5 groupings; {FOLDS}",
+        ("enjoyment_hri",),
         _enjoyment,
     ),
     "acted": DataSet(
         "Acted emotions",
         f"360 RAVDESS clips of 24 actors, 8 emotions, voice and face; 6 folds over actors, 5 groupings; {FOLDS}",
+        ("ravdess_features",),
         _acted,
     ),
     "acted per actor": DataSet(
         "Acted emotions, features standardised per actor",
         "as above; every actor's features have mean 0 and deviation 1 over the actor's 15 clips, whose labels that "
         "does not need",
+        ("ravdess_features",),
         lambda root, tables: _acted(root, tables, per_actor=True),
     ),
     "MELD dev": DataSet(
         "MELD's validation split, text and wav2vec 2.0",
         f"1,109 utterances of 114 dialogues, 7 emotions; 5 folds over dialogues, 5 groupings; {FOLDS}",
+        ("meld", "meld_audio_dev_test"),
         _meld_dev,
     ),
 }

@@ -157,6 +157,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/ablations.md": {
         f"{COMMAND} (mosi)": lambda: ablations("mosi"),
         f"{COMMAND} (demo)": lambda: ablations("demo"),
+        f"{COMMAND} (acted)": lambda: cross_validated.grid("ablation_acted.csv"),
     },
 }
 

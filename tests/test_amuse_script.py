@@ -31,7 +31,7 @@ def test_every_name_of_the_package_leads_somewhere():
 
 
 @pytest.mark.parametrize("code", ["import amuse", "import amuse.config", "import amuse.cli.main"])
-def test_what_needs_no_torch_does_not_import_it(code):
+def test_commands_that_need_no_torch_do_not_import_it(code):
     done = fresh("-c", f"import sys; {code}; print('torch' in sys.modules, 'sklearn' in sys.modules)")
     assert done.stdout.split() == ["False", "False"], done.stderr
 

@@ -121,7 +121,7 @@ def test_a_launch_without_a_driver_is_an_error_with_cudas_name_for_it():
 
 
 @needs_cuda_build
-def test_what_no_kernel_takes_is_an_error_before_any_launch():
+def test_unsupported_calls_are_errors_before_any_launch():
     native = native_module()
     with pytest.raises(RuntimeError, match="cudaErrorInvalidValue"):
         native.cuda_interpolation_coefficients_forward(*(torch.ones(1, 8, dtype=torch.float64),) * 4, 0.1)

@@ -32,7 +32,7 @@ def write(folder, utterances=UTTERANCES, **features):
     return folder
 
 
-def test_what_the_tables_say_is_what_is_read(tmp_path):
+def test_tables_are_read_as_they_are_written(tmp_path):
     tables = read_tables(write(tmp_path))
     assert tables.label_names == ["anger", "joy"]
     assert tables.widths == {"audio": 2, "video": 1}

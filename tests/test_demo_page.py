@@ -262,7 +262,7 @@ def test_files_that_were_not_uploaded_are_refused(address, talk):
         urllib.request.urlopen(f"{address}gradio_api/file={talk}")
 
 
-def test_what_is_missing_is_said_in_one_sentence(run, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_in_one_sentence(run, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="nothing"):
         amuse("demo", tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "gradio", None)

@@ -138,7 +138,7 @@ def test_a_missing_modality_is_what_the_model_says_of_data_without_it():
     torch.testing.assert_close(ours["audio"], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_what_is_absent_has_no_score_and_no_effect():
+def test_absent_features_have_no_score_and_no_effect():
     model = make_model()
     for dialogue in CONVERSATIONS.dialogues:
         for position, utterance in enumerate(dialogue.utterances):

@@ -219,7 +219,7 @@ def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
     assert [p.message for p in problems if p.kind == "stray_file"] == ["recordings that no usable row names: 2"]
 
 
-def test_times_in_milliseconds_are_told(tmp_path):
+def test_times_in_milliseconds_are_reported(tmp_path):
     (tmp_path / "a.wav").touch()
     write(tmp_path, "train.csv", "audio,start,end,text\na.wav,0,2400,a\na.wav,2400,3900,b\n")
     found, problems = read(tmp_path)

@@ -129,7 +129,7 @@ def test_long_spans_are_cut_and_noted(tmp_path):
     assert notes == ["long_utterance"] * 2
 
 
-def test_missing_tracks_are_told(tmp_path):
+def test_missing_tracks_are_reported(tmp_path):
     mute = write_video(tmp_path / "mute.mp4", sound=False)
     assert fails(read_audio, Span(mute), 30) == "no_audio"
     assert fails(read_frames, Span(write_wav(tmp_path / "a.wav", tone(0.5))), 4, 30) == "no_video"
@@ -152,7 +152,7 @@ def test_silence_is_noted_and_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 2000, b"not a video at all" * 100])
-def test_what_is_no_media_file_is_unreadable(tmp_path, content):
+def test_other_files_than_media_are_unreadable(tmp_path, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert fails(read_audio, Span(path), 30) == "unreadable"
@@ -160,7 +160,7 @@ def test_what_is_no_media_file_is_unreadable(tmp_path, content):
     assert fails(read_audio, Span(tmp_path / "gone.mp4"), 30) == "unreadable"
 
 
-def test_truncated_file_gives_what_there_is(tmp_path):
+def test_truncated_file_gives_its_intact_part(tmp_path):
     def paint(i):  # noise, so that the data are spread over the whole file
         return np.random.default_rng(i).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 
@@ -199,7 +199,7 @@ def test_damaged_packets_are_left_out(tmp_path):
     assert "damaged" in notes
 
 
-def test_unknown_codec_is_told(tmp_path):
+def test_unknown_codec_is_reported(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     data = path.read_bytes()
     path.write_bytes(data.replace(b"mp4v", b"xyz9").replace(b"esds", b"free"))
@@ -214,7 +214,7 @@ def test_frames_of_huge_resolution_are_refused(tmp_path):
     assert fails(read_frames, Span(path), 4, 30) == "resolution"
 
 
-def test_times_outside_of_the_file_are_told(tmp_path):
+def test_times_outside_of_the_file_are_reported(tmp_path):
     path = write_video(tmp_path / "a.mp4", 1.0)
     assert fails(read_audio, Span(path, 5.0, 6.0), 30) == "out_of_range"
     assert fails(read_frames, Span(path, 5.0, 6.0), 4, 30) == "out_of_range"
@@ -272,7 +272,7 @@ def test_how_speech_was_found_is_told(monkeypatch):
     assert "pip install amuse-kernels[speech]" in speech_segments(samples).how
 
 
-def test_voices_are_told_from_other_sounds(shared_data):
+def test_voices_are_distinguished_from_other_sounds(shared_data):
     pytest.importorskip("silero_vad", reason="needs the extra: pip install amuse-kernels[speech]")
     voice = read_audio(Span(shared_data / "clip" / "no_face.mp4"), 30, Notes())
     threads = torch.get_num_threads()

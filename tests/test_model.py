@@ -83,7 +83,7 @@ def test_every_parameter_learns(model):
     assert not idle
 
 
-def test_what_an_absent_modality_holds_never_matters(model):
+def test_values_of_an_absent_modality_never_matter(model):
     batch, dirty = make_batch(), repadded(make_batch(), float("nan"))
     torch.manual_seed(1)
     expected = model(batch)

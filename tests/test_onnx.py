@@ -171,7 +171,7 @@ def test_a_graph_with_other_numbers_is_refused(conversations, tmp_path):
         check_onnx(model, tmp_path / "model.onnx")
 
 
-def test_what_cannot_be_exported_is_refused(conversations, monkeypatch, tmp_path):
+def test_models_that_cannot_be_exported_are_refused(conversations, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="fusion: 'random' gives other numbers"):
         PaddedAmuse(network(conversations, fusion="random"))
     real = importlib.util.find_spec

@@ -56,7 +56,7 @@ def test_verdicts_say_whether_the_interval_holds_0():
     assert (same.mean, same.p, same.verdict) == (0, 1, "not shown")
 
 
-def test_overlapping_folds_do_not_find_differences_that_are_none():
+def test_overlapping_folds_find_no_differences_where_there_are_none():
     """Two equal learners may be told apart in about 5 % of the trials; the uncorrected test does so far more often."""
     rng, found = random.Random(0), {0.0: 0, 0.25: 0}
     trials = 200

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from amuse.experiments.cross_validation import CrossValidation, FoldScore
-from benchmarks import evidence, performance, regression, scores
+from benchmarks import evidence, live, performance, regression, scores
 from benchmarks.cross_validated import difference_cells, spread
 from benchmarks.evidence import read_runs
 from benchmarks.experiments import AMUSE, AVERAGED, EXPERIMENTS, SETS
@@ -62,6 +62,12 @@ def test_runs_come_back_as_they_were_written(tmp_path, monkeypatch):
     assert words == ["+0.00", "+0.00 to +0.00", "not shown to differ"]  # paired by fold, in whatever order
 
 
+def test_a_missing_data_set_is_named_before_anything_is_run(tmp_path):
+    (tmp_path / "enjoyment_hri").mkdir()
+    with pytest.raises(SystemExit, match="expected the folder ravdess_features in it"):
+        evidence.main(tmp_path, quick=True, only=None, seeds=None)
+
+
 def test_every_experiment_is_a_command_with_a_folder_of_its_own():
     commands = [(e.data, tuple(e.command("DATA", "OUT"))) for e in EXPERIMENTS]
     assert len(set(commands)) == len(commands)
@@ -85,6 +91,10 @@ def test_the_grids_unchanged_row_is_the_headlines():
     [demo] = {r["weighted_f1"] for r in scores.read_ablations() if (r["data"], r["row"]) == ("demo", "AMuSE")}
     assert ours["CMU-MOSI", "weighted F1"].startswith(mosi)
     assert ours["generated", "weighted F1"].startswith(demo)
+
+
+def test_the_page_shows_the_delays_of_live_conversations():
+    assert written(live.PAGE, live.COMMAND) == live.table(), f"run: {live.COMMAND}"
 
 
 def test_the_gpu_page_shows_the_floors():

@@ -162,7 +162,7 @@ def test_temperature_is_fitted_on_enough_labels_only():
 
 
 @pytest.mark.parametrize(("labels", "said"), [("wrong", "hardly better than chance"), ("right", "all but certain")])
-def test_temperature_at_its_bound_is_told(caplog, labels, said):
+def test_temperature_at_its_bound_is_reported(caplog, labels, said):
     logits, right = 0.1 * torch.eye(4).repeat(20, 1), torch.arange(4).repeat(20)
     with caplog.at_level(logging.WARNING):
         Calibration.fit(logits, right if labels == "right" else (right + 1) % 4)

@@ -146,7 +146,7 @@ def test_of_two_faces_the_one_that_speaks_is_used(faces, tmp_path, speaker, othe
     assert chosen(compose(tmp_path / "talk.mkv", faces, moves, sound)) == ({speaker}, set())
 
 
-def test_where_nobody_visibly_speaks_the_largest_face_is_used_and_that_is_said(faces, tmp_path):
+def test_without_a_visible_speaker_the_largest_face_is_used_and_reported(faces, tmp_path):
     sound = syllables(3)
     moves = {name: np.zeros_like(sound) for name in faces}
     assert chosen(compose(tmp_path / "talk.mkv", faces, moves, sound)) == ({"woman"}, {"undecided_face"})

@@ -88,7 +88,7 @@ def recordings():
 
 
 @pytest.mark.slow
-def test_two_actors_are_told_apart_and_understood(transcriber, recordings):
+def test_two_actors_are_distinguished_and_understood(transcriber, recordings):
     pause = np.zeros(SAMPLE_RATE // 2, np.float32)
     she, he, she_again = map(recordings, ("cate_blanch.mp3", "heath_ledger.mp3", "cate_blanch_2.mp3"))
     found = transcriber(np.concatenate([she, pause, he, pause, she_again, pause, he]))
@@ -302,7 +302,7 @@ def test_speech_to_text_models_of_transformers_give_words_with_times(tmp_path, m
     assert "Wav2Vec2ForCTC" in ctc.description
 
 
-def test_what_is_missing_or_wrong_is_said(monkeypatch, tmp_path):
+def test_missing_and_wrong_arguments_are_named(monkeypatch, tmp_path):
     pytest.importorskip("faster_whisper", reason="needs the extra: pip install amuse-kernels[speech]")
     with pytest.raises(FileNotFoundError, match="model: expected a folder, a hub name or one of tiny"):
         recognizer("enormous")

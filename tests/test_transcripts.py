@@ -140,7 +140,7 @@ def test_subrip_is_read_as_people_write_it(tmp_path, content, expected):
         assert set(problems.kinds) <= {"missing_speaker", "overlap"}
 
 
-def test_times_that_are_none_take_no_words_of_others(tmp_path):
+def test_broken_times_take_no_words_of_others(tmp_path):
     content = (
         "1\n00:00:00,000 --> 00:00:01,000\nAnn: a\n\n2\n00:00:01,000 --> soon\nBob: b\n\n"
         "3\n00:00:02,000 --> 00:00:03,000\nAnn: c\n"
@@ -182,7 +182,7 @@ def test_times_that_are_none_take_no_words_of_others(tmp_path):
         ("- 5 degrees", "", "", "5 degrees"),
     ],
 )
-def test_speaker_of_a_line_is_told_from_its_words(line, speaker, label, words):
+def test_speaker_of_a_line_is_separated_from_its_words(line, speaker, label, words):
     assert speaker_lines([line]) == [(speaker, label, words)]
 
 
@@ -265,7 +265,7 @@ def test_quotation_marks_in_whispers_tables_are_words(tmp_path):
     assert set(problems.kinds) == {"milliseconds", "missing_speaker"}
 
 
-def test_times_in_milliseconds_are_told_in_json_too(tmp_path):
+def test_times_in_milliseconds_are_reported_in_json_too(tmp_path):
     content = '{"utterances": [{"start": 250, "end": 2650, "speaker": "A", "text": "a"}]}'
     for name in ("talk.json", "talk.jsonl"):
         lines, problems = read(tmp_path, name, content if name.endswith(".json") else content[16:-2])

@@ -208,7 +208,7 @@ def test_bound_of_a_known_loop():
     assert bound.bound(loop, 90) == bound.Bound(50.0, "shared", {**found.cycles, "tensor": 8, "fma": 1})
 
 
-def test_what_has_no_tensor_loop_or_no_listed_rates_has_no_bound():
+def test_kernels_without_a_tensor_loop_or_listed_rates_have_no_bound():
     assert bound.of_main_loop(parse(LOOP), 100) is None
     assert bound.of_main_loop(parse(LOOP.replace("HMMA.16816", "FFMA")), 80) is None
 

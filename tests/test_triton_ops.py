@@ -65,7 +65,7 @@ def test_fusion_passes_opcheck_on_cuda_tensors():
             torch.library.opcheck(op.default, arguments)
 
 
-def test_what_is_launched_depends_on_no_value():
+def test_launches_depend_on_no_value():
     """So a call never waits for the GPU, and a CUDA graph can hold it. Meta tensors have no values to be read."""
     from tests.ptx.package.triton_launches import recorded
 

@@ -67,4 +67,5 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return grad if ctx.has_residual else None, (grad * kept.to(grad.dtype)).mul_(ctx.scale), None
+        dropped = torch.ops.aten.native_dropout_backward(grad, kept, ctx.scale)
+        return grad if ctx.has_residual else None, dropped, None

@@ -60,7 +60,7 @@ class _Steps(NamedTuple):
         return rows[::-1] if self.reverse else rows
 
     def shared(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of each step's rows but the first step's, those whose sequence has the step before."""
+        """The rows of each step after the first whose sequence has the step before."""
         # forward, sequences end one by one; backward, they begin one by one
         return _first(rows[1:], [len(last) for last in rows[:-1]]) if self.reverse else rows[1:]
 
@@ -93,9 +93,9 @@ class _Direction(torch.autograd.Function):
     ) -> Tensor:
         size = w_h.shape[1]
         gates = torch.addmm(b_x + b_h, x, w_x.T)  # (T, 4 * hidden)
-        hidden, cells = gates.new_empty(len(x), size), gates.new_empty(len(x), size)
+        hidden, cells, tanh = (gates.new_empty(len(x), size) for _ in range(3))  # tanh: of the cells
         steps, recurrent = _Steps(sizes, reverse), w_h.T
-        sums, i_and_f, h, c = map(steps.rows, (gates, gates[:, : 2 * size], hidden, cells))
+        sums, i_and_f, h, c, tanh_c = map(steps.rows, (gates, gates[:, : 2 * size], hidden, cells, tanh))
         i, f, g, o = map(steps.rows, gates.split(size, dim=1))
         shared_sums, shared_c, shared_f = map(steps.shared, (sums, c, f))
         last_h, last_c = steps.before(h), steps.before(c)
@@ -106,21 +106,20 @@ class _Direction(torch.autograd.Function):
             torch.mul(i[step], g[step].tanh_(), out=cell)
             if step:
                 shared_c[step - 1].addcmul_(shared_f[step - 1], last_c[step - 1])
-            torch.mul(o[step].sigmoid_(), cell.tanh(), out=h[step])
+            torch.mul(o[step].sigmoid_(), torch.tanh(cell, out=tanh_c[step]), out=h[step])
         ctx.steps = steps
-        ctx.save_for_backward(x, gates, hidden, cells, w_x, w_h)
+        ctx.save_for_backward(x, gates, hidden, cells, tanh, w_x, w_h)
         return hidden
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, gates, hidden, cells, w_x, w_h = ctx.saved_tensors
+        x, gates, hidden, cells, tanh, w_x, w_h = ctx.saved_tensors
         size = w_h.shape[1]
         steps = ctx.steps
         last_hidden, last_cells = map(steps.shifted, (hidden, cells))
         # slopes of cell and hidden state by the inputs of the gates, of all tokens at once; gradients take their place
         i, f, g, o = gates.split(size, dim=1)
-        tanh = cells.tanh()
         by_cell = aten.tanh_backward(o, tanh)
         grad_gates = torch.empty_like(gates)
         slopes = grad_gates.split(size, dim=1)

@@ -86,7 +86,7 @@ def test_broken_recordings_are_read_within_their_bounds_or_refused(name, span, d
 
 
 @given(name=st.sampled_from(TELLING), share=st.floats(0, 1))
-def test_what_a_cut_recording_lacks_is_reported(name, share):
+def test_missing_parts_of_a_truncated_recording_are_reported(name, share):
     content = sound_file(name)
     samples, frames, notes = read(name, content[: int(share * len(content))], 0.0, None)
     if samples is None or (frames is None and name in VIDEOS):

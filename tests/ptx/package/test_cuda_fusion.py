@@ -78,7 +78,7 @@ def test_every_byte_is_moved_once_by_whole_sectors(kind):
         assert counters["bank_conflicts"] == 0
 
 
-def test_the_gate_reads_descriptors_once_and_its_parameters_once_a_row():
+def test_the_gate_reads_descriptors_once_and_its_parameters_once_per_row():
     rows, width, pairs = 64, 256, 6
     problem = FusionCall("gate", rows, 3, width, torch.float16, absent=False)
     _, (forward, backward, *weights) = problem.run(grad_alpha=False)

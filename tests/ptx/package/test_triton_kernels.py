@@ -239,7 +239,7 @@ def test_packed_samples_are_those_of_a_padded_batch(arch, dtype, options, querie
     torch.testing.assert_close((out, lse, grads), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_packed_samples_cost_what_they_have():
+def test_packed_samples_move_no_more_than_their_tokens():
     """fp16, H 2, D 64: one sample of 64 tokens and seven of 4, in two sources."""
     lengths = (64, *[4] * 7)
     inputs = packed(lengths, (lengths, lengths), 64, torch.float16)
