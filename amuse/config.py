@@ -200,6 +200,7 @@ class TrainConfig:
     compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
+    shuffle_block: int = 0  # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
     save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
@@ -210,8 +211,11 @@ class TrainConfig:
         _check_choices(self)
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience", "save_epochs")
-        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance", "workers", "save_steps")
+        _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance")
+        _non_negative(self, "shuffle_block", "workers", "save_steps")
         _probability(self, "warmup", "ema")
+        if self.shuffle_block and self.balance:
+            raise ValueError("shuffle_block: expected 0 with balance, which draws from all dialogues")
         if self.strategy == "fsdp" and self.flipped:
             raise ValueError("flipped: reads the classifiers between steps, which strategy 'fsdp' shards; use 'ddp'")
         if self.strategy == "fsdp" and self.compile:

@@ -33,7 +33,7 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """Of its runs; an ensemble shares its first members with the single model's runs."""
+        """The folder of its runs; an ensemble shares its first members with the single model's runs."""
         return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "")
 
     def command(self, data: Path | str, out: Path | str, seeds: int | None = None) -> list[str]:

@@ -124,7 +124,7 @@ def read_rows() -> list[Row]:
 def table() -> str:
     heads = (
         "speech to text", "utterances", "delay p50, s", "p99, s", "word errors", "diarization error", "right borders",
-        "right number of speakers", "other words than `predict`", "same emotion as `predict`",
+        "right number of speakers", "utterances with other words than by `predict`", "utterances with the same emotion",
     )  # fmt: skip
     with QUALITY.open(encoding="utf-8", newline="") as file:
         quality = {row.pop("model"): row for row in csv.DictReader(file)}

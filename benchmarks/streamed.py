@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--workers", type=int, default=0, help="processes that read batches ahead")
     parser.add_argument("--limit-gib", type=float, default=3.0, help="of anonymous memory; 0 = none")
+    parser.add_argument("--folder", type=Path, help="keep the data here, and use what is there")
+    parser.add_argument("--write-only", action="store_true", help="make the data and measure nothing")
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "KIND"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -151,8 +153,11 @@ def main() -> None:
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
     for times in options.times:
         with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent) / "data"
-            write_folder(folder, times, options.width)
+            folder = (options.folder or Path(parent)) / f"{times}x{options.width}"
+            if not folder.exists():
+                write_folder(folder, times, options.width)
+            if options.write_only:
+                continue
             for kind in ("files", "memory") if times == min(options.times) else ("files",):
                 arguments = [f"--{k}={v}" for k, v in (("steps", options.steps), ("workers", options.workers))]
                 arguments += [f"--limit-gib={options.limit_gib}", "--child", str(folder), kind]

@@ -9,12 +9,14 @@ import torch
 
 from amuse.config import Config
 from amuse.data.load import Splits
+from amuse.data.prepared import read_prepared
 from amuse.data.synthetic import synthetic_conversations
 from amuse.model.amuse import Amuse
 from amuse.training.parallel import whole
 from amuse.training.run import Run
 from amuse.training.train import seed_everything, train
 from amuse.world import join_world
+from tests.prepared_folder import write_prepared
 
 TINY = [
     "data.num_dialogues=7",
@@ -29,6 +31,7 @@ TINY = [
 CASES = {
     "nce": [],
     "infonce": ["loss.contrastive_kind=infonce", "loss.class_weights=0.5", "loss.label_smoothing=0.1"],
+    "files, in blocks": ["train.shuffle_block=2"],
     "one dialogue": ["train.batch_size=1"],  # the second process has nothing to do
     "teacher, speakers": [
         "model.gate_teacher=true",
@@ -54,12 +57,23 @@ def some_absent() -> Splits:
     return Splits(train, valid, test, None)
 
 
+def in_files(splits: Splits, folder: Path) -> Splits:
+    """The same conversations as prepared data, whose features are read when a batch needs them."""
+    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    if not folder.exists():
+        write_prepared(folder, parts)
+    train, valid, test = (read_prepared(folder, split) for split in parts)
+    return Splits(train, valid, test, None)
+
+
 def first_gradients(overrides: list[str], folder: Path) -> dict[str, torch.Tensor]:
     """The losses of the first step and every parameter's gradient before it is clipped."""
     config = Config.load(None, [*TINY, *overrides])
     splits = some_absent()
     seed_everything(0)
     with join_world(torch.device("cpu")) as world:
+        if config.train.shuffle_block:
+            splits = in_files(splits, folder / f"{' '.join(overrides)} {world.rank}")
         run = Run(config, Amuse(config.model, splits.spec(config.data.encoder)), splits, folder, world)
         run.model.train()
         found: dict[str, torch.Tensor] = {}

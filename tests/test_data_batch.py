@@ -111,6 +111,21 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_else():
     assert epoch(1, 2) != epoch(2, 2)
 
 
+def test_blocks_keep_neighbours_together_and_differ_by_epoch(monkeypatch):
+    monkeypatch.setattr("amuse.data.batch.WINDOW", 4)
+    sampler = DialogueBatches(LENGTHS[:100], 4, shuffle=True, block=5)
+    epochs = []
+    for number in range(2):
+        sampler.set_epoch(number)
+        epochs.append([i for batch in sampler for i in batch])
+        assert sorted(epochs[-1]) == list(range(100))
+        for begin in range(0, 100, 20):
+            window = epochs[-1][begin : begin + 20]
+            assert len({i // 5 for i in window}) == 4
+            assert len({i // 5 for i in window[:5]}) > 1  # not one block after the other
+    assert epochs[0] != epochs[1]
+
+
 def test_shuffled_batches_hold_dialogues_of_similar_length():
     def padding(batches):
         return sum(len(b) * max(LENGTHS[i] for i in b) for b in batches) / sum(LENGTHS)
@@ -183,7 +198,15 @@ def test_turns_are_the_utterances_of_each_speaker_of_each_dialogue():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"batch_size": 0}, {"max_utterances": 0}, {"max_tokens": 0, "tokens": LENGTHS}, {"max_tokens": 9}]
+    "changes",
+    [
+        {"batch_size": 0},
+        {"max_utterances": 0},
+        {"max_tokens": 0, "tokens": LENGTHS},
+        {"max_tokens": 9},
+        {"block": -1},
+        {"block": 2, "weights": torch.ones(101)},
+    ],
 )
 def test_sampler_refuses_impossible_arguments(changes):
     arguments = {"batch_size": 2, "shuffle": True, **changes}

@@ -15,40 +15,16 @@ from amuse.data import Conversations, Dialogue, Standardizer, collate, synthetic
 from amuse.data import standardize as standardize_module
 from amuse.data.batch import DialogueBatches
 from amuse.data.load import Splits, load_splits
-from amuse.data.prepared import FORMAT, read_prepared
+from amuse.data.prepared import read_prepared
 from amuse.encoders import stored
 from amuse.encoders.stored import StoredTokens, stored_tensors
-from amuse.files import sha256
 from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
 from amuse.training.train import train_on
 from amuse.world import World
 from tests.batches import missing_counts
+from tests.prepared_folder import write_prepared
 
 SPLITS = ("train", "valid", "test")
-
-
-def write_prepared(folder, source):
-    """A prepared folder with the features of `source`: split -> conversations; two dialogues per shard."""
-    (folder / "shards").mkdir(parents=True)
-    index = {"format": FORMAT, "splits": {}}
-    for split, conversations in source.items():
-        shards, dialogues = [], []
-        for number, begin in enumerate(range(0, len(conversations), 2)):
-            part = conversations.dialogues[begin : begin + 2]
-            path = folder / "shards" / f"{split}-{number:06d}.safetensors"
-            save_file({f"{u.id}/{m}": x for d in part for u in d.utterances for m, x in u.features.items()}, path)
-            shards.append({"file": path.name, "sha256": sha256(path)})
-            fields = ("id", "speaker", "label", "text", "start", "end")
-            dialogues += [
-                {"id": d.id, "utterances": [{name: getattr(u, name) for name in fields} for u in d.utterances]}
-                for d in part
-            ]
-        index["splits"][split] = {"shards": shards, "dialogues": dialogues}
-        index |= {"modalities": conversations.modalities, "label_names": conversations.label_names}
-    (folder / "index.json").write_text(json.dumps(index))
-    manifest = {"format": FORMAT, "encoders": {}, "text": False}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 @pytest.fixture(scope="module")

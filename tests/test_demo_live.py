@@ -41,6 +41,8 @@ def talk(tmp_path, monkeypatch):
             self.show, self.heard, self.lost = show, [], []
             self.speaking, self.waiting, self.seconds = False, 0, 0.0
             self.hear = self.heard.append
+            self.seen = []
+            self.see = lambda picture, nbytes: self.seen.append((picture(), nbytes))
             self.finish = self.stop = lambda: None
 
     monkeypatch.setattr(demo_live, "Live", Live)
@@ -103,6 +105,19 @@ def test_sound_at_the_browsers_rate_is_heard_at_ours(talk, channels):
     talk.finish()
     talk.hear(48000, samples)  # too late
     assert sum(map(len, talk.live.heard)) == len(heard)
+
+
+def test_pictures_of_the_camera_are_as_small_as_those_of_a_file(talk):
+    image = np.zeros((1440, 1920, 3), np.uint8)
+    image[:, 960:] = 200
+    talk.see(image)
+    ((seen, nbytes),) = talk.live.seen
+    assert seen.shape == (480, 640, 3)
+    assert nbytes == seen.nbytes
+    assert (abs(seen[:, :300].mean()), seen[:, 340:].mean()) == pytest.approx((0, 200), abs=3)
+    talk.finish()
+    talk.see(image)
+    assert len(talk.live.seen) == 1
 
 
 @pytest.fixture

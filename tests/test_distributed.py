@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
-    """What two processes leave; made once, by the first of pytest's workers that comes to it."""
+    """The files of two processes, made once, by the first of pytest's workers that needs them."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_processes"
     with FileLock(f"{folder}.lock"):

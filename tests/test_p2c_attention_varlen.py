@@ -277,7 +277,11 @@ def test_gradients_can_be_differentiated_again(options):
         ({"causal": True}, ValueError, r"causal\[0\]: needs as many keys as queries in every sample"),
         ({"query_groups": torch.zeros(4).long()}, ValueError, r"query_groups: expected \(3,\)"),
         ({"gates": torch.ones(3, 1, 1)}, ValueError, r"gates: .* \(B, H, P\) = \(2, 2, 1\)"),
-        ({"max_q": True}, TypeError, "max_q: expected an int"),
+        (
+            {"max_q": True, "query": torch.zeros(2, 2, 16), "cu_seq_q": torch.tensor([0, 1, 2]).int()},
+            TypeError,
+            "max_q: expected an int",
+        ),
         ({"max_q": 2**31}, ValueError, "max_q: expected a length from 0 to 2"),
         ({"keys": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"keys\[0\]: expected device cpu, got meta"),
         ({"values": [torch.zeros(4, 2, 16, device="meta")]}, ValueError, r"values\[0\]: expected device cpu, got meta"),

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from amuse.experiments.cross_validation import CrossValidation, FoldScore
-from benchmarks import evidence, performance, regression, scores
+from benchmarks import evidence, live, performance, regression, scores
 from benchmarks.cross_validated import difference_cells, spread
 from benchmarks.evidence import read_runs
 from benchmarks.experiments import AMUSE, AVERAGED, EXPERIMENTS, SETS
@@ -91,6 +91,10 @@ def test_the_grids_unchanged_row_is_the_headlines():
     [demo] = {r["weighted_f1"] for r in scores.read_ablations() if (r["data"], r["row"]) == ("demo", "AMuSE")}
     assert ours["CMU-MOSI", "weighted F1"].startswith(mosi)
     assert ours["generated", "weighted F1"].startswith(demo)
+
+
+def test_the_page_shows_the_delays_of_live_conversations():
+    assert written(live.PAGE, live.COMMAND) == live.table(), f"run: {live.COMMAND}"
 
 
 def test_the_gpu_page_shows_the_floors():

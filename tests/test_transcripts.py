@@ -284,6 +284,7 @@ def test_cells_without_a_number_are_empty(tmp_path):
         ("talk.csv", "start,end,speaker,,text\n0,1,Ann,Hello,there\n", "unused", "column 4, which has no name"),
         ("talk.srt", "1\n00:00:00,000 --> 00:00:01,000 Hello\nAnn: there\n", "unused", "'Hello'"),
         ("talk.vtt", "WEBVTT\nHello\n\n00:00.000 --> 00:01.000\nAnn: there\n", "bad_row", "'Hello'"),
+        ("talk.vtt", "WEBVTT Hello\n\n00:00.000 --> 00:01.000\nAnn: there\n", "unused", "'Hello'"),
         ("talk.vtt", "WEBVTT\n\nNOTE Hello\n00:00.000 --> 00:01.000\nAnn: there\n", "unused", "'NOTE Hello'"),
         ("talk.ass", EXAMPLES["talk.ass"].replace("Well", "{Hello}"), "unused", "text in braces"),
         ("talk.ass", EXAMPLES["talk.ass"].replace("0,0,0,,{", "0,{").replace("Well", "Hello"), "bad_row", "Hello"),

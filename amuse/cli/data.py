@@ -1,6 +1,5 @@
 """`amuse data` and `amuse predict`: from raw media to features and emotions."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,21 +52,23 @@ def prepare(
     ] = None,
     test_fraction: Annotated[float, typer.Option(help="folder, hf: share of the dialogues for the test split.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a CPU core, one on a GPU.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this machine's processes. ray: a Ray cluster that shares the folders.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, default one per CPU core; ray: networks, default one per GPU.")
+    ] = None,
     shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
 ) -> None:
-    """Cut, encode and store every utterance of a data set; report what is broken.
-
-    Under torchrun each rank does its share.
-    """
+    """Cut, encode and store every utterance of a data set; report what is broken."""
     from amuse.data.preflight import Preflight
     from amuse.data.prepared import REPORT_FILE
     from amuse.data.problems import problem_table
-    from amuse.media import prepare as preparation
     from amuse.media.extract import Options
+    from amuse.media.prepare import prepare as prepare_source
     from amuse.media.sources import folder_source, hub_source, iemocap_source, meld_source
 
     if dataset not in ("meld", "iemocap", "folder", "hf"):
@@ -87,14 +88,12 @@ def prepare(
     )
     if valid_fraction is None:
         valid_fraction = 0.1 if dataset == "iemocap" else 0.15
-    rank, world_size = preparation.ranks()
     if dataset == "meld":
         found = meld_source(Path(source))
     elif dataset == "iemocap":
         found = iemocap_source(Path(source), classes, valid_fraction, seed, whole_frame)
     elif dataset == "folder":
-        # a dry run reads no media, and ranks must agree on every word
-        recognize = None if dry_run or world_size > 1 else _speech_recognizer(Path(source), out)
+        recognize = None if dry_run else _speech_recognizer(Path(source), out)  # a dry run reads no media
         found = folder_source(Path(source), valid_fraction, test_fraction, seed, recognize)
     else:
         found = hub_source(source, None if dry_run else out / "media", subset, valid_fraction, test_fraction, seed)
@@ -103,22 +102,7 @@ def prepare(
         typer.echo(f"{found.protocol}\n{preflight.table()}\n{problem_table(found.problems)}")
         typer.echo("nothing was encoded; the media files themselves were not read")
         raise typer.Exit(int(strict and any(problem.lost for problem in found.problems)))
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    cores = 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
-    result = preparation.prepare(
-        found,
-        out,
-        options,
-        workers=cores if workers is None else workers,
-        shard_size=shard_size,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-    )
-    if not result.complete:
-        typer.echo(f"rank {rank} of {world_size}: done; the last rank to finish writes the index")
-        return
+    result = prepare_source(found, out, options, engine=engine, workers=workers, shard_size=shard_size, device=device)
     total = sum(part.num_utterances for part in found.splits.values())
     usable = ", ".join(f"{modality} {count}" for modality, count in result.usable.items()) or "nothing"
     typer.echo(f"{found.protocol}\n{preflight.table()}\n{total} utterances; usable: {usable}")
@@ -126,6 +110,30 @@ def prepare(
     typer.echo(f"all of them: {out / REPORT_FILE}; next: amuse train --data {out} --out RUN")
     if not result.usable or (strict and any(problem.lost for problem in result.problems)):
         raise typer.Exit(1)
+
+
+@app.command()
+def push(
+    data: Annotated[Path, typer.Argument(help="Folder of prepared data.")],
+    target: Annotated[str, typer.Argument(help="hf:OWNER/NAME, which becomes private, or a new folder.")],
+) -> None:
+    """Publish prepared features as a data set of Parquet files that the library datasets reads."""
+    from amuse.data.parquet import push as push_prepared
+
+    push_prepared(data, target)
+    typer.echo(f"amuse data pull {target} --out DATA makes the same prepared data again")
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="hf:OWNER/NAME, or a folder that amuse data push wrote.")],
+    out: Annotated[Path, typer.Option(help="New folder of the prepared data.")],
+) -> None:
+    """Make prepared data of what amuse data push published."""
+    from amuse.data.parquet import pull as pull_prepared
+
+    pull_prepared(source, out)
+    typer.echo(f"next: amuse train --data {out} --out RUN")
 
 
 @app.command()
@@ -190,7 +198,7 @@ def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandl
     try:
         return recognizer_of_folder(source, out / "transcripts")
     except ImportError as error:
-        _say_once(f"recordings without a transcript are left out: {error}")
+        typer.echo(f"recordings without a transcript are left out: {error}")
         return None
 
 
@@ -200,12 +208,6 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        _say_once(f"faces and background are not told apart: {error}")
+        typer.echo(f"faces and background are not told apart: {error}")
         return False
     return True
-
-
-def _say_once(text: str) -> None:
-    """Print, under torchrun in the first process only."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(text)

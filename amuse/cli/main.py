@@ -28,6 +28,8 @@ app.command()(cli_explain.demo)
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file, or small, demo, meld, ...; see docs/training.md.")
 ]
+Engine = Annotated[str, typer.Option(help="local: one run after the other. ray: a task each on a Ray cluster.")]
+Gpus = Annotated[float, typer.Option(help="ray: GPUs of a run; fractions share one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
 ]
@@ -164,6 +166,8 @@ def repeat(
         str | None, typer.Option(help="With --folds: a published fusion in place of AMuSE, such as MulT, or linear.")
     ] = None,
     ensemble: Annotated[int, typer.Option(help="With --folds: models, alike but for their seeds, to average.")] = 1,
+    engine: Engine = "local",
+    gpus: Gpus = 0.0,
 ) -> None:
     """Train and test with several seeds, or with every fold of a grouped cross-validation; print mean and deviation."""
     from amuse.config import Config
@@ -176,12 +180,14 @@ def repeat(
     folded += [f"data.inner_folds={inner}"] if inner else []
     settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
     if settings.data.folds:
+        if engine != "local":
+            raise ValueError(f"--engine: expected local with --folds, got {engine!r}")
         trained = contender(rival, ensemble)
         say(cross_validate(settings, out, seeds, choose or (), trials=trials, trained=trained).to_markdown())
     elif choose or groups or rival or trials > 1 or ensemble > 1:
         raise ValueError("--choose, --groups, --rival, --trials, --ensemble: expected --folds with them, got none")
     else:
-        say(run(settings, out, seeds))
+        say(run(settings, out, seeds, engine=engine, gpus=gpus))
 
 
 @app.command()
@@ -213,6 +219,8 @@ def ablate(
     folds: Annotated[int, typer.Option(help="Cross-validation of each row; 0 = the data's own splits.")] = 0,
     groups: Annotated[str | None, typer.Option(help="What folds never split; see amuse repeat.")] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tabulars instead of Markdown.")] = False,
+    engine: Engine = "local",
+    gpus: Gpus = 0.0,
 ) -> None:
     """Run the paper's ablations on your data: each row paired with the unchanged model: helps, hurts or not shown.
 
@@ -225,7 +233,7 @@ def ablate(
     folded = [f"data.folds={folds}"] if folds else []
     folded += [f"data.groups={groups}"] if groups else []
     settings = Config.load(config, [*_source(data), *folded, *(overrides or ())])
-    rows = run(settings, out, [t for t in tables.split(",") if t], seeds)
+    rows = run(settings, out, [t for t in tables.split(",") if t], seeds, engine=engine, gpus=gpus)
     say((grid_latex if latex else grid_markdown)(rows))
 
 

@@ -40,6 +40,33 @@ class HubRow(NamedTuple):
     cells: dict[str, Any]
 
 
+def import_arrow() -> tuple[Any, Any]:
+    """The packages pyarrow and pyarrow.parquet.
+
+    Raises:
+        ImportError: They are missing; says how to install them.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError(_NEEDS_EXTRA) from None
+    return pyarrow, parquet
+
+
+def import_hub() -> Any:
+    """The package huggingface_hub.
+
+    Raises:
+        ImportError: It is missing; says how to install it.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError(_NEEDS_EXTRA) from None
+    return huggingface_hub
+
+
 def dataset_folder(name: str | Path) -> Path:
     """A local folder, or the folder of a data set in the hub's cache, downloaded if necessary.
 
@@ -138,11 +165,7 @@ def read_rows(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
 
 
 def _parquet(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ImportError(_NEEDS_EXTRA) from None
+    pyarrow, parquet = import_arrow()
     try:
         file = parquet.ParquetFile(path)
         features = _features(file.schema_arrow.metadata)

@@ -94,6 +94,9 @@ def _webvtt(lines: list[str], arrows: list[int], path: Path, report: ProblemHand
         unread = [lines[i] for i in range(place, times[0] if times else stop)]
         header = bool(unread) and unread[0].split(maxsplit=1)[:1] == ["WEBVTT"]
         if header:
+            title = unread[0].partition("WEBVTT")[2].strip()
+            if title and not title.startswith("-"):
+                report(Problem("unused", f"{path.name}, line {place + 1}", f"text behind WEBVTT: {title[:60]!r}"))
             unread = [line for line in unread[1:] if not _HEADER.fullmatch(line)]
             for line in lines[place:stop]:
                 if line.startswith("X-TIMESTAMP-MAP"):  # of a segment of a stream

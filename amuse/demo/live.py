@@ -15,6 +15,7 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.inference.recording import Recognizer
 from amuse.live import Live, Lost, Spoken
 from amuse.live.writing import LiveTranscript
+from amuse.media.picture import picture
 from amuse.media.tracks import pyav
 from amuse.report.outcome import Outcome
 from amuse.report.templates import template
@@ -53,11 +54,12 @@ class LiveTalk:
             if not self.ended:
                 self.live.hear(self._at_our_rate(rate, samples))
 
-    def see(self, picture: np.ndarray) -> None:
-        """Take a picture of the camera, uint8 `(H, W, 3)`, as the newest one."""
+    def see(self, image: np.ndarray) -> None:
+        """Take a picture of the camera, uint8 `(H, W, 3)`, as the newest one; it is scaled down as a file's are."""
+        small = picture(pyav().VideoFrame.from_ndarray(image, format="rgb24"))
         with self._lock:
             if not self.ended:
-                self.live.see(lambda: picture, picture.nbytes)
+                self.live.see(lambda: small, small.nbytes)
 
     def finish(self) -> None:
         """End the conversation; whatever was said is understood first."""
@@ -104,7 +106,7 @@ class LiveTalk:
         )
 
     def status(self) -> str:
-        """What is going on, in a sentence."""
+        """The current state, in a sentence."""
         if self.ended:
             told = f"The conversation has ended: {self.count} utterance{'s' * (self.count != 1)}."
             return f'<p role="status" class="stage">{told}{self._dropped()}</p>'
@@ -172,9 +174,9 @@ def add_live(gr: Any, recognizer: Recognizer, new_file: Any) -> None:
             return talk, error_html(f"Listening ended. {error}"), gr.skip()
         return talk, talk.status(), talk.news() or gr.skip()
 
-    def on_picture(picture: np.ndarray | None, talk: LiveTalk | None) -> None:
-        if picture is not None and talk is not None:
-            talk.see(picture)
+    def on_picture(image: np.ndarray | None, talk: LiveTalk | None) -> None:
+        if image is not None and talk is not None:
+            talk.see(image)
 
     def on_stop(talk: LiveTalk | None) -> Any:
         if talk is None or talk.ended:

@@ -93,7 +93,7 @@ def row_cells(
     end: float,
     begin: float = 0.0,
 ) -> dict[str, Any]:
-    """What the page shows of an utterance, on a timeline from `begin` to `end` seconds."""
+    """The page's values of an utterance, on a timeline from `begin` to `end` seconds."""
     left, right = max(row.start - begin, 0.0), max(row.end - begin, 0.0)
     fill = outcome.colour(prediction)
     ranked = sorted(row.probabilities.items(), key=lambda pair: -pair[1])

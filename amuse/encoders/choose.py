@@ -9,8 +9,13 @@ AUDIO: dict[str, Callable[[float], Encoder]] = {"logmel": LogMel}
 VISION: dict[str, Callable[[], Encoder]] = {"hog": Hog, "fer": Fer}
 
 
-def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
-    """One of `AUDIO`, or a transformers audio encoder by name or folder, or `RAW` and one; `rate`: tokens per second.
+def audio_encoder(name: str, rate: float, device: str | None = "cpu") -> Encoder:
+    """One of `AUDIO`, or a transformers audio encoder by name or folder, or `RAW` and one.
+
+    Args:
+        name: Its name.
+        rate: Tokens per second.
+        device: Where a network runs; None loads none, to prepare inputs only.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: The encoder is unavailable; says why.
@@ -26,8 +31,8 @@ def audio_encoder(name: str, rate: float, device: str = "cpu") -> Encoder:
     return PretrainedAudio(name, rate, device)
 
 
-def vision_encoder(name: str, device: str = "cpu") -> Encoder:
-    """One of `VISION`, or a transformers vision encoder by name or folder, or `RAW` and one.
+def vision_encoder(name: str, device: str | None = "cpu") -> Encoder:
+    """One of `VISION`, or a transformers vision encoder by name or folder, or `RAW` and one; see `audio_encoder`.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: The encoder is unavailable; says why.

@@ -1,7 +1,8 @@
-"""Sound and pictures as encoders read them, and the protocol of an encoder."""
+"""Sound and pictures as encoders read them, and the protocols of encoders."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +43,17 @@ class Encoder(Protocol):
 
         A frame's token depends on that frame alone: explanations encode single frames again.
         """
+
+
+@runtime_checkable
+class NetworkEncoder(Protocol):
+    """An encoder in two steps: any process prepares inputs, the one with the network encodes many of them."""
+
+    def prepare(self, signal: Any) -> Any:
+        """The network's input for the signal of one utterance; NumPy arrays, cheap to send to another process."""
+
+    def encode(self, inputs: Sequence[Any]) -> list[Tensor]:
+        """What calling the encoder with each of the signals returns, up to rounding."""
 
 
 RAW = "raw:"

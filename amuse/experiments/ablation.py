@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from amuse.cluster import check_engine, run_tasks
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.experiments.cross_validation import SCORES_FILE, cross_validate, read_scores
@@ -29,6 +30,8 @@ def ablate(
     tables: Sequence[str] = PAPER_TABLES,
     seeds: int = 1,
     progress: bool = True,
+    engine: str = "local",
+    gpus: float = 0.0,
 ) -> list[Row]:
     """Train and test every row; writes ablation.md, .csv, .tex and .json to `out`, after every row.
 
@@ -38,10 +41,15 @@ def ablate(
         tables: Some of `TABLES`.
         seeds: Runs of each row, from `config.train.seed` upwards, or groupings into folds.
         progress: Print which row is trained.
+        engine: `"local"`: one run after the other. `"ray"`: each, or with folds each row, a task of a Ray cluster that
+            shares data and `out`.
+        gpus: Of a task; fractions share a GPU.
 
     Raises:
+        ImportError: Ray is not installed.
         ValueError: An unknown table, or regression without folds.
     """
+    check_engine(engine)
     unknown = set(tables) - set(TABLES)
     if unknown or not tables:
         raise ValueError(f"tables: expected some of {', '.join(TABLES)}, got {', '.join(tables) or 'none'}")
@@ -53,10 +61,13 @@ def ablate(
         raise ValueError("data: expected classes, or folds for regression, got regression on a fixed split")
     names = list(splits.train.modalities)
     variants = [row for table in tables for row in rows_of(table, names, regression)]
+    variants = [Variant("", "unchanged", {}), *variants]
+    if engine == "ray":
+        _train_on_cluster(variants, config, splits, seeds, out, progress, gpus)
     unchanged: Result | None = None
     rows: list[Row] = []
-    for variant in [Variant("", "unchanged", {}), *variants]:
-        if progress:
+    for variant in variants:
+        if progress and engine == "local":
             print(f"{variant.table and f'table {variant.table}, '}{variant.name}", flush=True)
         result = _result(variant, config, splits, seeds, out, progress)
         unchanged = unchanged or result
@@ -106,6 +117,29 @@ def _result(variant: Variant, config: Config, splits: Splits, seeds: int, out: P
         parameters=runs[0].parameters,
         seconds=statistics.fmean(run.seconds for run in runs),
     )
+
+
+def _train_on_cluster(
+    variants: Sequence[Variant], config: Config, splits: Splits, seeds: int, out: Path, progress: bool, gpus: float
+) -> None:
+    """Fills the folders from which `_result` then reads the scores; variants that are alike share one."""
+    count = 1 if config.data.folds else seeds
+    planned: dict[Path, tuple[Variant, Config, int, Path]] = {}
+    for variant in variants:
+        for seed in range(config.train.seed, config.train.seed + count):
+            own = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+            folder = _folder(changed(own, variant, seed), variant, splits, out)
+            planned.setdefault(folder, (variant, own, seeds if config.data.folds else 1, out))
+    tasks = list(planned.values())
+    for place, _ in run_tasks(_load_and_score, tasks, gpus=gpus):
+        if progress:
+            print(f"{tasks[place][0].name}, seed {tasks[place][1].train.seed} is finished", flush=True)
+
+
+def _load_and_score(variant: Variant, config: Config, seeds: int, out: Path) -> None:
+    """`_result` in a process of its own, for what it leaves in the folder."""
+    splits = load_splits(config.data, False, choose_device(config.train.device))
+    _result(variant, config, splits, seeds, out, progress=False)
 
 
 def _folder(config: Config, variant: Variant, splits: Splits, out: Path) -> Path:

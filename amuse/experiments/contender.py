@@ -1,4 +1,4 @@
-"""What is trained and tested in a fold: AMuSE or a rival, once or as an ensemble over seeds, or a linear model."""
+"""Contenders, trained and tested in a fold: AMuSE or a rival, once or as an ensemble over seeds, or a linear model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

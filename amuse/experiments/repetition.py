@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from amuse.cluster import check_engine, run_tasks
 from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
@@ -54,7 +55,9 @@ def run_once(splits: Splits, config: Config, folder: Path, progress: bool = Fals
     )
 
 
-def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> str:
+def repeat(
+    config: Config, out: Path, seeds: int = 5, progress: bool = True, engine: str = "local", gpus: float = 0.0
+) -> str:
     """Train and test with `config.train.seed` and the seeds after it, each in a folder of `out`; return the table.
 
     Writes `scores.json` into `out`, which `amuse differences` reads.
@@ -64,24 +67,38 @@ def repeat(config: Config, out: Path, seeds: int = 5, progress: bool = True) -> 
         out: Takes the runs; finished ones in it are only tested, interrupted ones resume.
         seeds: Number of runs.
         progress: Show the runs' progress.
+        engine: `"local"`: one run after the other. `"ray"`: each a task of a Ray cluster that shares data and `out`.
+        gpus: Of a run on Ray; fractions share a GPU.
 
     Raises:
+        ImportError: Ray is not installed.
         ValueError: Regression, no seed, or `out` has runs of another configuration.
     """
+    check_engine(engine)
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     splits = load_splits(config.data, progress, choose_device(config.train.device))
     if splits.test.label_names is None:
         raise ValueError("data: expected classes, got regression")
+    numbers = range(config.train.seed, config.train.seed + seeds)
+    planned = {seed: (replace(config, train=replace(config.train, seed=seed)), out / f"seed{seed}") for seed in numbers}
+    if engine == "ray":
+        for place, _ in run_tasks(load_and_run, list(planned.values()), gpus=gpus):
+            if progress:
+                print(f"--- seed {numbers[place]} is finished", flush=True)
     runs = {}
-    for seed in range(config.train.seed, config.train.seed + seeds):
-        if progress:
+    for seed, (seeded, folder) in planned.items():
+        if progress and engine == "local":
             print(f"--- seed {seed}", flush=True)
-        seeded = replace(config, train=replace(config.train, seed=seed))
-        runs[seed] = run_once(splits, seeded, out / f"seed{seed}", progress)
+        runs[seed] = run_once(splits, seeded, folder, progress and engine == "local")
     pooled = [(run.weighted_f1, run.accuracy) for run in runs.values()]
     write_scores(CrossValidation("weighted F1", "accuracy", [], pooled), out)
     return to_markdown(runs)
+
+
+def load_and_run(config: Config, folder: Path) -> None:
+    """`run_once` in a process of its own, for what it leaves in the folder."""
+    run_once(load_splits(config.data, False, choose_device(config.train.device)), config, folder)
 
 
 def to_markdown(runs: dict[int, Scores]) -> str:

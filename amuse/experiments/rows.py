@@ -38,7 +38,7 @@ GAMMA = {0.5: (70.71, 71.46), 0.75: (71.08, 73.47), 1.0: AMUSE, 1.25: (70.97, 73
 LAYERS = {1: (65.37, 68.14), 3: (69.26, 70.98), 4: AMUSE, 5: (71.03, 72.57)}
 LETTERS = {"text": "T", "audio": "A", "video": "V"}
 CHANCE = 0.2
-"""Of modality dropout and swap noise in the table "overfitting"."""
+"""Probability of modality dropout and swap noise in the table "overfitting"."""
 
 
 @dataclass
@@ -117,7 +117,7 @@ def _stages(table: str, modalities: list[str]) -> list[Variant]:
 
 
 def _coefficients(regression: bool) -> list[Variant]:
-    """Of Table III; the paper's third row is "learned", which the text computes by Eq. 6."""
+    """The rows of Table III; the paper's third is "learned", which the text computes by Eq. 6."""
     plain = {"model.gate_teacher": False}
     rows = [
         Variant("III", "random α", {"model.fusion": "random", **plain}, (70.86, 72.07)),

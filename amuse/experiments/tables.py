@@ -17,7 +17,7 @@ CSV_HEAD = (
 
 @dataclass
 class Result:
-    """What a row scored.
+    """The scores of a row.
 
     Attributes:
         measure, second: "weighted F1" and "accuracy" in per cent, or "Pearson r" and "MAE".

@@ -12,7 +12,7 @@ from amuse.inference.streaming import StreamingSession, looks_ahead
 from amuse.model.amuse import Amuse
 
 MOST_UTTERANCES = 1000
-"""Of a conversation; earlier ones are forgotten, so that memory and time are bounded."""
+"""Utterances kept per conversation; earlier ones are forgotten, so that memory and time are bounded."""
 
 
 class RereadingSession(StreamingSession):

@@ -23,7 +23,7 @@ from amuse.speech.utterances import LONGEST_STRETCH
 WHILE_BUSY = 15.0
 """Seconds of sound that are remembered beyond those that may be needed, while a stretch is understood."""
 MOST_PROBLEMS = 200
-"""Of the media, the last ones are kept."""
+"""Problems of the media that are kept, the latest."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Live:
 
     @property
     def seconds(self) -> float:
-        """Of sound so far."""
+        """Seconds of sound so far."""
         return self.sound.heard / SAMPLE_RATE
 
     @property

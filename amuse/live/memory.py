@@ -15,7 +15,7 @@ from amuse.media.sources import Span
 from amuse.media.tracks import MediaError, Note
 
 MOST_BYTES = 256 * 2**20
-"""Of pictures that are remembered."""
+"""Bytes of pictures that are remembered."""
 
 
 class RecentSound:

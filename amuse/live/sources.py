@@ -24,14 +24,20 @@ NEEDS_SOUNDDEVICE = "the microphone needs sounddevice: pip install amuse-kernels
 NEEDS_PORTAUDIO = "the microphone needs PortAudio, which sounddevice does not bring on Linux: apt install libportaudio2"
 
 
-def replay(path: Path, live: Live, speed: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> None:
+def replay(
+    path: Path,
+    live: Live,
+    speed: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Let a conversation be heard and seen as if it happened now; returns after its last sound.
 
     Args:
         path: A video or audio file.
         live: Listens.
         speed: How many times faster; 0 = as fast as it is understood, so that nothing is dropped.
-        sleep: Waits that many seconds.
+        sleep, clock: Wait that many seconds, and tell them.
 
     Raises:
         FileNotFoundError: No such file.
@@ -43,7 +49,7 @@ def replay(path: Path, live: Live, speed: float = 1.0, sleep: Callable[[float], 
         raise FileNotFoundError(f"{path}: no such file; expected a video or audio file")
     pictures = _frames(path) if live.looks and path.suffix.lower() not in AUDIO else iter(())
     upcoming = next(pictures, None)
-    began = time.monotonic()
+    began = clock()
     for block in _blocks(path):
         live.hear(block)
         while upcoming is not None and upcoming[0] <= live.seconds:
@@ -52,7 +58,7 @@ def replay(path: Path, live: Live, speed: float = 1.0, sleep: Callable[[float], 
         if speed == 0:
             live.catch_up()
         else:
-            sleep(max(began + live.seconds / speed - time.monotonic(), 0.0))
+            sleep(max(began + live.seconds / speed - clock(), 0.0))
 
 
 def microphone(device: str | None = None) -> Iterator[np.ndarray]:

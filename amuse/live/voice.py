@@ -95,7 +95,7 @@ class VoiceGate:
             yield Stretch(pieces)
 
     def _cut(self) -> Iterator[Stretch]:
-        """Of speech without a pause for too long, all but the last segment."""
+        """All but the last segment of speech that had no pause for too long."""
         *finished, last = self._pieces(len(self._probabilities) * WINDOW) or [(0.0, 0.0)]
         if finished:
             self._forget(int(last[0] * SAMPLE_RATE) // WINDOW - self._first)
@@ -112,7 +112,7 @@ class VoiceGate:
         )
 
     def _forget(self, count: int) -> None:
-        """Of the windows, the first `count`."""
+        """The first `count` windows."""
         if count > 0:
             del self._probabilities[:count]
             self._first += count

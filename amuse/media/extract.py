@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.choose import audio_encoder, vision_encoder
-from amuse.encoders.signal import SAMPLE_RATE, Encoder, RawStream
+from amuse.encoders.signal import SAMPLE_RATE, Encoder, NetworkEncoder, RawStream
 from amuse.media.decode import read_audio, read_frames
 from amuse.media.faces import Box, FaceDetector, Picture, largest, overlap, split_faces, whole
 from amuse.media.sources import Clip, Span
@@ -78,6 +78,25 @@ class Perception:
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
 
 
+@dataclass
+class ReadClip:
+    """One utterance after everything that needs no network; made in one process, encoded in another.
+
+    Attributes:
+        clip: Its media.
+        place: How problems name it.
+        features: Modality -> the tokens of an encoder without a network.
+        inputs: Modality -> what an encoder's network reads.
+        problems: Those found so far.
+    """
+
+    clip: Clip
+    place: str
+    features: dict[str, Tensor]
+    inputs: dict[str, Any]
+    problems: list[Problem]
+
+
 class MediaReader(NamedTuple):
     """Where sound and key frames come from; functions as `read_audio` and `read_frames` of `amuse.media.decode`."""
 
@@ -91,12 +110,16 @@ FILES = MediaReader(read_audio, read_frames)
 class Extractor:
     """The encoders that `Options` name, ready to use.
 
+    Args:
+        options: Which.
+        device: Where their networks run; None loads no network, so that clips can be read but not encoded.
+
     Raises:
         ImportError, FileNotFoundError, ValueError: An encoder is unavailable; says why.
     """
 
-    def __init__(self, options: Options, device: str = "cpu") -> None:
-        self.options = options
+    def __init__(self, options: Options, device: str | None = "cpu") -> None:
+        self.options, self.device = options, device
         self.reader = FILES
         self.encoders: dict[str, Encoder] = {}
         self.detector = FaceDetector() if options.faces and options.vision is not None else None
@@ -173,15 +196,37 @@ class Extractor:
 
     def encode(self, seen: Perception, place: str, report: ProblemHandler) -> dict[str, Tensor]:
         """Modality -> float32 `(L, width)`."""
-        features: dict[str, Tensor] = {}
-        if seen.samples is not None:
-            features["audio"] = self.encoders["audio"](seen.samples)
-        for modality, pictures in seen.pictures.items():
-            features[modality] = self.encoders[modality]([picture.pixels for picture in pictures])
-        for modality in [name for name, tokens in features.items() if not tokens.isfinite().all()]:
-            report(Problem("not_finite", place, f"{modality}: NaN or infinity among its features"))
-            del features[modality]
-        return features
+        return _finite({m: self.encoders[m](signal) for m, signal in _signals(seen)}, place, report)
+
+    def read(self, clip: Clip, place: str) -> ReadClip:
+        """Everything but the networks: cut, decoded, encoded by encoders without a network."""
+        problems: list[Problem] = []
+        read = ReadClip(clip, place, {}, {}, problems)
+        for modality, signal in _signals(self.perceive(clip, place, problems.append)):
+            encoder = self.encoders[modality]
+            if isinstance(encoder, NetworkEncoder):
+                read.inputs[modality] = encoder.prepare(signal)
+            else:
+                read.features[modality] = encoder(signal)
+        return read
+
+    def encode_batch(self, clips: Sequence[ReadClip]) -> list[dict[str, Tensor]]:
+        """Modality -> float32 `(L, width)` of each clip, as for each alone up to rounding; adds to their problems."""
+        features = [dict(clip.features) for clip in clips]
+        for modality, encoder in self.encoders.items():
+            rows = [row for row, clip in enumerate(clips) if modality in clip.inputs]
+            if isinstance(encoder, NetworkEncoder) and rows:
+                encoded = encoder.encode([clips[row].inputs[modality] for row in rows])
+                for row, tokens in zip(rows, encoded, strict=True):
+                    features[row][modality] = tokens
+        return [
+            _finite(by_modality, clip.place, clip.problems.append)
+            for by_modality, clip in zip(features, clips, strict=True)
+        ]
+
+    def has_network(self) -> bool:
+        """Whether there is anything to encode after a clip was read."""
+        return any(isinstance(encoder, NetworkEncoder) for encoder in self.encoders.values())
 
     def _read_sound(self, span: Span, clip: Clip, note: Note, seen: Perception) -> None:
         if "audio" not in self.encoders:
@@ -239,6 +284,21 @@ class Extractor:
         frames = self.reader.frames(looked_at, count, seconds, lambda kind, message: None)
         tracks = track_faces([_half(frame, clip.half) for frame in frames], self.detector, self.mouths)
         return speaking(tracks, loudness(heard, count))
+
+
+def _signals(seen: Perception) -> list[tuple[str, Any]]:
+    """Modality and what its encoder is called with."""
+    sound: list[tuple[str, Any]] = [] if seen.samples is None else [("audio", seen.samples)]
+    return sound + [
+        (modality, [picture.pixels for picture in pictures]) for modality, pictures in seen.pictures.items()
+    ]
+
+
+def _finite(features: dict[str, Tensor], place: str, report: ProblemHandler) -> dict[str, Tensor]:
+    for modality in [name for name, tokens in features.items() if not tokens.isfinite().all()]:
+        report(Problem("not_finite", place, f"{modality}: NaN or infinity among its features"))
+        del features[modality]
+    return features
 
 
 def _half(frame: np.ndarray, half: str | None) -> np.ndarray:

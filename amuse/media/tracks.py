@@ -27,7 +27,7 @@ INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "flac", "ai
 TIMED = {"mpegts", "mpeg", "flv", "asf", "mxf", "nut", "rm", "dv"}
 """FFmpeg's names of formats that store times, but neither lengths nor an index that can be trusted."""
 BY_BYTES = {"wav", "aiff", "w64", "caf"}
-"""Of these, FFmpeg guesses the time after a jump from the bytes per second in the header, which only PCM keeps."""
+"""FFmpeg guesses their time after a jump from the bytes per second in the header, which only PCM keeps."""
 BACK = (0.0, 1.0, 4.0, 16.0, 64.0)
 """Seconds before its target at which a seek is tried, one after the other, until it lands before the target."""
 PREROLL = 0.25

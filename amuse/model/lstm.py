@@ -60,7 +60,7 @@ class _Steps(NamedTuple):
         return rows[::-1] if self.reverse else rows
 
     def shared(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of each step's rows but the first step's, those whose sequence has the step before."""
+        """The rows of each step after the first whose sequence has the step before."""
         # forward, sequences end one by one; backward, they begin one by one
         return _first(rows[1:], [len(last) for last in rows[:-1]]) if self.reverse else rows[1:]
 

@@ -102,7 +102,7 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
 
 
 def _parts(turn: Turn, outcome: Outcome) -> list[dict[str, Any]]:
-    """What each part of the face brought, the strongest first; none of an explanation that is not reliable."""
+    """The contribution of each part of the face, the strongest first; none if the explanation is not reliable."""
     explained = turn.explanation
     scored = [
         {"name": part, "change": outcome.bar(score), "size": abs(score)}

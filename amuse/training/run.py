@@ -42,12 +42,20 @@ from amuse.training.augmentation import augment, draw_mix
 from amuse.training.contrastive import contrastive_loss, contrasts
 from amuse.training.losses import LossDenominators, amuse_loss
 from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
-from amuse.training.monitoring import describe, headline, peak_memory_mib, tensorboard, why_stopped
+from amuse.training.monitoring import (
+    describe,
+    headline,
+    peak_memory_mib,
+    return_free_memory,
+    tensorboard,
+    why_stopped,
+)
 from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
 from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
 from amuse.world import World
 
+STEPS_PER_CLEANUP = 16  # takes some 10 ms
 COMPILER = "inductor"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,6 +95,7 @@ class Run:
             tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
             max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
+            block=train.shuffle_block,
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
         self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
@@ -225,6 +234,8 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
+        if self.scheduler.last_epoch % STEPS_PER_CLEANUP == 0:
+            return_free_memory()
         self.update_average()
         return values
 

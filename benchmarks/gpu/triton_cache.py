@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def launches(arch: int) -> Iterator[Launch]:
-    """What smoke and cases launch on Triton's kernels of attention."""
+    """The launches of smoke and cases on Triton's kernels of attention."""
     smoke = [
         {"queries": QUERIES[0], "lengths": SOURCES, "head_dim": head_dim, "masks": "holes"} for head_dim in HEAD_DIMS
     ]

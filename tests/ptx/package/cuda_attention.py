@@ -1,4 +1,4 @@
-"""What the package's CUDA backend launches, planned by its own C++ and run in the emulator, without a GPU."""
+"""The launches of the package's CUDA backend, planned by its own C++ and run in the emulator, without a GPU."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Call:
         return list(launches), plan.raw[start : start + library().plan_layout(7)]
 
     def launches(self, function: str, dtype: torch.dtype) -> list[Launch]:
-        """What the plan says, but for empty grids."""
+        """The plan's launches without empty grids."""
         planned, argument = self.plan(function)
         found = []
         for launch in planned:
@@ -192,7 +192,7 @@ class Call:
 def forward_launches(
     inputs: AttentionInputs, *, allow_tf32: bool = False
 ) -> tuple[list[Launch], torch.Tensor, torch.Tensor]:
-    """What `cuda.p2c_attention_forward` launches, and where out and lse will be."""
+    """The launches of `cuda.p2c_attention_forward`, and its out and lse once they have run."""
     query = inputs.query
     batch, heads, queries, head_dim = query.shape
     out = poisoned((batch, queries, heads, head_dim), query.dtype)  # poisoned tensors are contiguous
@@ -222,7 +222,7 @@ def backward_launches(
     *,
     allow_tf32: bool = False,
 ) -> tuple[list[Launch], Gradients]:
-    """What `cuda.p2c_attention_backward` launches, and where the gradients of query, keys, values, gates will be."""
+    """The launches of `cuda.p2c_attention_backward`, and the gradients once they have run."""
     query, keys, values, gates = inputs.query, inputs.keys, inputs.values, inputs.gates
     call = Call(BackwardParams(), inputs, allow_tf32)
     params = call.params

@@ -1,0 +1,210 @@
+"""`--engine ray`: the bytes of the local engine, whatever is killed; on two processes of a local Ray."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra: pip install amuse-kernels[cluster]")
+pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
+pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
+
+import ray
+
+from amuse.config import Config
+from amuse.experiments.ablation import ablate
+from amuse.experiments.repetition import repeat
+from amuse.media.cluster import networks
+from amuse.media.extract import Options
+from amuse.media.local import encode_locally
+from amuse.media.prepare import prepare
+from amuse.media.sources import folder_source
+from tests.media_files import write_talks
+from tests.test_prepare import ROOT, assert_same, command, members, shards
+from tests.tiny_encoders import write_tiny_encoders
+
+pytestmark = pytest.mark.slow
+SMALL = Config.load(
+    None,
+    ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"],
+)
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+KILLS = 10 if "AMUSE_SOAK_STEPS" in os.environ else 1
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A local Ray of two processes."""
+    before = dict(os.environ)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    return write_talks(tmp_path_factory.mktemp("talks"), count=6, utterances=4)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    encoders = write_tiny_encoders(tmp_path_factory.mktemp("encoders"))
+    return Options(audio=str(encoders / "wav2vec2"), vision=str(encoders / "vit"))
+
+
+@pytest.fixture(scope="module")
+def reference(talks, options, tmp_path_factory):
+    """What one process makes without interruption."""
+    out = tmp_path_factory.mktemp("reference")
+    run(talks, out, options)
+    return out
+
+
+def run(talks, out, options, engine="local"):
+    return prepare(folder_source(talks), out, options, engine=engine, shard_size=3, progress=False)
+
+
+def test_networks_on_ray_make_the_same_bytes(cluster, talks, options, reference, tmp_path):
+    run(talks, tmp_path, options, "ray")
+    assert_same(tmp_path, reference)
+
+
+def test_encoders_without_a_network_make_the_same_bytes_on_ray(cluster, talks, tmp_path):
+    for engine in ("local", "ray"):
+        run(talks, tmp_path / engine, Options(), engine)
+    assert_same(tmp_path / "ray", tmp_path / "local")
+
+
+def test_processes_that_read_ahead_make_the_same_bytes(talks, options, reference, tmp_path, monkeypatch):
+    """As the local engine does for a GPU."""
+
+    def on_another_device(shards, extractor, root, workers):
+        extractor.device = "not cpu"
+        return encode_locally(shards, extractor, root, 2)
+
+    monkeypatch.setattr("amuse.media.prepare.encode_locally", on_another_device)
+    monkeypatch.setattr("amuse.media.local.make_shard", None)
+    run(talks, tmp_path, options)
+    assert_same(tmp_path, reference)
+
+
+@pytest.mark.parametrize("victims", [("ray::_Network",), ("ray::_read", "ray::_write", "ray::IDLE")])
+def test_killed_processes_lose_nothing(cluster, talks, options, reference, tmp_path, victims):
+    """SIGKILL to the actor, and to the workers, when the first files are there."""
+    killed = []
+
+    def kill():
+        while not shards(tmp_path) and not ended.wait(0.001):
+            pass
+        while not killed and not ended.wait(0.001):
+            for process in workers_of_ray():
+                if title(process).startswith(victims):
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+
+    ended = threading.Event()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        run(talks, tmp_path, options, "ray")
+    finally:
+        ended.set()
+        killer.join()
+    assert killed
+    assert_same(tmp_path, reference)
+
+
+def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, reference, tmp_path):
+    """SIGKILL at random moments, then to the end: the same bytes as without."""
+    encoders = ["--audio", options.audio, "--vision", options.vision, "--engine", "ray"]
+    moments = random.Random(0)
+    killed = 0
+    while killed < KILLS:
+        process = subprocess.Popen(
+            command(talks, tmp_path, *encoders),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "RAY_ADDRESS": "local"},
+            start_new_session=True,
+        )
+        there = shards(tmp_path)
+        while process.poll() is None and shards(tmp_path) == there:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        deadline = time.monotonic() + 60
+        while workers_left(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert workers_left(process.pid) == []
+        for name in shards(tmp_path):
+            assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
+        if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
+            shutil.rmtree(tmp_path)
+    run(talks, tmp_path, options)
+    assert_same(tmp_path, reference)
+
+
+def test_too_many_networks_are_refused():
+    assert networks({"CPU": 8.0}, None, "cpu") == 4
+    assert networks({"CPU": 16.0, "GPU": 4.0}, None, "cuda") == 4
+    with pytest.raises(ValueError, match=r"workers: expected at most 1 on a cluster of 2 cores and 0 GPUs, .* got 2"):
+        networks({"CPU": 2.0}, 2, "cpu")
+    with pytest.raises(ValueError, match="device: expected GPUs in the cluster for cuda, got none"):
+        networks({"CPU": 2.0}, None, "cuda")
+
+
+def test_an_unknown_engine_is_refused(talks, tmp_path):
+    with pytest.raises(ValueError, match="engine: expected one of local, ray, got 'slurm'"):
+        run(talks, tmp_path, Options(), "slurm")
+
+
+def workers_left(session):
+    """Processes of a session but for Ray's two agents, which take a minute to notice that all others are gone."""
+    return [process for process in members(session) if not title(process).startswith(AGENTS)]
+
+
+def workers_of_ray():
+    """Processes of this test's Ray: grandchildren of this process."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    return [process for process, parent in parents.items() if parents.get(parent) == os.getpid()]
+
+
+def title(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def scores(table):
+    """The cells of a table that do not depend on the machine's speed."""
+    return [line.split("|")[:4] for line in table.splitlines()]
+
+
+def test_repeated_runs_on_ray_have_the_scores_of_local_ones(cluster, tmp_path):
+    outs = [repeat(SMALL, tmp_path / engine, 2, progress=False, engine=engine) for engine in ("local", "ray")]
+    assert scores(outs[0]) == scores(outs[1])
+    weights = [(tmp_path / engine / "seed1" / "best" / "model.safetensors").read_bytes() for engine in ("local", "ray")]
+    assert weights[0] == weights[1]
+
+
+def test_ablations_on_ray_train_a_configuration_once(cluster, tmp_path):
+    outs = [ablate(SMALL, tmp_path / engine, ["V"], progress=False, engine=engine) for engine in ("local", "ray")]
+    assert [row.result.paired for row in outs[0]] == [row.result.paired for row in outs[1]]
+    assert len(list((tmp_path / "ray" / "runs").iterdir())) == len(list((tmp_path / "local" / "runs").iterdir())) == 4
