@@ -106,7 +106,7 @@ def test_every_row_of_the_table_fits_its_chip():
     rows = table.read()
     for backend, amd in (("triton", AMD), ("cuda", ()), ("plain", ())):
         archs = {row["arch"] for row in rows if row["backend"] == backend}
-        assert archs - {*amd} == {*map(str, ARCHITECTURES)}
+        assert archs == {*map(str, ARCHITECTURES), *amd}
     assert not table.over_limits(rows)
 
 

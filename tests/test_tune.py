@@ -128,8 +128,9 @@ IDLE = {
 
 
 def test_warps_follow_rows(table):
-    """No warp is without a part of every product, but for the rows above."""
-    idle = {row for row in tiles.read() if row.tile.num_warps > tiles.warps_fed(row.tile, row.head_dim)}
+    """No warp of an NVIDIA GPU is without a part of every product, but for the rows above."""
+    nvidia = [row for row in tiles.read() if not row.arch.startswith("gfx")]
+    idle = {row for row in nvidia if row.tile.num_warps > tiles.warps_fed(row.tile, row.head_dim)}
     assert {(row.kernel, row.bytes, row.head_dim) for row in idle} == IDLE
     wide = Row("forward", "any", 2, "all options", 256, "any", Tile(128, 32, 8, 2), "registers")
     tiles.write([wide, *tiles.read()])

@@ -14,9 +14,8 @@ def render(rows: list[Row]) -> str:
     nvidia = [row for row in rows if row["arch"] not in AMD]
     parts = (
         resources(nvidia),
-        "Triton's kernels for AMD, which nobody has run: the most vector registers and scratch memory of a lane, "
-        "and LDS\n"
-        "of a workgroup (the limit is 65,536 bytes). fp16 and fp32, a softmax per source.",
+        "Triton's kernels for AMD, which nobody has run: the most vector registers and scratch memory of a lane, and\n"
+        "LDS of a workgroup (the limit is 65,536 bytes). fp16 and fp32, a softmax per source.",
         amd_resources([row for row in rows if row["arch"] in AMD]),
         "Instructions of a whole kernel by pipe, as they are in its machine code, and the bound of its main loop:\n"
         "fp16, sm_80, attention with D 64, gates, masks and one softmax per source, the rest with width 256.",

@@ -1,4 +1,4 @@
-"""Calls of the CUDA adaptive fusion in the emulator, and what their results have to be."""
+"""Calls of the adaptive fusion in the emulator, CUDA's unless it says otherwise, and what their results have to be."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ class FusionCall:
     def run(self, grad_alpha=True, **options):
         """Outputs and gradients, and the reports."""
         with emulated(readonly=self._given(), **options) as reports:
-            results = self._call(grad_alpha)
+            results = self.results(cuda, grad_alpha)
         return results, reports
 
     def launches(self):
         """Outputs and gradients still without values, and the launches that give them."""
         with prepared(readonly=self._given()) as launches:
-            results = self._call()
+            results = self.results(cuda)
         return results, launches
 
     def _given(self):
         return [t for t in (*self.arguments, self.present, *self.upstream) if t is not None]
 
-    def _call(self, grad_alpha=True):
+    def results(self, backend, grad_alpha=True):
+        """Outputs and gradients of a backend's module."""
         arguments = (*self.arguments, self.present)
-        outputs = cuda.adaptive_fusion_forward(*arguments)
-        grads = cuda.adaptive_fusion_backward(self.upstream[0], self.upstream[1] if grad_alpha else None, *arguments)
+        outputs = backend.adaptive_fusion_forward(*arguments)
+        grads = backend.adaptive_fusion_backward(self.upstream[0], self.upstream[1] if grad_alpha else None, *arguments)
         return [*outputs, *(grad for grad, given in zip(grads, self.arguments, strict=True) if given is not None)]
 
     def check(self, found):

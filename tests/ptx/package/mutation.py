@@ -40,8 +40,8 @@ def subjects_by_name(part: str = "") -> list[Subject]:
             for name, (call, which, queries) in CUDA_KERNELS.items():
                 build = _cuda_forward if call == "forward" else _cuda_backward
                 builds += [(f"CUDA {name}{suffix}", partial(build, options=options, queries=queries), which)]
+    names = ("forward", "backward", "weights", "sums of weights")
     if cuda_launches.missing() is None:
-        names = ("forward", "backward", "weights", "sums of weights")
         builds += [(f"CUDA fusion {name}", _cuda_fusion, which) for which, name in enumerate(names)]
     if importlib.util.find_spec("triton"):
         from tests.ptx.package import triton_subjects
@@ -52,6 +52,7 @@ def subjects_by_name(part: str = "") -> list[Subject]:
         builds += [("Triton backward, one launch, options", partial(_triton_backward, queries=128), 0)]
         two = partial(_triton_backward, queries=16)
         builds += [(f"Triton backward, {of}, options", two, which) for which, of in enumerate(("queries", "keys"))]
+        builds += [(f"Triton fusion {name}", _triton_fusion, which) for which, name in enumerate(names[:2])]
     return [Subject.of(name, build, which) for name, build, which in builds if part in name]
 
 
@@ -136,6 +137,17 @@ def _cuda_fusion(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], floa
     for launch in launches:
         for tensor in launch.args[0].writable:
             tensor.view(torch.uint8).fill_(0xFF)  # NaN: what an earlier run left would look right
+    return launches, lambda: _error(lambda: call.check(results))
+
+
+def _triton_fusion(pair: tuple[int, int]) -> tuple[list[Launch], Callable[[], float]]:
+    """Three modalities with coefficients for each element; the gradients of a gate end in sums by PyTorch."""
+    from tests.ptx.package import triton_subjects
+
+    torch.manual_seed(0)
+    rows, width = pair
+    call = FusionCall("elementwise", rows, 3, 130 + width // 2, torch.float16)  # widths of one kernel
+    launches, results = triton_subjects.fusion(call)
     return launches, lambda: _error(lambda: call.check(results))
 
 

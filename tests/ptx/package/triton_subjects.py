@@ -11,12 +11,15 @@ from amuse_kernels.attention.buffers import Gradients
 from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton.tiles import Tile
+from amuse_kernels.fusion import triton as fusion_triton
 from amuse_kernels.launch import Launch
 from tests.ptx.emulator import launch as emulator
 from tests.ptx.emulator.fixtures import cases
 from tests.ptx.emulator.mutation import Outputs
 from tests.ptx.emulator.poison import poisoned
 from tests.ptx.package.attention_calls import AttentionCall
+from tests.ptx.package.fusion_calls import FusionCall
+from tests.ptx.package.triton_launches import recorded
 
 
 def forward(problem: cases.Problem, arch: int = 80) -> tuple[list[emulator.Launch], Outputs]:
@@ -70,6 +73,15 @@ def backward_launches(
     with mock.patch.object(attention, "choose_tile", return_value=Tile(queries, 32, 4, 2)):
         launches = attention.backward_launches(inputs, grads, call.grad_out, lse, call.grad_lse, arch)
     return [_of_package(launch, arch) for launch in launches], grads
+
+
+def fusion(call: FusionCall, arch: int = 80) -> tuple[list[emulator.Launch], list[Tensor]]:
+    """The launches of a call without a gate, forward and backward, and the tensors that they write."""
+    with recorded(arch) as launches:
+        results = call.results(fusion_triton)
+    for tensor in results:
+        tensor.fill_(torch.nan)
+    return [_of_package(launch, arch) for launch in launches], results
 
 
 def _two_streams(problem: cases.Problem) -> AttentionInputs:
