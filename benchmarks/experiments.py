@@ -126,7 +126,10 @@ def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more:
         Experiment(data, AMUSE, common, quick=True),
         Experiment(data, CONCAT, f"{common} {CONCATENATION}"),
         Experiment(data, LINEAR, f"{common} --rival linear", quick=True),
-        *(Experiment(data, f"{LINEAR} on {s}", f"{common} --rival linear --set 'data.modalities=[{s}]'") for s in streams),
+        *(
+            Experiment(data, f"{LINEAR} on {s}", f"{common} --rival linear --set 'data.modalities=[{s}]'")
+            for s in streams
+        ),
         Experiment(data, AMUSE + AVERAGED, f"{common} --ensemble 3"),
         Experiment(data, CONCAT + AVERAGED, f"{common} {CONCATENATION} --ensemble 3"),
         *(Experiment(data, f"{s} alone", f"{common} {CONCATENATION} --set 'data.modalities=[{s}]'") for s in streams),
