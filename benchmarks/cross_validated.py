@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from amuse.experiments.cross_validation import CrossValidation
 from amuse.experiments.paired import Difference, paired_difference
 from benchmarks.evidence import RUNS, read_runs
-from benchmarks.experiments import AMUSE, EXPERIMENTS, SETS
+from benchmarks.experiments import AMUSE, CONCAT, LINEAR, RIVALS, SETS
 
 
 def table(data: str) -> str:
@@ -62,10 +62,10 @@ def summary() -> str:
 def _rivals(runs: dict[str, CrossValidation]) -> Iterable[tuple[str, CrossValidation]]:
     """The linear model, concatenation, the best single stream and the best published fusion."""
     groups = [
-        ["linear model"],
-        ["concatenation"],
-        [name for name in runs if name.endswith(" alone")],
-        [e.name for e in EXPERIMENTS if "--rival" in e.arguments and e.name != "linear model"],
+        [LINEAR],
+        [CONCAT],
+        [name for name in runs if name.endswith(" alone") or name.startswith(f"{LINEAR} on ")],
+        list(RIVALS),
     ]
     for names in groups:
         found = [name for name in dict.fromkeys(names) if name in runs]
