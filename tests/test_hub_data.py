@@ -1,6 +1,7 @@
 """Hugging Face data sets: every row of every kind of file ends up as the right utterance, or in the report."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -217,6 +218,14 @@ def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
     assert told["train.jsonl, line 4"] == "audio: expected a recording or its path, got 7"
     assert told["train.jsonl, line 6"].startswith("audio: expected a recording or its path, got {")
     assert [p.message for p in problems if p.kind == "stray_file"] == ["recordings that no usable row names: 2"]
+
+
+def test_rows_whose_conversation_is_nan_are_not_one_conversation(tmp_path):
+    rows = [{"conversation": name, "text": text} for name, text in (("a", "1"), (math.nan, "2"), (math.nan, "3"))]
+    write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read(tmp_path)
+    dialogues = [[u.text for u in d.utterances] for part in found.splits.values() for d in part.dialogues]
+    assert sorted(dialogues) == [["1"], ["2"], ["3"]]
 
 
 def test_times_in_milliseconds_are_reported(tmp_path):

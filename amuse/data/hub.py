@@ -225,7 +225,7 @@ def _sample(
     return _Sample(
         row.place,
         read.id or free_id,
-        "" if dialogue is None else str(dialogue).strip(),
+        "" if dialogue is None or dialogue != dialogue else str(dialogue).strip(),
         speaker_name(read.speaker),
         read.text,
         " ".join(read.label.split()),
