@@ -237,6 +237,17 @@ def test_times_in_milliseconds_are_reported(tmp_path):
     assert "milliseconds" in problems.kinds
 
 
+def test_rows_with_the_same_columns_of_times_have_the_same_unit(tmp_path):
+    (tmp_path / "a.wav").touch()
+    rows = [{"audio": "a.wav", "start": 200 * i, "end": 200 * i + 5, "text": str(i)} for i in range(4)]
+    rows[3] |= {"end": 800, "label": "calm"}  # the only one with a label, and longer than usual
+    write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, problems = read(tmp_path)
+    ends = [clip.end for clips in found.clips.values() for clip in clips.values()]
+    assert sorted(ends) == [5, 205, 405, 800]
+    assert "milliseconds" not in problems.kinds
+
+
 def test_splits_that_are_missing_are_drawn_from_the_training_split(tmp_path):
     rows = "".join(f"c{i},word,{['calm', 'angry'][i % 2]}\n" for i in range(12))
     write(tmp_path, "train.csv", "conversation,text,label\n" + rows)
