@@ -126,7 +126,7 @@ class DataConfig:
 
     # "tables": of one's own features; "prepared": by `amuse data prepare`
     dataset: Literal["synthetic", "meld", "mosi", "prepared", "tables"] = "synthetic"
-    path: str | None = None  # folder of the data set
+    path: str | None = None  # folder of the data set; of prepared data also a URL that fsspec opens
     modalities: list[str] | None = None  # a choice of the data's; None = all
     features: dict[str, str] = field(default_factory=dict)  # MELD: modality -> file, "{split}" in its name
     encoder: str = "minilm"  # text encoder: "minilm" or a local transformers folder
@@ -137,7 +137,8 @@ class DataConfig:
     context: int = 0  # previous utterances in the encoder's input
     speakers: bool = False  # speakers' names in the encoder's input
     max_tokens: int = 128
-    cache_dir: str | None = None  # for frozen text features; None = a folder of the user's cache
+    cache_dir: str | None = None  # for frozen text features and remote shards; None = a folder of the user's cache
+    shard_cache_gib: float = 8.0  # copies of remote shards that are kept
     valid_fraction: float = 0.2  # held out of training for validation: of MOSI's videos, of a fold's groups
     folds: int = 0  # grouped cross-validation in this many folds; 0 = the data's own splits
     fold: int = 0  # which fold is the test part, from 0
@@ -157,7 +158,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        _positive(self, "max_tokens", "num_dialogues")
+        _positive(self, "max_tokens", "num_dialogues", "shard_cache_gib")
         _non_negative(self, "context", "folds", "fold", "grouping", "inner_folds", "inner_fold")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
             raise ValueError(
@@ -200,7 +201,8 @@ class TrainConfig:
     compile: bool = False  # torch.compile: compiles for minutes first; a model without Bi-LSTMs becomes one graph
     recompute: bool = False  # activation checkpointing: less memory, a second forward pass
     strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
-    shuffle_block: int = 0  # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling
+    # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling; None = 0, a shard if at a URL
+    shuffle_block: int | None = None
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
     save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
@@ -212,7 +214,9 @@ class TrainConfig:
         _positive(self, "epochs", "batch_size", "accumulate", "learning_rate", "encoder_learning_rate")
         _positive(self, "grad_clip", "patience", "save_epochs")
         _non_negative(self, "weight_decay", "seed", "mixup", "flipped", "balance")
-        _non_negative(self, "shuffle_block", "workers", "save_steps")
+        _non_negative(self, "workers", "save_steps")
+        if self.shuffle_block is not None:
+            _non_negative(self, "shuffle_block")
         _probability(self, "warmup", "ema")
         if self.shuffle_block and self.balance:
             raise ValueError("shuffle_block: expected 0 with balance, which draws from all dialogues")

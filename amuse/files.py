@@ -44,12 +44,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is truncated or not a JSON object.
     """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(text: bytes, source: object) -> dict[str, Any]:
+    """The object in JSON text; errors name its source.
+
+    Raises:
+        ValueError: The text is truncated or not a JSON object.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a complete JSON file: {error}") from None
+        raise ValueError(f"{source}: not a complete JSON file: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{source}: expected a JSON object, got {type(content).__name__}")
     return content
 
 

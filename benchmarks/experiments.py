@@ -126,6 +126,10 @@ def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more:
         Experiment(data, AMUSE, common, quick=True),
         Experiment(data, CONCAT, f"{common} {CONCATENATION}"),
         Experiment(data, LINEAR, f"{common} --rival linear", quick=True),
+        *(
+            Experiment(data, f"{LINEAR} on {s}", f"{common} --rival linear --set 'data.modalities=[{s}]'")
+            for s in streams
+        ),
         Experiment(data, AMUSE + AVERAGED, f"{common} --ensemble 3"),
         Experiment(data, CONCAT + AVERAGED, f"{common} {CONCATENATION} --ensemble 3"),
         *(Experiment(data, f"{s} alone", f"{common} {CONCATENATION} --set 'data.modalities=[{s}]'") for s in streams),
@@ -135,11 +139,18 @@ def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more:
 
 
 ENJOYMENT = ("audio", "actions", "expressions", "pose", "timing")
+# What the ratings of enjoyment needed: AMuSE with one choice of enjoyment.yaml undone.
+UNDONE = {
+    "AMuSE with layer norms on descriptors": "--set model.descriptor_norm=true",
+    "AMuSE with context by attention": "--set model.temporal=attention",
+    "AMuSE with the face as tokens": "--set 'data.modalities=[audio, video, timing]'",
+}
 EXPERIMENTS = [
     *_rows(
         *("enjoyment", "enjoyment", ENJOYMENT),
         f"--folds 5 --set 'data.modalities=[{', '.join(ENJOYMENT)}]' --set model.fusion=learned",
     ),
+    *(Experiment("enjoyment", name, f"--config enjoyment {undone} --seeds 2") for name, undone in UNDONE.items()),
     *_rows("acted", "acted", ("audio", "video"), "--folds 6 --groups actor"),
     *_rows("acted per actor", "acted", ("audio", "video"), "--folds 6 --groups actor"),
     *_rows(

@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 from typer.testing import CliRunner
 
 from amuse.cli.main import app
+from amuse.data.batch import UNLABELLED
 from amuse.data.folds import Fold, cut_fold, cut_inner_fold
 from amuse.data.load import load_splits
 from amuse.evaluation.load import load_run
@@ -99,6 +100,23 @@ def test_the_linear_model_is_ridge_or_logistic_regression_on_mean_tokens(tmp_pat
         accuracy = (found.logits.argmax(1) == found.labels).double().mean()
         assert accuracy > 0.9  # the first feature says the label
         torch.testing.assert_close(found.logits.exp().sum(1), torch.ones(len(asked)))
+
+
+@pytest.mark.parametrize("regression", [True, False])
+def test_a_linear_model_takes_utterances_without_a_label(tmp_path, regression):
+    config = configure(write_tables(tmp_path, regression))
+    splits = load_splits(config.data, progress=False)
+    model = LinearModel.fit([splits.train, splits.valid], 3.0)
+    known = model.predict(splits.test)
+    utterances = list(splits.test.utterances())
+    utterances[0].label = None
+    found = model.predict(splits.test)
+    assert torch.equal(found.logits, known.logits)
+    assert found.labels[0].isnan() if regression else found.labels[0] == UNLABELLED
+    assert torch.equal(found.labels[1:], known.labels[1:])
+    for utterance in utterances:
+        utterance.label = None
+    assert model.predict(splits.test).labels is None
 
 
 def _parts(splits):

@@ -1,6 +1,7 @@
 """Hugging Face data sets: every row of every kind of file ends up as the right utterance, or in the report."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -219,6 +220,14 @@ def test_cells_of_json_are_read_by_what_they_hold(tmp_path):
     assert [p.message for p in problems if p.kind == "stray_file"] == ["recordings that no usable row names: 2"]
 
 
+def test_rows_whose_conversation_is_nan_are_not_one_conversation(tmp_path):
+    rows = [{"conversation": name, "text": text} for name, text in (("a", "1"), (math.nan, "2"), (math.nan, "3"))]
+    write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read(tmp_path)
+    dialogues = [[u.text for u in d.utterances] for part in found.splits.values() for d in part.dialogues]
+    assert sorted(dialogues) == [["1"], ["2"], ["3"]]
+
+
 def test_times_in_milliseconds_are_reported(tmp_path):
     (tmp_path / "a.wav").touch()
     write(tmp_path, "train.csv", "audio,start,end,text\na.wav,0,2400,a\na.wav,2400,3900,b\n")
@@ -226,6 +235,17 @@ def test_times_in_milliseconds_are_reported(tmp_path):
     clips = [clip for clips in found.clips.values() for clip in clips.values()]
     assert [(clip.begin, clip.end) for clip in clips] == [(0.0, 2.4), (2.4, 3.9)]
     assert "milliseconds" in problems.kinds
+
+
+def test_rows_with_the_same_columns_of_times_have_the_same_unit(tmp_path):
+    (tmp_path / "a.wav").touch()
+    rows = [{"audio": "a.wav", "start": 200 * i, "end": 200 * i + 5, "text": str(i)} for i in range(4)]
+    rows[3] |= {"end": 800, "label": "calm"}  # the only one with a label, and longer than usual
+    write(tmp_path, "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, problems = read(tmp_path)
+    ends = [clip.end for clips in found.clips.values() for clip in clips.values()]
+    assert sorted(ends) == [5, 205, 405, 800]
+    assert "milliseconds" not in problems.kinds
 
 
 def test_splits_that_are_missing_are_drawn_from_the_training_split(tmp_path):

@@ -80,6 +80,7 @@ def test_features_per_actor_are_relative_to_the_actors_own_clips():
     cells = np.array([[1.0, 5.0], [3.0, np.nan], [10.0, 7.0], [10.0, 9.0]])
     found = acted.relative(cells, ["a", "a", "b", "b"])
     np.testing.assert_allclose(found, [[-1, 0], [1, np.nan], [0, -1], [0, 1]])
+    assert not acted.relative(np.full((6, 1), 0.1), ["a"] * 6).any()  # whose mean is rounded
 
 
 def test_vectors_of_meld_follow_the_rows_of_its_csv(tmp_path):

@@ -499,3 +499,12 @@ def test_drawn_splits_have_labels_and_classes(tmp_path, seed):
         assert part.class_counts().min() > 0, name
     again, _ = read_folder(tmp_path, seed=seed, report=Problems())
     assert [d.id for d in again["test"].dialogues] == [d.id for d in splits["test"].dialogues]
+
+
+def test_captions_with_the_same_words_do_not_roll(tmp_path):
+    cues = [
+        f"{i}\n00:00:{2 * i:02d},000 --> 00:00:{2 * i + 1:02d},000\nDogs are sitting by the door.\n" for i in range(6)
+    ]
+    lines, problems = read(tmp_path, "a.srt", "\n".join(cues))
+    assert [line.start for line in lines] == [0, 2, 4, 6, 8, 10]
+    assert "repeated" not in problems.kinds

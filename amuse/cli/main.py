@@ -28,6 +28,8 @@ app.command()(cli_explain.demo)
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file, or small, demo, meld, ...; see docs/training.md.")
 ]
+# a string, since a Path would take one slash of a URL
+DataFolder = Annotated[str | None, typer.Option(help="Folder of prepared data (or its URL), tables, MELD or CMU-MOSI.")]
 Engine = Annotated[str, typer.Option(help="local: one run after the other. ray: a task each on a Ray cluster.")]
 Gpus = Annotated[float, typer.Option(help="ray: GPUs of a run; fractions share one.")]
 Overrides = Annotated[
@@ -56,7 +58,7 @@ def say(text: object) -> None:
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    data: DataFolder = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Resume from the last saved state.")] = False,
@@ -126,7 +128,8 @@ def export(
 @app.command()
 def compare(
     data: Annotated[
-        Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI; default: generated talk.")
+        str | None,
+        typer.Option(help="Folder of prepared data (or its URL), tables, MELD or CMU-MOSI; default: generated talk."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
     config: ConfigFile = None,
@@ -149,7 +152,7 @@ def repeat(
     config: ConfigFile = None,
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(help="Number of runs; with --folds, of groupings into folds.")] = 5,
-    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    data: DataFolder = None,
     folds: Annotated[int, typer.Option(help="Cross-validation in this many folds; 0 = the data's own splits.")] = 0,
     groups: Annotated[
         str | None, typer.Option(help="What folds never split: dialogue, speaker or a column of the tables.")
@@ -215,7 +218,7 @@ def ablate(
         str, typer.Option(help="Tables of the paper, I,II,III,IV,V, and ours, losses,attention,overfitting.")
     ] = "I,III,IV,V",
     seeds: Annotated[int, typer.Option(help="Runs of each row; with --folds, groupings into folds.")] = 1,
-    data: Annotated[Path | None, typer.Option(help="Folder of prepared data, tables, MELD or CMU-MOSI.")] = None,
+    data: DataFolder = None,
     folds: Annotated[int, typer.Option(help="Cross-validation of each row; 0 = the data's own splits.")] = 0,
     groups: Annotated[str | None, typer.Option(help="What folds never split; see amuse repeat.")] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tabulars instead of Markdown.")] = False,
@@ -237,8 +240,8 @@ def ablate(
     say((grid_latex if latex else grid_markdown)(rows))
 
 
-def _source(data: Path | None) -> list[str]:
-    """The settings that name a folder of data."""
+def _source(data: str | None) -> list[str]:
+    """The settings that name a folder of data, or its URL."""
     if data is None:
         return []
     from amuse.data.load import guess_dataset

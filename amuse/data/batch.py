@@ -192,12 +192,13 @@ def collate(dialogues: Sequence[Dialogue], modalities: dict[str, int], regressio
         lengths,
         [len(dialogue) for dialogue in dialogues],
         torch.tensor(speakers, dtype=torch.int64),
-        _labels([utterance.label for utterance in utterances], regression),
+        label_tensor([utterance.label for utterance in utterances], regression),
         [(dialogue.id, utterance.id) for dialogue in dialogues for utterance in dialogue.utterances],
     )
 
 
-def _labels(labels: list[int | float | None], regression: bool) -> Tensor | None:
+def label_tensor(labels: list[int | float | None], regression: bool) -> Tensor | None:
+    """Labels of utterances as in `Batch`, those of unlabelled ones NaN or `UNLABELLED`; None if none has a label."""
     if all(label is None for label in labels):
         return None
     if regression:

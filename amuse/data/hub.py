@@ -163,7 +163,7 @@ def _samples(split: str, files: list[Path], folder: Path, media: Path | None, re
     """The usable rows of a split; embedded recordings are written at once, so that they are not kept in memory."""
     found: list[_Sample] = []
     known: dict[tuple[str, ...], _Columns] = {}
-    alike: dict[tuple[str, ...], list[_Sample]] = {}
+    alike: dict[tuple[str | None, ...], tuple[Fields, list[_Sample]]] = {}  # by the columns of their times
     unused: dict[str, None] = {}
     for path in files:
         for row in read_rows(path, report):
@@ -177,9 +177,10 @@ def _samples(split: str, files: list[Path], folder: Path, media: Path | None, re
                 report(Problem("bad_row", row.place, str(error)))
                 continue
             found.append(sample)
-            alike.setdefault(tuple(row.cells), []).append(sample)
-    for names, rows in alike.items():
-        convert_milliseconds(rows, known[names].fields, folder, report)
+            times = tuple(columns.fields.columns.get(name) for name in ("start", "end", "duration"))
+            alike.setdefault(times, (columns.fields, []))[1].append(sample)
+    for fields, rows in alike.values():
+        convert_milliseconds(rows, fields, folder, report)
     if unused:
         report(Problem("unused", f"{folder.name}, {split}", f"columns: {', '.join(unused)[:200]}"))
     if found and not any(sample.speaker for sample in found):
@@ -225,7 +226,7 @@ def _sample(
     return _Sample(
         row.place,
         read.id or free_id,
-        "" if dialogue is None else str(dialogue).strip(),
+        "" if dialogue is None or dialogue != dialogue else str(dialogue).strip(),
         speaker_name(read.speaker),
         read.text,
         " ".join(read.label.split()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from amuse.data.folds import Fold, columns_of, cut_fold, cut_inner_fold, groups_
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
 from amuse.data.preflight import check_scorable
-from amuse.data.prepared import INDEX_FILE, read_manifest, read_prepared
+from amuse.data.prepared import INDEX_FILE, default_cache, read_manifest, read_prepared
 from amuse.data.spec import DataSpec
 from amuse.data.standardize import Standardizer
 from amuse.data.synthetic import synthetic_conversations
 from amuse.data.tables import UTTERANCES_FILE, read_tables
 from amuse.data.text import encode_text, tokenize
 from amuse.encoders.signal import RawStream
+from amuse.remote import is_url
 
 
 @dataclass
@@ -61,7 +63,7 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
         check_scorable(parts)  # before minutes go into the words
         parts = {split: _with_words(config, part, progress, device) for split, part in parts.items()}
         train, valid, test = (_chosen(config, part) for part in parts.values())
-    media = read_manifest(_folder(config)) if config.dataset == "prepared" else None
+    media = read_manifest(_prepared(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
     if not config.standardize:
@@ -156,7 +158,8 @@ def _read_split(config: DataConfig, split: str) -> Conversations:
     if config.dataset == "tables":
         return read_tables(_folder(config), config.modalities).split(split)
     if config.dataset == "prepared":
-        return read_prepared(_folder(config), split, verify=config.verify)
+        cache = default_cache(config.cache_dir, config.shard_cache_gib)
+        return read_prepared(_prepared(config), split, verify=config.verify, cache=cache)
     return read_meld(_folder(config), "dev" if split == "valid" else split, features=config.features)
 
 
@@ -168,17 +171,20 @@ def _with_words(
         return conversations
     if config.dataset == "prepared":
         wanted = "text" in (config.modalities or ["text"])
-        if not (wanted and read_manifest(_folder(config))["text"]):
+        if not (wanted and read_manifest(_prepared(config))["text"]):
             return conversations
     return add_text(config, conversations, progress, modality, device)
 
 
-def guess_dataset(folder: Path) -> str:
-    """The data set whose files are in a folder.
+def guess_dataset(folder: str | PathLike[str]) -> str:
+    """The data set whose files are in a folder; "prepared" for a URL, the only one that is read from there.
 
     Raises:
         ValueError: No file of prepared data, tables, MELD or CMU-MOSI is there.
     """
+    if is_url(folder):
+        return "prepared"
+    folder = Path(folder)
     marks = {"prepared": INDEX_FILE, "tables": UTTERANCES_FILE, "meld": "train_sent_emo.csv", "mosi": "transcripts.csv"}
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
@@ -189,7 +195,14 @@ def guess_dataset(folder: Path) -> str:
 
 def _folder(config: DataConfig) -> Path:
     assert config.path is not None  # DataConfig has checked it
+    if is_url(config.path):
+        raise ValueError(f"data.path: expected a folder for the data set {config.dataset!r}, got the URL {config.path}")
     return Path(config.path).expanduser()
+
+
+def _prepared(config: DataConfig) -> str | Path:
+    """The folder or URL of prepared data."""
+    return config.path if config.path is not None and is_url(config.path) else _folder(config)
 
 
 def words_modality(config: DataConfig) -> str | None:

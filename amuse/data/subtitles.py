@@ -123,7 +123,9 @@ def _unrolled(cues: list[tuple[int, list[str]]], path: Path, report: ProblemHand
     filled = [[i for i, line in enumerate(words) if _plain(line)] for _, words in cues]
     shown = [[_plain(words[i]) for i in places] for (_, words), places in zip(cues, filled, strict=True)]
     again = [bool(a and b) and a[-1] == b[0] for a, b in pairwise(shown)]
-    if len(cues) < SHORTEST_ROLL or sum(again) < ROLLING * len(again):
+    # the same words in every caption are said again and again; those that roll have new ones below
+    rolls = any(repeats and len(lines) > 1 for repeats, lines in zip(again, shown[1:], strict=True))
+    if len(cues) < SHORTEST_ROLL or not rolls or sum(again) < ROLLING * len(again):
         return cues
     report(Problem("repeated", path.name, f"{sum(again)} of {len(cues)} captions begin with the line before"))
     found = cues[:1]

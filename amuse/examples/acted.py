@@ -57,7 +57,9 @@ def run(
 
 
 def relative(cells: np.ndarray, owners: Sequence[str]) -> np.ndarray:
-    """Every owner's rows with mean 0 and deviation 1; no label is needed, but all clips of the owner are.
+    """Every owner's rows with mean 0 and deviation 1, or all 0 where the owner's rows are alike.
+
+    No label is needed, but all clips of the owner are.
 
     Args:
         cells: `(rows, width)`, NaN where nothing was measured. owners: Per row.
@@ -70,7 +72,8 @@ def relative(cells: np.ndarray, owners: Sequence[str]) -> np.ndarray:
         centre = np.where(known, cells[own], 0).sum(0) / count
         away = np.where(known, cells[own] - centre, 0)
         deviation = np.sqrt((away**2).sum(0) / count)
-        result[own] = np.where(known, away / np.where(deviation > 0, deviation, 1), np.nan)
+        varies = deviation > 1e-6 * np.abs(centre)  # rounding gives a constant column a tiny deviation
+        result[own] = np.where(known, np.where(varies, away / np.where(varies, deviation, 1), 0.0), np.nan)
     return result
 
 

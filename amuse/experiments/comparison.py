@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SHIPPED = {"synthetic": "demo.yaml", "meld": "meld.yaml", "mosi": "mosi.yaml"}
 
 
 def compare(
-    data: Path | None = None,
+    data: str | PathLike[str] | None = None,
     out: Path = Path("runs/compare"),
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
@@ -44,7 +45,7 @@ def compare(
     With generated conversations it also writes `report.html` into `out`: the first test conversation, explained.
 
     Args:
-        data: Folder of prepared data, tables, MELD or CMU-MOSI; None = generated conversations.
+        data: Folder of prepared data (or its URL), tables, MELD or CMU-MOSI; None = generated conversations.
         out: Folder of the runs, one folder each; runs of an earlier call are overwritten.
         config_file: Default: the one shipped for the data set, else the defaults.
         overrides: See `Config.load`.

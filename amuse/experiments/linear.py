@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from amuse.data.batch import label_tensor
 from amuse.data.conversation import Conversations
 from amuse.evaluation.predict import Predictions
 
@@ -43,10 +44,9 @@ class LinearModel:
             # a class without an example in the training part is never predicted
             outputs = torch.full((len(rows), len(conversations.label_names)), -1e4)
             outputs[:, torch.as_tensor(self.regressor.classes_)] = known
-        labels = [u.label for u in conversations.utterances()]
-        kind = torch.float32 if conversations.label_names is None else torch.int64
+        labels = label_tensor([u.label for u in conversations.utterances()], conversations.label_names is None)
         ids = [(d.id, u.id) for d in conversations.dialogues for u in d.utterances]
-        return Predictions(outputs, torch.tensor(labels, dtype=kind), ids)
+        return Predictions(outputs, labels, ids)
 
 
 def mean_features(conversations: Conversations) -> Tensor:

@@ -50,7 +50,13 @@ from amuse.training.monitoring import (
     tensorboard,
     why_stopped,
 )
-from amuse.training.optimization import class_weights, dialogue_weights, learning_rate_factor, parameter_groups
+from amuse.training.optimization import (
+    class_weights,
+    dialogue_weights,
+    learning_rate_factor,
+    parameter_groups,
+    shuffle_block,
+)
 from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
 from amuse.world import World
@@ -95,7 +101,7 @@ class Run:
             tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
             max_tokens=train.max_tokens,
             weights=dialogue_weights(splits.train, train),
-            block=train.shuffle_block,
+            block=shuffle_block(splits.train, train),
         )
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
         self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)

@@ -19,7 +19,9 @@ PIPE_COLUMNS = tuple(f"sass_{pipe}" for pipe in PIPES)
 RESULTS = ("registers", "local_bytes", "shared_bytes", *PIPE_COLUMNS, "bound", "bound_pipe")
 COLUMNS = (*IDENTITY, "tile", "warps", "stages", "shared_limit", *RESULTS, "compiler", "source")
 Row = dict[str, str]
-TOLERATED = 16  # bytes
+TOLERATED = 16  # bytes that an fp32 kernel may spill
+# What ptxas spills there at D 64 in 16 bits, and nowhere else; more is a fault
+TOLERATED_FUSED = {"100": 24, "120": 40}
 SAMPLE = 20  # rows that a check makes again, of Triton and of CUDA, besides those whose source has changed
 
 
@@ -94,7 +96,8 @@ def check() -> list[str]:
 def over_limits(rows: Iterable[Row]) -> list[str]:
     """The package's kernels that no such chip could launch, or that spill at a head dim of up to 128.
 
-    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. Tiles for AMD were
+    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. The CUDA backward of one
+    launch may spill `TOLERATED_FUSED` by architecture: it holds both sides' gradients. Tiles for AMD were
     chosen for the registers of gfx942; on gfx1100 the table lists what spills.
     """
     ours = [row for row in rows if row["backend"] != "plain"]
@@ -107,7 +110,9 @@ def over_limits(rows: Iterable[Row]) -> list[str]:
 
 
 def _tolerated(row: Row) -> int:
-    return TOLERATED if row["dtype"] == "fp32" else 0
+    if row["dtype"] == "fp32":
+        return TOLERATED
+    return TOLERATED_FUSED.get(row["arch"], 0) if row["kernel"] == "attention_backward_fused" else 0
 
 
 def describe(row: Row) -> str:
