@@ -1,6 +1,8 @@
 """Files of version 0.1, which kept in the model's configuration what the data decide, are still read."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,8 +70,8 @@ def test_a_run_of_version_0_1_is_resumed(runs):
         assert torch.equal(ours, theirs)
 
 
-def test_a_run_of_version_0_1_is_not_resumed_with_other_data(runs):
-    _, old, _ = runs
+def test_a_run_of_version_0_1_is_not_resumed_with_other_data(runs, tmp_path):
+    old = Path(shutil.copytree(runs[1], tmp_path / "old"))
     state = torch.load(old / STATE_FILE, weights_only=True)
     state["config"]["model"]["label_names"] = ["yes", "no"]
     torch.save(state, old / STATE_FILE)
