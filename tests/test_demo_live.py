@@ -172,7 +172,8 @@ def test_a_conversation_at_the_microphone_appears_in_the_browser(run, microphone
     download.value.save_as(tmp_path / "saved.csv")
     with (tmp_path / "saved.csv").open(encoding="utf-8-sig", newline="") as file:
         saved = list(csv.DictReader(file))
-    session = open_session(recognizer.model, None, recognizer.temperature, recognizer.config.data)
+    data = recognizer.config.data
+    session = open_session(recognizer.model, recognizer.standardizer, recognizer.temperature, data)
     said = [session.push(Utterance(row["start"], row["speaker"], {}, text=row["text"])).label for row in saved]
     assert shown == [row["predicted"] for row in saved]
     assert said == shown
