@@ -124,6 +124,9 @@ def test_what_cannot_be_predicted_is_refused(run, talks, tmp_path):
     broken.write_bytes(b"broken")
     with pytest.raises(ValueError, match="neither sound nor picture can be read"):
         predict_recording(run, broken, None, print)
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(48000, np.float32))
+    with pytest.raises(ValueError, match=r"no speech is heard, and no picture can be read: silent\.wav: has no video"):
+        predict_recording(run, silent, None, print)
     (tmp_path / "broken.csv").write_text("start,end\n0,1\n")
     with pytest.raises(ValueError, match=r"no utterance has any modality of the model \(audio, video\)"):
         predict_recording(run, broken, None, lambda problem: None)

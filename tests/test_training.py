@@ -295,7 +295,7 @@ def test_a_users_mistake_is_one_line(tmp_path):
     ("arguments", "message"),
     [
         (("train", "--out", "x", "--set", "train.epoch=3"), "unknown key 'epoch'"),
-        (("compare", "--data", "."), "found neither"),
+        (("compare", "--data", "."), "found none of them"),
     ],
 )
 def test_a_users_mistake_ends_the_command_with_its_message(arguments, message, tmp_path, monkeypatch):

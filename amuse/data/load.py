@@ -190,7 +190,7 @@ def guess_dataset(folder: str | PathLike[str]) -> str:
         if (folder / mark).is_file():
             return dataset
     expected = " or ".join(f"{mark} ({dataset})" for dataset, mark in marks.items())
-    raise ValueError(f"{folder}: expected {expected} in this folder, found neither")
+    raise ValueError(f"{folder}: expected {expected} in this folder, found none of them")
 
 
 def _folder(config: DataConfig) -> Path:

@@ -124,10 +124,11 @@ class Recognizer:
 
 def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[float, float]]:
     """Utterances between pauses; the whole video if there is no sound."""
+    unheard: MediaError | None = None
     try:
         segments = speech_segments(read_audio(Span(media), float("inf"), lambda kind, message: None))
-    except MediaError:  # the extractor will report it
-        segments = Segments([], "")
+    except MediaError as error:  # the extractor will report it
+        segments, unheard = Segments([], ""), error
     if segments.times:
         report(
             Problem(
@@ -138,6 +139,7 @@ def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[fl
     try:
         length = media_seconds(media)
     except MediaError as error:
-        raise ValueError(f"{media}: neither sound nor picture can be read: {error}") from None
+        sound = "no speech is heard, and no picture" if unheard is None else "neither sound nor picture"
+        raise ValueError(f"{media}: {sound} can be read: {error}") from None
     report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
     return [(0.0, length)]

@@ -96,8 +96,8 @@ def check() -> list[str]:
 def over_limits(rows: Iterable[Row]) -> list[str]:
     """The package's kernels that no such chip could launch, or that spill at a head dim of up to 128.
 
-    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. The CUDA backward of one
-    launch may spill `TOLERATED_FUSED` by architecture: it holds both sides' gradients. Tiles for AMD were
+    fp32 kernels may spill `TOLERATED` bytes: their sums of large scores in fp64 take registers. The CUDA backward of
+    one launch, which holds both sides' gradients, may spill `TOLERATED_FUSED` by architecture. Tiles for AMD were
     chosen for the registers of gfx942; on gfx1100 the table lists what spills.
     """
     ours = [row for row in rows if row["backend"] != "plain"]
