@@ -85,14 +85,19 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser():
+def launch_chromium():
+    """Launches Chromium with more arguments. Playwright runs once in a process."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("the browser tests need chromium")
-    quiet = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    arguments = ["--no-sandbox", "--no-first-run", "--disable-sync", *quiet]
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=arguments)
-        yield opened
-        opened.close()
+        yield lambda *more: driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", *more])
+
+
+@pytest.fixture(scope="session")
+def browser(launch_chromium):
+    quiet = ["--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    opened = launch_chromium("--no-first-run", "--disable-sync", *quiet)
+    yield opened
+    opened.close()

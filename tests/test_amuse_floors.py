@@ -14,7 +14,7 @@ PACKAGE = Path(amuse.__path__[0])
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
     ("files", "layout", "world", "cluster"),
-    ("config",),
+    ("config", "remote"),
     ("encoders",),
     ("data",),
     ("model", "media"),

@@ -1,7 +1,6 @@
 """Promises of the page's live view: what a microphone hears appears with its emotion, and so does what is lost."""
 
 import csv
-import shutil
 import types
 
 import numpy as np
@@ -121,20 +120,14 @@ def test_pictures_of_the_camera_are_as_small_as_those_of_a_file(talk):
 
 
 @pytest.fixture
-def microphone(tmp_path):
+def microphone(launch_chromium, tmp_path):
     """A browser whose microphone plays four lines, and those lines."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the browser tests need chromium")
     spoken = speak(TALK[:4], [LOADING, 0.8, 0.8, 0.8])
     wav = write_wav(tmp_path / "talk.wav", spoken.samples)
     fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    fake.append(f"--use-file-for-fake-audio-capture={wav}%noloop")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", *fake])
-        yield browser.new_context(permissions=["microphone"], viewport={"width": 380, "height": 800}), spoken.lines
-        browser.close()
+    browser = launch_chromium(*fake, f"--use-file-for-fake-audio-capture={wav}%noloop")
+    yield browser.new_context(permissions=["microphone"], viewport={"width": 380, "height": 800}), spoken.lines
+    browser.close()
 
 
 @needs_speech[0]
