@@ -108,7 +108,6 @@ SETS = {
         _meld_dev,
     ),
 }
-_VECTORS = "--set data.features.audio={tables}/wav2vec2_dev.safetensors"
 
 
 def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more: str = "") -> list[Experiment]:

@@ -123,7 +123,7 @@ class LiveTalk:
         lost = self.live.lost
         if not lost:
             return ""
-        seconds = sum(each.end - each.start for each in lost)
+        seconds = sum(each.seconds for each in lost)
         return f" <strong>{seconds:.0f} s of speech dropped: this machine does not keep up.</strong>"
 
     def _show(self, event: Spoken | Lost) -> None:

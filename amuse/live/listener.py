@@ -60,6 +60,10 @@ class Lost(NamedTuple):
     end: float
     reason: str
 
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
 
 class Understands(Protocol):
     """Makes the utterances of a stretch, see `Understanding`."""

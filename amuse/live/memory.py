@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.media.decode import middles, note_silence, shortened
 from amuse.media.sources import Span
 from amuse.media.tracks import MediaError, Note
 
@@ -61,11 +62,8 @@ class RecentSound:
     def read_audio(self, span: Span, max_seconds: float, note: Note) -> np.ndarray:
         """As `amuse.media.decode.read_audio`, from memory."""
         assert span.end is not None
-        if span.end - span.begin > max_seconds:
-            note("long_utterance", f"{span.path.name}: {span.end - span.begin:.1f} s")
-        samples = self.between(span.begin, min(span.end, span.begin + max_seconds))
-        if np.abs(samples).max() < 1e-5:
-            note("silent", f"{span.path.name} between {span.begin:.2f} and {span.end:.2f} s")
+        samples = self.between(span.begin, shortened(span, span.end, max_seconds, note))
+        note_silence(samples, span, note)
         return samples
 
 
@@ -114,7 +112,6 @@ class RecentPictures:
             kind = "out_of_range" if shown else "no_video"
             raise MediaError(kind, f"{span.path.name}: no picture between {span.begin:.2f} and {end:.2f} s in memory")
         times = np.array([each.time for each in shown])
-        targets = span.begin + (np.arange(count) + 0.5) * (end - span.begin) / count
-        chosen = np.maximum(np.searchsorted(times, targets, side="right") - 1, 0)
+        chosen = np.maximum(np.searchsorted(times, middles(span.begin, end, count), side="right") - 1, 0)
         pictures = {index: shown[index].picture() for index in dict.fromkeys(chosen.tolist())}
         return [pictures[index] for index in chosen.tolist()]

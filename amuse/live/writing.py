@@ -32,7 +32,7 @@ def summary(delays: Sequence[float], lost: Sequence[Lost]) -> str:
         told += f"; from the end of speech to the emotion: p50 {p50:.1f} s, p99 {p99:.1f} s"
     if not lost:
         return f"{told}; nothing was dropped"
-    seconds = sum(each.end - each.start for each in lost)
+    seconds = sum(each.seconds for each in lost)
     spans = ", ".join(_span(each.start, each.end) for each in lost)
     return f"{told}; {len(lost)} stretch{'es' * (len(lost) != 1)} of speech, {seconds:.1f} s, dropped: {spans}"
 

@@ -45,8 +45,7 @@ def read_audio(span: Span, max_seconds: float, note: Note) -> np.ndarray:
         note("sound_gap", f"{span.path.name}: {missing:.2f} s without sound{_within(span)}")
     if cancelled:
         note("cancelled", f"{span.path.name}{_within(span)}")
-    if np.abs(samples).max() < 1e-5:
-        note("silent", f"{span.path.name}{_within(span)}")
+    note_silence(samples, span, note)
     return samples
 
 
@@ -64,7 +63,7 @@ def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[
             raise MediaError("resolution", f"{span.path.name}: {width} x {height}, at most 8192 x 4320 is decoded")
         begin, end = _limits(track, span, max_seconds, note)
         last = min(end, max(track.end, begin)) if span.end is None else end
-        targets = [begin + (i + 0.5) * (last - begin) / count for i in range(count)]
+        targets = middles(begin, last, count)
         aspect = float(track.stream.sample_aspect_ratio or 1)
         images: list[np.ndarray] = []
         times: list[float] = []
@@ -93,6 +92,24 @@ def read_frames(span: Span, count: int, max_seconds: float, note: Note) -> list[
     return images
 
 
+def middles(begin: float, end: float, count: int) -> list[float]:
+    """The times of key frames: the middle of each of `count` equal parts."""
+    return [begin + (i + 0.5) * (end - begin) / count for i in range(count)]
+
+
+def shortened(span: Span, end: float, max_seconds: float, note: Note) -> float:
+    """The end of what is used of a span that ends at `end`; long_utterance, if that is not all."""
+    if end - span.begin > max_seconds:
+        note("long_utterance", f"{span.path.name}: {end - span.begin:.1f} s{_within(span)}")
+    return min(end, span.begin + max_seconds)
+
+
+def note_silence(samples: np.ndarray, span: Span, note: Note) -> None:
+    """Reports samples that nobody could hear."""
+    if np.abs(samples).max() < 1e-5:
+        note("silent", f"{span.path.name}{_within(span)}")
+
+
 def media_seconds(path: Path) -> float:
     """Length of a video.
 
@@ -110,9 +127,7 @@ def _limits(track: Track, span: Span, max_seconds: float, note: Note) -> tuple[f
         raise MediaError(
             "out_of_range", f"{span.path.name}: ends at {end:.2f} s, the span begins at {span.begin:.2f} s"
         )
-    if end - span.begin > max_seconds:
-        note("long_utterance", f"{span.path.name}: {end - span.begin:.1f} s{_within(span)}")
-    return span.begin, min(end, span.begin + max_seconds)
+    return span.begin, shortened(span, end, max_seconds, note)
 
 
 def _duration(shown: TimedFrame, steps: list[float]) -> float:
