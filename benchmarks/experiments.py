@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from amuse.evaluation.load import load_run
+from amuse.evaluation.predict import predict
+from amuse.files import save_tensors
+
 CONCATENATION = "--set model.man=false --set model.fusion=concat"
 RIVALS = (
     *("early fusion", "late fusion", "tensor fusion", "low-rank fusion", "MulT", "contextual LSTM", "DialogueRNN"),
@@ -34,7 +38,7 @@ class Experiment:
     @property
     def folder(self) -> str:
         """The folder of its runs; an ensemble shares its first members with the single model's runs."""
-        return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "")
+        return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "").replace(",", "")
 
     def command(self, data: Path | str, out: Path | str, seeds: int | None = None) -> list[str]:
         """The command; `seeds` in place of its own number of seeds or groupings."""
@@ -80,6 +84,24 @@ def _meld_dev(root: Path, tables: Path) -> Path:
     return root / "meld"
 
 
+def _meld_dev_trained_text(root: Path, tables: Path) -> Path:
+    """The same with the words as log-probabilities of a text model that saw the training split's labels only."""
+    folder, vectors = _meld_dev(root, tables), tables / "judged_dev.safetensors"
+    if not vectors.exists():
+        run = tables / "meld_text"
+        # the last epoch, since the best one would be chosen on the split that is tested here
+        chosen = ["--set", "train.keep=last", "--set", "train.patience=12", "--set", f"data.path={folder}"]
+        if not (run / "best").exists():
+            subprocess.run(
+                [sys.executable, "-m", "amuse", "train", "--config", "meld", *chosen, "--out", str(run)], check=True
+            )
+        model, dev, _ = load_run(run, "valid")
+        judged = predict(model, dev)
+        rows = judged.logits.log_softmax(-1)
+        save_tensors({name: rows[i].clone() for i, (_, name) in enumerate(judged.ids)}, vectors)
+    return folder
+
+
 FOLDS = "predictions of all folds of a grouping are pooled into one score; mean and sample deviation over groupings"
 SETS = {
     "enjoyment": DataSet(
@@ -101,11 +123,25 @@ SETS = {
         ("ravdess_features",),
         lambda root, tables: _acted(root, tables, per_actor=True),
     ),
+    "acted, tuned alike": DataSet(
+        "Acted emotions, every network tuned alike",
+        "as for acted emotions, one grouping; in each fold the best of four settings, the same ones for everyone, by "
+        "the score of four actors who are neither trained on nor tested",
+        ("ravdess_features",),
+        _acted,
+    ),
     "MELD dev": DataSet(
         "MELD's validation split, text and wav2vec 2.0",
         f"1,109 utterances of 114 dialogues, 7 emotions; 5 folds over dialogues, 5 groupings; {FOLDS}",
         ("meld", "meld_audio_dev_test"),
         _meld_dev,
+    ),
+    "MELD dev, trained text": DataSet(
+        "MELD's validation split, text and audio trained on the training split",
+        "as above, the text as the seven log-probabilities of `meld.yaml`, trained on the training split's labels, "
+        "which the wav2vec 2.0 vectors have seen too; its last epoch, so that nothing was chosen on this split",
+        ("meld", "meld_audio_dev_test"),
+        _meld_dev_trained_text,
     ),
 }
 
@@ -144,6 +180,7 @@ UNDONE = {
     "AMuSE with context by attention": "--set model.temporal=attention",
     "AMuSE with the face as tokens": "--set 'data.modalities=[audio, video, timing]'",
 }
+TUNED = "--folds 6 --groups actor --trials 4 --set data.valid_fraction=0.2 --seeds 1"
 EXPERIMENTS = [
     *_rows(
         *("enjoyment", "enjoyment", ENJOYMENT),
@@ -152,9 +189,32 @@ EXPERIMENTS = [
     *(Experiment("enjoyment", name, f"--config enjoyment {undone} --seeds 2") for name, undone in UNDONE.items()),
     *_rows("acted", "acted", ("audio", "video"), "--folds 6 --groups actor"),
     *_rows("acted per actor", "acted", ("audio", "video"), "--folds 6 --groups actor"),
+    *(
+        Experiment("acted, tuned alike", name, f"--config acted {TUNED} {which}".strip())
+        for name, which in [
+            (AMUSE, ""),
+            (CONCAT, CONCATENATION),
+            *((rival, f"--rival '{rival}'") for rival in RIVALS),
+        ]
+    ),
     *_rows(
         *("MELD dev", "meld_dev", ("text", "audio")),
         "--folds 5 --set data.fold_splits=[valid] --set data.layers=[3,4,5,6] --set data.merge=concat",
         "--set data.features.audio={tables}/wav2vec2_dev.safetensors",
+    ),
+    *(
+        Experiment(
+            "MELD dev, trained text",
+            name,
+            "--config meld_dev --set data.features.audio={tables}/wav2vec2_dev.safetensors "
+            f"--set data.features.judged={{tables}}/judged_dev.safetensors {more}",
+        )
+        for name, more in [
+            (AMUSE, "--set 'data.modalities=[judged, audio]'"),
+            (CONCAT, f"--set 'data.modalities=[judged, audio]' {CONCATENATION}"),
+            (LINEAR, "--set 'data.modalities=[judged, audio]' --rival linear"),
+            (f"{LINEAR} on text", "--set 'data.modalities=[judged]' --rival linear"),
+            ("text alone", f"--set 'data.modalities=[judged]' {CONCATENATION}"),
+        ]
     ),
 ]
