@@ -29,6 +29,8 @@ def table(data: str) -> str:
 
 def grid(file: str) -> str:
     """A CSV that `amuse ablate --folds` wrote, copied into results: every row against the unchanged configuration."""
+    if not (RUNS.parent / file).is_file():
+        return "Not measured."
     with (RUNS.parent / file).open(encoding="utf-8", newline="") as opened:
         rows = list(csv.DictReader(opened))
     lines = []
@@ -40,7 +42,7 @@ def grid(file: str) -> str:
         if row["low"]:
             cells[3] = f"{float(row['difference']):+.{digits}f}"
             cells[4] = f"{float(row['low']):+.{digits}f} to {float(row['high']):+.{digits}f}"
-        cells.append(f"{float(row['gap']):.{digits}f}")
+        cells.append(f"{float(row['gap']):.{digits}f}" if row["gap"] else "")
         lines.append(f"| {' | '.join(cells)} |")
     head = f"| table | row | {rows[0]['measure']} | to unchanged | 95 % interval | shown | training - test |"
     return "\n".join([head, "|---" * 7 + "|", *lines])

@@ -1,8 +1,8 @@
 """What the trained gates of adaptive fusion do on the test parts of the folds: `python -m benchmarks.gates`.
 
-Reads the runs of AMuSE that `make results` left in build/results and trains nothing. The coefficients of every
-utterance are replaced by their means over the training part, then by 1/2: what a score loses is what adapting to the
-utterance gives. Writes results/gates.csv, of which `python -m benchmarks.scores` writes a table.
+Reads the first two groupings of AMuSE that `make results` left in build/results and trains nothing. The coefficients
+of every utterance are replaced by their means over the training part, then by 1/2: what a score loses is what adapting
+to the utterance gives. Writes results/gates.csv, of which `python -m benchmarks.scores` writes a table.
 """
 
 import csv
@@ -49,8 +49,10 @@ def main() -> None:
     """Write gates.csv of all data sets whose runs are there."""
     rows = []
     for experiment in EXPERIMENTS:
+        if experiment.name != AMUSE:
+            continue
         folder = BUILD / "runs" / experiment.folder
-        folds = [measure(place) for place in sorted(folder.glob("grouping*/fold*"))] if experiment.name == AMUSE else []
+        folds = [measure(place) for place in sorted(folder.glob("grouping[01]/fold*"))]
         if not folds:
             continue
         d = paired_difference(
@@ -120,6 +122,8 @@ def score(model: Amuse, conversations: Conversations) -> float:
 
 def table() -> str:
     """The rows of gates.csv."""
+    if not GATES.is_file():
+        return "Not measured."
     lines = []
     with GATES.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
