@@ -174,7 +174,7 @@ def grad_scores(b_w, b_dw, gate, delta, dlse, JOINT: tl.constexpr, dtype: tl.con
 
 @triton.jit
 def value_weights(b_w, kept, gate, JOINT: tl.constexpr):
-    """What multiplies dO in dV. The gate comes after the product; joint before, as a closed stream's W is huge."""
+    """The factor of dO in dV. The gate comes after the product; joint before, as a closed stream's W is huge."""
     if JOINT:
         b_w = b_w * gate
     if kept is not None:
@@ -236,6 +236,7 @@ def attention_backward_queries(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dQ of one tile of queries; with ALL every gradient of one (b, h), else what `attention_backward_keys` needs."""
     P: tl.constexpr = len(keys)
     bh, first = tl.program_id(0), 0
     if not ALL:
@@ -436,6 +437,7 @@ def attention_backward_keys(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dK and dV of one tile of keys; the first tile of a stream adds up dg."""
     P: tl.constexpr = len(keys)
     bh = tl.program_id(0) // tiles
     which = tl.program_id(0) % tiles

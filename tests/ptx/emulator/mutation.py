@@ -191,10 +191,22 @@ def of_fixture(make: Callable[[cases.Problem], tuple[list[Launch], Outputs]]) ->
     return build
 
 
+def _spread(mutants: list[Mutant], count: int) -> list[Mutant]:
+    """`count` of each kind, or all."""
+    kinds: dict[str, list[Mutant]] = collections.defaultdict(list)
+    for mutant in mutants:
+        kinds[mutant.kind].append(mutant)
+    return [
+        found[(2 * i + 1) * len(found) // (2 * count)] if len(found) > count else found[i]
+        for found in kinds.values()
+        for i in range(min(count, len(found)))
+    ]
+
+
 def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="run only every n-th mutant")
-    parser.add_argument("--sample", type=int, help="run only so many mutants of each subject, evenly spread")
+    parser.add_argument("--sample", type=int, help="run only so many mutants of each kind and subject, evenly spread")
     parser.add_argument("--boundaries", type=int, default=1, help="of the lengths for comparisons take every n-th")
     parser.add_argument("--subject", default="", help="only subjects whose name contains this")
     options = parser.parse_args()
@@ -204,8 +216,7 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
         table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         survivors, equivalent = [], 0
         live = subject.mutants(subject.reached())
-        every = max(1, len(live) // options.sample) if options.sample else options.every
-        for mutant in live[every // 2 :: every] if options.sample else live[::every]:
+        for mutant in _spread(live, options.sample) if options.sample else live[:: options.every]:
             verdict = subject.verdict(mutant)
             if not verdict and subject.is_equivalent(mutant):
                 equivalent += 1
