@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.draw import draw_splits, merge_spellings
 from amuse.data.fields import Fields, convert_milliseconds, seconds
-from amuse.data.folder import AUDIO, SPLITS, VIDEO
+from amuse.data.folder import AUDIO, VIDEO
 from amuse.data.hub_files import HubRow, Media, dataset_folder, read_rows, split_files
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import speaker_name
