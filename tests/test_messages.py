@@ -20,10 +20,10 @@ COLLECTIONS = (ast.Tuple, ast.List, ast.Set, ast.Dict)
 
 def constants(files: Iterable[Path]) -> set[str]:
     """Names in capitals that stand for collections in some file."""
-    assigned = [
-        node for path in files for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Assign)
-    ]
-    names = [name.id for node in assigned if isinstance(node.value, COLLECTIONS) for name in node.targets]
+    names = set()
+    for node in (node for path in files for node in ast.parse(path.read_text("utf-8")).body):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, COLLECTIONS):
+            names |= {ast.unparse(name) for name in getattr(node, "targets", None) or [node.target]}
     return {name for name in names if name.isupper()}
 
 
