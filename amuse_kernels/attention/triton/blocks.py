@@ -1,6 +1,6 @@
 # mypy: ignore-errors
-# ruff: noqa: RUF059, SIM102  (a compile-time condition stands outside of a run-time one)
-"""What the forward and backward kernels of p2c_attention share: streams, tiles, visibility, dropout.
+# ruff: noqa: RUF059, SIM102  (a compile-time condition encloses a run-time one)
+"""Shared by the forward and backward kernels of p2c_attention: streams, tiles, visibility, dropout.
 
 Triton's own functions only; every one works on one (batch, head) slice. Prefixes: b_ block values, o_ positions, m_
 masks, p_ pointers.
@@ -241,7 +241,7 @@ def load_groups(query_groups, o_group, o_q, m_q):
 
 @triton.jit
 def row_place(query_starts, at, h, bh, queries, rows):
-    """Slice, rows in a slice and rows before the sample, in lse and in what the backward leaves for each row.
+    """Place of the rows of lse and of the backward's sums: slice, rows in a slice, and rows before the sample.
 
     Packed, a slice is a head with the `rows` queries of all samples.
     """

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102  (a compile-time condition stands outside of a run-time one)
+# ruff: noqa: SIM102  (a compile-time condition encloses a run-time one)
 """Forward kernel of p2c_attention (paper Eq. 1): all streams of one tile of queries in one program."""
 
 import triton
