@@ -180,7 +180,7 @@ class Run:
         return means
 
     def read(self) -> Iterator[Batch]:
-        """The micro-batches of the rest of the epoch, made ahead of the step by `train.workers` processes or a thread."""
+        """The micro-batches of the rest of the epoch, made ahead of the step by a thread or by processes."""
         train = self.config.train
         return iter(self.loader) if train.workers else read_ahead(self.loader, train.accumulate)
 
