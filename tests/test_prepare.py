@@ -145,7 +145,7 @@ def test_workers_end_with_their_killed_parent(talks, tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # on a busy machine they are still importing
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert members(process.pid) == []
