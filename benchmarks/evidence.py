@@ -17,6 +17,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from amuse.experiments.cross_validation import CrossValidation, FoldScore, read_scores
+from amuse.files import write_csv
 from benchmarks.experiments import EXPERIMENTS, SETS, Experiment
 
 RUNS = Path(__file__).parent / "results" / "runs.csv"
@@ -96,16 +97,14 @@ def read_runs() -> dict[tuple[str, str], CrossValidation]:
 def write_runs(runs: dict[tuple[str, str], CrossValidation]) -> None:
     """Write runs.csv in the order of the experiments."""
     order = {(e.data, e.name): i for i, e in enumerate(EXPERIMENTS)}
-    with RUNS.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Run._fields)
-        for key in sorted(runs, key=lambda key: order.get(key, len(order))):
-            own = runs[key]
-            common = *key, own.measure, own.second
-            for f in own.folds:
-                writer.writerow(Run(*common, f.grouping, f.fold, round(f.score, 4), None, f.train, f.test))
-            for i, (first, second) in enumerate(own.pooled):
-                writer.writerow(Run(*common, i, None, round(first, 4), round(second, 4), None, None))
+    rows: list[tuple[object, ...]] = [Run._fields]
+    for key in sorted(runs, key=lambda key: order.get(key, len(order))):
+        own = runs[key]
+        common = *key, own.measure, own.second
+        rows += [Run(*common, f.grouping, f.fold, round(f.score, 4), None, f.train, f.test) for f in own.folds]
+        for i, (first, second) in enumerate(own.pooled):
+            rows.append(Run(*common, i, None, round(first, 4), round(second, 4), None, None))
+    write_csv(rows, RUNS)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(talks, options, tmp_path_factory):
-    """What one process makes without interruption."""
+    """A folder that one process makes without interruption."""
     out = tmp_path_factory.mktemp("reference")
     run(talks, out, options)
     return out

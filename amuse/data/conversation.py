@@ -132,7 +132,8 @@ class Conversations(Dataset[Dialogue]):
         """
         for modality in modalities:
             if modality not in self.modalities:
-                raise ValueError(f"modalities: expected names out of {sorted(self.modalities)}, got {modality!r}")
+                known = ", ".join(sorted(self.modalities))
+                raise ValueError(f"modalities: expected names out of {known}, got {modality!r}")
         kept = {modality: self.modalities[modality] for modality in modalities}
         return self._map(kept, lambda utterance: {m: x for m, x in utterance.entries.items() if m in kept})
 
@@ -171,7 +172,7 @@ class Conversations(Dataset[Dialogue]):
             raise ValueError("dialogues: expected at least one dialogue, got none")
         names = self.label_names
         if names is not None and (not names or len(set(names)) < len(names)):
-            raise ValueError(f"label_names: expected distinct names, at least one, got {names}")
+            raise ValueError(f"label_names: expected distinct names, at least one, got {', '.join(names) or 'none'}")
         for modality, width in self.modalities.items():
             if width < 0:
                 raise ValueError(f"modalities[{modality!r}]: expected a width >= 0, got {width}")
@@ -206,7 +207,8 @@ class Conversations(Dataset[Dialogue]):
 
     def _check_features(self, modality: str, tokens: Tensor | StoredTokens, where: str) -> None:
         if modality not in self.modalities:
-            raise ValueError(f"{where}: expected a modality out of {sorted(self.modalities)}, got {modality!r}")
+            known = ", ".join(sorted(self.modalities)) or "none"
+            raise ValueError(f"{where}: expected a modality out of {known}, got {modality!r}")
         width = self.modalities[modality]
         if isinstance(tokens, StoredTokens):  # its numbers are checked when they are read
             if tokens.width != width:

@@ -11,6 +11,7 @@ import torch
 
 from amuse.config import SPLITS, DataConfig, from_dict
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
+from amuse.data.folder import has_recordings
 from amuse.data.folds import Fold, columns_of, cut_fold, cut_inner_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
@@ -108,7 +109,7 @@ def load_split(
         FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if config.folds:
         return load_fold(config, progress, device)[SPLITS.index(split)]
     return _chosen(config, _own_split(config, split, progress, device))
@@ -204,6 +205,7 @@ def guess_dataset(folder: str | PathLike[str]) -> str:
     """The data set whose files are in a folder; "prepared" for a URL, the only one that is read from there.
 
     Raises:
+        FileNotFoundError: No such folder.
         ValueError: No file of prepared data, tables, MELD or CMU-MOSI is there.
     """
     if is_url(folder):
@@ -213,8 +215,12 @@ def guess_dataset(folder: str | PathLike[str]) -> str:
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
             return dataset
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of data, no such folder")
     expected = " or ".join(f"{mark} ({dataset})" for dataset, mark in marks.items())
-    raise ValueError(f"{folder}: expected {expected} in this folder, found none of them")
+    recordings = has_recordings(folder)
+    hint = f"; to make features of its recordings: amuse data prepare {folder} --out DATA" if recordings else ""
+    raise ValueError(f"{folder}: expected {expected} in this folder, found none of them{hint}")
 
 
 def _folder(config: DataConfig) -> Path:

@@ -97,7 +97,7 @@ def _conversations(
     open_shards: Callable[[list[dict[str, str]]], Iterable[dict[str, StoredTokens]]],
 ) -> Conversations:
     if split not in index["splits"]:
-        raise ValueError(f"{folder}: expected one of its splits {list(index['splits'])}, got {split!r}")
+        raise ValueError(f"{folder}: expected one of its splits {', '.join(index['splits'])}, got {split!r}")
     content = index["splits"][split]
     modalities: dict[str, int] = index["modalities"]
     features: dict[str, dict[str, StoredTokens]] = {}

@@ -28,7 +28,9 @@ class Standardizer:
 
     def __init__(self, mean: dict[str, Tensor], std: dict[str, Tensor], clip: float | None = 5.0) -> None:
         if mean.keys() != std.keys():
-            raise ValueError(f"std: expected the modalities of mean, {sorted(mean)}, got {sorted(std)}")
+            raise ValueError(
+                f"std: expected the modalities of mean, {', '.join(sorted(mean))}, got {', '.join(sorted(std))}"
+            )
         if clip is not None and not clip > 0:
             raise ValueError(f"clip: expected a positive number of deviations or None, got {clip}")
         self.mean = mean

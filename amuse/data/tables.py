@@ -155,7 +155,9 @@ def _read_utterances(path: Path) -> Tables:
     if "label" in names and "target" in names:
         raise ValueError(f"{path}, line 1: expected a column label (classes) or target (numbers), got both")
     if not {"label", "target"} & set(names):
-        raise ValueError(f"{path}, line 1: expected a column label (classes) or target (numbers), got {names}")
+        raise ValueError(
+            f"{path}, line 1: expected a column label (classes) or target (numbers), got {', '.join(names)}"
+        )
     regression = "target" in names
     classes = None if regression else sorted({row["label"] for _, row in rows if row["label"]})
     same = Counter(map(folded, classes or ()))
@@ -194,9 +196,8 @@ def _rows(path: Path, needed: set[str]) -> tuple[list[str], Iterator[tuple[int, 
         names = [name.strip() for name in reader.fieldnames or []]
     missing = sorted(needed - set(names))
     if missing or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path}, line 1: expected distinct columns, {' and '.join(sorted(needed))} among them, got {names}"
-        )
+        expected = f"distinct columns, {' and '.join(sorted(needed))} among them"
+        raise ValueError(f"{path}, line 1: expected {expected}, got {', '.join(names) or 'none'}")
     reader.fieldnames = names
     return names, _cells(path, reader)
 

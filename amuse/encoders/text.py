@@ -239,9 +239,8 @@ class FrozenTextEncoder:
         """
         depth = self.model.config.num_hidden_layers + 1
         if not self.layers or any(not -depth <= layer < depth for layer in self.layers):
-            raise ValueError(
-                f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {tuple(self.layers)}"
-            )
+            got = ", ".join(map(str, self.layers)) or "none"
+            raise ValueError(f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {got}")
         network, device = self.model.network, self.model.device
         order = _longest_first(sequences)
         features: dict[int, Tensor] = {}

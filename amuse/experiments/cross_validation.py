@@ -108,7 +108,10 @@ def cross_validate(
     own = trained.candidates
     sources = (trials > 1) + bool(choices) + (len(own) > 1)
     if trials < 1 or sources > 1:
-        raise ValueError(f"trials, choices: expected one way to candidates, got {trials} trials, {choices}, {own}")
+        raise ValueError(
+            f"trials, choices: expected one way to candidates, got {trials} trials, {len(choices)} choices, and "
+            f"{len(own)} of the contender itself"
+        )
     candidates = [draw(number) for number in range(trials)] if trials > 1 else combinations(choices)
     if len(own) > 1:
         candidates = own

@@ -230,7 +230,7 @@ def fitting_groups(config: ModelConfig, spec: DataSpec) -> dict[str, list[str]]:
     for name in ("modality_dropout", "modality_swap"):
         unknown = set(getattr(config, name)) - set(groups)
         if unknown:
-            raise ValueError(f"{name}: expected names out of {list(groups)}, got {sorted(unknown)[0]!r}")
+            raise ValueError(f"{name}: expected names out of {', '.join(groups)}, got {sorted(unknown)[0]!r}")
     if spec.regression and config.fusion in ("closed_form", "chain"):
         raise ValueError(f"fusion: {config.fusion!r} needs classes, since Eq. 6 uses the predicted label")
     if spec.regression and config.gate_teacher:

@@ -44,7 +44,7 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
     """
     folder = Path(folder)
     if (folder / STATE_FILE).exists() and not resume:
-        raise FileExistsError(f"{folder}: has a run already; resume it or choose another folder")
+        raise FileExistsError(f"{folder}: has a run already; resume it (--resume) or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
             splits = read_splits(config.data, progress and world.is_main, world.device)
