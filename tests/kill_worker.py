@@ -94,7 +94,8 @@ def check(folder: Path) -> None:
 def in_files(folder: Path) -> Splits:
     counts = {"train": 6, "valid": 3, "test": 3}
     write_prepared(folder, {split: synthetic_conversations(split, num_dialogues=n) for split, n in counts.items()})
-    return Splits(*(read_prepared(folder, split) for split in counts), standardizer=None)
+    train, valid, test = (read_prepared(folder, split) for split in counts)
+    return Splits(train, valid, test, None)
 
 
 def main(folder: Path) -> None:

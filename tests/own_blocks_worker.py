@@ -47,7 +47,8 @@ def splits_in(folder: Path) -> Splits:
         write_prepared(
             folder, {split: synthetic_conversations(split, num_dialogues=n, seed=1) for split, n in counts.items()}
         )
-    return Splits(*(read_prepared(folder, split) for split in counts), standardizer=None)
+    train, valid, test = (read_prepared(folder, split) for split in counts)
+    return Splits(train, valid, test, None)
 
 
 def make_run(folder: Path, splits: Splits, world: World) -> Run:
