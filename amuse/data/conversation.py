@@ -18,7 +18,7 @@ TOKEN_IDS = 0
 """The width that marks a modality as token ids for a trainable encoder instead of features."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Utterance:
     """One turn of one speaker.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amuse.data.conversation import TOKEN_IDS, Conversations
-from amuse.encoders.stored import StoredTokens
+from amuse.encoders.stored import StoredTokens, Transform
 
 PART = 1_000_000  # numbers whose moments are computed at once
 
@@ -71,8 +71,9 @@ class Standardizer:
             if width != len(centre):
                 raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
             transform = partial(self.transform, modality)
+            chains: dict[tuple[Transform, ...], tuple[Transform, ...]] = {}  # shared, since a million are large
             standardised[modality] = {
-                u.id: replace(entry, transforms=(*entry.transforms, transform))
+                u.id: replace(entry, transforms=chains.setdefault(entry.transforms, (*entry.transforms, transform)))
                 if isinstance(entry, StoredTokens)
                 else transform(entry)
                 for u in conversations.utterances()
