@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +20,6 @@ from amuse.media.extract import Options
 from amuse.media.prepare import prepare
 from amuse.media.sources import folder_source, meld_source
 from tests.media_files import write_meld, write_talks
-from tests.processes import run_module
 
 ROOT = Path(__file__).parents[1]
 FILES = ("index.json", "manifest.json", "report.json")
@@ -99,9 +100,31 @@ def test_workers_make_the_same_files(talks, reference, tmp_path):
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_or_corrupt(talks, reference, tmp_path):
     """SIGKILL several times, then to the end: the same bytes as without."""
-    deaths = run_module("tests.prepare_worker", str(talks), str(tmp_path / "out"), str(KILLS), str(reference))
-    assert deaths == f"{KILLS}\n"
-    assert_same(tmp_path / "out", reference)
+    moments = random.Random(0)
+    killed = attempts = 0
+    while killed < KILLS and attempts < 4 * KILLS:
+        attempts += 1
+        process = subprocess.Popen(
+            command(talks, tmp_path, "--workers", str(1 + attempts % 2)),
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        there = shards(tmp_path)
+        # half of them while it starts, half while it works
+        while attempts % 2 and process.poll() is None and shards(tmp_path) == there:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1 if attempts % 2 else 3))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        for name in shards(tmp_path):
+            assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
+        if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
+            shutil.rmtree(tmp_path)
+    assert killed == KILLS
+    subprocess.run(command(talks, tmp_path), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert_same(tmp_path, reference)
 
 
 def shards(out):
