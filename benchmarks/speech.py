@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from amuse.files import write_csv
 from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber
 from benchmarks.pages import rewrite
 from benchmarks.spoken import Spoken, SpokenLine, conversation
@@ -153,10 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         rows = measure(arguments.models)
-        with RESULTS.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv([rows[0].keys(), *(row.values() for row in rows)], RESULTS)
     rewrite(PAGE, COMMAND, table())
 
 

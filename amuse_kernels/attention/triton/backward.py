@@ -236,6 +236,7 @@ def attention_backward_queries(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dQ of one tile of queries; with ALL every gradient of one (b, h), else what `attention_backward_keys` needs."""
     P: tl.constexpr = len(keys)
     bh, first = tl.program_id(0), 0
     if not ALL:
@@ -436,6 +437,7 @@ def attention_backward_keys(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dK and dV of one tile of keys; the first tile of a stream adds up dg."""
     P: tl.constexpr = len(keys)
     bh = tl.program_id(0) // tiles
     which = tl.program_id(0) % tiles

@@ -48,6 +48,7 @@ def pick_strides(strides, p, UNIT: tl.constexpr):
 
 @triton.jit
 def unpack_strides(strides, UNIT: tl.constexpr):
+    """Strides (b, h, l) in elements, from those that `launch.pack` packed in units of UNIT elements."""
     s_b, s_h, s_l = strides
     return (s_b >> 2).to(tl.int64) * UNIT, (s_h >> 2).to(tl.int64) * UNIT, (s_l >> 2).to(tl.int64) * UNIT
 
@@ -83,6 +84,7 @@ def load_rows(pointers, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: t
 
 @triton.jit
 def store_rows(pointers, block, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Stores rows where `m_row` holds, without the padding of D, in the dtype behind the pointers."""
     m = m_row[:, None]
     if D < BLOCK_D:
         m = m & (tl.arange(0, BLOCK_D)[None, :] < D)
@@ -251,6 +253,7 @@ def row_place(query_starts, at, h, bh, queries, rows):
 
 @triton.jit
 def load_gate(gates, gate_strides, b, h, p):
+    """The gate of stream p, 1 without gates."""
     gate = 1.0
     if gates is not None:
         s_b, s_h, s_p = unpack_strides(gate_strides, 1)

@@ -70,6 +70,7 @@ def attention_forward(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """Output and lse of one tile of queries of one (b, h)."""
     P: tl.constexpr = len(keys)
     tiles = tl.cdiv(queries, BLOCK_Q)
     bh = tl.program_id(0) // tiles
