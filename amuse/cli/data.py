@@ -11,6 +11,7 @@ from amuse.cli.pretrained import run_and_recording
 if TYPE_CHECKING:
     from amuse.data.problems import ProblemHandler
     from amuse.data.transcript import Line
+    from amuse.encoders.words import TextOptions
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,6 +44,13 @@ def prepare(
             "--speaker-face/--largest-face", help="Of several faces, the one whose mouth moves with the sound."
         ),
     ] = True,
+    text: Annotated[
+        str, typer.Option(help="none, since training encodes words; or minilm, a transformers model (name or folder).")
+    ] = "none",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --text: data.context=2, data.speakers=true, ..., as the training has them."),
+    ] = None,
     audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
     frames: Annotated[int, typer.Option(help="Key frames per utterance.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Seconds of an utterance that are read at most.")] = 30.0,
@@ -89,6 +97,7 @@ def prepare(
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,
+        text=_text_options(text, settings or []),
     )
     if valid_fraction is None:
         valid_fraction = 0.1 if dataset == "iemocap" else 0.15
@@ -194,6 +203,21 @@ def predict(
     typer.echo(problem_table(problems), err=True)
     if json_file is not None:
         write_text(to_json(rows), json_file)
+
+
+def _text_options(encoder: str, settings: list[str]) -> "TextOptions | None":
+    from dataclasses import fields
+
+    from amuse.config import Config
+    from amuse.encoders.words import TextOptions
+
+    names = [f"data.{field.name}" for field in fields(TextOptions) if field.name != "encoder"]
+    for setting in settings:
+        if encoder == "none":
+            raise ValueError(f"--set {setting}: expected --text with it, which was not given")
+        if setting.partition("=")[0] not in names:
+            raise ValueError(f"--set {setting}: expected one of {', '.join(names)}")
+    return None if encoder == "none" else TextOptions.of(Config.load(None, [f"data.encoder={encoder}", *settings]).data)
 
 
 def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":

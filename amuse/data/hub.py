@@ -273,9 +273,7 @@ def _stored(content: bytes, suffix: str, media: Path | None) -> Path:
     if media is not None and not (path.is_file() and path.stat().st_size == len(content)):
         media.mkdir(parents=True, exist_ok=True)
         write_bytes(content, path)
-        os.utime(
-            path, (0, 0)
-        )  # a file of another time would be encoded again, and ranks of torchrun may write the same one
+        os.utime(path, (0, 0))  # a file of another time would be encoded again
     return path
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
@@ -109,7 +110,10 @@ def _conversations(
         Dialogue(
             dialogue["id"],
             [
-                Utterance(**fields, features=Features(features.get(fields["id"], {})))
+                Utterance(
+                    **{**fields, "speaker": intern(fields["speaker"])},
+                    features=Features(features.get(fields["id"], {})),
+                )
                 for fields in dialogue["utterances"]
             ],
         )
