@@ -37,7 +37,7 @@ SMALL = Config.load(
     ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"],
 )
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-KILLS = 10 if "AMUSE_SOAK_STEPS" in os.environ else 1
+KILLS = 4 if "AMUSE_SOAK_STEPS" in os.environ else 1  # of the driver, of an actor and of a worker each
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,9 @@ def test_killed_processes_lose_nothing(cluster, talks, options, reference, tmp_p
             run(talks, out, options, "ray")
         assert_same(out, reference)
         moments += killed
+        print(f"killed one of {victims}: seconds after the first file, and files: {killed}", flush=True)
         # so that the next moment is within the time from the first file to the last
         latest = max(latest, 0.5 * (time.monotonic() - began)) if killed else latest / 2
-    print(f"killed {victims[0]} and others seconds after the first file, with files: {moments}")
 
 
 @contextlib.contextmanager
@@ -166,7 +166,8 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
         process.kill()
         if process.wait() == -signal.SIGKILL:
             moments.append((round(time.monotonic() - began, 2), len(shards(tmp_path))))
-        deadline = time.monotonic() + 60
+            print(f"killed the driver: seconds, and files out of {len(shards(reference))}: {moments[-1]}", flush=True)
+        deadline = time.monotonic() + 120
         while workers_left(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert workers_left(process.pid) == []
@@ -174,7 +175,6 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
             assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
         if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
             shutil.rmtree(tmp_path)
-    print(f"killed the driver after seconds, with shards out of {len(shards(reference))}: {moments}")
     run(talks, tmp_path, options)
     assert_same(tmp_path, reference)
 
