@@ -147,12 +147,19 @@ class Conversations(Dataset[Dialogue]):
                 entry, or with an empty one, lacks this modality.
         """
 
-        def merged(utterance: Utterance) -> dict[str, Tensor | StoredTokens]:
-            others = {m: x for m, x in utterance.entries.items() if m != modality}
-            tokens = features.get(utterance.id)
-            return others if tokens is None or len(tokens) == 0 else {**others, modality: tokens}
+        return self.with_modalities({modality: width}, {modality: features})
 
-        return self._map({**self.modalities, modality: width}, merged)
+    def with_modalities(
+        self, widths: Mapping[str, int], features: Mapping[str, Mapping[str, Tensor | StoredTokens]]
+    ) -> Conversations:
+        """`with_features` for several modalities at once: modality -> width, modality -> utterance id -> tokens."""
+
+        def merged(utterance: Utterance) -> dict[str, Tensor | StoredTokens]:
+            found = {m: tokens for m, own in features.items() if (tokens := own.get(utterance.id)) is not None}
+            others = {m: x for m, x in utterance.entries.items() if m not in features}
+            return others | {m: tokens for m, tokens in found.items() if len(tokens)}
+
+        return self._map({**self.modalities, **widths}, merged)
 
     def subset(self, indices: Sequence[int]) -> Conversations:
         """The dialogues at these indices."""

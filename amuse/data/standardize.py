@@ -65,21 +65,21 @@ class Standardizer:
         Raises:
             ValueError: A fitted modality is missing or has another width.
         """
+        standardised: dict[str, dict[str, Tensor | StoredTokens]] = {}
         for modality, centre in self.mean.items():
             width = conversations.modalities.get(modality)
             if width != len(centre):
                 raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
             transform = partial(self.transform, modality)
             chains: dict[tuple[Transform, ...], tuple[Transform, ...]] = {}  # shared, since a million are large
-            standardised = {
+            standardised[modality] = {
                 u.id: replace(entry, transforms=chains.setdefault(entry.transforms, (*entry.transforms, transform)))
                 if isinstance(entry, StoredTokens)
                 else transform(entry)
                 for u in conversations.utterances()
                 if (entry := u.entries.get(modality)) is not None
             }
-            conversations = conversations.with_features(modality, len(centre), standardised)
-        return conversations
+        return conversations.with_modalities({m: len(centre) for m, centre in self.mean.items()}, standardised)
 
     def transform(self, modality: str, tokens: Tensor) -> Tensor:
         """One stream, float32 `(..., d)`, standardised; unchanged if the modality was not fitted."""

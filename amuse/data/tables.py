@@ -60,11 +60,13 @@ class Tables:
         conversations = Conversations(
             [dialogue for dialogue in self.dialogues if dialogue.id in chosen], self.label_names, {}
         )
+        wanted = {u.id for u in conversations.utterances()}
+        filled = {}
         for modality, tokens in self.features.items():
             means = self._means(modality, ids)
-            filled = {name: torch.where(rows.isnan(), means, rows) for name, rows in tokens.items()}
-            conversations = conversations.with_features(modality, self.widths[modality], filled)
-        return conversations
+            own = {name: rows for name, rows in tokens.items() if name in wanted}
+            filled[modality] = {name: torch.where(rows.isnan(), means, rows) for name, rows in own.items()}
+        return conversations.with_modalities({modality: self.widths[modality] for modality in filled}, filled)
 
     def split(self, name: str) -> Conversations:
         """The dialogues of one split, as the column `split` says.

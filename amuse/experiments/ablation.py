@@ -97,7 +97,8 @@ def _result(variant: Variant, config: Config, splits: Splits, seeds: int, out: P
         found = read_scores(folder)
         share = statistics.fmean(fold.test / fold.train for fold in found.folds)
         pooled = [list(pair) for pair in found.pooled]
-        return Result(found.measure, found.second, pooled, [fold.score for fold in found.folds], share)
+        gap = [fold.training - fold.score for fold in found.folds if fold.training is not None]
+        return Result(found.measure, found.second, pooled, [fold.score for fold in found.folds], share, gap)
     chosen = variant.modalities or list(splits.train.modalities)
     runs = []
     for seed in range(config.train.seed, config.train.seed + seeds):

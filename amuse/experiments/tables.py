@@ -24,7 +24,7 @@ class Result:
         scores: Both per seed, or of the pooled predictions per grouping.
         paired: The measure per seed, or per fold of every grouping.
         test_share: Test utterances per training utterance of a fold; 0 for a fixed split.
-        gap: Training minus validation score, per seed; empty for folds.
+        gap: Training score minus that on validation data per seed, or on the test part per fold.
         parameters, seconds: Of a run; None for folds.
     """
 
@@ -123,7 +123,7 @@ def _cells(rows: Sequence[GridRow], plus_minus: str) -> tuple[list[str], list[li
         "to unchanged",
         "95 % interval",
         "shown",
-        "training - validation",
+        "training - held out",
         "parameters",
         "seconds",
         "paper, MELD",

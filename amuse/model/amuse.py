@@ -148,6 +148,10 @@ class Amuse(nn.Module):
         central = [] if self.central is None else [self.central]
         return [*layers, *self.unimodal, *central, self.temporal]
 
+    def output_layers(self) -> list[nn.Linear]:
+        """The last layers: of the model's prediction and of every modality's own."""
+        return [self.classifier, *self._linear_heads]
+
     def _run(self, stage: nn.Module, *arguments: Any) -> Tensor:
         if self.recompute and self.training:
             return checkpoint(stage, *arguments, use_reentrant=False)

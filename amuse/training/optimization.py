@@ -48,8 +48,8 @@ def centre_outputs(model: Amuse, train: Conversations) -> None:
     """
     labels = [u.label for u in train.utterances() if u.label is not None]
     if train.label_names is None and labels:
-        for head in (model.classifier, *model.heads):
-            torch.nn.init.constant_(cast(torch.nn.Linear, head).bias, float(torch.tensor(labels).double().mean()))
+        for layer in model.output_layers():
+            torch.nn.init.constant_(layer.bias, float(torch.tensor(labels).double().mean()))
 
 
 def dialogue_weights(train: Conversations, config: TrainConfig) -> Tensor | None:
