@@ -140,6 +140,6 @@ def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[fl
         length = media_seconds(media)
     except MediaError as error:
         sound = "no speech is heard, and no picture" if unheard is None else "neither sound nor picture"
-        raise ValueError(f"{media}: {sound} can be read: {error}") from None
+        raise ValueError(f"{error}; {sound} can be read") from None
     report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
     return [(0.0, length)]

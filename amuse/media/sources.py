@@ -158,7 +158,8 @@ def folder_source(
             recognize=None if recognize is None else lambda media: recognize(media, report),
         )
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}\n{problem_table(source.problems)}") from None
+        found = f"\n{problem_table(source.problems)}" if source.problems else ""
+        raise FileNotFoundError(f"{error}{found}") from None
     counts = ", ".join(f"{len(part)} {split}" for split, part in source.splits.items())
     how = "as given by its folders" if split_folders(folder) else f"drawn with seed {seed}"
     source.protocol = f"recordings of a folder, one dialogue each; splits {how}: {counts}"

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 from unicodedata import east_asian_width
 
-from tqdm import tqdm
-
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
 from amuse.encoders.hub import encoder_folder
@@ -16,6 +14,7 @@ from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
 from amuse.explain.groups import SPACES, WORD_STREAMS
 from amuse.model.amuse import Amuse
+from amuse.progress import progress_bar
 from amuse.report.content import Content, Turn
 
 CAUTIONS = {
@@ -50,17 +49,19 @@ def explain_run(
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []
-    bar = tqdm(chosen.utterances, "explaining", disable=None if progress else True, leave=False)
-    for position, utterance in enumerate(bar):
-        explanation = explain(
-            model,
-            chosen,
-            position,
-            options,
-            pieces=word_pieces(utterance, model, config.data),
-            temperature=temperature,
-        )
-        turns.append(Turn(utterance, explanation))
+    count = len(chosen)
+    with progress_bar(f"explaining {count} utterances", count, "utt", shown=progress, leave=False) as bar:
+        for position, utterance in enumerate(chosen.utterances):
+            explanation = explain(
+                model,
+                chosen,
+                position,
+                options,
+                pieces=word_pieces(utterance, model, config.data),
+                temperature=temperature,
+            )
+            turns.append(Turn(utterance, explanation))
+            bar.update()
     predictions = predict(model, conversations, config.train.batch_size)
     labels = predictions.labels
     quality: Quality | RegressionQuality | None = None
