@@ -12,6 +12,7 @@ from amuse.data.folder import Recording, conversations, find_transcript
 from amuse.data.load import add_text
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
+from amuse.encoders.text import WordReader
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
@@ -111,6 +112,11 @@ class Recognizer:
         if not lines:
             raise ValueError(f"{transcript}: expected at least one utterance, got none")
         return lines
+
+    @cached_property
+    def word_reader(self) -> WordReader:
+        """The text encoder of the run, for words that are not those of a recording."""
+        return WordReader(self.config.data, next(self.model.parameters()).device)
 
     @cached_property
     def _transcriber(self) -> Transcriber:

@@ -24,6 +24,7 @@ from amuse.media.mesh import FACE_PARTS, FaceMesh, FaceParts
 from amuse.progress import progress_bar
 from amuse.report.content import Content, KeyFrame, Media, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
+from amuse.report.sentences import sentences
 
 GRID = 4  # regions per side of each picture
 
@@ -84,6 +85,9 @@ def explain_turn(
             for stream in seen.pictures
             if stream in utterance.features
         },
+        sentences=sentences(
+            dialogue, position, recognizer.config.data, recognizer.standardizer, lambda: recognizer.word_reader
+        ),
     )
     mel = None if seen.samples is None else LogMel(1.0).spectrogram(seen.samples).T.numpy()
     return Turn(utterance, explanation, Media(seen.samples, mel, key_frames(utterance, explanation, seen, parts)))
