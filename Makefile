@@ -18,6 +18,7 @@
 #   make wheel      sdist and wheel in build/dist, the wheel installed into a clean environment and tried;
 #                   CPU kernels only, or with WHEEL_CUDA=1
 #   make fuzz       20,000 random arguments, files and checkpoints per test, 10,000 steps without memory growth (an hour)
+#   make kills      kills `amuse train` and `amuse data prepare`, on both engines, at ten random moments each
 #   make cuda-torch the package built and imported next to a CUDA build of torch, in its own venv (5.5 GB)
 #   make lock       constraints.txt: the versions of everything in this environment
 PYTHON ?= python3
@@ -34,7 +35,7 @@ CUDA_IS_BUILT := $(shell grep -s -A1 '"cuda": {' amuse_kernels/_build_info.json 
 AMUSE_CUDA ?= $(if $(CUDA_IS_BUILT),1,$(if $(wildcard /dev/nvidiactl),auto,0))
 export AMUSE_CUDA
 
-.PHONY: install demo test quick check docs results coverage lock triton triton-oldest ctest sanitize cuda-torch arm wheel fuzz clean FORCE
+.PHONY: install demo test quick check docs results coverage lock triton triton-oldest ctest sanitize cuda-torch arm wheel fuzz kills clean FORCE
 
 install: $(VENV)/installed
 
@@ -129,6 +130,9 @@ wheel: install
 fuzz: install
 	AMUSE_SOAK_STEPS=10000 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
 		--hypothesis-profile=long tests/fuzz tests/test_endurance.py tests/test_media_matrix.py
+
+kills: install
+	AMUSE_SOAK_STEPS=1 $(BIN)/python -m pytest -s -k kill tests/test_kill.py tests/test_prepare.py tests/test_cluster.py
 
 CTEST = $(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DAMUSE_BUILD_PYTHON=OFF \
 		-DAMUSE_BUILD_TESTS=ON $(2) && $(BIN)/cmake --build $(1) && $(BIN)/ctest --test-dir $(1) --output-on-failure

@@ -91,9 +91,10 @@ class ModelConfig:
         owner = {stream: name for name, members in self.streams.items() for stream in members}
         unknown = set(owner) - set(streams)
         if unknown:
-            raise ValueError(f"streams: expected names out of {streams}, got {sorted(unknown)[0]!r}")
-        if set(self.streams) & (set(streams) - set(owner)):
-            raise ValueError(f"streams: {self.streams} names a modality that the data have too: {streams}")
+            raise ValueError(f"streams: expected names out of {', '.join(streams)}, got {sorted(unknown)[0]!r}")
+        taken = set(self.streams) & (set(streams) - set(owner))
+        if taken:
+            raise ValueError(f"streams: {sorted(taken)[0]!r} names a modality that the data have too")
         names = dict.fromkeys(owner.get(stream, stream) for stream in streams)
         return {name: self.streams.get(name, [name]) for name in names}
 
@@ -170,7 +171,9 @@ class DataConfig:
                 f"got {self.inner_folds}, {self.inner_fold}"
             )
         if not self.fold_splits or not set(self.fold_splits) <= set(SPLITS):
-            raise ValueError(f"fold_splits: expected some of {', '.join(SPLITS)}, got {self.fold_splits}")
+            raise ValueError(
+                f"fold_splits: expected some of {', '.join(SPLITS)}, got {', '.join(self.fold_splits) or 'none'}"
+            )
         _probability(self, "valid_fraction", "contrast")
         if self.dataset != "synthetic" and self.path is None:
             raise ValueError(f"data.path: expected the folder of {self.dataset}, got None")
@@ -203,7 +206,8 @@ class TrainConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
     # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling; None = 0, a shard if at a URL
     shuffle_block: int | None = None
-    workers: int = 0  # processes that read and collate batches ahead of the step; 0 = none
+    own_blocks: bool | None = None  # each process draws from blocks that no other reads; None = if data are at a URL
+    workers: int = 0  # processes that read and collate batches ahead of the step; 0 = a thread
     save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only
     seed: int = 0
@@ -286,12 +290,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = place.split(".")
     if not separator or not all([*parents, leaf]):
         raise ValueError(f"--set {override}: expected section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(
-            f"--set {override}: expected a YAML value after '=', got {text!r}: {_one_line(error)}"
-        ) from None
+    value = yaml_value(f"--set {override}", text)
     node = tree
     for depth, parent in enumerate(parents, 1):
         if node.get(parent) is None:
@@ -304,9 +303,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[leaf] = value
 
 
-def _one_line(error: Exception) -> str:
-    """A YAML error without the picture of its place, which is drawn over several lines."""
-    return str(getattr(error, "problem", None) or error or type(error).__name__)
+def yaml_value(option: str, text: str) -> Any:
+    """The value after "=" of an option.
+
+    Raises:
+        ValueError: It is not YAML; the message begins with `option`.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # without the picture of the place, which is drawn over several lines
+        problem = str(getattr(error, "problem", None) or error or type(error).__name__)
+        raise ValueError(f"{option}: expected a YAML value after '=', got {text!r}: {problem}") from None
 
 
 def split_data_keys(model: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -43,6 +43,14 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def share(self, value: Any) -> Any:
+        """The main process's picklable value; that of every other process is not used."""
+        if self.size > 1:
+            values = [value]
+            dist.broadcast_object_list(values, src=0)
+            value = values[0]
+        return value
+
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, int]:
         """All processes' `(n_r, ...)` rows, by rank, with gradients, and where this process's rows begin."""
         if self.size == 1:

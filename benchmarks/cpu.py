@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from amuse.config import Config
+from amuse.files import write_csv
 from benchmarks import meld, workloads
 from benchmarks.measure import CLOCKS, alternate, machine, machine_peaks, peak_extra_bytes
 from benchmarks.packed_attention import packed_attention
@@ -158,10 +159,9 @@ def save(records: list[dict[str, Any]], target: Path) -> None:
     if target.exists():
         with target.open(newline="") as file:
             kept = [record for record in csv.DictReader(file) if record["workload"] not in measured]
-    with target.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(sorted(kept + records, key=lambda record: record["workload"]))
+    columns = list(records[0])
+    rows = sorted(kept + records, key=lambda record: record["workload"])
+    write_csv([columns, *([row[name] for name in columns] for row in rows)], target)
 
 
 if __name__ == "__main__":

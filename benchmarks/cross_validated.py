@@ -29,18 +29,23 @@ def table(data: str) -> str:
 
 def grid(file: str) -> str:
     """A CSV that `amuse ablate --folds` wrote, copied into results: every row against the unchanged configuration."""
+    if not (RUNS.parent / file).is_file():
+        return "Not measured."
     with (RUNS.parent / file).open(encoding="utf-8", newline="") as opened:
         rows = list(csv.DictReader(opened))
     lines = []
     for row in rows:
         digits = 3 if row["measure"] == "Pearson r" else 2
-        cells = [row["table"], row["row"], f"{float(row['mean']):.{digits}f}", "", ""]
+        mean = f"{float(row['mean']):.{digits}f}"
+        mean += f" ± {float(row['deviation']):.{digits}f}" if row["deviation"] else ""
+        cells = [row["table"], row["row"], mean, "", "", row["shows"]]
         if row["low"]:
             cells[3] = f"{float(row['difference']):+.{digits}f}"
             cells[4] = f"{float(row['low']):+.{digits}f} to {float(row['high']):+.{digits}f}"
-        lines.append(f"| {' | '.join([*cells, row['shows']])} |")
-    head = f"| table | row | {rows[0]['measure']} | to unchanged | 95 % interval | shown |"
-    return "\n".join([head, "|---" * 6 + "|", *lines])
+        cells.append(f"{float(row['gap']):.{digits}f}" if row["gap"] else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    head = f"| table | row | {rows[0]['measure']} | to unchanged | 95 % interval | shown | training - test |"
+    return "\n".join([head, "|---" * 7 + "|", *lines])
 
 
 def summary() -> str:
@@ -49,7 +54,7 @@ def summary() -> str:
     runs = read_runs()
     for data, about in SETS.items():
         own = {name: scores for (of, name), scores in runs.items() if of == data}
-        if AMUSE not in own:
+        if AMUSE not in own or len(own[AMUSE].pooled) == 1:
             continue
         ours = own.pop(AMUSE)
         for name, scores in _rivals(own):
@@ -98,7 +103,7 @@ def mean(scores: CrossValidation) -> float:
 
 
 def spread(scores: CrossValidation, column: int) -> str:
-    """Mean and sample deviation over groupings or seeds; how many, if they are not five."""
+    """Mean and sample deviation over groupings or seeds; how many, if there are not five."""
     digits = 3 if scores.measure == "Pearson r" else 2
     values = [pair[column] for pair in scores.pooled]
     text = f"{statistics.fmean(values):.{digits}f}"

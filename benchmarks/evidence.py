@@ -8,15 +8,15 @@ written.
 
 import csv
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
 
+from amuse.cli.main import app
 from amuse.experiments.cross_validation import CrossValidation, FoldScore, read_scores
+from amuse.files import write_csv
 from benchmarks.experiments import EXPERIMENTS, SETS, Experiment
 
 RUNS = Path(__file__).parent / "results" / "runs.csv"
@@ -54,7 +54,7 @@ def main(
             raise SystemExit(
                 f"--data {data}: expected the folder {needed} in it; docs/results_folds.md says what it is"
             )
-    stored = read_runs()
+    stored = read_runs() if quick else {}
     for experiment in chosen:
         print(f"=== {experiment.data}: {experiment.name} ({time.perf_counter() - began:.0f} s)", flush=True)
         found = run(experiment, data, 1 if quick else seeds, BUILD / ("quick" if quick else "runs"))
@@ -63,16 +63,18 @@ def main(
             written = "nothing written" if before is None else f"written {before.pooled[0][0]:.3f}"
             print(f"{found.measure}, grouping 0: {found.pooled[0][0]:.3f}, {written}", flush=True)
         else:
-            stored[experiment.data, experiment.name] = found
-            write_runs(stored)
+            write_runs({**read_runs(), (experiment.data, experiment.name): found})  # another process may have written
 
 
 def run(experiment: Experiment, root: Path, seeds: int | None, out: Path) -> CrossValidation:
-    """Run one experiment as its command; scores of what is finished are only read."""
+    """Run the command of one experiment; scores of what is finished are only read.
+
+    In this process: most fits take a second or two, less than the start of another process.
+    """
     tables = BUILD / "tables"
     folder = SETS[experiment.data].prepare(root, tables)
     command = experiment.command(folder, out / experiment.folder, seeds)
-    subprocess.run([sys.executable, "-m", "amuse", *(w.replace("{tables}", str(tables)) for w in command)], check=True)
+    app([word.replace("{tables}", str(tables)) for word in command], standalone_mode=False)
     return read_scores(out / experiment.folder)
 
 
@@ -96,16 +98,14 @@ def read_runs() -> dict[tuple[str, str], CrossValidation]:
 def write_runs(runs: dict[tuple[str, str], CrossValidation]) -> None:
     """Write runs.csv in the order of the experiments."""
     order = {(e.data, e.name): i for i, e in enumerate(EXPERIMENTS)}
-    with RUNS.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Run._fields)
-        for key in sorted(runs, key=lambda key: order.get(key, len(order))):
-            own = runs[key]
-            common = *key, own.measure, own.second
-            for f in own.folds:
-                writer.writerow(Run(*common, f.grouping, f.fold, round(f.score, 4), None, f.train, f.test))
-            for i, (first, second) in enumerate(own.pooled):
-                writer.writerow(Run(*common, i, None, round(first, 4), round(second, 4), None, None))
+    rows: list[tuple[object, ...]] = [Run._fields]
+    for key in sorted(runs, key=lambda key: order.get(key, len(order))):
+        own = runs[key]
+        common = *key, own.measure, own.second
+        rows += [Run(*common, f.grouping, f.fold, round(f.score, 4), None, f.train, f.test) for f in own.folds]
+        for i, (first, second) in enumerate(own.pooled):
+            rows.append(Run(*common, i, None, round(first, 4), round(second, 4), None, None))
+    write_csv(rows, RUNS)
 
 
 if __name__ == "__main__":

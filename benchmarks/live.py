@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.files import write_csv
 from amuse.inference.prediction import PredictedUtterance, predict_recording
 from amuse.inference.recording import Recognizer
 from amuse.live import Live, LiveOptions, Lost, Spoken
@@ -139,10 +140,7 @@ def table() -> str:
 
 
 def _save(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv([rows[0].keys(), *(row.values() for row in rows)], path)
 
 
 def main() -> None:

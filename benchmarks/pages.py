@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from amuse.files import write_text
+
 # Backends of compiled kernels, as pages name them.
 BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attention"}
 
@@ -10,7 +12,7 @@ BACKENDS = {"triton": "Triton", "cuda": "CUDA C++", "plain": "plain flash attent
 def rewrite(page: Path, command: str, content: str) -> None:
     """Puts `content` between the marks that name `command`."""
     text = page.read_text(encoding="utf-8")
-    page.write_text(_between(command).sub(lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text), encoding="utf-8")
+    write_text(_between(command).sub(lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text), page)
 
 
 def written(page: Path, command: str) -> str:

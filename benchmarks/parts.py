@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from amuse.files import replace_file, write_csv
+
 PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
     "attention": ("amuse_kernels::",),
@@ -48,10 +50,8 @@ def save(label: str, seconds: dict[str, float], target: Path) -> None:
     rows = list(csv.DictReader(target.open(newline=""))) if target.exists() else []
     rows = [row for row in rows if row["step"] != label]
     rows += [{"step": label, "part": part, "seconds": f"{value:.3f}"} for part, value in seconds.items()]
-    with target.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "part", "seconds"])
-        writer.writeheader()
-        writer.writerows(rows)
+    columns = ("step", "part", "seconds")
+    write_csv([columns, *([row[name] for name in columns] for row in rows)], target)
 
 
 def draw(source: Path) -> Path:
@@ -77,7 +77,7 @@ def draw(source: Path) -> Path:
     axes.set_xlabel("CPU seconds of a training step, MELD's lengths")
     axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35))
     target = source.with_suffix(".svg")
-    figure.savefig(target, metadata={"Date": None})
+    replace_file(target, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return target
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
+from amuse.files import replace_file
 from benchmarks.pages import rewrite
 from benchmarks.performance import CONDITIONS, counted
 
@@ -87,7 +88,7 @@ def draw(source: Path) -> Path:
     )
     axes.legend(fontsize=7, loc="lower right")
     target = source.with_suffix(".svg")
-    figure.savefig(target, metadata={"Date": None})
+    replace_file(target, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return target
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from amuse.files import write_text
 from benchmarks.measure import machine
 
 SUITE = Path(__file__).with_name("test_cpu.py")
@@ -70,7 +71,7 @@ def main() -> None:
         parser.error("expected either a file to compare with or --save FILE")
     here = {name: machine()[name] for name in CONDITIONS}
     if options.save is not None:
-        options.save.write_text(json.dumps({"machine": here, "ratios": measure()}, indent=2) + "\n")
+        write_text(json.dumps({"machine": here, "ratios": measure()}, indent=2) + "\n", options.save)
         return
     before = json.loads(options.before.read_text())
     if before["machine"] != here:

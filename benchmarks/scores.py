@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
-from benchmarks import cross_validated
+from benchmarks import cross_validated, gates
 from benchmarks.experiments import SETS as FOLDED
 from benchmarks.pages import rewrite
 from benchmarks.published import published_table
@@ -158,6 +158,8 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         f"{COMMAND} (mosi)": lambda: ablations("mosi"),
         f"{COMMAND} (demo)": lambda: ablations("demo"),
         f"{COMMAND} (acted)": lambda: cross_validated.grid("ablation_acted.csv"),
+        f"{COMMAND} (enjoyment)": lambda: cross_validated.grid("ablation_enjoyment.csv"),
+        f"{COMMAND} (gates)": gates.table,
     },
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from amuse.files import write_csv
 from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber
 from benchmarks.pages import rewrite
 from benchmarks.spoken import Spoken, SpokenLine, conversation
@@ -25,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "speech.csv"
 PAGE = Path(__file__).parents[1] / "docs" / "results_speech.md"
 PAUSES = {"0.2 to 1.2 s": (0.2, 1.2), "0 to 0.3 s": (0.0, 0.3)}
 TALKS, TURNS, FIRST_SEED = 5, 10, 100
-"""Conversations of each kind; the thresholds of `amuse.speech.speakers` were chosen on seeds 0 to 7, and on other voices."""
+"""Conversations of each kind; those of `amuse.speech.speakers` were chosen on seeds 0 to 7 and other voices."""
 COLLAR = 0.25  # seconds around a true border that do not count for the diarization error
 TOLERANCE = 0.3  # seconds that a right border may be off
 
@@ -153,10 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         rows = measure(arguments.models)
-        with RESULTS.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv([rows[0].keys(), *(row.values() for row in rows)], RESULTS)
     rewrite(PAGE, COMMAND, table())
 
 

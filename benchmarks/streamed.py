@@ -104,7 +104,7 @@ def measure(folder: Path, steps: int, workers: int, in_memory: bool, limit_gib: 
     run = Run(config, model, splits, folder, World(torch.device("cpu")))
     run.model.train()
     run.loader.set_epoch(0)
-    batches, waits, trained, peak = iter(run.loader), [], 0, 0.0
+    batches, waits, trained, peak = run.read(), [], 0, 0.0
     began = time.perf_counter()
     for _ in range(min(steps, len(run.loader))):
         asked = time.perf_counter()

@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
+# Ray's workers run at nice 15 by default: beside other tests they would starve
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # As the package's tables were compiled; Triton 3.10 changes the default
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 

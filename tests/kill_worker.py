@@ -1,5 +1,7 @@
 """Run by tests/test_kill.py: trains in forked children, kills each at another moment, resumes in the next one.
 
+The features are in files and an epoch is drawn in blocks, so that a life that resumes within one has to find its place.
+
     python -m tests.kill_worker FOLDER
 
 A fork costs nothing, where a new process would import torch for seconds. Prints one line per death.
@@ -18,16 +20,19 @@ from pathlib import Path
 import torch
 
 from amuse.config import Config
-from amuse.data.load import load_splits
+from amuse.data import batch
+from amuse.data.load import Splits
+from amuse.data.prepared import read_prepared
+from amuse.data.synthetic import synthetic_conversations
 from amuse.files import BEST
 from amuse.model.amuse import Amuse
 from amuse.training.state import STATE_FILE
 from amuse.training.train import train_on
+from tests.prepared_folder import write_prepared
 
 CONFIG = Config.load(
     None,
     [
-        "data.num_dialogues=6",
         "model.d_model=16",
         "model.num_heads=2",
         "model.man_layers=1",
@@ -37,6 +42,7 @@ CONFIG = Config.load(
         "train.mixup=0.4",
         "train.keep=last",
         "train.save_steps=2",
+        "train.shuffle_block=1",
     ],
 )
 
@@ -85,6 +91,13 @@ def check(folder: Path) -> None:
         Amuse.from_pretrained(folder / BEST)
 
 
+def in_files(folder: Path) -> Splits:
+    counts = {"train": 6, "valid": 3, "test": 3}
+    write_prepared(folder, {split: synthetic_conversations(split, num_dialogues=n) for split, n in counts.items()})
+    train, valid, test = (read_prepared(folder, split) for split in counts)
+    return Splits(train, valid, test, None)
+
+
 def main(folder: Path) -> None:
     # here, not in a child, so that the children find all modules imported
     train_on(SPLITS, CONFIG, folder / "whole", progress=False)
@@ -110,5 +123,6 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    SPLITS = load_splits(CONFIG.data)
+    batch.WINDOW = 3  # blocks, of six
+    SPLITS = in_files(Path(sys.argv[1]) / "data")
     main(Path(sys.argv[1]))

@@ -13,7 +13,7 @@ from amuse.experiments import repetition
 from amuse.experiments.ablation import ablate, compared
 from amuse.experiments.paired import paired_difference
 from amuse.experiments.rows import TABLES, Variant, changed, rows_of
-from amuse.experiments.tables import Result, Row, grid_latex, grid_markdown
+from amuse.experiments.tables import GridRow, Result, grid_latex, grid_markdown
 from tests.test_cross_validation import configure, write_tables
 
 TINY = [
@@ -109,9 +109,9 @@ def result(*scores, gap=()):
 def test_rows_are_compared_with_the_unchanged_configuration_seed_by_seed():
     unchanged = result(70.0, 80.0, 75.0)
     rows = [
-        Row(Variant("", "unchanged", {}), unchanged, None, None),
+        GridRow(Variant("", "unchanged", {}), unchanged, None, None),
         compared(Variant("III", "random α", {}, (70.86, 72.07)), result(69.0, 78.0, 73.5, gap=[1, 2, 3]), unchanged),
-        Row(Variant("III", "gate & co", {}, (71.32, 73.91)), unchanged, None, None),
+        GridRow(Variant("III", "gate & co", {}, (71.32, 73.91)), unchanged, None, None),
     ]
     lines = grid_markdown(rows).splitlines()
     # differences -1, -2 and -1.5: mean -1.5, standard error 0.29, times 4.30 for the interval

@@ -1,5 +1,6 @@
 """`--engine ray`: the bytes of the local engine, whatever is killed; on two processes of a local Ray."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ pytest.importorskip("transformers", reason="needs the extra: pip install amuse-k
 import ray
 
 from amuse.config import Config
+from amuse.encoders.words import TextOptions
 from amuse.experiments.ablation import ablate
 from amuse.experiments.repetition import repeat
 from amuse.media.cluster import networks
@@ -27,7 +29,7 @@ from amuse.media.prepare import prepare
 from amuse.media.sources import folder_source
 from tests.media_files import write_talks
 from tests.test_prepare import ROOT, assert_same, command, members, shards
-from tests.tiny_encoders import write_tiny_encoders
+from tests.tiny_encoders import write_tiny_encoders, write_tiny_text_encoder
 
 pytestmark = pytest.mark.slow
 SMALL = Config.load(
@@ -58,12 +60,13 @@ def talks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     encoders = write_tiny_encoders(tmp_path_factory.mktemp("encoders"))
-    return Options(audio=str(encoders / "wav2vec2"), vision=str(encoders / "vit"))
+    words = TextOptions(str(write_tiny_text_encoder(encoders / "text")), context=1)
+    return Options(audio=str(encoders / "wav2vec2"), vision=str(encoders / "vit"), text=words)
 
 
 @pytest.fixture(scope="module")
 def reference(talks, options, tmp_path_factory):
-    """What one process makes without interruption."""
+    """A folder that one process makes without interruption."""
     out = tmp_path_factory.mktemp("reference")
     run(talks, out, options)
     return out
@@ -99,36 +102,53 @@ def test_processes_that_read_ahead_make_the_same_bytes(talks, options, reference
 
 @pytest.mark.parametrize("victims", [("ray::_Network",), ("ray::_read", "ray::_write", "ray::IDLE")])
 def test_killed_processes_lose_nothing(cluster, talks, options, reference, tmp_path, victims):
-    """SIGKILL to the actor, and to the workers, when the first files are there."""
-    killed = []
+    """SIGKILL to an actor, and to a worker, at a random moment."""
+    draw = random.Random(0)
+    moments, latest = [], 0.0
+    while len(moments) < KILLS:
+        out = tmp_path / str(time.monotonic())
+        began = time.monotonic()
+        with killing(out, victims, after=draw.uniform(0, latest)) as killed:
+            run(talks, out, options, "ray")
+        assert_same(out, reference)
+        moments += killed
+        # so that the next moment is within the time from the first file to the last
+        latest = max(latest, 0.5 * (time.monotonic() - began)) if killed else latest / 2
+    print(f"killed {victims[0]} and others seconds after the first file, with files: {moments}")
+
+
+@contextlib.contextmanager
+def killing(out, victims, after):
+    """Kills one process of Ray, `after` seconds after the first file; yields a list that gets when and at how many."""
+    killed, ended = [], threading.Event()
 
     def kill():
-        while not shards(tmp_path) and not ended.wait(0.001):
+        while not shards(out) and not ended.wait(0.001):
             pass
+        began = time.monotonic()
+        ended.wait(after)
         while not killed and not ended.wait(0.001):
             for process in workers_of_ray():
-                if title(process).startswith(victims):
+                if title(process).startswith(victims) and not killed:
                     os.kill(process, signal.SIGKILL)
-                    killed.append(process)
+                    killed.append((round(time.monotonic() - began, 2), len(shards(out))))
 
-    ended = threading.Event()
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        run(talks, tmp_path, options, "ray")
+        yield killed
     finally:
         ended.set()
         killer.join()
-    assert killed
-    assert_same(tmp_path, reference)
 
 
 def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, reference, tmp_path):
     """SIGKILL at random moments, then to the end: the same bytes as without."""
     encoders = ["--audio", options.audio, "--vision", options.vision, "--engine", "ray"]
-    moments = random.Random(0)
-    killed = 0
-    while killed < KILLS:
+    encoders += ["--text", options.text.encoder, "--set", "data.context=1"]
+    draw = random.Random(0)
+    moments = []
+    while len(moments) < KILLS:
         process = subprocess.Popen(
             command(talks, tmp_path, *encoders),
             cwd=ROOT,
@@ -137,12 +157,15 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
             env={**os.environ, "RAY_ADDRESS": "local"},
             start_new_session=True,
         )
-        there = shards(tmp_path)
-        while process.poll() is None and shards(tmp_path) == there:
+        began, there = time.monotonic(), shards(tmp_path)
+        # half of them while it works, half while it starts
+        working = len(moments) % 2 == 0
+        while working and process.poll() is None and shards(tmp_path) == there:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 0.5 if working else 10))
         process.kill()
-        killed += process.wait() == -signal.SIGKILL
+        if process.wait() == -signal.SIGKILL:
+            moments.append((round(time.monotonic() - began, 2), len(shards(tmp_path))))
         deadline = time.monotonic() + 60
         while workers_left(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -151,6 +174,7 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
             assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
         if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
             shutil.rmtree(tmp_path)
+    print(f"killed the driver after seconds, with shards out of {len(shards(reference))}: {moments}")
     run(talks, tmp_path, options)
     assert_same(tmp_path, reference)
 

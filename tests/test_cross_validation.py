@@ -18,6 +18,7 @@ from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments import contender
 from amuse.experiments.cross_validation import cross_validate, read_scores
+from amuse.experiments.paired import compare_folders
 from amuse.experiments.settings import combinations
 
 TINY = ["model.d_model=16", "model.num_heads=2", "model.man_layers=1", "model.unimodal_lstm=false", "train.epochs=2"]
@@ -146,6 +147,36 @@ def test_predictions_of_all_folds_are_pooled_into_one_score(tmp_path, regression
     assert f"{statistics.fmean(first):.{digits}f} ± {statistics.stdev(first):.{digits}f}" in text[-1]
     assert ("Pearson r" if regression else "weighted F1") in text[0]
     assert read_scores(tmp_path / "runs") == done
+    assert [(each.seed, each.grouping) for each in done.tested] == [(0, 0), (1, 1)]
+    assert done.tested[0].digest != done.tested[1].digest
+    for fold in done.folds:
+        place = tmp_path / "runs" / f"grouping{fold.grouping}" / f"fold{fold.fold}"
+        model, trained_on, _ = load_run(place, "train")
+        seen = evaluate(model, trained_on)
+        assert fold.training == pytest.approx(
+            seen.pearson if regression else 100 * seen.weighted_f1, abs=1e-4, nan_ok=True
+        )
+
+
+def test_runs_are_compared_with_those_of_the_same_groupings_and_seeds_only(tmp_path):
+    data = write_tables(tmp_path / "data")
+    for name, changes in (
+        ("first", []),
+        ("narrower", ["model.d_model=16", "train.epochs=1"]),
+        ("seeded", ["train.seed=7"]),
+        ("regrouped", ["data.grouping=3"]),
+    ):
+        cross_validate(configure(data, *changes), tmp_path / name, 1, progress=False)
+    _, rows = compare_folders([tmp_path / "first", tmp_path / "narrower"])
+    assert rows[1].difference is not None
+    for name, kind in (("seeded", "seeds"), ("regrouped", "groupings")):
+        with pytest.raises(ValueError, match=f"{name}: expected the {kind} of the first folder, got "):
+            compare_folders([tmp_path / "first", tmp_path / name])
+    utterances = data / "utterances.csv"
+    utterances.write_text(utterances.read_text().replace(",a\n", ",b\n"))
+    cross_validate(configure(data), tmp_path / "relabelled", 1, progress=False)
+    with pytest.raises(ValueError, match="relabelled: expected the test utterances of the first folder, got others"):
+        compare_folders([tmp_path / "first", tmp_path / "relabelled"])
 
 
 def test_choices_are_made_on_the_validation_part_inside_each_fold(tmp_path, monkeypatch):
@@ -161,9 +192,9 @@ def test_choices_are_made_on_the_validation_part_inside_each_fold(tmp_path, monk
     done = cross_validate(config, tmp_path / "runs", 1, ["train.learning_rate=[1.0e-9, 0.02]"], progress=False)
     for fold in done.folds:
         fold_config = configure(tmp_path / "data", f"data.fold={fold.fold}").data
-        _, valid, test = load_fold(fold_config)
-        seen = [[dialogue.id for dialogue in part.dialogues] for part in (valid, valid, test)]
-        assert looked_at[3 * fold.fold : 3 * fold.fold + 3] == seen
+        train, valid, test = load_fold(fold_config)
+        seen = [[dialogue.id for dialogue in part.dialogues] for part in (valid, valid, test, train)]
+        assert looked_at[4 * fold.fold : 4 * fold.fold + 4] == seen
         scores = []
         for number in range(2):
             folder = tmp_path / "runs" / "grouping0" / f"fold{fold.fold}" / f"choice{number}"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -18,7 +20,7 @@ from amuse.data.load import Splits, load_splits
 from amuse.data.prepared import read_prepared
 from amuse.encoders import stored
 from amuse.encoders.stored import StoredTokens, stored_tensors
-from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
+from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader, read_ahead
 from amuse.training.train import train_on
 from amuse.world import World
 from tests.batches import missing_counts
@@ -133,6 +135,39 @@ def test_workers_make_the_same_batches(folder):
     for one, other in batches:
         assert one.ids == other.ids
         assert all(torch.equal(one.tokens[m], other.tokens[m]) for m in data.modalities)
+
+
+def test_a_thread_makes_the_same_batches_and_no_more_than_it_may_ahead():
+    made = []
+
+    def batches():
+        for number in range(6):
+            made.append(number)
+            yield number
+
+    for taken, number in enumerate(read_ahead(batches(), 2)):
+        assert number == taken
+        deadline = time.monotonic() + 5
+        while len(made) < min(taken + 3, 6) and time.monotonic() < deadline:  # it does not wait to be asked
+            time.sleep(0.001)
+        time.sleep(0.01)
+        assert made == list(range(min(taken + 3, 6)))
+
+
+def test_what_a_thread_that_reads_ahead_raises_is_raised_where_the_batch_is_needed():
+    def batches():
+        yield 0
+        raise FileNotFoundError("shard")
+
+    ahead = read_ahead(batches(), 1)
+    assert next(ahead) == 0
+    with pytest.raises(FileNotFoundError, match="shard"):
+        next(ahead)
+    threads = threading.active_count()
+    abandoned = read_ahead(iter(range(9)), 2)
+    next(abandoned)
+    abandoned.close()
+    assert threading.active_count() == threads
 
 
 def test_train_verifies_again_on_request(folder, tmp_path):

@@ -11,39 +11,20 @@ from amuse.data.load import add_text
 from amuse.data.text import encode_text, tokenize
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder
-from amuse.encoders.text import WordReader, Words
+from amuse.encoders.text import FrozenTextEncoder, WordReader, Words
 from tests.batches import missing_counts
+from tests.tiny_encoders import SPECIAL, write_tiny_text_encoder
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-VOCABULARY = [*SPECIAL, "hello", "there", "no", "way", "ada", "ben", ":", "!"]
-ID = {token: i for i, token in enumerate(VOCABULARY)}
+WORDS = ("hello", "there", "no", "way", "ada", "ben", ":", "!")
+ID = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
 CLS, SEP = ID["[CLS]"], ID["[SEP]"]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A random two-layer BERT of width 8 with a vocabulary of 13 tokens."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = Tokenizer(models.WordPiece(ID, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(ID),
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=64,
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
+    return write_tiny_text_encoder(tmp_path_factory.mktemp("encoder"), WORDS)
 
 
 def talk(*texts):
@@ -109,6 +90,30 @@ def test_utterance_without_text_is_absent_and_reported(encoder, tmp_path, caplog
     assert "2 of 3 utterances have no text" in caplog.text
     nothing = encode_text(talk(None), encoder, cache_dir=tmp_path, progress=False)
     assert nothing.modalities == {"text": 8}
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_features_do_not_depend_on_how_many_files_the_cache_has(encoder, tmp_path, monkeypatch, pool):
+    """Files of few features bound memory, and a killed process finds those that it had finished."""
+    split = talk("no", "hello there ! no way", "way", "there hello", "no way !", "ada", "ben", "no")
+    options = {"batch_size": 2, "progress": False, "pool": pool}
+    whole = encode_text(split, encoder, cache_dir=tmp_path / "one", **options)
+    monkeypatch.setattr("amuse.encoders.text.FILE_BYTES", 100)
+    cut = encode_text(split, encoder, cache_dir=tmp_path / "many", **options)
+    assert all(torch.equal(text_of(whole, i), text_of(cut, i)) for i in range(8))
+    assert len(list((tmp_path / "one").iterdir())) == 1
+    files = sorted((tmp_path / "many").iterdir())
+    assert len(files) > 1
+    files[0].unlink()
+    encoded = []
+    encode = FrozenTextEncoder.encode
+    monkeypatch.setattr(
+        FrozenTextEncoder, "encode", lambda self, sequences: encoded.append(sequences) or encode(self, sequences)
+    )
+    again = encode_text(split, encoder, cache_dir=tmp_path / "many", **options)
+    assert all(torch.equal(text_of(again, i), text_of(cut, i)) for i in range(8))
+    assert len(encoded) == 1
+    assert sorted((tmp_path / "many").iterdir()) == files
 
 
 def test_second_call_reads_the_cache_and_other_options_do_not(encoder, tmp_path, monkeypatch):

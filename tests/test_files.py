@@ -10,8 +10,11 @@ import amuse
 from amuse.files import replace_file, write_csv
 
 PACKAGE = Path(amuse.__path__[0])
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # the writer itself; rows that are there as soon as they are spoken
 EXCEPTIONS = ("files.py", "live/writing.py")
+# journals, complete after every line; files of one run in a folder that is deleted after it; a counter of the kernel's
+OF_BENCHMARKS = {"gpu/journal.py", "gpu/training.py", "live.py", "measure.py", "scaling.py", "streamed.py"}
 
 
 def writes(source: str) -> Iterator[int]:
@@ -26,11 +29,18 @@ def writes(source: str) -> Iterator[int]:
                 yield node.lineno
 
 
+def files_that_write(folder: Path) -> set[str]:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    return {name for name, path in files.items() if [*writes(path.read_text())]}
+
+
 def test_every_file_of_the_package_is_written_by_its_one_writer():
-    files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
-    found = {name: [*writes(path.read_text())] for name, path in files.items() if name not in EXCEPTIONS}
     # PyAV's containers: a buffer in memory, and a file under the temporary name that replace_file gives
-    assert {name for name, lines in found.items() if lines} == {"report/figures.py", "media/cartoon.py"}
+    assert files_that_write(PACKAGE) == {*EXCEPTIONS, "report/figures.py", "media/cartoon.py"}
+
+
+def test_every_table_of_a_benchmark_is_written_by_that_writer():
+    assert files_that_write(BENCHMARKS) == OF_BENCHMARKS
 
 
 def test_the_search_finds_every_way_of_writing():

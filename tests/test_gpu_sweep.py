@@ -136,7 +136,7 @@ def fake(kind, path):
         ("lost", "an illegal memory access"),
     ],
 )
-def test_a_stage_goes_on_behind_what_ended_its_process(kind, reason, tmp_path):
+def test_a_stage_continues_after_what_ended_its_process(kind, reason, tmp_path):
     path = tmp_path / "records.jsonl"
     supervise(Journal(path, kind, time.time()), fake(kind, path), time.time() + 60, patience=2)
     records = read(path)

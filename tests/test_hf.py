@@ -273,10 +273,10 @@ def test_a_batch_is_padded_and_says_so():
     ("utterance", "message"),
     [
         ({"speeker": "Ann"}, "utterance 0_0: unknown field 'speeker'"),
-        ({"label": "joyful"}, r"utterance 0_0, label: expected one of \['calm', 'angry'\], got 'joyful'"),
+        ({"label": "joyful"}, "utterance 0_0, label: expected one of calm, angry, got 'joyful'"),
         ({"label": 2}, "label: expected an integer from 0 to 1 or None, got 2"),
         ({"features": {"audio": [[1.0, 2.0, 3.0]]}}, r"expected torch.float32 \(L, 2\), got torch.float32 \(1, 3\)"),
-        ({"features": {"touch": [[1.0]]}}, r"expected a modality out of \['audio'\], got 'touch'"),
+        ({"features": {"touch": [[1.0]]}}, "expected a modality out of audio, got 'touch'"),
         ({"features": {"audio": [[1.0, float("nan")]]}}, "expected finite numbers"),
     ],
 )

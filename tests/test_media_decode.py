@@ -93,7 +93,7 @@ def test_key_frames_are_what_is_on_screen_in_the_middle_of_equal_parts(tmp_path)
 def test_frames_at_uneven_times_are_chosen_by_time_and_noted(tmp_path):
     path = write_video(tmp_path / "a.mp4", times=[0.0, 0.1, 0.2, 0.3, 0.9, 1.0, 1.1])
     notes = Notes()
-    # from 0.3 to 0.9 s the fourth frame stands
+    # from 0.3 to 0.9 s the fourth frame is shown
     assert red(read_frames(Span(path, 0.0, 1.0), 4, 30, notes)) == pytest.approx([20, 60, 60, 60], abs=6)
     assert notes == ["variable_frame_rate"]
 

@@ -1,151 +1,107 @@
-"""What a user did wrong is told in one line that names the file once, without an error number of the system."""
+"""Errors are sentences for people: choices as plain lists, what helps next, and nothing that contradicts them."""
 
-import io
-import socket
-import sys
-import urllib.error
-from types import SimpleNamespace
+import ast
+from collections.abc import Iterable
+from pathlib import Path
 
-import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
+import amuse
+import amuse_kernels
+from amuse.cli.main import app
+from amuse.data.load import guess_dataset, load_split
+from amuse.experiments.settings import combinations
+from amuse.report.plots import plot_run
 
-from amuse.cli.main import main
-from amuse.data.transcript import read_transcript
-from amuse.errors import in_words
-from amuse.inference.prediction import PredictedUtterance, lacking, table
-from amuse.live.sources import replay
-from amuse.media.decode import read_audio
-from amuse.media.sources import Span
-from amuse.media.tracks import MediaError
-from amuse.progress import progress_bar
-from amuse.speech import transcribe
+PACKAGES = [Path(package.__path__[0]) for package in (amuse, amuse_kernels)]
+COLLECTIONS = (ast.Tuple, ast.List, ast.Set, ast.Dict)
 
 
-def test_an_error_of_the_system_is_told_without_its_number(tmp_path):
-    (tmp_path / "a").touch()
-    with pytest.raises(OSError, match="Errno") as missing:
-        (tmp_path / "gone.csv").open()
-    with pytest.raises(OSError, match="Errno") as no_folder:
-        (tmp_path / "a" / "b").mkdir()
-    assert in_words(missing.value) == f"{tmp_path / 'gone.csv'}: no such file or directory"
-    assert in_words(no_folder.value) == f"{tmp_path / 'a' / 'b'}: not a directory"
-    refused = urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
-    assert in_words(refused) == "name or service not known"
-    assert in_words(OSError("no microphone")) == "no microphone"
-    assert in_words(ValueError("rate: expected 1, got 2")) == "rate: expected 1, got 2"
+def constants(files: Iterable[Path]) -> set[str]:
+    """Names in capitals that stand for collections in some file."""
+    names = set()
+    for node in (node for path in files for node in ast.parse(path.read_text("utf-8")).body):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, COLLECTIONS):
+            names |= {ast.unparse(name) for name in getattr(node, "targets", None) or [node.target]}
+    return {name for name in names if name.isupper()}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "predict gone.mp4",
-        "predict gone gone.mp4",
-        "predict folder talk.mp4 --transcript gone.csv",
-        "explain gone.mp4",
-        "live folder --file gone.mp4",
-        "live talk.mp4",
-        "transcribe talk.mp4 -o gone/talk.csv",
-        "eval gone",
-        "eval talk.mp4",
-        "plot gone",
-        "export gone --out new",
-        "train --out new --data gone",
-        "train --out new --config gone.yaml",
-        "train --out talk.mp4/run",
-        "data prepare gone --out new",
-        "data push gone new",
-        "data pull ./gone --out new",
-        "differences gone gone",
-    ],
-)
-def test_a_missing_or_wrong_file_is_one_line(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "talk.mp4").write_bytes(b"no media file")
-    (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(sys, "argv", ["amuse", *command.split()])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    message = str(ended.value)
-    assert message.startswith("amuse: ")
-    assert "Errno" not in message
-    assert "\n" not in message
+def collections_in_errors(path: Path, constants: set[str]) -> list[str]:
+    """Lists, dictionaries and the like that a file's errors show as Python writes them, with brackets and quotes."""
+    found = []
+    for error in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Raise)):
+        for shown in (node.value for node in ast.walk(error) if isinstance(node, ast.FormattedValue)):
+            called = shown.func.id if isinstance(shown, ast.Call) and isinstance(shown.func, ast.Name) else ""
+            named = shown.args[0] if called == "tuple" else shown  # tuple(TARGETS), but not tuple(x.shape)
+            if (
+                called in ("dict", "list", "set", "sorted")
+                or isinstance(shown, COLLECTIONS)
+                or (isinstance(named, ast.Name) and named.id in constants)
+            ):
+                found.append(f"{path.name}, line {shown.lineno}: {ast.unparse(shown)}")
+    return found
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "predict talk.mp4 --json gone/rows.json",
-        "explain talk.mp4 -o gone/report.html",
-        "transcribe talk.mp4 -o gone/talk.csv",
-        "live --file talk.mp4 -o gone/live.csv",
-        "eval run --json gone/scores.json",
-        "differences run --csv gone/rows.csv",
-    ],
-)
-def test_a_missing_folder_of_the_result_is_told_before_any_work(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_errors_list_choices_with_commas(package):
+    files = sorted(package.rglob("*.py"))
+    known = constants(files)
+    assert "SPLITS" in known or package.name != "amuse"
+    assert [place for path in files for place in collections_in_errors(path, known)] == []
+
+
+def test_the_search_finds_collections_in_errors(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        'LIMIT = 3\nKINDS = ("a", "b")\n'
+        'raise ValueError(f"one of {list(x)}, {KINDS}, not {x.shape}, {tuple(x.shape)}, {sorted(x)[0]} or {LIMIT}")\n'
+    )
+    assert collections_in_errors(path, constants([path])) == ["a.py, line 3: list(x)", "a.py, line 3: KINDS"]
+
+
+def test_an_unknown_split_or_format_is_named_with_the_choices(tmp_path):
+    with pytest.raises(ValueError, match=r"^split: expected one of train, valid, test, got 'foo'$"):
+        load_split(amuse.Config().data, "foo")
+    with pytest.raises(ValueError, match=r"^file_format: expected one of png, svg, got 'gif'$"):
+        plot_run(tmp_path, tmp_path, file_format="gif")
+
+
+def test_a_folder_that_does_not_exist_is_the_only_problem(tmp_path):
+    result = CliRunner().invoke(app, ["data", "prepare", str(tmp_path / "no"), "--out", str(tmp_path), "--dry-run"])
+    assert isinstance(result.exception, FileNotFoundError)
+    assert str(result.exception) == f"{tmp_path / 'no'}: expected a folder of recordings, no such folder"
+    with pytest.raises(FileNotFoundError, match=r"no: expected a folder of data, no such folder$"):
+        guess_dataset(tmp_path / "no")
+
+
+def test_what_is_wrong_with_recordings_is_told_with_the_error(tmp_path):
     (tmp_path / "talk.mp4").touch()
-    monkeypatch.setattr(sys, "argv", ["amuse", *command.split()])
-    with pytest.raises(SystemExit, match=r"gone/\w+\.\w+: expected a file in a folder that exists, got no folder gone"):
-        main()
+    (tmp_path / "talk.csv").write_text("nothing of a transcript")
+    result = CliRunner().invoke(app, ["data", "prepare", str(tmp_path), "--out", str(tmp_path), "--dry-run"])
+    assert "found none that can be used\n      1  bad_transcript" in str(result.exception)
 
 
-@pytest.mark.parametrize("command", ["predict", "explain"])
-def test_swapped_arguments_are_told_in_their_order(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "talk.mp4").touch()
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr(sys, "argv", ["amuse", command, "talk.mp4", "run"])
-    with pytest.raises(SystemExit, match=r"the run first, then the recording: run talk\.mp4"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["amuse", command, "talk.mp4", "other.mp4"])
-    with pytest.raises(SystemExit, match=r"RUN: expected the folder of a run, got the file talk\.mp4"):
-        main()
+@pytest.mark.parametrize("place", ["talk.mp4", "train/talk.wav"])
+def test_training_on_recordings_says_how_features_are_made(tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(ValueError, match=rf"found none of them; .*: amuse data prepare {tmp_path} --out DATA$"):
+        guess_dataset(tmp_path)
 
 
-def test_a_broken_recording_is_named_once(tmp_path):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no media file")
-    listener = SimpleNamespace(looks=False, seconds=0.0)
-    for read in (
-        lambda: read_audio(Span(broken), 30, lambda kind, message: None),
-        lambda: transcribe(broken, None),
-        lambda: replay(broken, listener, speed=0.0),
-    ):
-        with pytest.raises((MediaError, ValueError)) as error:
-            read()
-        assert str(error.value).count("broken") == 1
-        assert "cannot be read as a media file" in str(error.value)
-        assert "Errno" not in str(error.value)
+def test_a_folder_without_recordings_gets_no_such_advice(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"found none of them$"):
+        guess_dataset(tmp_path)
 
 
-def test_a_missing_transcript_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv: no such file; expected a transcript"):
-        read_transcript(tmp_path / "gone.csv", print)
+def test_the_help_of_resume_says_what_happens_without_a_run():
+    printed = " ".join(CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert "Continue an interrupted run in OUT from its last state; else start one." in printed
+    assert "--no-resume" not in printed
 
 
-def predicted(text, absent):
-    return PredictedUtterance(0.0, 1.0, "Ann", text, "joy", 0.6, {"joy": 0.6, "anger": 0.4}, None, [], absent=absent)
-
-
-def test_an_utterance_says_what_it_lacks():
-    rows = [predicted("Hello.", ["face"]), predicted("Where?", ["audio", "face"])]
-    first, second, last = table(rows).splitlines()
-    assert first.endswith("Hello.")
-    assert second.endswith("Where?  [without audio]")
-    assert last == "all of them without face, which the model reads too"
-    assert lacking(rows) == (["face"], [[], ["audio"]])
-    assert table([predicted("Hello.", [])]).endswith("Hello.")
-
-
-def test_long_work_without_a_terminal_says_what_it_does_in_one_line(monkeypatch):
-    log = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", log)
-    with progress_bar("encoding 3 utterances", 3) as bar:
-        for _ in np.arange(3):
-            bar.update()
-    with progress_bar("something else", 3, shown=False) as bar:
-        bar.update()
-    assert log.getvalue() == "encoding 3 utterances\n"
+def test_a_choice_that_is_no_yaml_is_named():
+    with pytest.raises(ValueError, match=r"--choose train.epochs=\[1: expected a YAML value after '=', got '\[1'"):
+        combinations(["train.epochs=[1"])

@@ -79,6 +79,25 @@ def test_a_run_of_version_0_1_is_not_resumed_with_other_data(runs, tmp_path):
         train(Config.load(old / "config.yaml"), old, resume=True, progress=False)
 
 
+@pytest.mark.parametrize("saved", ["missing", 0, None])
+def test_a_run_that_knew_no_blocks_is_resumed_without_them(runs, tmp_path, saved):
+    """States of versions without `shuffle_block`, with 0 as its default, and with None, but not as it was decided."""
+    old = Path(shutil.copytree(runs[0], tmp_path / "old"))
+    state = torch.load(old / STATE_FILE, weights_only=True)
+    del state["shuffling"], state["config"]["train"]["own_blocks"], state["config"]["train"]["shuffle_block"]
+    if saved != "missing":
+        state["config"]["train"]["shuffle_block"] = saved
+    torch.save(state, old / STATE_FILE)
+    again = train(Config.load(old / "config.yaml"), old, resume=True, progress=False)
+    for ours, theirs in zip(again.parameters(), runs[2].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    if saved is not None:
+        blocks = Config.load(old / "config.yaml", ["train.shuffle_block=2"])
+        message = r"train\.shuffle_block: the run was started with 0, .* 2; resume with --set train\.shuffle_block=0$"
+        with pytest.raises(ValueError, match=message):
+            train(blocks, old, resume=True, progress=False)
+
+
 def test_a_transformers_configuration_of_version_0_1_is_read(runs):
     pytest.importorskip("transformers")
     from amuse.hf import AmuseConfig

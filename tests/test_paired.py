@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from amuse.cli.main import app
-from amuse.experiments.cross_validation import CrossValidation, FoldScore
+from amuse.experiments.cross_validation import CrossValidation, FoldScore, Origin
 from amuse.experiments.paired import paired_difference
 
 
@@ -84,10 +84,13 @@ def test_mistakes_are_named(arguments, message):
         paired_difference(*arguments)
 
 
-def write_scores(folder, shift, folds=3, test=10):
+def write_scores(folder, shift, folds=3, seed=0, grouping=0, label=1, measure="weighted F1", tested=True):
     folder.mkdir()
-    rows = [FoldScore(g, f, 70 + shift * (1 + 0.1 * f) + g, 40, test) for g in range(2) for f in range(folds)]
-    scores = CrossValidation("weighted F1", "accuracy", rows, [(70 + shift, 71.0), (71 + shift, 72.0)])
+    rows = [FoldScore(g, f, 70 + shift * (1 + 0.1 * f) + g, 40, 10) for g in range(2) for f in range(folds)]
+    scores = CrossValidation(measure, "accuracy", rows, [(70 + shift, 71.0), (71 + shift, 72.0)])
+    if tested:
+        parts = [[(f"d{f}", f"u{i}", label) for i in range(10)] for f in range(folds)]
+        scores.tested = [Origin.of(seed + g, grouping + g, parts) for g in range(2)]
     (folder / "scores.json").write_text(json.dumps(asdict(scores)))
     return str(folder)
 
@@ -113,11 +116,27 @@ def test_the_command_compares_folders_fold_by_fold(tmp_path):
     assert all(line.count("&") - line.count(r"\&") == 5 for line in latex.splitlines() if line.endswith(r"\\"))
 
 
-def test_other_folds_or_data_are_not_compared(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 2}, "expected the folds of the first folder, got others"),
+        ({"seed": 5}, r"expected the seeds of the first folder, got [5, 6], not [0, 1]"),
+        ({"grouping": 100}, r"expected the groupings of the first folder, got [100, 101], not [0, 1]"),
+        ({"label": 0}, "expected the test utterances of the first folder, got others"),
+        ({"measure": "Pearson r"}, "expected the measure of the first folder, got Pearson r, not weighted F1"),
+        ({"tested": False}, "got one of an earlier version; repeat the same amuse repeat"),
+    ],
+)
+def test_scores_of_other_folds_seeds_groupings_or_data_are_not_paired(tmp_path, change, message):
+    folders = [write_scores(tmp_path / "a", 0), write_scores(tmp_path / "b", 0, **change)]
+    for order in (folders, folders[::-1]):
+        error = str(CliRunner().invoke(app, ["differences", *order]).exception)
+        assert message.partition(", got ")[0] in error
+    assert message in str(CliRunner().invoke(app, ["differences", *folders]).exception)
+
+
+def test_folders_without_scores_are_named(tmp_path):
     reference = write_scores(tmp_path / "a", 0)
-    for other in (write_scores(tmp_path / "b", 0, folds=2), write_scores(tmp_path / "c", 0, test=9)):
-        result = CliRunner().invoke(app, ["differences", reference, other])
-        assert "expected the folds, data and measure of the first folder" in str(result.exception)
     assert "expected at least two folders" in str(CliRunner().invoke(app, ["differences", reference]).exception)
     missing = CliRunner().invoke(app, ["differences", reference, str(tmp_path / "none")])
     assert "scores.json is missing" in str(missing.exception)

@@ -25,7 +25,7 @@ def prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module, "ROWS_IN_FILE", 20)
     splits = ("train", "valid", "test")
     source = {split: synthetic_conversations(split, num_dialogues=9, seed=1, absent_rate=0.3) for split in splits}
-    source = {split: conversations.select(["audio", "video"]) for split, conversations in source.items()}
+    source = {split: conversations.select(["audio", "video", "text"]) for split, conversations in source.items()}
     for conversations in source.values():
         conversations.dialogues[0].utterances[0].label = None
     folder = write_prepared(tmp_path / "prepared", source)
@@ -67,8 +67,9 @@ def test_the_library_datasets_reads_the_declared_features(prepared, tmp_path):
         assert (row["id"], row["label"]) == (utterance.id, utterance.label)
         for modality in expected.modalities:
             tokens = utterance.features.get(modality)
-            assert (row[modality] is None) == (tokens is None)
-            assert tokens is None or torch.equal(torch.tensor(row[modality]), tokens)
+            column = "text_features" if modality == "text" else modality
+            assert (row[column] is None) == (tokens is None)
+            assert tokens is None or torch.equal(torch.tensor(row[column]), tokens)
 
 
 def test_names_of_the_hub_are_uploaded_and_downloaded(prepared, tmp_path, monkeypatch):

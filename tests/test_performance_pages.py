@@ -33,7 +33,7 @@ def test_every_mean_with_a_deviation_is_one_of_the_committed_scores(page):
         known |= {f"{row[name]} ± {row[f'{name}_deviation']}" for name in ("weighted_f1", "accuracy")}
     for run in read_runs().values():
         known |= {spread(run, column).partition(" (")[0] for column in range(2)}
-    said = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", (scores.ROOT / page).read_text()))
+    said = set(re.findall(r"-?\d+\.\d+ ± \d+\.\d+", (scores.ROOT / page).read_text()))
     assert said or page == "docs/published.md"
     assert said <= known
 

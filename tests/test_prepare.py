@@ -23,7 +23,7 @@ from tests.media_files import write_meld, write_talks
 
 ROOT = Path(__file__).parents[1]
 FILES = ("index.json", "manifest.json", "report.json")
-KILLS = 20 if "AMUSE_SOAK_STEPS" in os.environ else 4
+KILLS = 10 if "AMUSE_SOAK_STEPS" in os.environ else 2
 
 
 @pytest.fixture(scope="module")
@@ -100,29 +100,30 @@ def test_workers_make_the_same_files(talks, reference, tmp_path):
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_or_corrupt(talks, reference, tmp_path):
     """SIGKILL several times, then to the end: the same bytes as without."""
-    moments = random.Random(0)
-    killed = attempts = 0
-    while killed < KILLS and attempts < 4 * KILLS:
-        attempts += 1
+    draw = random.Random(0)
+    moments = []
+    while len(moments) < KILLS:
         process = subprocess.Popen(
-            command(talks, tmp_path, "--workers", str(1 + attempts % 2)),
+            command(talks, tmp_path, "--workers", str(1 + len(moments) // 2 % 2)),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        there = shards(tmp_path)
+        began, there = time.monotonic(), shards(tmp_path)
         # half of them while it starts, half while it works
-        while attempts % 2 and process.poll() is None and shards(tmp_path) == there:
+        working = len(moments) % 2 == 0
+        while working and process.poll() is None and shards(tmp_path) == there:
             time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.1 if attempts % 2 else 3))
+        time.sleep(draw.uniform(0, 0.1 if working else 3))
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        if process.wait() == -signal.SIGKILL:
+            moments.append((round(time.monotonic() - began, 2), len(shards(tmp_path))))
         for name in shards(tmp_path):
             assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
         if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
             shutil.rmtree(tmp_path)
-    assert killed == KILLS
+    print(f"killed after seconds, with shards out of {len(shards(reference))}: {moments}")
     subprocess.run(command(talks, tmp_path), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert_same(tmp_path, reference)
 
@@ -144,7 +145,7 @@ def test_workers_end_with_their_killed_parent(talks, tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # on a busy machine they are still importing
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert members(process.pid) == []
@@ -257,7 +258,7 @@ def test_modality_that_the_training_part_lacks_is_left_out(tmp_path):
 
 
 def test_unknown_split_and_format_are_refused(reference, tmp_path):
-    with pytest.raises(ValueError, match=r"expected one of its splits \['train', 'valid', 'test'\], got 'dev'"):
+    with pytest.raises(ValueError, match="expected one of its splits train, valid, test, got 'dev'"):
         read_prepared(reference, "dev")
     shutil.copytree(reference, tmp_path / "out")
     index = json.loads((reference / "index.json").read_text())

@@ -120,7 +120,7 @@ def test_without_a_run_prediction_uses_the_pretrained_one_or_says_which_command_
     card = (folder / CARD_FILE).read_text(encoding="utf-8")
     for said in ("GPL-3.0", "revision c0ffee", "weighted F1", "`train.epochs=1`", "must not be used for decisions"):
         assert said in card
-    assert "it is there already" in amuse("pretrained", "meld")
+    assert "already trained" in amuse("pretrained", "meld")
     amuse("predict", video, "--json", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["text"] for row in rows] == ["Words 1 here", "Words 0 here"]

@@ -2,8 +2,10 @@
 
 import builtins
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import fsspec
@@ -20,7 +22,7 @@ from amuse.data.prepared import default_cache, read_manifest, read_prepared, sha
 from amuse.encoders.stored import stored_tensors
 from amuse.files import LOG_FILE
 from amuse.remote import FileCache, RemoteFile, read_url
-from amuse.training.optimization import shuffle_block
+from amuse.training.shuffling import Shuffling
 from tests.prepared_folder import write_prepared
 
 SPLITS = ("train", "valid", "test")
@@ -97,6 +99,38 @@ def test_a_shard_is_fetched_whole_when_it_is_read_and_once(url, cache, fetched):
     everything(split)
     everything(read_prepared(url, "train", cache=cache))
     assert sorted(fetched) == [f"train-{i:06d}.safetensors" for i in range(4)]
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_host_fetch_every_shard_once(folder, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    log, start = tmp_path / "fetched", context.Barrier(2)
+    arguments = f"file://{folder}", tmp_path / "cache", log, start
+    processes = [context.Process(target=read_and_note, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == [f"train-{i:06d}.safetensors" for i in range(4)]
+
+
+def read_and_note(url, cache, log, start):
+    """Reads the training split at the same time as the other process; every fetch takes a while and is noted."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    get_file = LocalFileSystem.get_file
+
+    def noted(self, path, *args, **kwargs):
+        with log.open("a") as file:
+            file.write(f"{Path(path).name}\n")
+        time.sleep(0.1)
+        return get_file(self, path, *args, **kwargs)
+
+    LocalFileSystem.get_file = noted
+    split = read_prepared(url, "train", cache=FileCache(cache, 1 << 30))
+    start.wait()
+    everything(split)
 
 
 def test_a_header_longer_than_the_first_bytes_is_read_whole(url, folder, cache, monkeypatch):
@@ -207,9 +241,17 @@ def test_shuffling_is_by_shards_where_they_are_remote_unless_it_is_chosen(url, f
     chosen = {None: 2, 0: 0, 3: 3}
     for block, expected in chosen.items():
         value = "null" if block is None else block
-        assert shuffle_block(remote, Config.load(None, [f"train.shuffle_block={value}"]).train) == expected
-    assert shuffle_block(remote, Config.load(None, ["train.balance=1"]).train) == 0
-    assert shuffle_block(local, Config.load(None, []).train) == 0
+        assert shuffling(remote, f"train.shuffle_block={value}") == Shuffling(expected, expected > 0)
+    assert shuffling(remote, "train.balance=1") == shuffling(local) == Shuffling(0, False)
+    assert shuffling(local, "train.shuffle_block=2") == Shuffling(2, False)
+    assert shuffling(local, "train.shuffle_block=2", "train.own_blocks=true") == Shuffling(2, True)
+    assert shuffling(remote, "train.own_blocks=false") == Shuffling(2, False)
+    with pytest.raises(ValueError, match=r"own_blocks: expected train\.shuffle_block above 0 with it, got 0"):
+        shuffling(local, "train.own_blocks=true")
+
+
+def shuffling(conversations, *settings):
+    return Shuffling.of(conversations, Config.load(None, settings).train)
 
 
 @pytest.mark.slow

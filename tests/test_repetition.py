@@ -9,6 +9,7 @@ from amuse.cli.main import app
 from amuse.config import Config
 from amuse.evaluation.load import load_run
 from amuse.evaluation.predict import evaluate
+from amuse.experiments.cross_validation import read_scores
 from amuse.experiments.repetition import repeat
 
 TINY = ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"]
@@ -32,6 +33,10 @@ def test_every_seed_is_trained_once_tested_and_averaged(tmp_path):
     assert rows["mean"][0].strip() == f"{statistics.fmean(scores):.2f} ± {statistics.stdev(scores):.2f}"
     assert set(test.label_names) <= set(rows)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in first.stdout
+
+    tested = read_scores(tmp_path).tested
+    assert [(each.seed, each.grouping) for each in tested] == [(3, None), (4, None)]
+    assert tested[0].digest == tested[1].digest
 
     again = CliRunner().invoke(app, arguments)
     assert again.stdout[again.stdout.index("| |") :] == first.stdout[first.stdout.index("| |") :]

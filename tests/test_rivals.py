@@ -9,12 +9,14 @@ import torch
 
 from amuse.config import Config, ModelConfig
 from amuse.data import collate, synthetic_conversations
+from amuse.data.conversation import Conversations
 from amuse.data.load import Splits
 from amuse.data.spec import DataSpec
 from amuse.experiments.comparison import compare, spread
 from amuse.experiments.rivals import RIVALS
 from amuse.experiments.rivals.low_rank import RANK
 from amuse.experiments.search import SPACE, draw, search
+from amuse.training.optimization import centre_outputs
 from amuse.training.train import train_on
 
 CONVERSATIONS = synthetic_conversations("train", num_dialogues=4, seed=2, absent_rate=0.2)
@@ -41,6 +43,21 @@ def test_outputs_have_amuses_shapes_and_every_weight_learns(name):
     (output.logits.square().sum() + output.modality_logits.square().sum()).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.numel() and p.grad is None]
     assert not without
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_regression_starts_at_the_mean_of_its_training_labels(name):
+    dialogues = synthetic_conversations("train", num_dialogues=4, seed=2).dialogues
+    for dialogue in dialogues:
+        for utterance in dialogue.utterances:
+            utterance.label = 500.0
+    numbers = Conversations(dialogues, None, CONVERSATIONS.modalities)
+    torch.manual_seed(0)
+    model = RIVALS[name](SMALL, DataSpec(numbers.modalities, None)).eval()
+    centre_outputs(model, numbers)
+    output = model(collate(numbers.dialogues, numbers.modalities))
+    for predicted in (output.logits, output.modality_logits):
+        assert (predicted - 500).abs().max() < 50
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -153,7 +153,7 @@ def test_words_without_a_sound_are_heard(monkeypatch):
     session.push(Utterance("1", "Bob", {"audio": torch.ones(2, 4)}, text="Me too."))
     session.push(Utterance("2", "Ann", {}, text="Good."))
     assert read == [["I hate you!"], ["I am so very happy!"], ["I am so very happy!", "Me too."], ["Me too.", "Good."]]
-    with pytest.raises(ValueError, match=r"expected features of some of \['text', 'audio'\], got \[\]"):
+    with pytest.raises(ValueError, match="expected features of some of text, audio, got none"):
         session.push(Utterance("3", "Ann", {}))
-    with pytest.raises(ValueError, match=r"got \[\]; this session cannot encode words"):
+    with pytest.raises(ValueError, match="got none; this session cannot encode words"):
         StreamingSession(model).push(Utterance("0", "Ann", {}, text="I hate you!"))

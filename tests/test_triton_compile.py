@@ -22,7 +22,7 @@ from benchmarks.static import __main__ as static
 from benchmarks.static import bound, compiled_cuda, counters, summary, table
 from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import AMD, ARCHITECTURES, Case
-from benchmarks.static.compiled_triton import compiler, source_hash, usage
+from benchmarks.static.compiled_triton import compiler, python_code, source_hash, usage
 from benchmarks.static.sass import count_pipes, parse
 from tests.ptx.emulator.triton_kernels import compile_triton
 from tests.ptx.package.triton_launches import recorded
@@ -177,6 +177,12 @@ def test_the_hash_is_of_the_family_of_a_kernel():
     [launch] = Case("triton", "fusion forward", "fp16", 256, "", "gate", 80).launches()
     [other] = Case("triton", "interpolation forward", "fp16", 256, "", "", 80).launches()
     assert source_hash(launch) != source_hash(other)
+
+
+def test_the_hash_is_of_code_without_comments_and_docstrings():
+    plain = python_code("def f(x):\n    return x\n")
+    assert python_code('"""A."""\n\ndef f(x):\n    """B."""\n    return x  # C\n') == plain
+    assert python_code("def f(x):\n    return -x\n") != plain
 
 
 LOOP = """

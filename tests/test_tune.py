@@ -108,6 +108,19 @@ def test_the_table_survives_writing(table):
     assert table.read_text() == text
 
 
+def test_an_interrupted_write_leaves_the_table_in_use(table):
+    text, first = table.read_text(), tiles.read()[0]
+
+    def rows():
+        yield first
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiles.write(rows())
+    assert table.read_text() == text
+    assert [*table.parent.iterdir()] == [table]
+
+
 @pytest.mark.parametrize("kernel", tune.KERNELS)
 @pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120, 130])
 def test_every_call_has_a_tile_of_no_more_rows_than_it_needs(kernel, arch):

@@ -1,8 +1,11 @@
 """Folders of tiny transformers encoders with random weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def write_tiny_encoders(root: Path) -> Path:
@@ -39,3 +42,25 @@ def write_tiny_encoders(root: Path) -> Path:
     transformers.WhisperModel(whisper).save_pretrained(root / "whisper")
     transformers.WhisperFeatureExtractor().save_pretrained(root / "whisper")
     return root
+
+
+WORDS = ("word", "0", "1", "2", "3", "ann", "bob", ":")
+
+
+def write_tiny_text_encoder(folder: Path, words: Sequence[str] = WORDS) -> Path:
+    """A BERT of two layers and width 8 whose vocabulary is `words`."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=len(vocabulary), **size, max_position_embeddings=64)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder

@@ -11,13 +11,14 @@ from amuse.cli.pretrained import run_and_recording
 if TYPE_CHECKING:
     from amuse.data.problems import ProblemHandler
     from amuse.data.transcript import Line
+    from amuse.encoders.words import TextOptions
 
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def data() -> None:
-    """Raw video and audio to features."""
+    """Make features from raw video and audio, and share them."""
 
 
 @app.command()
@@ -31,7 +32,9 @@ def prepare(
     vision: Annotated[
         str, typer.Option(help="hog, a transformers model (name or folder), raw:MODEL, or none.")
     ] = "hog",
-    face: Annotated[str | None, typer.Option(help="Encoder of faces: hog, fer, or as --vision. Default: it.")] = None,
+    face: Annotated[
+        str | None, typer.Option(help="Encoder of faces: fer, or any that --vision takes. Default: that of --vision.")
+    ] = None,
     faces: Annotated[
         bool | None, typer.Option(help="Faces and background apart. Default: when a detector is installed.")
     ] = None,
@@ -41,24 +44,33 @@ def prepare(
             "--speaker-face/--largest-face", help="Of several faces, the one whose mouth moves with the sound."
         ),
     ] = True,
+    text: Annotated[
+        str, typer.Option(help="none, since training encodes words; or minilm, a transformers model (name or folder).")
+    ] = "none",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --text: data.context=2, data.speakers=true, ..., as the training has them."),
+    ] = None,
     audio_rate: Annotated[float, typer.Option(help="Audio tokens per second.")] = 5.0,
-    frames: Annotated[int, typer.Option(help="Key frames an utterance.")] = 4,
-    max_seconds: Annotated[float, typer.Option(help="Longest part of an utterance that is read.")] = 30.0,
+    frames: Annotated[int, typer.Option(help="Key frames per utterance.")] = 4,
+    max_seconds: Annotated[float, typer.Option(help="Seconds of an utterance that are read at most.")] = 30.0,
     classes: Annotated[int, typer.Option(help="IEMOCAP: 6 or 4.")] = 6,
-    whole_frame: Annotated[bool, typer.Option("--whole-frame", help="IEMOCAP: not only the speaker's half.")] = False,
-    subset: Annotated[str | None, typer.Option(help="hf: which of several configurations.")] = None,
+    whole_frame: Annotated[
+        bool, typer.Option("--whole-frame", help="IEMOCAP: read the whole frame, not only the speaker's half.")
+    ] = False,
+    subset: Annotated[str | None, typer.Option(help="hf: the configuration, if there are several.")] = None,
     valid_fraction: Annotated[
         float | None, typer.Option(help="Share of the dialogues for validation. Default: iemocap 0.1, else 0.15.")
     ] = None,
     test_fraction: Annotated[float, typer.Option(help="folder, hf: share of the dialogues for the test split.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="Chooses those dialogues.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of those dialogues.")] = 0,
     engine: Annotated[
         str, typer.Option(help="local: this machine's processes. ray: a Ray cluster that shares the folders.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Processes, default one per CPU core; ray: networks, default one per GPU.")
+        int | None, typer.Option(help="Processes; default: one per CPU core. ray: networks; default: one per GPU.")
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="Utterances in a file.")] = 64,
+    shard_size: Annotated[int, typer.Option(help="Utterances per file.")] = 64,
     device: Annotated[str, typer.Option(help="Where transformers encoders run: cpu or cuda.")] = "cpu",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when anything could not be used.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Summarise the data and encode nothing.")] = False,
@@ -85,6 +97,7 @@ def prepare(
         audio_rate=audio_rate,
         frames=frames,
         max_seconds=max_seconds,
+        text=_text_options(text, settings or []),
     )
     if valid_fraction is None:
         valid_fraction = 0.1 if dataset == "iemocap" else 0.15
@@ -107,7 +120,7 @@ def prepare(
     usable = ", ".join(f"{modality} {count}" for modality, count in result.usable.items()) or "nothing"
     typer.echo(f"{found.protocol}\n{preflight.table()}\n{total} utterances; usable: {usable}")
     typer.echo(problem_table(result.problems))
-    typer.echo(f"all of them: {out / REPORT_FILE}; next: amuse train --data {out} --out RUN")
+    typer.echo(f"full report: {out / REPORT_FILE}; next: amuse train --data {out} --out RUN")
     if not result.usable or (strict and any(problem.lost for problem in result.problems)):
         raise typer.Exit(1)
 
@@ -121,7 +134,7 @@ def push(
     from amuse.data.parquet import push as push_prepared
 
     push_prepared(data, target)
-    typer.echo(f"amuse data pull {target} --out DATA makes the same prepared data again")
+    typer.echo(f"amuse data pull {target} --out DATA restores the prepared data")
 
 
 @app.command()
@@ -129,7 +142,7 @@ def pull(
     source: Annotated[str, typer.Argument(help="hf:OWNER/NAME, or a folder that amuse data push wrote.")],
     out: Annotated[Path, typer.Option(help="New folder of the prepared data.")],
 ) -> None:
-    """Make prepared data of what amuse data push published."""
+    """Restore the prepared data that amuse data push published."""
     from amuse.data.parquet import pull as pull_prepared
 
     pull_prepared(source, out)
@@ -139,9 +152,9 @@ def pull(
 @app.command()
 def cartoon(
     out: Annotated[Path, typer.Option(help="Folder of the videos and transcripts.")],
-    talks: Annotated[int, typer.Option(help="Recordings.")] = 40,
-    utterances: Annotated[int, typer.Option(help="In each of them.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another one gives other talks.")] = 0,
+    talks: Annotated[int, typer.Option(help="Number of recordings.")] = 40,
+    utterances: Annotated[int, typer.Option(help="Utterances per recording.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the talks.")] = 0,
 ) -> None:
     """Make videos of talking cartoon faces with transcripts, to try everything without any data."""
     from amuse.media.cartoon import write_talks
@@ -152,11 +165,12 @@ def cartoon(
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a run, as given to train --out; left out: the one of amuse pretrained.")
+        Path, typer.Argument(help="Folder of a run, as given to train --out; default: the run of amuse pretrained.")
     ],
     video: Annotated[Path | None, typer.Argument(help="Video or audio file.")] = None,
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised.")
+        Path | None,
+        typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised speech."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
     expressions: Annotated[
@@ -166,7 +180,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Emotions of every utterance of a recording: time, speaker, emotion, probability, words."""
+    """Predict the emotion of every utterance of a recording: time, speaker, emotion, probability, words."""
     from dataclasses import replace
 
     from amuse.data.folder import AUDIO
@@ -192,6 +206,21 @@ def predict(
         write_text(to_json(rows), json_file)
 
 
+def _text_options(encoder: str, settings: list[str]) -> "TextOptions | None":
+    from dataclasses import fields
+
+    from amuse.config import Config
+    from amuse.encoders.words import TextOptions
+
+    names = [f"data.{field.name}" for field in fields(TextOptions) if field.name != "encoder"]
+    for setting in settings:
+        if encoder == "none":
+            raise ValueError(f"--set {setting}: expected --text with it, which was not given")
+        if setting.partition("=")[0] not in names:
+            raise ValueError(f"--set {setting}: expected one of {', '.join(names)}")
+    return None if encoder == "none" else TextOptions.of(Config.load(None, [f"data.encoder={encoder}", *settings]).data)
+
+
 def _speech_recognizer(source: Path, out: Path) -> "Callable[[Path, ProblemHandler], list[Line]] | None":
     """A transcriber for recordings without a transcript, if its packages are installed."""
     from amuse.speech.automatic import recognizer_of_folder
@@ -209,6 +238,6 @@ def _detector_installed() -> bool:
     try:
         FaceDetector()
     except ImportError as error:
-        typer.echo(f"faces and background are not told apart: {error}")
+        typer.echo(f"faces are not separated from the background: {error}")
         return False
     return True

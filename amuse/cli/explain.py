@@ -13,14 +13,15 @@ Split = Annotated[str, typer.Option(help="train, valid or test")]
 
 def explain(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a run, as given to train --out; left out: the one of amuse pretrained.")
+        Path, typer.Argument(help="Folder of a run, as given to train --out; default: the run of amuse pretrained.")
     ],
     video: Annotated[
         Path | None, typer.Argument(help="Video or audio file. Default: a dialogue of the run's data.")
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The report, one HTML file.")] = Path("report.html"),
     transcript: Annotated[
-        Path | None, typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised.")
+        Path | None,
+        typer.Option(help="Any kind in docs/data.md. Default: the one next to VIDEO, or recognised speech."),
     ] = None,
     dialogue: Annotated[str | None, typer.Option(help="Id of a dialogue; default: the first.")] = None,
     split: Split = "test",
@@ -28,7 +29,7 @@ def explain(
     samples: Annotated[int, typer.Option(help="Perturbations per utterance.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
     sound: Annotated[
-        bool, typer.Option("--sound", help="Let the report hold the sound of VIDEO, about 5 kB per second.")
+        bool, typer.Option("--sound", help="Embed the sound of VIDEO in the report, about 5 kB per second.")
     ] = False,
     expressions: Annotated[
         bool | None,
@@ -92,9 +93,9 @@ def plot(
 def demo(
     run: Annotated[
         Path | None,
-        typer.Argument(help="Folder of a run, as given to train --out; left out: that of amuse pretrained."),
+        typer.Argument(help="Folder of a run, as given to train --out; default: the run of amuse pretrained."),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
 ) -> None:
     """Serve a page on this machine only: drop a video, watch its emotions appear, click one for its explanation."""
     from amuse.demo.page import serve

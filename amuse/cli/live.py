@@ -10,12 +10,10 @@ if TYPE_CHECKING:
 
 
 def live(
-    run: Annotated[Path | None, typer.Argument(help="Folder of a run; left out: the one of amuse pretrained.")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="A recording that is replayed. Default: the microphone.")
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(help="Folder of a run; default: the run of amuse pretrained.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A recording to replay. Default: the microphone.")] = None,
     speed: Annotated[
-        float, typer.Option(help="Of the replay: 2 = twice as fast; 0 = as fast as it is understood.")
+        float, typer.Option(help="Speed of the replay: 2 = twice as fast; 0 = as fast as possible.")
     ] = 1.0,
     microphone: Annotated[
         str | None, typer.Option(help="Number or part of the name of a microphone. Default: the system's.")
@@ -26,14 +24,16 @@ def live(
     model: Annotated[
         str, typer.Option(help="Speech to text, as for transcribe; tiny.en takes half as long and errs more.")
     ] = "base",
-    speakers: Annotated[int | None, typer.Option(help="The most there are. Default: found by their voices.")] = None,
-    language: Annotated[str | None, typer.Option(help="Its code, such as en. Default: found.")] = None,
+    speakers: Annotated[
+        int | None, typer.Option(help="At most so many speakers. Default: found by their voices.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Code of the language, such as en. Default: detected.")] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds that speech may wait to be understood; older speech is dropped.")
+        float, typer.Option(help="Seconds that speech may wait to be processed; older speech is dropped.")
     ] = 20.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Emotions while people speak, from a microphone or a recording that is replayed in real time; Ctrl-C ends it."""
+    """Predict emotions while people speak, from a microphone or a recording replayed in real time; Ctrl-C stops it."""
     from contextlib import nullcontext
 
     from amuse.data.problems import problem_table
@@ -65,11 +65,11 @@ def live(
 
     with transcript or nullcontext():
         listener = Live(Recognizer(find() if run is None else run), show, options)
-        typer.echo(f"listening to {file or 'the microphone'}, with {listener.description}; Ctrl-C ends it", err=True)
+        typer.echo(f"listening to {file or 'the microphone'}, with {listener.description}; Ctrl-C stops it", err=True)
         try:
             _listen(listener, file, speed, microphone)
         except KeyboardInterrupt:
-            typer.echo("ending; what was said is still understood", err=True)
+            typer.echo("stopping; what was said until now is still processed", err=True)
         listener.finish()
     typer.echo(f"{summary(delays, listener.lost)}{'' if out is None else f': {out}'}")
     if listener.problems:

@@ -31,8 +31,8 @@ ConfigFile = Annotated[
 ]
 # a string, since a Path would take one slash of a URL
 DataFolder = Annotated[str | None, typer.Option(help="Folder of prepared data (or its URL), tables, MELD or CMU-MOSI.")]
-Engine = Annotated[str, typer.Option(help="local: one run after the other. ray: a task each on a Ray cluster.")]
-Gpus = Annotated[float, typer.Option(help="ray: GPUs of a run; fractions share one.")]
+Engine = Annotated[str, typer.Option(help="local: one run after the other. ray: one task per run on a Ray cluster.")]
+Gpus = Annotated[float, typer.Option(help="ray: GPUs per run; a fraction shares one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value, any number of times, e.g. train.epochs=5")
 ]
@@ -42,7 +42,7 @@ Overrides = Annotated[
 def amuse(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Emotions in conversations, from text, voice and picture."""
+    """Recognise emotions in conversations, from text, voice and picture."""
     if version:
         from importlib.metadata import version as installed
 
@@ -62,7 +62,9 @@ def train(
     data: DataFolder = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Resume from the last saved state.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run in OUT from its last state; else start one.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every shard of prepared data with its hash again.")
     ] = False,
@@ -71,9 +73,8 @@ def train(
     from amuse.config import Config
 
     again = ["data.verify=true"] if verify else []
-    settings = Config.load(
-        config, [*_source(data), *again, *(overrides or ())]
-    )  # mistakes are named before torch is imported
+    # mistakes are named before torch is imported
+    settings = Config.load(config, [*_source(data), *again, *(overrides or ())])
     from amuse.training.train import train as run
 
     model = run(settings, out, resume)
@@ -86,7 +87,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as given to train --out.")],
     split: Annotated[str, typer.Option(help="train, valid or test")] = "test",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all scores to this file.")] = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for the interval of weighted F1; 0 = none.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(help="Bootstrap resamples for the interval of weighted F1; 0 = none.")
+    ] = 1000,
 ) -> None:
     """Score a trained model on one split: weighted F1, accuracy, each class, confusion matrix, calibration."""
     import json
@@ -132,7 +135,9 @@ def export(
 def compare(
     data: Annotated[
         str | None,
-        typer.Option(help="Folder of prepared data (or its URL), tables, MELD or CMU-MOSI; default: generated talk."),
+        typer.Option(
+            help="Folder of prepared data (or its URL), tables, MELD or CMU-MOSI; default: generated conversations."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/compare"),
     config: ConfigFile = None,
@@ -154,7 +159,7 @@ def repeat(
     out: Annotated[Path, typer.Option(help="Folder of the runs, one folder per seed; finished runs are kept.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds, of groupings into folds.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of runs; with --folds, of assignments to folds.")] = 5,
     data: DataFolder = None,
     folds: Annotated[int, typer.Option(help="Cross-validation in this many folds; 0 = the data's own splits.")] = 0,
     groups: Annotated[
@@ -167,11 +172,13 @@ def repeat(
     inner: Annotated[
         int, typer.Option(help="Inner folds for these choices; 0 = choose by the validation part of each fold.")
     ] = 0,
-    trials: Annotated[int, typer.Option(help="Random settings to choose from in each fold, in place of --choose.")] = 1,
+    trials: Annotated[int, typer.Option(help="Random settings to choose from in each fold, instead of --choose.")] = 1,
     rival: Annotated[
-        str | None, typer.Option(help="With --folds: a published fusion in place of AMuSE, such as MulT, or linear.")
+        str | None, typer.Option(help="With --folds: a published fusion instead of AMuSE, such as MulT, or linear.")
     ] = None,
-    ensemble: Annotated[int, typer.Option(help="With --folds: models, alike but for their seeds, to average.")] = 1,
+    ensemble: Annotated[
+        int, typer.Option(help="With --folds: average this many models that differ in their seeds only.")
+    ] = 1,
     engine: Engine = "local",
     gpus: Gpus = 0.0,
 ) -> None:
@@ -221,7 +228,7 @@ def ablate(
     tables: Annotated[
         str, typer.Option(help="Tables of the paper, I,II,III,IV,V, and ours, losses,attention,overfitting.")
     ] = "I,III,IV,V",
-    seeds: Annotated[int, typer.Option(help="Runs of each row; with --folds, groupings into folds.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs per row; with --folds, assignments to folds.")] = 1,
     data: DataFolder = None,
     folds: Annotated[int, typer.Option(help="Cross-validation of each row; 0 = the data's own splits.")] = 0,
     groups: Annotated[str | None, typer.Option(help="What folds never split; see amuse repeat.")] = None,

@@ -9,18 +9,18 @@ import typer
 def pretrained(
     name: Annotated[str, typer.Argument(help="meld: seven emotions, from words.")] = "meld",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of its CSVs. Default: they are fetched from their authors.")
+        Path | None, typer.Option(help="Folder of the data set's CSVs. Default: downloaded from its authors.")
     ] = None,
 ) -> None:
-    """Train a model on public data and keep it in the cache; predict, explain and demo use it without RUN."""
+    """Train a model on public data and keep it in the cache; predict, explain and demo use it if no RUN is given."""
     from amuse.pretrained import pretrain
 
     folder, metrics = pretrain(name, data)
     if metrics is None:
-        typer.echo(f"it is there already: {folder}; to train it again, delete that folder")
+        typer.echo(f"already trained: {folder}; to train it again, delete that folder")
         return
     typer.echo(metrics.report())
-    typer.echo(f"kept, with its model card, in {folder}; next: amuse predict VIDEO")
+    typer.echo(f"saved with its model card in {folder}; next: amuse predict VIDEO")
 
 
 def run_and_recording(run: Path, video: Path | None) -> tuple[Path, Path | None]:

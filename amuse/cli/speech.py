@@ -21,13 +21,13 @@ def transcribe(
         str,
         typer.Option(help="Speech to text: a size of Whisper (base, small, large-v3, ...), a folder or a hub name."),
     ] = "base",
-    speakers: Annotated[int | None, typer.Option(help="How many there are. Default: found by their voices.")] = None,
-    language: Annotated[str | None, typer.Option(help="Its code, such as en. Default: found.")] = None,
+    speakers: Annotated[int | None, typer.Option(help="Number of speakers. Default: found by their voices.")] = None,
+    language: Annotated[str | None, typer.Option(help="Code of the language, such as en. Default: detected.")] = None,
     voices: Annotated[
         str, typer.Option(help="Tells speakers apart: resemblyzer, or a transformers x-vector model.")
     ] = "resemblyzer",
     device: Annotated[str, typer.Option(help="Where words are recognised: cpu or cuda.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace transcripts that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing transcripts.")] = False,
 ) -> None:
     """Transcribe recordings with speakers and times, to be corrected by hand."""
     from functools import partial

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from amuse.data.delimited import read_text
-from amuse.data.fields import Row, is_label
+from amuse.data.fields import TranscriptRow, is_label
 from amuse.data.problems import Problem, ProblemHandler
 
 
@@ -20,7 +20,7 @@ class Tier:
     marks: list[tuple[int, float, float, str]] = field(default_factory=list)
 
 
-def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_rttm(path: Path, report: ProblemHandler) -> Iterator[TranscriptRow]:
     """Turns without words: `SPEAKER file 1 0.00 2.40 <NA> <NA> Ann <NA> <NA>`.
 
     Of several recordings in a file, only those lines are used that name the file itself.
@@ -48,10 +48,10 @@ def read_rttm(path: Path, report: ProblemHandler) -> Iterator[Row]:
         except ValueError:
             report(Problem("bad_row", place, f"expected begin and duration in seconds, got {cells[3]!r}, {cells[4]!r}"))
             continue
-        yield Row(number, start, start + duration, "" if cells[7] == "<NA>" else cells[7])
+        yield TranscriptRow(number, start, start + duration, "" if cells[7] == "<NA>" else cells[7])
 
 
-def read_textgrid(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_textgrid(path: Path, report: ProblemHandler) -> Iterator[TranscriptRow]:
     """Praat's text format, long or short: a tier is a speaker, or holds labels if named `emotion` or `label`.
 
     Raises:
@@ -108,7 +108,7 @@ def _textgrid_tiers(path: Path, text: str, report: ProblemHandler) -> list[Tier]
     return tiers
 
 
-def read_elan(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_elan(path: Path, report: ProblemHandler) -> Iterator[TranscriptRow]:
     """ELAN's XML: a top-level tier is a speaker, named by its PARTICIPANT or its id.
 
     Tiers named `emotion` or `label`, at the top level or dependent, label the utterances at their times; other
@@ -161,7 +161,7 @@ def _timed(annotation: ElementTree.Element, annotations: dict[str | None, Elemen
     return annotation
 
 
-def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator[Row]:
+def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator[TranscriptRow]:
     """The annotations of all speakers, each with the label that covers most of it; unmatched labels are reported."""
     labels = [tier for tier in tiers if is_label(tier.name)]
     spoken = [tier for tier in tiers if not is_label(tier.name)]
@@ -180,7 +180,7 @@ def _labelled(tiers: list[Tier], path: Path, report: ProblemHandler) -> Iterator
                     if common > 0:
                         used.add((i, j))
                         best = max(best, (common, label), key=lambda pair: pair[0])
-            yield Row(number, start, end, tier.speaker, text, best[1])
+            yield TranscriptRow(number, start, end, tier.speaker, text, best[1])
     for i, tier in enumerate(labels):
         for j, (place, _, _, label) in enumerate(tier.marks):
             if (i, j) not in used and label:

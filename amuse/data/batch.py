@@ -271,30 +271,40 @@ class DialogueBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches())
 
+    def shares(self, rank: int, size: int) -> list[list[int]]:
+        """The dialogues of every batch that are those of process `rank` out of `size`."""
+        # a batch is sorted by length, so strides of it have about the same number of utterances
+        return [batch[rank::size] for batch in self._batches()]
+
     def _batches(self) -> list[list[int]]:
         order = list(range(len(self.lengths)))
         if self.shuffle:
-            # a multiplier larger than any epoch number keeps (seed, epoch) pairs apart
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+            generator = self._generator()
             if self.weights is not None:
                 drawn = torch.multinomial(self.weights, len(order), replacement=True, generator=generator).tolist()
                 return self._shuffled(drawn, generator)
             windows = [order] if not self.block else self._windows(generator)
-            return [batch for window in windows for batch in self._shuffled(_permuted(window, generator), generator)]
+            return [batch for window in windows for batch in self._shuffled(permuted(window, generator), generator)]
         return self._cut(order)
+
+    def _generator(self) -> torch.Generator:
+        # a multiplier larger than any epoch number keeps (seed, epoch) pairs apart
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+
+    def _blocks(self) -> list[list[int]]:
+        count = len(self.lengths)
+        return [list(range(i, min(i + self.block, count))) for i in range(0, count, self.block)]
 
     def _windows(self, generator: torch.Generator) -> list[list[int]]:
         """Dialogues that are shuffled together: blocks in a random order, `WINDOW` at a time."""
-        count = len(self.lengths)
-        blocks = [list(range(i, min(i + self.block, count))) for i in range(0, count, self.block)]
-        blocks = _permuted(blocks, generator)
+        blocks = permuted(self._blocks(), generator)
         return [[i for block in blocks[w : w + WINDOW] for i in block] for w in range(0, len(blocks), WINDOW)]
 
     def _shuffled(self, order: list[int], generator: torch.Generator) -> list[list[int]]:
         """Batches of similar lengths from dialogues in a random order."""
         size = self.batch_size * POOL
         pools = [order[i : i + size] for i in range(0, len(order), size)]
-        return _permuted([b for p in pools for b in self._cut(sorted(p, key=lambda i: self.lengths[i]))], generator)
+        return permuted([b for p in pools for b in self._cut(sorted(p, key=lambda i: self.lengths[i]))], generator)
 
     def _cut(self, order: Sequence[int]) -> list[list[int]]:
         batches: list[list[int]] = []
@@ -312,7 +322,8 @@ class DialogueBatches(Sampler[list[int]]):
         return batches
 
 
-def _permuted(items: list[T], generator: torch.Generator) -> list[T]:
+def permuted(items: list[T], generator: torch.Generator) -> list[T]:
+    """The items in an order that the generator draws."""
     return [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]
 
 

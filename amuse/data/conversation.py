@@ -18,7 +18,7 @@ TOKEN_IDS = 0
 """The width that marks a modality as token ids for a trainable encoder instead of features."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Utterance:
     """One turn of one speaker.
 
@@ -132,7 +132,8 @@ class Conversations(Dataset[Dialogue]):
         """
         for modality in modalities:
             if modality not in self.modalities:
-                raise ValueError(f"modalities: expected names out of {sorted(self.modalities)}, got {modality!r}")
+                known = ", ".join(sorted(self.modalities))
+                raise ValueError(f"modalities: expected names out of {known}, got {modality!r}")
         kept = {modality: self.modalities[modality] for modality in modalities}
         return self._map(kept, lambda utterance: {m: x for m, x in utterance.entries.items() if m in kept})
 
@@ -146,12 +147,19 @@ class Conversations(Dataset[Dialogue]):
                 entry, or with an empty one, lacks this modality.
         """
 
-        def merged(utterance: Utterance) -> dict[str, Tensor | StoredTokens]:
-            others = {m: x for m, x in utterance.entries.items() if m != modality}
-            tokens = features.get(utterance.id)
-            return others if tokens is None or len(tokens) == 0 else {**others, modality: tokens}
+        return self.with_modalities({modality: width}, {modality: features})
 
-        return self._map({**self.modalities, modality: width}, merged)
+    def with_modalities(
+        self, widths: Mapping[str, int], features: Mapping[str, Mapping[str, Tensor | StoredTokens]]
+    ) -> Conversations:
+        """`with_features` for several modalities at once: modality -> width, modality -> utterance id -> tokens."""
+
+        def merged(utterance: Utterance) -> dict[str, Tensor | StoredTokens]:
+            found = {m: tokens for m, own in features.items() if (tokens := own.get(utterance.id)) is not None}
+            others = {m: x for m, x in utterance.entries.items() if m not in features}
+            return others | {m: tokens for m, tokens in found.items() if len(tokens)}
+
+        return self._map({**self.modalities, **widths}, merged)
 
     def subset(self, indices: Sequence[int]) -> Conversations:
         """The dialogues at these indices."""
@@ -171,7 +179,7 @@ class Conversations(Dataset[Dialogue]):
             raise ValueError("dialogues: expected at least one dialogue, got none")
         names = self.label_names
         if names is not None and (not names or len(set(names)) < len(names)):
-            raise ValueError(f"label_names: expected distinct names, at least one, got {names}")
+            raise ValueError(f"label_names: expected distinct names, at least one, got {', '.join(names) or 'none'}")
         for modality, width in self.modalities.items():
             if width < 0:
                 raise ValueError(f"modalities[{modality!r}]: expected a width >= 0, got {width}")
@@ -206,7 +214,8 @@ class Conversations(Dataset[Dialogue]):
 
     def _check_features(self, modality: str, tokens: Tensor | StoredTokens, where: str) -> None:
         if modality not in self.modalities:
-            raise ValueError(f"{where}: expected a modality out of {sorted(self.modalities)}, got {modality!r}")
+            known = ", ".join(sorted(self.modalities)) or "none"
+            raise ValueError(f"{where}: expected a modality out of {known}, got {modality!r}")
         width = self.modalities[modality]
         if isinstance(tokens, StoredTokens):  # its numbers are checked when they are read
             if tokens.width != width:

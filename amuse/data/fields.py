@@ -26,7 +26,7 @@ MILLISECONDS = 100
 
 
 @dataclass
-class Row:
+class TranscriptRow:
     """An utterance as in the transcript, before any check.
 
     Attributes:
@@ -79,7 +79,7 @@ class Fields:
     def timed(self) -> bool:
         return "start" in self.columns and ("end" in self.columns or "duration" in self.columns)
 
-    def row(self, number: int, cells: Mapping[str, Any]) -> Row:
+    def row(self, number: int, cells: Mapping[str, Any]) -> TranscriptRow:
         """The utterance in these cells; a time that cannot be parsed is kept as text."""
 
         def text(field: str) -> str:
@@ -96,7 +96,7 @@ class Fields:
         end = time("duration" if "duration" in self.columns else "end")
         if "duration" in self.columns and isinstance(start, float) and isinstance(end, float):
             end += start
-        return Row(number, start, end, text("speaker"), text("text"), text("label"), text("id"))
+        return TranscriptRow(number, start, end, text("speaker"), text("text"), text("label"), text("id"))
 
 
 class Timed(Protocol):

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.draw import draw_splits, merge_spellings
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import folded
 from amuse.data.transcript import SUFFIXES, Line, read_transcript
 
-SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
@@ -91,6 +91,11 @@ def read_folder(
     splits = {split: conversations(recordings, names or ["unlabelled"]) for split, recordings in parts.items()}
     media = {split: {each.media.stem: each.media for each in recordings} for split, recordings in parts.items()}
     return splits, media
+
+
+def has_recordings(folder: Path) -> bool:
+    """Whether recordings are in a folder, or in one of the folders in it."""
+    return any(path.suffix.lower() in VIDEO + AUDIO for pattern in ("*", "*/*") for path in folder.glob(pattern))
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.draw import draw_splits, merge_spellings
 from amuse.data.fields import Fields, convert_milliseconds, seconds
-from amuse.data.folder import AUDIO, SPLITS, VIDEO
-from amuse.data.hub_files import HubRow, Media, dataset_folder, read_rows, split_files
+from amuse.data.folder import AUDIO, VIDEO
+from amuse.data.hub_files import HubRow, MediaCell, dataset_folder, read_rows, split_files
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import speaker_name
 from amuse.data.transcript import UNKNOWN_SPEAKER
@@ -89,7 +90,7 @@ class _Columns:
         dialogue, rest = None, []
         for name, value in cells.items():
             plain = re.sub(r"[\W_]+", "", name.lower())
-            kind = MEDIA.get(plain, "media" if isinstance(value, Media) else None)
+            kind = MEDIA.get(plain, "media" if isinstance(value, MediaCell) else None)
             if kind is not None and kind not in media:
                 media[kind] = name
             elif plain.removesuffix("id") in DIALOGUE and dialogue is None:
@@ -201,10 +202,10 @@ def _sample(
         if isinstance(cell, dict):
             cell = cell.get("path") or cell
         if isinstance(cell, str):
-            cell = Media(cell.strip(), None)
-        if cell is None or cell != cell or cell == Media("", None):  # NaN: an empty cell of pandas
+            cell = MediaCell(cell.strip(), None)
+        if cell is None or cell != cell or cell == MediaCell("", None):  # NaN: an empty cell of pandas
             continue
-        if not isinstance(cell, Media):
+        if not isinstance(cell, MediaCell):
             raise ValueError(f"{columns.media[kind]}: expected a recording or its path, got {str(cell)[:60]}")
         suffix = Path(cell.name).suffix
         seen = ("audio" if suffix.lower() in AUDIO else "video") if kind == "media" else kind
@@ -272,9 +273,7 @@ def _stored(content: bytes, suffix: str, media: Path | None) -> Path:
     if media is not None and not (path.is_file() and path.stat().st_size == len(content)):
         media.mkdir(parents=True, exist_ok=True)
         write_bytes(content, path)
-        os.utime(
-            path, (0, 0)
-        )  # a file of another time would be encoded again, and ranks of torchrun may write the same one
+        os.utime(path, (0, 0))  # a file of another time would be encoded again
     return path
 
 

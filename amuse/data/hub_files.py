@@ -26,7 +26,7 @@ _FRONT_MATTER = re.compile(r"---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
 _NEEDS_EXTRA = "Hugging Face data sets need pyarrow and huggingface_hub: pip install amuse-kernels[datasets]"
 
 
-class Media(NamedTuple):
+class MediaCell(NamedTuple):
     """A cell that holds a recording: its path, and its bytes if they are in the file itself."""
 
     name: str
@@ -134,7 +134,7 @@ def split_files(folder: Path, subset: str | None, report: ProblemHandler) -> dic
 
 
 def read_rows(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
-    """The rows of a file; classes by their names, recordings as `Media`.
+    """The rows of a file; classes by their names, recordings as `MediaCell`.
 
     Args:
         path: Parquet, CSV or JSON lines.
@@ -196,7 +196,7 @@ def _cell(value: Any, feature: Any) -> Any:
     kind = feature.get("_type") if isinstance(feature, dict) else None
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         content = value.get("bytes")
-        return Media(str(value.get("path") or ""), content if isinstance(content, bytes) else None)
+        return MediaCell(str(value.get("path") or ""), content if isinstance(content, bytes) else None)
     if kind == "ClassLabel" and isinstance(value, int):
         names = feature.get("names") or []
         if value < -1 or value >= len(names):

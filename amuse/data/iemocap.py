@@ -14,7 +14,6 @@ from amuse.data.conversation import Conversations, Dialogue, Utterance
 from amuse.data.delimited import read_utf8
 from amuse.data.problems import Problem, ProblemHandler
 
-SPLITS = ("train", "valid", "test")
 PROTOCOLS = {
     6: {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"},
     4: {"hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral", "ang": "angry"},
@@ -49,7 +48,7 @@ def read_iemocap(
         ValueError: An unknown protocol, fewer than two training dialogues, or a table that is not UTF-8.
     """
     if classes not in PROTOCOLS:
-        raise ValueError(f"classes: expected one of {sorted(PROTOCOLS)}, got {classes}")
+        raise ValueError(f"classes: expected one of {', '.join(map(str, sorted(PROTOCOLS)))}, got {classes}")
     if not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction: expected a number between 0 and 1, got {valid_fraction}")
     folder = Path(folder)

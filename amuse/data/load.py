@@ -1,5 +1,6 @@
 """The splits that a configuration asks for, with text features attached and features standardised."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -10,6 +11,7 @@ import torch
 
 from amuse.config import SPLITS, DataConfig, from_dict
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue
+from amuse.data.folder import has_recordings
 from amuse.data.folds import Fold, columns_of, cut_fold, cut_inner_fold, groups_of
 from amuse.data.meld import read_meld
 from amuse.data.mosi import read_mosi
@@ -21,7 +23,11 @@ from amuse.data.synthetic import synthetic_conversations
 from amuse.data.tables import UTTERANCES_FILE, read_tables
 from amuse.data.text import encode_text, tokenize
 from amuse.encoders.signal import RawStream
+from amuse.encoders.words import TextOptions
 from amuse.remote import is_url
+from amuse.world import World
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -56,6 +62,31 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
     Raises:
         FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
+    return standardize_splits(config, read_splits(config, progress, device))
+
+
+def standardize_splits(config: DataConfig, splits: Splits, world: World | None = None) -> Splits:
+    """The splits as `config` says, with moments that the main process of `world` computes from the training split."""
+    if not config.standardize:
+        return splits
+    standardizer: Standardizer | None = None
+    if world is None or world.is_main:
+        # token ids, and raw streams that their encoder's processor has scaled, stay as they are
+        fitted = [m for m, width in splits.train.modalities.items() if width != TOKEN_IDS and m not in splits.raw]
+        standardizer = Standardizer.fit(splits.train, modalities=fitted)
+    if world is not None:
+        standardizer = world.share(standardizer)
+    assert standardizer is not None
+    train, valid, test = (standardizer.apply(part) for part in (splits.train, splits.valid, splits.test))
+    return replace(splits, train=train, valid=valid, test=test, standardizer=standardizer)
+
+
+def read_splits(config: DataConfig, progress: bool = True, device: torch.device | str = "cpu") -> Splits:
+    """`load_splits` before features are standardised.
+
+    Raises:
+        FileNotFoundError, ValueError: Naming the file and what is wrong with it.
+    """
     if config.folds:
         train, valid, test = load_fold(config, progress, device)
     else:
@@ -66,14 +97,7 @@ def load_splits(config: DataConfig, progress: bool = True, device: torch.device 
     media = read_manifest(_prepared(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
     raw = {m: from_dict(RawStream, e["raw"], f"{m}.raw") for m, e in encoders.items() if "raw" in e}
-    if not config.standardize:
-        return Splits(train, valid, test, None, media, raw)
-    # token ids, and raw streams that their encoder's processor has scaled, stay as they are
-    standardizer = Standardizer.fit(
-        train, modalities=[m for m, width in train.modalities.items() if width != TOKEN_IDS and m not in raw]
-    )
-    train, valid, test = (standardizer.apply(part) for part in (train, valid, test))
-    return Splits(train, valid, test, standardizer, media, raw)
+    return Splits(train, valid, test, None, media, raw)
 
 
 def load_split(
@@ -85,7 +109,7 @@ def load_split(
         FileNotFoundError, ValueError: Naming the file and what is wrong with it.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if config.folds:
         return load_fold(config, progress, device)[SPLITS.index(split)]
     return _chosen(config, _own_split(config, split, progress, device))
@@ -170,8 +194,9 @@ def _with_words(
     if modality is None:
         return conversations
     if config.dataset == "prepared":
+        manifest = read_manifest(_prepared(config))
         wanted = "text" in (config.modalities or ["text"])
-        if not (wanted and read_manifest(_prepared(config))["text"]):
+        if not (wanted and manifest["text"]) or has_words(config, manifest):
             return conversations
     return add_text(config, conversations, progress, modality, device)
 
@@ -180,6 +205,7 @@ def guess_dataset(folder: str | PathLike[str]) -> str:
     """The data set whose files are in a folder; "prepared" for a URL, the only one that is read from there.
 
     Raises:
+        FileNotFoundError: No such folder.
         ValueError: No file of prepared data, tables, MELD or CMU-MOSI is there.
     """
     if is_url(folder):
@@ -189,8 +215,12 @@ def guess_dataset(folder: str | PathLike[str]) -> str:
     for dataset, mark in marks.items():
         if (folder / mark).is_file():
             return dataset
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of data, no such folder")
     expected = " or ".join(f"{mark} ({dataset})" for dataset, mark in marks.items())
-    raise ValueError(f"{folder}: expected {expected} in this folder, found none of them")
+    recordings = has_recordings(folder)
+    hint = f"; to make features of its recordings: amuse data prepare {folder} --out DATA" if recordings else ""
+    raise ValueError(f"{folder}: expected {expected} in this folder, found none of them{hint}")
 
 
 def _folder(config: DataConfig) -> Path:
@@ -203,6 +233,20 @@ def _folder(config: DataConfig) -> Path:
 def _prepared(config: DataConfig) -> str | Path:
     """The folder or URL of prepared data."""
     return config.path if config.path is not None and is_url(config.path) else _folder(config)
+
+
+def has_words(config: DataConfig, manifest: dict[str, Any]) -> bool:
+    """Whether prepared data have the features that the configuration's frozen text encoder would give.
+
+    Those of another encoder or other options are not used, which is logged.
+    """
+    differences = TextOptions.of(config).differences(manifest)
+    if differences is None or config.encoder_mode != "frozen":
+        return False
+    for name, (there, here) in differences.items():
+        message = "the words are encoded again: the prepared data have them with %s = %r, the configuration says %r"
+        logger.warning(message, name, there, here)
+    return not differences
 
 
 def words_modality(config: DataConfig) -> str | None:

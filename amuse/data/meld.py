@@ -62,9 +62,9 @@ def read_meld(
             (dialogue, utterance) pair, a bad id or time, an unreadable or malformed feature file.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if target not in TARGETS:
-        raise ValueError(f"target: expected one of {tuple(TARGETS)}, got {target!r}")
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
     path = Path(folder) / f"{split}_sent_emo.csv"
     column, names = TARGETS[target]
 
@@ -111,7 +111,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     with csv_of(path):
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{path}, line 1: expected the columns {list(columns)}, got no {', '.join(missing)}")
+            raise ValueError(f"{path}, line 1: expected the columns {', '.join(columns)}, got no {', '.join(missing)}")
         for row in reader:
             yield reader.line_num, row
 

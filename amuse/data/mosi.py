@@ -43,7 +43,7 @@ def read_mosi(folder: str | PathLike[str], split: str, *, valid_fraction: float 
             repeated, or labels on which the files disagree; the message names file and line.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction: expected a number between 0 and 1, got {valid_fraction}")
     folder = Path(folder)

@@ -25,6 +25,8 @@ HUB = "hf:"
 FILES = "data"  # folder of the Parquet files
 ROWS_IN_MEMORY, ROWS_IN_FILE = 64, 8192
 STRINGS, TIMES = ("dialogue", "id", "speaker", "text"), ("start", "end")
+COLUMNS = (*STRINGS, *TIMES, "label")
+FEATURES = "_features"  # behind the name of a modality that is in `COLUMNS`
 SPLIT_ON_HUB = {"train": "train", "valid": "validation", "test": "test"}
 
 
@@ -118,7 +120,9 @@ def _rows(conversations: Conversations) -> Iterator[dict[str, Any]]:
         for u in dialogue.utterances:
             row = {"dialogue": dialogue.id, "label": u.label}
             row |= {name: getattr(u, name) for name in (*STRINGS[1:], *TIMES)}
-            yield row | {m: list(u.features[m].numpy()) if m in u.features else None for m in conversations.modalities}
+            yield row | {
+                _column(m): list(u.features[m].numpy()) if m in u.features else None for m in conversations.modalities
+            }
 
 
 def _schema(pa: Any, modalities: dict[str, int], label_names: list[str] | None) -> Any:
@@ -128,14 +132,17 @@ def _schema(pa: Any, modalities: dict[str, int], label_names: list[str] | None) 
     columns["label"] = (pa.float64(), _value("float64"))
     if label_names is not None:
         columns["label"] = (pa.int64(), {"names": label_names, "_type": "ClassLabel"})
-    for name, width in modalities.items():
-        if name in columns:
-            raise ValueError(f"{name}: a modality may not have the name of a column")
+    for modality, width in modalities.items():
         token = {"feature": _value("float32"), "length": width, "_type": "List"}
-        columns[name] = (pa.list_(pa.list_(pa.float32(), width)), {"feature": token, "_type": "List"})
+        columns[_column(modality)] = (pa.list_(pa.list_(pa.float32(), width)), {"feature": token, "_type": "List"})
     described = {"info": {"features": {name: feature for name, (_, feature) in columns.items()}}}
     fields = [pa.field(name, kind) for name, (kind, _) in columns.items()]
     return pa.schema(fields, {"huggingface": json.dumps(described)})
+
+
+def _column(modality: str) -> str:
+    """Where the words are features too, the column of their name is that of the words themselves."""
+    return f"{modality}{FEATURES}" if modality in COLUMNS else modality
 
 
 def _value(dtype: str) -> dict[str, str]:
@@ -149,7 +156,9 @@ def _declared(path: Path) -> tuple[list[str] | None, dict[str, int]]:
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         tokens = {name: column["feature"] for name, column in features.items() if column["_type"] == "List"}
-        return features["label"].get("names"), {name: int(token["length"]) for name, token in tokens.items()}
+        named = {f"{name}{FEATURES}": name for name in COLUMNS}
+        widths = {named.get(column, column): int(token["length"]) for column, token in tokens.items()}
+        return features["label"].get("names"), widths
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected the features that `amuse data push` declares: {error!r}") from None
 
@@ -177,7 +186,7 @@ def _split(files: list[Path], split: str, out: Path, widths: dict[str, int], sha
                     dialogues.append({"id": dialogue, "utterances": []})
                 dialogues[-1]["utterances"].append(row)
                 for modality, width in widths.items():
-                    tokens = batch.column(modality)[number]
+                    tokens = batch.column(_column(modality))[number]
                     if tokens.is_valid:
                         flat = np.array(tokens.values.flatten(), np.float32).reshape(-1, width)
                         tensors[f"{row['id']}/{modality}"] = torch.from_numpy(flat)

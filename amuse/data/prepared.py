@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from amuse.data.conversation import Conversations, Dialogue, Utterance
@@ -96,7 +97,7 @@ def _conversations(
     open_shards: Callable[[list[dict[str, str]]], Iterable[dict[str, StoredTokens]]],
 ) -> Conversations:
     if split not in index["splits"]:
-        raise ValueError(f"{folder}: expected one of its splits {list(index['splits'])}, got {split!r}")
+        raise ValueError(f"{folder}: expected one of its splits {', '.join(index['splits'])}, got {split!r}")
     content = index["splits"][split]
     modalities: dict[str, int] = index["modalities"]
     features: dict[str, dict[str, StoredTokens]] = {}
@@ -109,7 +110,10 @@ def _conversations(
         Dialogue(
             dialogue["id"],
             [
-                Utterance(**fields, features=Features(features.get(fields["id"], {})))
+                Utterance(
+                    **{**fields, "speaker": intern(fields["speaker"])},
+                    features=Features(features.get(fields["id"], {})),
+                )
                 for fields in dialogue["utterances"]
             ],
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from amuse.data.delimited import read_text
-from amuse.data.fields import Fields, Row, convert_milliseconds
+from amuse.data.fields import Fields, TranscriptRow, convert_milliseconds
 from amuse.data.problems import Problem, ProblemHandler
 
 LISTS = ("segments", "utterances", "turns", "results", "transcript")
@@ -17,7 +17,7 @@ TECHNICAL = {
 """Keys of an utterance that are not used here."""
 
 
-def read_json_lines(path: Path, report: ProblemHandler) -> list[Row]:
+def read_json_lines(path: Path, report: ProblemHandler) -> list[TranscriptRow]:
     """JSON Lines: one object per line."""
     objects = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -26,7 +26,7 @@ def read_json_lines(path: Path, report: ProblemHandler) -> list[Row]:
     return _rows(objects, path, "line", report)
 
 
-def read_json_transcript(path: Path, report: ProblemHandler) -> list[Row]:
+def read_json_transcript(path: Path, report: ProblemHandler) -> list[TranscriptRow]:
     """A JSON list of objects, or an object that has one under `segments` (Whisper, WhisperX) or a similar key.
 
     Raises:
@@ -42,7 +42,7 @@ def read_json_transcript(path: Path, report: ProblemHandler) -> list[Row]:
     return _rows(list(enumerate(content, 1)), path, "entry", report)
 
 
-def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> list[Row]:
+def _rows(objects: list[tuple[int, Any]], path: Path, what: str, report: ProblemHandler) -> list[TranscriptRow]:
     keys = dict.fromkeys(key for _, each in objects if isinstance(each, dict) for key in each if key not in TECHNICAL)
     fields = Fields.find(keys)
     if objects and not fields.timed:

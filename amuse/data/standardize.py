@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amuse.data.conversation import TOKEN_IDS, Conversations
-from amuse.encoders.stored import StoredTokens
+from amuse.encoders.stored import StoredTokens, Transform
 
 PART = 1_000_000  # numbers whose moments are computed at once
 
@@ -28,7 +28,9 @@ class Standardizer:
 
     def __init__(self, mean: dict[str, Tensor], std: dict[str, Tensor], clip: float | None = 5.0) -> None:
         if mean.keys() != std.keys():
-            raise ValueError(f"std: expected the modalities of mean, {sorted(mean)}, got {sorted(std)}")
+            raise ValueError(
+                f"std: expected the modalities of mean, {', '.join(sorted(mean))}, got {', '.join(sorted(std))}"
+            )
         if clip is not None and not clip > 0:
             raise ValueError(f"clip: expected a positive number of deviations or None, got {clip}")
         self.mean = mean
@@ -63,20 +65,21 @@ class Standardizer:
         Raises:
             ValueError: A fitted modality is missing or has another width.
         """
+        standardised: dict[str, dict[str, Tensor | StoredTokens]] = {}
         for modality, centre in self.mean.items():
             width = conversations.modalities.get(modality)
             if width != len(centre):
                 raise ValueError(f"modality {modality!r}: expected width {len(centre)}, as fitted, got {width}")
             transform = partial(self.transform, modality)
-            standardised = {
-                u.id: replace(entry, transforms=(*entry.transforms, transform))
+            chains: dict[tuple[Transform, ...], tuple[Transform, ...]] = {}  # shared, since a million are large
+            standardised[modality] = {
+                u.id: replace(entry, transforms=chains.setdefault(entry.transforms, (*entry.transforms, transform)))
                 if isinstance(entry, StoredTokens)
                 else transform(entry)
                 for u in conversations.utterances()
                 if (entry := u.entries.get(modality)) is not None
             }
-            conversations = conversations.with_features(modality, len(centre), standardised)
-        return conversations
+        return conversations.with_modalities({m: len(centre) for m, centre in self.mean.items()}, standardised)
 
     def transform(self, modality: str, tokens: Tensor) -> Tensor:
         """One stream, float32 `(..., d)`, standardised; unchanged if the modality was not fitted."""

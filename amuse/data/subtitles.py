@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from amuse.data.delimited import read_text
-from amuse.data.fields import Row
+from amuse.data.fields import TranscriptRow
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.speakers import SpeakerLine, speaker_lines
 
@@ -37,7 +37,7 @@ _CELLS = (
 _EVENT = re.compile(rf"(Dialogue|Comment)\s*:\s*{_CELLS}|(Picture|Sound|Movie|Command)\s*:|;|!:|\[", re.IGNORECASE)
 
 
-def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
+def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[TranscriptRow]:
     """The subtitles of a file in their order, with a speaker and a label where the words name them.
 
     Raises:
@@ -63,7 +63,7 @@ def read_subtitles(path: Path, report: ProblemHandler) -> Iterator[Row]:
         if match and not _SETTINGS.fullmatch(match[3] or ""):
             report(Problem("unused", f"{path.name}, line {number + 1}", f"text after the times: {match[3][:60]!r}"))
         for part in _cue_lines(words):
-            yield Row(number + 1, start, end, part.speaker, part.words, part.label)
+            yield TranscriptRow(number + 1, start, end, part.speaker, part.words, part.label)
 
 
 def _subrip(lines: list[str], arrows: list[int]) -> Iterator[tuple[int, list[str]]]:
@@ -137,7 +137,7 @@ def _unrolled(cues: list[tuple[int, list[str]]], path: Path, report: ProblemHand
     return found
 
 
-def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
+def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[TranscriptRow]:
     try:
         import pysubs2
     except ImportError:
@@ -161,7 +161,7 @@ def _foreign(path: Path, text: str, report: ProblemHandler) -> Iterator[Row]:
         raise ValueError(f"{path}: expected subtitles, got none")
     for number, event in enumerate(events, 1):
         for part in _named_lines(event.name, event.plaintext.splitlines()):
-            yield Row(number, event.start / 1000, event.end / 1000, part.speaker, part.words, part.label)
+            yield TranscriptRow(number, event.start / 1000, event.end / 1000, part.speaker, part.words, part.label)
 
 
 def _name_what_is_no_event(path: Path, text: str, count: int, report: ProblemHandler) -> None:

@@ -119,7 +119,7 @@ def synthetic_conversations(
         ValueError: An argument out of its range.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if num_dialogues < 1 or not 1 <= turns[0] <= turns[1] or not imbalance >= 1 or not noise >= 0:
         raise ValueError(
             "num_dialogues, turns, imbalance, noise: expected at least 1, 1 <= fewest <= most, at least 1, at least 0; "
@@ -188,7 +188,7 @@ def oracle_accuracy(
         ValueError: Unknown or no modalities.
     """
     if not modalities or not set(modalities) <= MODALITIES.keys():
-        raise ValueError(f"modalities: expected some of {tuple(MODALITIES)}, got {tuple(modalities)}")
+        raise ValueError(f"modalities: expected some of {', '.join(MODALITIES)}, got {', '.join(modalities) or 'none'}")
     total = 0.0
     for size in range(1, len(MODALITIES) + 1):
         for present in combinations(MODALITIES, size):

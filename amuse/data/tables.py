@@ -60,11 +60,13 @@ class Tables:
         conversations = Conversations(
             [dialogue for dialogue in self.dialogues if dialogue.id in chosen], self.label_names, {}
         )
+        wanted = {u.id for u in conversations.utterances()}
+        filled = {}
         for modality, tokens in self.features.items():
             means = self._means(modality, ids)
-            filled = {name: torch.where(rows.isnan(), means, rows) for name, rows in tokens.items()}
-            conversations = conversations.with_features(modality, self.widths[modality], filled)
-        return conversations
+            own = {name: rows for name, rows in tokens.items() if name in wanted}
+            filled[modality] = {name: torch.where(rows.isnan(), means, rows) for name, rows in own.items()}
+        return conversations.with_modalities({modality: self.widths[modality] for modality in filled}, filled)
 
     def split(self, name: str) -> Conversations:
         """The dialogues of one split, as the column `split` says.
@@ -155,7 +157,9 @@ def _read_utterances(path: Path) -> Tables:
     if "label" in names and "target" in names:
         raise ValueError(f"{path}, line 1: expected a column label (classes) or target (numbers), got both")
     if not {"label", "target"} & set(names):
-        raise ValueError(f"{path}, line 1: expected a column label (classes) or target (numbers), got {names}")
+        raise ValueError(
+            f"{path}, line 1: expected a column label (classes) or target (numbers), got {', '.join(names)}"
+        )
     regression = "target" in names
     classes = None if regression else sorted({row["label"] for _, row in rows if row["label"]})
     same = Counter(map(folded, classes or ()))
@@ -194,9 +198,8 @@ def _rows(path: Path, needed: set[str]) -> tuple[list[str], Iterator[tuple[int, 
         names = [name.strip() for name in reader.fieldnames or []]
     missing = sorted(needed - set(names))
     if missing or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path}, line 1: expected distinct columns, {' and '.join(sorted(needed))} among them, got {names}"
-        )
+        expected = f"distinct columns, {' and '.join(sorted(needed))} among them"
+        raise ValueError(f"{path}, line 1: expected {expected}, got {', '.join(names) or 'none'}")
     reader.fieldnames = names
     return names, _cells(path, reader)
 

@@ -33,7 +33,7 @@ def tokenize(
         ImportError, FileNotFoundError: See `amuse.encoders.hub.encoder_folder`.
         ValueError: See `amuse.encoders.text.token_sequences`.
     """
-    sequences = _sequences(conversations, TextModel(encoder), context, speakers, max_tokens)
+    sequences = utterance_sequences(conversations, TextModel(encoder), context, speakers, max_tokens)
     ids = {name: torch.tensor(sequence.ids, dtype=torch.int64) for name, sequence in sequences.items()}
     return conversations.with_features(modality, TOKEN_IDS, ids)
 
@@ -73,16 +73,20 @@ def encode_text(
     """
     model = TextModel(encoder, device)
     frozen = FrozenTextEncoder(model, layers, merge, pool, cache_dir, batch_size, progress)
-    sequences = _sequences(conversations, model, context, speakers, max_tokens)
+    sequences = utterance_sequences(conversations, model, context, speakers, max_tokens)
     tokens = frozen(list(sequences.values()))
     features = {name: tokens[sequence] for name, sequence in sequences.items()}
     return conversations.with_features(modality, frozen.width, features)
 
 
-def _sequences(
+def utterance_sequences(
     conversations: Conversations, model: TextModel, context: int, speakers: bool, max_tokens: int
 ) -> dict[str, TokenSequence]:
-    """Utterance id -> the encoder's input, for utterances with text."""
+    """Utterance id -> the encoder's input, for utterances with text; see `amuse.encoders.text.token_sequences`.
+
+    Raises:
+        ValueError: A negative context or too few tokens.
+    """
     dialogues = [[Words(u.speaker, u.text) for u in dialogue.utterances] for dialogue in conversations.dialogues]
     found = token_sequences(dialogues, model, context=context, speakers=speakers, max_tokens=max_tokens)
     every = (sequence for dialogue in found for sequence in dialogue)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from amuse.data.annotations import read_elan, read_rttm, read_textgrid
 from amuse.data.delimited import read_table
-from amuse.data.fields import Fields, Row, convert_milliseconds, seconds
+from amuse.data.fields import Fields, TranscriptRow, convert_milliseconds, seconds
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.recognized import read_json_lines, read_json_transcript
 from amuse.data.speakers import speaker_name
@@ -87,7 +87,7 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
     return lines
 
 
-def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
+def _table_rows(path: Path, report: ProblemHandler) -> Iterable[TranscriptRow]:
     table = read_table(path, report, "\t" if path.suffix.lower() == ".tsv" else None)
     fields = Fields.find(name for name in table.header if name.lower() not in OUR_OWN)
     missing = [name for name in ("start", "end") if name not in fields.columns]
@@ -97,7 +97,7 @@ def _table_rows(path: Path, report: ProblemHandler) -> Iterable[Row]:
     if fields.unused or repeated:
         names = ", ".join(dict.fromkeys([*fields.unused, *sorted(repeated)]))
         report(Problem("unused", path.name, f"columns: {names[:200]}"))
-    rows: list[Row] = []
+    rows: list[TranscriptRow] = []
     for number, cells in table.rows:
         # the first of several columns with the same name counts
         named = dict(reversed(list(zip(table.header, cells, strict=False))))
@@ -112,7 +112,7 @@ def _free_id(stem: str, number: int, seen: set[str]) -> str:
     return f"{stem}_{number}"
 
 
-READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[Row]]] = {
+READERS: dict[str, Callable[[Path, ProblemHandler], Iterable[TranscriptRow]]] = {
     ".csv": _table_rows,
     ".tsv": _table_rows,
     ".srt": read_subtitles,

@@ -150,7 +150,7 @@ def serve(run: Path, port: int | None) -> None:
     recognizer = Recognizer(run)
     with tempfile.TemporaryDirectory(prefix="amuse-demo-") as folder:
         page = build(recognizer, Path(folder))
-        print(f"{launch(page, port)} is ready; Ctrl-C ends it", flush=True)
+        print(f"{launch(page, port)} is ready; Ctrl-C stops it", flush=True)
         page.block_thread()
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Limits(NamedTuple):
-    """Of one forward pass."""
+    """Limits of one forward pass."""
 
     seconds: float
     pictures: int
@@ -36,7 +36,7 @@ TOLERANCE = 1e-3  # of features in a padded batch, relative to the largest; roun
 
 
 class SoundInput(NamedTuple):
-    """What a network reads for one utterance's sound.
+    """A network's input for one utterance's sound.
 
     Attributes:
         arrays: Name of the network's argument -> its value, without the dimension of the batch.

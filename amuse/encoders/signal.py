@@ -53,7 +53,7 @@ class NetworkEncoder(Protocol):
         """The network's input for the signal of one utterance; NumPy arrays, cheap to send to another process."""
 
     def encode(self, inputs: Sequence[Any]) -> list[Tensor]:
-        """What calling the encoder with each of the signals returns, up to rounding."""
+        """The encoder's features of each of the signals, up to rounding."""
 
 
 RAW = "raw:"

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from amuse.remote import RemoteFile
 
+Transform = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTokens:
@@ -25,7 +27,7 @@ class StoredTokens:
     begin: int
     length: int
     width: int
-    transforms: tuple[Callable[[Tensor], Tensor], ...] = ()
+    transforms: tuple[Transform, ...] = ()
 
     def __len__(self) -> int:
         return self.length

@@ -21,6 +21,8 @@ from amuse.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+FILE_BYTES = 1 << 28  # of features in a cache file
+
 
 class Words(NamedTuple):
     """The text of one utterance, None or empty without any."""
@@ -144,6 +146,10 @@ def _pieces(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
+def _longest_first(sequences: Sequence[TokenSequence]) -> list[int]:
+    return sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
+
+
 @dataclass(frozen=True)
 class FrozenTextEncoder:
     """A pretrained encoder whose hidden states are features, cached on disk.
@@ -182,10 +188,38 @@ class FrozenTextEncoder:
         return int(self.model.config.hidden_size) * (len(self.layers) if self.merge == "concat" else 1)
 
     def __call__(self, sequences: Sequence[TokenSequence]) -> dict[TokenSequence, StoredTokens]:
-        """Where the features of each distinct sequence are in the cache, which gets what it lacks; see `encode`."""
-        unique = list(dict.fromkeys(sequences))
-        if not unique:
-            return {}
+        """Where the features of each distinct sequence are in the cache, which gets what it lacks; see `encode`.
+
+        A cache file holds about `FILE_BYTES`, so that no more than one file's features are in memory, and a process
+        that is killed loses no more than those.
+        """
+        found: dict[TokenSequence, StoredTokens] = {}
+        for part in self._files(list(dict.fromkeys(sequences))):
+            found |= self._cached(part)
+        return found
+
+    def _files(self, unique: list[TokenSequence]) -> list[list[TokenSequence]]:
+        """The sequences of each cache file: whole batches of `encode`, whose results thus do not depend on the cut."""
+        size = 4 * self.width
+        if sum(self._kept(sequence) for sequence in unique) * size <= FILE_BYTES:
+            return [unique] if unique else []
+        ordered = [unique[row] for row in _longest_first(unique)]
+        files: list[list[TokenSequence]] = []
+        used = FILE_BYTES
+        for begin in range(0, len(ordered), self.batch_size):
+            batch = ordered[begin : begin + self.batch_size]
+            if used >= FILE_BYTES:
+                files.append([])
+                used = 0
+            files[-1] += batch
+            used += sum(map(self._kept, batch)) * size
+        return files
+
+    def _kept(self, sequence: TokenSequence) -> int:
+        return 1 if self.pool else sequence.stop - sequence.start
+
+    def _cached(self, unique: list[TokenSequence]) -> dict[TokenSequence, StoredTokens]:
+        """One cache file."""
         key = self._cache_key(unique)
         path = Path(default_cache_dir() if self.cache_dir is None else self.cache_dir) / f"text-{key[:32]}.safetensors"
         tokens = load_features(path, key, count=len(unique))
@@ -205,11 +239,10 @@ class FrozenTextEncoder:
         """
         depth = self.model.config.num_hidden_layers + 1
         if not self.layers or any(not -depth <= layer < depth for layer in self.layers):
-            raise ValueError(
-                f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {tuple(self.layers)}"
-            )
+            got = ", ".join(map(str, self.layers)) or "none"
+            raise ValueError(f"layers: expected indices from {-depth} to {depth - 1}, at least one, got {got}")
         network, device = self.model.network, self.model.device
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
+        order = _longest_first(sequences)
         features: dict[int, Tensor] = {}
         what = f"encoding the words of {len(sequences)} utterances with {self.model.folder.name}"
         with progress_bar(what, len(sequences), "utt", shown=self.progress) as bar:

@@ -43,7 +43,8 @@ def predict(
     """
     if conversations.modalities != model.spec.modalities:
         raise ValueError(
-            f"conversations: expected the model's modalities {model.spec.modalities}, got {conversations.modalities}"
+            f"conversations: expected the model's modalities {_widths(model.spec.modalities)}, "
+            f"got {_widths(conversations.modalities)}"
         )
     device = next(model.parameters()).device
     world = world or World(device)
@@ -92,10 +93,16 @@ def evaluate(
         ValueError: Nothing is labelled, or modalities or class names differ from the model's.
     """
     if conversations.label_names != model.spec.label_names:
-        raise ValueError(
-            f"conversations: expected the model's classes {model.spec.label_names}, got {conversations.label_names}"
+        expected, got = (
+            "none" if names is None else ", ".join(names)
+            for names in (model.spec.label_names, conversations.label_names)
         )
+        raise ValueError(f"conversations: expected the model's classes {expected}, got {got}")
     return score_predictions(predict(model, conversations, batch_size), conversations.label_names, bootstrap)
+
+
+def _widths(modalities: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({width})" for name, width in modalities.items())
 
 
 def score_predictions(

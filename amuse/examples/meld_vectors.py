@@ -36,9 +36,8 @@ def run(
     present = [(d, u) for d, u in ids if f"{d}:{u}" not in lacking]
     array = np.load(vectors, allow_pickle=False)
     if array.ndim != 2 or len(array) != len(present):
-        raise SystemExit(
-            f"{vectors}: expected {len(present)} rows, as {csv_file} without {sorted(lacking)}, got {array.shape}"
-        )
+        rest = f" without {', '.join(sorted(lacking))}" if lacking else ""
+        raise SystemExit(f"{vectors}: expected {len(present)} rows, as {csv_file}{rest}, got {array.shape}")
     rows = torch.from_numpy(array).float()
     save_tensors({f"dia{d}_utt{u}": rows[i].clone() for i, (d, u) in enumerate(present)}, out)
     typer.echo(f"{len(present)} of {len(ids)} utterances, width {array.shape[1]}: {out}")

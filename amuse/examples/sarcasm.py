@@ -41,7 +41,7 @@ def run(
     remarks = read_mustard(file)
     shows = {remark["show"] for remark in remarks.values() if "show" in remark}
     if shows and test_show not in shows:
-        raise ValueError(f"--test-show: expected one of {sorted(shows)}, got {test_show!r}")
+        raise ValueError(f"--test-show: expected one of {', '.join(sorted(shows))}, got {test_show!r}")
     how = f"test = {test_show}" if shows else "no shows in the file: test drawn, whose lines may be context in training"
     parts = split(remarks, test_show if shows else None, config.data.seed)
     typer.echo(f"{len(remarks)} remarks; {how}; " + ", ".join(f"{len(ids)} {name}" for name, ids in parts.items()))

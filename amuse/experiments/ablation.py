@@ -19,7 +19,7 @@ from amuse.experiments.cross_validation import SCORES_FILE, cross_validate, read
 from amuse.experiments.paired import paired_difference
 from amuse.experiments.repetition import Scores, run_once
 from amuse.experiments.rows import PAPER_TABLES, TABLES, Variant, changed, rows_of
-from amuse.experiments.tables import Result, Row, grid_csv, grid_latex, grid_markdown
+from amuse.experiments.tables import GridRow, Result, grid_csv, grid_latex, grid_markdown
 from amuse.files import read_json, write_text
 from amuse.world import choose_device
 
@@ -32,7 +32,7 @@ def ablate(
     progress: bool = True,
     engine: str = "local",
     gpus: float = 0.0,
-) -> list[Row]:
+) -> list[GridRow]:
     """Train and test every row; writes ablation.md, .csv, .tex and .json to `out`, after every row.
 
     Args:
@@ -65,24 +65,24 @@ def ablate(
     if engine == "ray":
         _train_on_cluster(variants, config, splits, seeds, out, progress, gpus)
     unchanged: Result | None = None
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     for variant in variants:
         if progress and engine == "local":
             print(f"{variant.table and f'table {variant.table}, '}{variant.name}", flush=True)
         result = _result(variant, config, splits, seeds, out, progress)
         unchanged = unchanged or result
         same = variant.modalities in (None, names) and changed(config, variant, config.train.seed) == config
-        rows.append(Row(variant, result, None, None) if same else compared(variant, result, unchanged))
+        rows.append(GridRow(variant, result, None, None) if same else compared(variant, result, unchanged))
         _write(rows, out)
     return rows
 
 
-def compared(variant: Variant, result: Result, unchanged: Result) -> Row:
+def compared(variant: Variant, result: Result, unchanged: Result) -> GridRow:
     """A row with its paired difference."""
     by = statistics.fmean(a - b for a, b in zip(result.paired, unchanged.paired, strict=True))
     several = len(result.paired) > 1
     found = paired_difference(result.paired, unchanged.paired, result.test_share) if several else None
-    return Row(variant, result, found, by)
+    return GridRow(variant, result, found, by)
 
 
 def _result(variant: Variant, config: Config, splits: Splits, seeds: int, out: Path, progress: bool) -> Result:
@@ -97,7 +97,8 @@ def _result(variant: Variant, config: Config, splits: Splits, seeds: int, out: P
         found = read_scores(folder)
         share = statistics.fmean(fold.test / fold.train for fold in found.folds)
         pooled = [list(pair) for pair in found.pooled]
-        return Result(found.measure, found.second, pooled, [fold.score for fold in found.folds], share)
+        gap = [fold.training - fold.score for fold in found.folds if fold.training is not None]
+        return Result(found.measure, found.second, pooled, [fold.score for fold in found.folds], share, gap)
     chosen = variant.modalities or list(splits.train.modalities)
     runs = []
     for seed in range(config.train.seed, config.train.seed + seeds):
@@ -148,7 +149,7 @@ def _folder(config: Config, variant: Variant, splits: Splits, out: Path) -> Path
     return out / "runs" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _write(rows: Sequence[Row], out: Path) -> None:
+def _write(rows: Sequence[GridRow], out: Path) -> None:
     write_text(
         json.dumps([dataclasses.asdict(row) for row in rows], indent=2, ensure_ascii=False), out / "ablation.json"
     )

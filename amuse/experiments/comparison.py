@@ -74,7 +74,9 @@ def compare(
     if len(splits.train.modalities) > 1:
         competing += [(name, splits, config, RIVALS[name]) for name in chosen]
     elif chosen:
-        raise ValueError(f"rivals: expected data of several modalities to fuse, got {list(splits.train.modalities)}")
+        raise ValueError(
+            f"rivals: expected data of several modalities to fuse, got {', '.join(splits.train.modalities)}"
+        )
     lines, tried = [], []
     for name, part, own, kind in competing:
         folder = out / name.replace(" ", "_")

@@ -5,6 +5,7 @@ Choices are made inside each fold: of the epoch on its validation part, of setti
 grouping are pooled into one score; mean and sample deviation are over groupings.
 """
 
+import hashlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -39,6 +40,31 @@ class FoldScore:
     train: int
     test: int
     chosen: list[str] = field(default_factory=list)
+    training: float | None = None  # the same model's score on its training part: memorised, if far higher
+
+
+LabelledUtterance = tuple[str, str, int | float | None]
+"""Ids of dialogue and utterance, label."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a score was measured with; scores are only paired where all of it agrees.
+
+    Attributes:
+        seed: Of the training.
+        grouping: `data.grouping`; None on a fixed split.
+        digest: SHA-256 of the ids and labels of the test utterances, fold by fold.
+    """
+
+    seed: int
+    grouping: int | None
+    digest: str
+
+    @classmethod
+    def of(cls, seed: int, grouping: int | None, parts: Sequence[Sequence[LabelledUtterance]]) -> "Origin":
+        """With the utterances of the test part, or of the test parts of all folds."""
+        return cls(seed, grouping, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
 
 
 @dataclass
@@ -52,6 +78,7 @@ class CrossValidation:
     second: str  # "accuracy" | "MAE"
     folds: list[FoldScore]
     pooled: list[tuple[float, float]]  # per grouping, or per seed: measure, second
+    tested: list[Origin] = field(default_factory=list)  # as `pooled`; empty in files of earlier versions
 
     def to_markdown(self) -> str:
         """Groupings as rows, their mean and sample deviation last; then how often each setting was chosen."""
@@ -108,12 +135,15 @@ def cross_validate(
     own = trained.candidates
     sources = (trials > 1) + bool(choices) + (len(own) > 1)
     if trials < 1 or sources > 1:
-        raise ValueError(f"trials, choices: expected one way to candidates, got {trials} trials, {choices}, {own}")
+        raise ValueError(
+            f"trials, choices: expected one way to candidates, got {trials} trials, {len(choices)} choices, and "
+            f"{len(own)} of the contender itself"
+        )
     candidates = [draw(number) for number in range(trials)] if trials > 1 else combinations(choices)
     if len(own) > 1:
         candidates = own
         config = replace(config, data=replace(config.data, inner_folds=config.data.inner_folds or INNER_FOLDS))
-    folds, pooled = [], []
+    folds, pooled, tested = [], [], []
     for grouping in range(groupings):
         parts = []
         for fold in range(config.data.folds):
@@ -130,8 +160,11 @@ def cross_validate(
             parts.append(predictions)
             folds.append(result)
         pooled.append(_headline(score_predictions(_joined(parts), names)))
+        tested.append(
+            Origin.of(config.train.seed + grouping, config.data.grouping + grouping, [_utterances(p) for p in parts])
+        )
     kind = ("Pearson r", "MAE") if names is None else ("weighted F1", "accuracy")
-    done = CrossValidation(*kind, folds, pooled)
+    done = CrossValidation(*kind, folds, pooled, tested)
     write_scores(done, out)
     return done
 
@@ -155,7 +188,8 @@ def read_scores(folder: Path) -> CrossValidation:
     tree = read_json(path)
     try:
         folds = [FoldScore(**fold) for fold in tree["folds"]]
-        return CrossValidation(tree["measure"], tree["second"], folds, [(a, b) for a, b in tree["pooled"]])
+        tested = [Origin(**each) for each in tree.get("tested", [])]
+        return CrossValidation(tree["measure"], tree["second"], folds, [(a, b) for a, b in tree["pooled"]], tested)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not the scores of amuse repeat: {error!r}") from None
 
@@ -177,10 +211,11 @@ def _run_fold(
             predictor = trained.fit(splits, whole, settings, folder, final=False)
             values.append(score(score_predictions(predictor(splits.valid), splits.valid.label_names)))
         number = values.index(max(values))
-    predictions = trained.fit(splits, whole, candidates[number], folders[number], final=True)(splits.test)
-    value, _ = _headline(score_predictions(predictions, splits.test.label_names))
+    predictor = trained.fit(splits, whole, candidates[number], folders[number], final=True)
+    predictions, names = predictor(splits.test), splits.test.label_names
+    value, training = (_headline(score_predictions(p, names))[0] for p in (predictions, predictor(splits.train)))
     counts = splits.train.num_utterances + splits.valid.num_utterances, splits.test.num_utterances
-    return predictions, splits.test.label_names, FoldScore(0, 0, value, *counts, candidates[number])
+    return predictions, names, FoldScore(0, 0, value, *counts, candidates[number], training)
 
 
 def _inner_scores(config: Config, candidates: list[list[str]], folders: list[Path], trained: Contender) -> list[float]:
@@ -200,6 +235,12 @@ def _headline(metrics: Metrics | RegressionMetrics) -> tuple[float, float]:
     if isinstance(metrics, Metrics):
         return 100 * metrics.weighted_f1, 100 * metrics.accuracy
     return metrics.pearson, metrics.mae
+
+
+def _utterances(predictions: Predictions) -> list[LabelledUtterance]:
+    assert predictions.labels is not None  # _joined has checked it
+    labels = predictions.labels.tolist()
+    return [(*ids, label) for ids, label in zip(predictions.ids, labels, strict=True)]
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:

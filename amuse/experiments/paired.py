@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import t as student
 
-from amuse.experiments.cross_validation import CrossValidation, read_scores
+from amuse.experiments.cross_validation import SCORES_FILE, CrossValidation, read_scores
 from amuse.experiments.latex import latex_text
 from amuse.files import csv_text
 
@@ -93,7 +94,8 @@ def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
         The measure, and a comparison per folder.
 
     Raises:
-        ValueError: Fewer than two folders, or folds, seeds or data that differ from the first's.
+        ValueError: Fewer than two folders; seeds, groupings, test utterances or a measure that differ from the first's;
+            or scores of an earlier version, which do not say what they were measured with.
         FileNotFoundError: A folder without scores.
     """
     if len(folders) < 2:
@@ -109,13 +111,31 @@ def compare_folders(folders: Sequence[Path]) -> tuple[str, list[Comparison]]:
 
 
 def _difference(ours: CrossValidation, reference: CrossValidation, folder: Path) -> Difference:
-    keys = [[(f.grouping, f.fold, f.train, f.test) for f in each.folds] for each in (ours, reference)]
-    if keys[0] != keys[1] or ours.measure != reference.measure:
-        raise ValueError(f"{folder}: expected the folds, data and measure of the first folder, got different ones")
+    _check_alike(ours, reference, folder)
     if not ours.folds:
         return paired_difference([row[0] for row in ours.pooled], [row[0] for row in reference.pooled])
     share = statistics.fmean(f.test / f.train for f in ours.folds)
     return paired_difference([f.score for f in ours.folds], [f.score for f in reference.folds], share)
+
+
+def _check_alike(ours: CrossValidation, reference: CrossValidation, folder: Path) -> None:
+    """Raises ValueError, with the first thing that differs, for scores that cannot be paired."""
+    if not (ours.tested and reference.tested):
+        raise ValueError(
+            f"{folder}: expected {SCORES_FILE} with seeds and test utterances, here and in the first folder, got one "
+            "of an earlier version; repeat the same amuse repeat, which only tests runs that are finished"
+        )
+    kinds: dict[str, list[Any]] = {
+        "measure": [each.measure for each in (ours, reference)],
+        "seeds": [[t.seed for t in each.tested] for each in (ours, reference)],
+        "groupings": [[t.grouping for t in each.tested] for each in (ours, reference)],
+        "folds": [[(f.grouping, f.fold) for f in each.folds] for each in (ours, reference)],
+        "test utterances": [[t.digest for t in each.tested] for each in (ours, reference)],
+    }
+    for kind, (own, first) in kinds.items():
+        if own != first:
+            shown = "others" if kind in ("folds", "test utterances") else f"{own}, not {first}"
+            raise ValueError(f"{folder}: expected the {kind} of the first folder, got {shown}")
 
 
 def to_csv(rows: Sequence[Comparison]) -> str:

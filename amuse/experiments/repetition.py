@@ -12,7 +12,7 @@ from amuse.config import Config
 from amuse.data.load import Splits, load_splits
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate
-from amuse.experiments.cross_validation import CrossValidation, write_scores
+from amuse.experiments.cross_validation import CrossValidation, Origin, write_scores
 from amuse.files import LOG_FILE
 from amuse.training.train import train_on
 from amuse.world import choose_device
@@ -92,7 +92,9 @@ def repeat(
             print(f"--- seed {seed}", flush=True)
         runs[seed] = run_once(splits, seeded, folder, progress and engine == "local")
     pooled = [(run.weighted_f1, run.accuracy) for run in runs.values()]
-    write_scores(CrossValidation("weighted F1", "accuracy", [], pooled), out)
+    utterances = [(d.id, u.id, u.label) for d in splits.test.dialogues for u in d.utterances]
+    tested = [Origin.of(seed, None, [utterances]) for seed in runs]
+    write_scores(CrossValidation("weighted F1", "accuracy", [], pooled, tested), out)
     return to_markdown(runs)
 
 

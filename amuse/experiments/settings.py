@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import yaml
 
-from amuse.config import Config, from_dict
+from amuse.config import Config, from_dict, yaml_value
 
 
 def combinations(choices: Sequence[str]) -> list[list[str]]:
@@ -15,7 +15,7 @@ def combinations(choices: Sequence[str]) -> list[list[str]]:
     options = []
     for choice in choices:
         key, _, text = choice.partition("=")
-        values = yaml.safe_load(text)
+        values = yaml_value(f"--choose {choice}", text)
         if not isinstance(values, list) or not values:
             raise ValueError(f"--choose {choice}: expected section.key=[value, ...]")
         options.append([f"{key}={json.dumps(value)}" for value in values])

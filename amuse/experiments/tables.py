@@ -24,7 +24,7 @@ class Result:
         scores: Both per seed, or of the pooled predictions per grouping.
         paired: The measure per seed, or per fold of every grouping.
         test_share: Test utterances per training utterance of a fold; 0 for a fixed split.
-        gap: Training minus validation score, per seed; empty for folds.
+        gap: Training score minus that on validation data per seed, or on the test part per fold.
         parameters, seconds: Of a run; None for folds.
     """
 
@@ -39,7 +39,7 @@ class Result:
 
 
 @dataclass
-class Row:
+class GridRow:
     """A variant, its result, and its difference to the unchanged configuration.
 
     Attributes:
@@ -60,7 +60,7 @@ class Row:
         return "one run" if self.difference is None else self.difference.verdict
 
 
-def grid_markdown(rows: Sequence[Row]) -> str:
+def grid_markdown(rows: Sequence[GridRow]) -> str:
     """One table per table of the paper or of ours, each row beside the paper's single runs.
 
     The difference is to the unchanged configuration, the first row, with its 95 % interval.
@@ -74,7 +74,7 @@ def grid_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def grid_latex(rows: Sequence[Row]) -> str:
+def grid_latex(rows: Sequence[GridRow]) -> str:
     r"""A `tabular` per table, for the package booktabs."""
     parts = []
     for table in dict.fromkeys(row.variant.table for row in rows if row.variant.table):
@@ -86,7 +86,7 @@ def grid_latex(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def grid_csv(rows: Sequence[Row]) -> str:
+def grid_csv(rows: Sequence[GridRow]) -> str:
     """A line per row, the unchanged configuration first; cells without a value are empty."""
     lines: list[Sequence[object]] = [CSV_HEAD]
     for row in rows:
@@ -114,7 +114,7 @@ def grid_csv(rows: Sequence[Row]) -> str:
     return csv_text(lines)
 
 
-def _cells(rows: Sequence[Row], plus_minus: str) -> tuple[list[str], list[list[str]]]:
+def _cells(rows: Sequence[GridRow], plus_minus: str) -> tuple[list[str], list[list[str]]]:
     """Head and cells, without the columns that are empty in all rows."""
     head = [
         "",
@@ -123,7 +123,7 @@ def _cells(rows: Sequence[Row], plus_minus: str) -> tuple[list[str], list[list[s
         "to unchanged",
         "95 % interval",
         "shown",
-        "training - validation",
+        "training - held out",
         "parameters",
         "seconds",
         "paper, MELD",
@@ -134,7 +134,7 @@ def _cells(rows: Sequence[Row], plus_minus: str) -> tuple[list[str], list[list[s
     return [head[i] for i in used], [[line[i] for i in used] for line in lines]
 
 
-def _line(row: Row, plus_minus: str) -> list[str]:
+def _line(row: GridRow, plus_minus: str) -> list[str]:
     result, d = row.result, row.difference
     digits = 3 if result.measure == "Pearson r" else 2
 

@@ -46,7 +46,9 @@ class AmuseConfig(PreTrainedConfig):
             names = spec.label_names
             self.modality_order = self.modality_order or list(spec.modalities)
             if set(self.modality_order) != set(spec.modalities):
-                raise ValueError(f"modality_order: expected {list(spec.modalities)}, got {self.modality_order}")
+                raise ValueError(
+                    f"modality_order: expected {', '.join(spec.modalities)}, got {', '.join(self.modality_order)}"
+                )
             self.data = asdict(replace(spec, modalities={name: spec.modalities[name] for name in self.modality_order}))
         if names is not None and self.class_weights is not None and len(self.class_weights) != len(names):
             raise ValueError(f"class_weights: expected one per class, {len(names)}, got {len(self.class_weights)}")

@@ -57,7 +57,7 @@ class AmuseProcessor(FeatureExtractionMixin):
         self.standardizer = None if standardizer is None else dict(standardizer)
         self.temperature = temperature
         if text is not None and text_modality not in modalities:
-            raise ValueError(f"text_modality: expected one of {list(modalities)}, got {text_modality!r}")
+            raise ValueError(f"text_modality: expected one of {', '.join(modalities)}, got {text_modality!r}")
         self._text_config()
         self._transform()
 
@@ -126,7 +126,8 @@ class AmuseProcessor(FeatureExtractionMixin):
     def _label(self, label: Any, name: str) -> int | float | None:
         if isinstance(label, str):
             if self.label_names is None or label not in self.label_names:
-                raise ValueError(f"utterance {name}, label: expected one of {self.label_names}, got {label!r}")
+                expected = "a number" if self.label_names is None else f"one of {', '.join(self.label_names)}"
+                raise ValueError(f"utterance {name}, label: expected {expected}, got {label!r}")
             return self.label_names.index(label)
         if self.label_names is None and label == UNLABELLED:
             raise ValueError(f"utterance {name}, label: {label} means unlabelled in transformers; shift the labels")

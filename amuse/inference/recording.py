@@ -13,6 +13,7 @@ from amuse.data.load import add_text
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
 from amuse.encoders.text import WordReader
+from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
@@ -51,8 +52,10 @@ class Recognizer:
                 f"({', '.join(modalities)}); train on data made by `amuse data prepare`"
             )
         self.extractor: Extractor | None = None
+        manifest = read_json(run / BEST / MEDIA_FILE) if dataset == "prepared" else {}
+        if "text" in modalities:
+            check_text_weights(self.config.data, manifest)
         if self.wanted:
-            manifest = read_json(run / BEST / MEDIA_FILE)
             self.extractor = Extractor.from_manifest(manifest, str(next(self.model.parameters()).device))
 
     def utterances(

@@ -110,8 +110,9 @@ class StreamingSession:
         utterance = self._with_words(utterance)
         if not set(utterance.features) & set(model.spec.modalities):
             raise ValueError(
-                f"utterance {utterance.id!r}: expected features of some of {list(model.spec.modalities)}, "
-                f"got {list(utterance.features)}{'' if self.reader else '; this session cannot encode words, see text'}"
+                f"utterance {utterance.id!r}: expected features of some of {', '.join(model.spec.modalities)}, "
+                f"got {', '.join(utterance.features) or 'none'}"
+                f"{'' if self.reader else '; this session cannot encode words, see text'}"
             )
         if self.standardizer is not None:
             features = {m: self.standardizer.transform(m, x) for m, x in utterance.features.items()}

@@ -32,7 +32,7 @@ AHEAD = 2
 
 
 class Job(NamedTuple):
-    """What every task is told.
+    """Instructions that every task gets.
 
     Attributes:
         options: What to encode.

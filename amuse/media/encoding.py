@@ -36,7 +36,7 @@ class Part:
 
 @dataclass
 class EncodedShard:
-    """What a shard's file will hold; see `write_shard`."""
+    """Content of a shard's file; see `write_shard`."""
 
     features: dict[str, dict[str, Tensor]]
     problems: list[Problem]

@@ -13,6 +13,7 @@ from torch import Tensor
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.choose import audio_encoder, vision_encoder
 from amuse.encoders.signal import SAMPLE_RATE, Encoder, NetworkEncoder, RawStream
+from amuse.encoders.words import TextOptions, WordsEncoder
 from amuse.media.decode import read_audio, read_frames
 from amuse.media.faces import Box, FaceDetector, Picture, largest, overlap, split_faces, whole
 from amuse.media.sources import Clip, Span
@@ -42,6 +43,7 @@ class Options:
         audio_rate: Audio tokens per second.
         frames: Key frames per utterance.
         max_seconds: Longest part of an utterance that is read.
+        text: Encoder of words; None leaves them to `amuse train`.
     """
 
     audio: str | None = "logmel"
@@ -52,10 +54,11 @@ class Options:
     audio_rate: float = 5.0
     frames: int = 4
     max_seconds: float = 30.0
+    text: TextOptions | None = None
 
     def __post_init__(self) -> None:
-        if self.audio is None and self.vision is None:
-            raise ValueError("audio, vision: expected at least one encoder, got none")
+        if self.audio is None and self.vision is None and self.text is None:
+            raise ValueError("audio, vision, text: expected at least one encoder, got none")
         for name in ("audio_rate", "frames", "max_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
@@ -133,9 +136,11 @@ class Extractor:
             else:
                 self.encoders["face"] = vision if options.face is None else vision_encoder(options.face, device)
                 self.encoders["background"] = vision
+        if options.text is not None:  # last, where `amuse train` puts the words that it encodes
+            self.encoders["text"] = WordsEncoder(options.text, device)
 
     def describe(self) -> dict[str, Any]:
-        """Options and encoders, for the manifest; `from_manifest` is the inverse."""
+        """Options and encoders, for the manifest; `from_manifest` is the inverse, but for words."""
         keys = ("name", "width", "description", "fingerprint")
         encoders = {m: {key: getattr(e, key) for key in keys} for m, e in self.encoders.items()}
         for modality, encoder in self.encoders.items():
@@ -143,22 +148,25 @@ class Extractor:
             if raw is not None:
                 encoders[modality]["raw"] = asdict(raw)
         which = "the largest" if self.mouths is None else "the one whose mouth moves with the sound"
+        options = asdict(self.options)
+        if self.options.text is None:
+            del options["text"]
         return {
-            "options": asdict(self.options),
+            "options": options,
             "encoders": encoders,
             "faces": None if self.detector is None else f"{self.detector.description}, {which}",
         }
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any], device: str = "cpu") -> Self:
-        """The encoders with which data was prepared.
+        """The encoders of sound and pictures with which data was prepared.
 
         Raises:
             ValueError: The encoder of that name has different weights here.
         """
-        self = cls(Options(**manifest["options"]), device)
-        for modality, there in manifest["encoders"].items():
-            here = self.encoders[modality]
+        self = cls(Options(**{**manifest["options"], "text": None}), device)
+        for modality, here in self.encoders.items():
+            there = manifest["encoders"][modality]
             if here.fingerprint != there["fingerprint"]:
                 raise ValueError(
                     f"{modality}: encoder {here.name} has different weights here than where the data was prepared"
@@ -202,7 +210,10 @@ class Extractor:
         """Everything but the networks: cut, decoded, encoded by encoders without a network."""
         problems: list[Problem] = []
         read = ReadClip(clip, place, {}, {}, problems)
-        for modality, signal in _signals(self.perceive(clip, place, problems.append)):
+        signals = _signals(self.perceive(clip, place, problems.append))
+        if clip.words is not None:
+            signals.append(("text", clip.words))
+        for modality, signal in signals:
             encoder = self.encoders[modality]
             if isinstance(encoder, NetworkEncoder):
                 read.inputs[modality] = encoder.prepare(signal)

@@ -7,7 +7,7 @@ as soon as it is finished; then this process writes the index. So a killed run r
 import json
 import platform
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from amuse.data.conversation import Conversations
 from amuse.data.preflight import Preflight
 from amuse.data.prepared import FORMAT, INDEX_FILE, MANIFEST_FILE, REPORT_FILE, SHARDS, read_manifest
 from amuse.data.problems import Problem
+from amuse.data.text import utterance_sequences
+from amuse.encoders.text import TextModel
+from amuse.encoders.words import TextOptions
 from amuse.files import sha256, write_text
 from amuse.media.cluster import encode_on_cluster
 from amuse.media.extract import Extractor, Options
 from amuse.media.local import encode_locally
 from amuse.media.shards import Shard, cut_into_shards, read_keys, read_problems, read_sources
-from amuse.media.sources import Source
+from amuse.media.sources import Clip, Source
 from amuse.progress import progress_bar
 
 PACKAGES = (
@@ -87,7 +90,8 @@ def prepare(
     recipe = {**extractor.describe(), "shard_size": shard_size, "format": FORMAT}
     _refuse_other_data(out, {**recipe, "source": source.folder.name})
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
-    shards = cut_into_shards(source.clips, out, shard_size, recipe)
+    clips = source.clips if options.text is None else _with_words(source, options.text)
+    shards = cut_into_shards(clips, out, shard_size, recipe)
     waiting = [shard for shard in shards if not shard.is_done()]
     if engine == "local":
         finished = encode_locally(waiting, extractor, source.folder, workers)
@@ -112,6 +116,16 @@ def _refuse_other_data(out: Path, expected: dict[str, Any]) -> None:
                 f"{out}: has data prepared with {key} = {json.dumps(there.get(key))}, now it is {json.dumps(value)}; "
                 "choose another folder"
             )
+
+
+def _with_words(source: Source, options: TextOptions) -> dict[str, list[Clip]]:
+    """The clips with the text encoder's input, which may hold the words of utterances in other shards."""
+    model = TextModel(options.encoder)
+    clips = {}
+    for split, conversations in source.splits.items():
+        words = utterance_sequences(conversations, model, options.context, options.speakers, options.max_tokens)
+        clips[split] = [replace(clip, words=words.get(clip.utterance)) for clip in source.clips[split]]
+    return clips
 
 
 def _finish(source: Source, out: Path, recipe: dict[str, Any], shards: list[Shard]) -> Prepared:

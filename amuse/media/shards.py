@@ -55,10 +55,15 @@ def cut_into_shards(clips: dict[str, list[Clip]], out: Path, size: int, recipe: 
             # size and modification time reveal a replaced clip without reading its content
             files = {span.path for clip in part for span in (clip.sound, clip.picture) if span is not None}
             states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
-            content = [recipe, [asdict(clip) for clip in part], states]
+            content = [recipe, [_described(clip) for clip in part], states]
             key = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
             shards.append(Shard(out / SHARDS / f"{split}-{number:06d}.safetensors", split, part, key))
     return shards
+
+
+def _described(clip: Clip) -> dict[str, Any]:
+    """What decides its features; without words exactly as before words were encoded, so that keys stay."""
+    return {name: value for name, value in asdict(clip).items() if (name, value) != ("words", None)}
 
 
 def write_shard(

@@ -12,6 +12,7 @@ from amuse.data.iemocap import PROTOCOLS, read_iemocap
 from amuse.data.meld import read_meld
 from amuse.data.problems import Problem, ProblemHandler, problem_table
 from amuse.data.transcript import Line
+from amuse.encoders.text import TokenSequence
 
 MELD_FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 
@@ -34,6 +35,7 @@ class Clip:
         sound, picture: Where they are; None = missing.
         half: "left" or "right" half of the frame, if the other one shows somebody else.
         seconds: Length of the utterance by its transcript, if the spans do not have it.
+        words: The text encoder's input, if words are encoded.
     """
 
     utterance: str
@@ -41,6 +43,7 @@ class Clip:
     picture: Span | None
     half: str | None = None
     seconds: float | None = None
+    words: TokenSequence | None = None
 
 
 @dataclass

@@ -148,6 +148,10 @@ class Amuse(nn.Module):
         central = [] if self.central is None else [self.central]
         return [*layers, *self.unimodal, *central, self.temporal]
 
+    def output_layers(self) -> list[nn.Linear]:
+        """The last layers: of the model's prediction and of every modality's own."""
+        return [self.classifier, *self._linear_heads]
+
     def _run(self, stage: nn.Module, *arguments: Any) -> Tensor:
         if self.recompute and self.training:
             return checkpoint(stage, *arguments, use_reentrant=False)
@@ -230,7 +234,7 @@ def fitting_groups(config: ModelConfig, spec: DataSpec) -> dict[str, list[str]]:
     for name in ("modality_dropout", "modality_swap"):
         unknown = set(getattr(config, name)) - set(groups)
         if unknown:
-            raise ValueError(f"{name}: expected names out of {list(groups)}, got {sorted(unknown)[0]!r}")
+            raise ValueError(f"{name}: expected names out of {', '.join(groups)}, got {sorted(unknown)[0]!r}")
     if spec.regression and config.fusion in ("closed_form", "chain"):
         raise ValueError(f"fusion: {config.fusion!r} needs classes, since Eq. 6 uses the predicted label")
     if spec.regression and config.gate_teacher:

@@ -48,8 +48,8 @@ class PaddedAmuse(nn.Module):
         super().__init__()
         if model.encoders:
             raise ValueError(
-                f"model: expected features as inputs, got encoders trained with the model: {list(model.encoders)}; "
-                "they cannot be exported to ONNX"
+                "model: expected features as inputs, got encoders trained with the model, which cannot be exported to "
+                f"ONNX: {', '.join(model.encoders)}"
             )
         if model.config.fusion == "random":
             raise ValueError("fusion: 'random' gives other numbers in every run and cannot be exported to ONNX")

@@ -37,7 +37,7 @@ def plot_run(run: Path, out: Path, split: str = "test", file_format: str = "png"
         ImportError: matplotlib is missing.
     """
     if file_format not in FORMATS:
-        raise ValueError(f"file_format: expected one of {FORMATS}, got {file_format!r}")
+        raise ValueError(f"file_format: expected one of {', '.join(FORMATS)}, got {file_format!r}")
     try:
         import matplotlib.figure
     except ImportError:

@@ -17,7 +17,7 @@ from amuse.speech.speakers import Turn, find_turns
 from amuse.speech.utterances import LONGEST_STRETCH, SpokenUtterance, assign, join, utterances, windows
 from amuse.speech.voices import RESEMBLYZER, VoiceEncoder, voice_encoder
 from amuse.speech.weights import DEFAULT_MODEL, NEEDS_EXTRA
-from amuse.speech.words import Recognizer, Word, recognizer
+from amuse.speech.words import SpeechRecognizer, Word, recognizer
 
 PIECE_PAUSE, SHORTEST_PIECE = 0.1, 0.1
 """The shortest silence at which speech is cut, since the speaker may change, and the shortest segment, in seconds."""
@@ -114,7 +114,7 @@ class Transcriber:
         return Transcription(utterances(turns, said), language, wordless, self.description)
 
     @cached_property
-    def recognizer(self) -> Recognizer:
+    def recognizer(self) -> SpeechRecognizer:
         return recognizer(self.options.model, self.options.language, self.options.device)
 
     @property

@@ -23,7 +23,7 @@ class Word(NamedTuple):
     probability: float | None
 
 
-class Recognizer(Protocol):
+class SpeechRecognizer(Protocol):
     """A speech-to-text model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Recognizer(Protocol):
         """The words in at most 30 seconds at 16 kHz, in their order; times count from the first sample."""
 
 
-def recognizer(name: str, language: str | None = None, device: str = "cpu") -> Recognizer:
+def recognizer(name: str, language: str | None = None, device: str = "cpu") -> SpeechRecognizer:
     """The model of that name, see `amuse.speech.weights.speech_model`.
 
     Raises:

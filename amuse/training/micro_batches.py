@@ -1,14 +1,17 @@
 """Each process's share of every batch, cut into micro-batches."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Sampler
 
 from amuse.data.batch import Batch, ConversationLoader, DialogueBatches, collate
-from amuse.data.conversation import Conversations
+from amuse.data.conversation import Conversations, Dialogue
 from amuse.world import World
 
 
@@ -26,11 +29,20 @@ class MicroBatchSampler(Sampler[list[int]]):
         return len(self.batches) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        # a batch is sorted by length, so strides of it have about the same number of utterances
-        step = self.world.size * self.accumulate
-        for batch in list(self.batches)[self.start :]:
+        for share in self.batches.shares(self.world.rank, self.world.size)[self.start :]:
             for part in range(self.accumulate):
-                yield batch[self.world.rank + self.world.size * part :: step]
+                yield share[part :: self.accumulate]
+
+
+def read_ahead(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The batches, of which a thread makes up to `count` while those before them are trained on."""
+    end = object()
+    iterator = iter(batches)
+    with ThreadPoolExecutor(1, "read ahead") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(count))
+        while (batch := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, iterator, end))
+            yield cast(Batch, batch)
 
 
 def micro_batch_loader(
@@ -53,8 +65,6 @@ def micro_batch_loader(
 def _collate_micro_batch(dialogues: Sequence[Any], conversations: Conversations) -> Batch:
     if dialogues:
         return collate(dialogues, conversations.modalities, conversations.regression)
-    ghost = collate(conversations.dialogues[:1], conversations.modalities, conversations.regression)
-    none = torch.zeros(len(ghost), dtype=torch.int64)
-    ghost = ghost.with_tokens({name: x[:0] for name, x in ghost.tokens.items()}, dict.fromkeys(ghost.tokens, none))
-    ghost.labels = None
-    return ghost
+    some = conversations.dialogues[0]
+    ghost = Dialogue(some.id, [replace(utterance, features={}, label=None) for utterance in some.utterances])
+    return collate([ghost], conversations.modalities, conversations.regression)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from amuse.config import LossConfig, TrainConfig
 from amuse.data.conversation import Conversations
-from amuse.data.prepared import shard_block
 from amuse.encoders.trainable import PretrainedEncoder
 from amuse.model.amuse import Amuse
 
@@ -49,8 +48,8 @@ def centre_outputs(model: Amuse, train: Conversations) -> None:
     """
     labels = [u.label for u in train.utterances() if u.label is not None]
     if train.label_names is None and labels:
-        for head in (model.classifier, *model.heads):
-            torch.nn.init.constant_(cast(torch.nn.Linear, head).bias, float(torch.tensor(labels).double().mean()))
+        for layer in model.output_layers():
+            torch.nn.init.constant_(layer.bias, float(torch.tensor(labels).double().mean()))
 
 
 def dialogue_weights(train: Conversations, config: TrainConfig) -> Tensor | None:
@@ -70,16 +69,6 @@ def dialogue_weights(train: Conversations, config: TrainConfig) -> Tensor | None
     labels = [[u.label for u in dialogue.utterances if u.label is not None] for dialogue in train.dialogues]
     means = torch.tensor([weights[torch.tensor(known)].mean().item() if known else math.nan for known in labels])
     return means.nan_to_num(nan=means.nanmean().item())
-
-
-def shuffle_block(train: Conversations, config: TrainConfig) -> int:
-    """The `shuffle_block` of the configuration; without one a shard's dialogues if shards are remote, else 0.
-
-    Balanced drawing, which needs all dialogues, stays exact and fetches a shard again when the cache does not hold it.
-    """
-    if config.shuffle_block is not None:
-        return config.shuffle_block
-    return 0 if config.balance else shard_block(train)
 
 
 def _inverse_frequency(train: Conversations, power: float) -> Tensor | None:

@@ -13,6 +13,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from amuse.config import Config
-from amuse.data.batch import Batch, DialogueBatches, present_modalities
+from amuse.data.batch import Batch, present_modalities
 from amuse.data.load import Splits
 from amuse.data.mix import Mix
 from amuse.evaluation.calibration import Calibration
@@ -41,7 +42,7 @@ from amuse.model.output import Output
 from amuse.training.augmentation import augment, draw_mix
 from amuse.training.contrastive import contrastive_loss, contrasts
 from amuse.training.losses import LossDenominators, amuse_loss
-from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader
+from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader, read_ahead
 from amuse.training.monitoring import (
     describe,
     headline,
@@ -52,12 +53,11 @@ from amuse.training.monitoring import (
 )
 from amuse.training.optimization import (
     class_weights,
-    dialogue_weights,
     learning_rate_factor,
     parameter_groups,
-    shuffle_block,
 )
 from amuse.training.parallel import accumulating, local, parallel, whole
+from amuse.training.shuffling import Shuffling, draw_batches
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
 from amuse.world import World
 
@@ -92,17 +92,8 @@ class Run:
         if self.average is not None and train.strategy == "fsdp":
             parallel(self.average, train.strategy, world, self.average.blocks(), partly_used)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, train), fused=True)
-        batches = DialogueBatches(
-            [len(dialogue) for dialogue in splits.train.dialogues],
-            train.batch_size,
-            shuffle=True,
-            seed=train.seed,
-            max_utterances=train.max_utterances,
-            tokens=[sum(len(x) for u in d.utterances for x in u.entries.values()) for d in splits.train.dialogues],
-            max_tokens=train.max_tokens,
-            weights=dialogue_weights(splits.train, train),
-            block=shuffle_block(splits.train, train),
-        )
+        shuffling = Shuffling.of(splits.train, train)
+        batches = draw_batches(splits.train, train, shuffling, world)
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
         self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)
         total = train.epochs * len(batches)
@@ -117,7 +108,7 @@ class Run:
             raise ValueError("train.flipped: expected 0 for regression, which has no predicted class to flip")
         self.history = History()
         self.state = TrainingState(
-            config, model, self.average, self.optimizer, self.scheduler, self.scaler, self.history, world
+            config, shuffling, model, self.average, self.optimizer, self.scheduler, self.scaler, self.history, world
         )
 
     def fit(self, progress: bool) -> None:
@@ -168,7 +159,7 @@ class Run:
         self.model.train()
         self.loader.set_epoch(history.epoch)
         self.micro_batches.start = history.step
-        parts = iter(self.loader)
+        parts = self.read()
         bar = tqdm(
             total=len(self.micro_batches.batches), initial=history.step, leave=False, disable=None if progress else True
         )
@@ -187,6 +178,11 @@ class Run:
         history.step, history.totals = 0, {}
         history.flipped, history.flipping = history.flipping, []
         return means
+
+    def read(self) -> Iterator[Batch]:
+        """The micro-batches of the rest of the epoch, made ahead of the step by a thread or by processes."""
+        train = self.config.train
+        return iter(self.loader) if train.workers else read_ahead(self.loader, train.accumulate)
 
     def step(self, micro_batches: list[Batch]) -> dict[str, float]:
         """Update the weights once from this process's micro-batches; the losses of the whole batch."""

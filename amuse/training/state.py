@@ -14,12 +14,14 @@ from amuse.config import Config, split_data_keys
 from amuse.files import LOG_FILE, save_state, write_text
 from amuse.model.amuse import Amuse
 from amuse.training.parallel import shard_like, whole
+from amuse.training.shuffling import Shuffling
 from amuse.world import World
 
 STATE_FILE = "state.pt"
 STATE_VERSION = 2  # states without "data" have it in the model's configuration, where version 0.1 kept it
 # settings that depend on the machine, which a resumed run may change
 MACHINE = {"accumulate", "device", "recompute", "save_epochs", "save_steps", "strategy"}
+SHUFFLING = {"shuffle_block", "own_blocks"}  # compared as they were decided with the data
 
 
 @dataclass
@@ -47,6 +49,7 @@ class TrainingState:
     """Everything that a resumed training needs to end as it would have without the interruption."""
 
     config: Config
+    shuffling: Shuffling
     model: Amuse
     average: Amuse | None
     optimizer: torch.optim.Optimizer
@@ -60,6 +63,7 @@ class TrainingState:
         state = {
             "version": STATE_VERSION,
             "config": asdict(self.config),
+            "shuffling": asdict(self.shuffling),
             "data": asdict(self.model.spec),
             "model": whole(self.model.state_dict()),
             "average": None if self.average is None else whole(self.average.state_dict()),
@@ -93,6 +97,7 @@ class TrainingState:
         saved = dict(state["config"])
         saved["model"], written_by_0_1 = split_data_keys(saved["model"])
         self._check_same({**saved, "DataSpec": state.get("data", written_by_0_1)})
+        self._check_shuffling(state)
         for model, weights in ((self.model, state["model"]), (self.average, state["average"])):
             if model is not None:
                 own = model.state_dict()
@@ -113,11 +118,32 @@ class TrainingState:
         current = {**asdict(self.config), "DataSpec": asdict(self.model.spec)}
         for section in saved:
             for key, value in saved[section].items():
-                if key not in MACHINE and current[section].get(key) != value:
+                if key not in MACHINE | SHUFFLING and current[section].get(key) != value:
                     raise ValueError(
                         f"{section}.{key}: the run was started with {value!r}, resumed with "
                         f"{current[section].get(key)!r}; resume with the same configuration"
                     )
+
+    def _check_shuffling(self, state: dict[str, Any]) -> None:
+        """Another order of the epoch would repeat some of its dialogues and leave out others."""
+        current = asdict(self.shuffling)
+        # states of versions that knew no blocks, or no processes with blocks of their own, were drawn without them
+        block = state["config"]["train"].get("shuffle_block", 0)
+        before = {"block": current["block"] if block is None else block, "own_blocks": False}
+        saved = state.get("shuffling", before)
+        for name, key in (("block", "shuffle_block"), ("own_blocks", "own_blocks")):
+            if saved[name] != current[name]:
+                value = str(saved[name]).lower()
+                raise ValueError(
+                    f"train.{key}: the run was started with {value}, resumed with {str(current[name]).lower()}; "
+                    f"resume with --set train.{key}={value}"
+                )
+        size = len(state["rng"])
+        if saved["own_blocks"] and state["history"]["step"] and size != self.world.size:
+            raise ValueError(
+                f"the state was saved within an epoch of {size} processes with blocks of their own; "
+                f"expected as many to resume it, got {self.world.size}"
+            )
 
 
 def rng_state() -> list[Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from amuse.config import Config
-from amuse.data.load import Splits, load_splits
+from amuse.data.load import Splits, read_splits, standardize_splits
 from amuse.data.preflight import SMALL, check_scorable
 from amuse.evaluation.calibration import ENOUGH
 from amuse.files import (
@@ -44,10 +44,11 @@ def train(config: Config, folder: str | Path, resume: bool = False, progress: bo
     """
     folder = Path(folder)
     if (folder / STATE_FILE).exists() and not resume:
-        raise FileExistsError(f"{folder}: has a run already; resume it or choose another folder")
+        raise FileExistsError(f"{folder}: has a run already; resume it (--resume) or choose another folder")
     with join_world(choose_device(config.train.device)) as world:
         with world.main_first():
-            splits = load_splits(config.data, progress and world.is_main, world.device)
+            splits = read_splits(config.data, progress and world.is_main, world.device)
+        splits = standardize_splits(config.data, splits, world)
         return train_on(splits, config, folder, resume, progress)
 
 

@@ -27,6 +27,7 @@ def empty_outputs(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
 
 
 def empty_gradients(inputs: AttentionInputs) -> Gradients:
+    """Gradients laid out as the inputs that they belong to."""
     gates = 0 if inputs.gates is None else inputs.gates.shape
     return Gradients(
         grad_like(inputs.query),

@@ -18,6 +18,7 @@ from amuse_kernels.launch import Launch
 
 @triton.jit(do_not_specialize=["rows"])
 def interpolation_forward(a, b, grad_b, out, epsilon, rows, width, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The coefficients of BLOCK_N rows."""
     o_x, m_x = _tile(rows, width, BLOCK_N, BLOCK_D)
     _, _, b_x, defined, _, _ = _ratio(a, b, grad_b, o_x, m_x, epsilon)
     # comparisons with NaN are false, so that NaN stays, as in torch.clamp
@@ -40,6 +41,7 @@ def interpolation_backward(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    """The gradients of a, b and g of BLOCK_N rows."""
     o_x, m_x = _tile(rows, width, BLOCK_N, BLOCK_D)
     b_difference, b_gradient, b_x, defined, distance, length = _ratio(a, b, grad_b, o_x, m_x, epsilon)
     b_upstream = tl.load(grad + o_x, mask=m_x, other=0.0).to(tl.float32)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amuse_kernels.api import p2c_attention, p2c_attention_varlen, p2c_attention_weights
 from amuse_kernels.attention.inputs import MAX_HEAD_DIM, MAX_SOURCES, NORMALIZATIONS
 from amuse_kernels.buffers import accumulation_dtype
-from amuse_kernels.checks import check_flag, check_mask
+from amuse_kernels.checks import check_flag, check_mask, choice
 from amuse_kernels.nn.checks import check_floating, check_size
 from amuse_kernels.nn.packed import Packed, as_packed, average, like, values_of
 from amuse_kernels.nn.sources import ProjectedSource, Source, SourceTokens, split_heads
@@ -75,16 +75,15 @@ class PeripheralCentralAttention(nn.Module):
             raise TypeError(f"source_dims: expected a list or tuple, got {type(source_dims).__name__}")
         if not 1 <= len(source_dims) <= MAX_SOURCES:
             raise ValueError(f"source_dims: expected 1 to {MAX_SOURCES} sources, got {len(source_dims)}")
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization: expected one of {NORMALIZATIONS}, got {normalization!r}")
+        choice("normalization", normalization, NORMALIZATIONS)
         if isinstance(gate, list | tuple):
             if len(gate) != len(source_dims) or not all(_is_number(g) for g in gate):
                 raise ValueError(f"gate: expected {len(source_dims)} finite numbers, one per source, got {gate!r}")
             gate = tuple(gate)
         elif not _is_number(gate) and gate not in GATES:
-            raise ValueError(f"gate: expected one of {GATES}, a finite number or one per source, got {gate!r}")
-        if head_merge not in HEAD_MERGES:
-            raise ValueError(f"head_merge: expected one of {HEAD_MERGES}, got {head_merge!r}")
+            expected = f"one of {', '.join(GATES)}, a finite number or one per source"
+            raise ValueError(f"gate: expected {expected}, got {gate!r}")
+        choice("head_merge", head_merge, HEAD_MERGES)
         if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.embed_dim = embed_dim

@@ -74,7 +74,7 @@ def _torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k) -
 
 
 def varlen(case: Attention, attend: Callable[..., Tensor]) -> Callable[[], Tensor]:
-    """Packed keys and values. Where the visible ones stand is found once, as a model does for all its layers."""
+    """Packed keys and values. The places of the visible ones are found once, as a model does for all its layers."""
     batch, heads, queries, width = case.query.shape
     device = case.query.device
     starts_q = torch.arange(0, (batch + 1) * queries, queries, dtype=torch.int32, device=device)

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from amuse.files import write_text
 from amuse_kernels import adaptive_fusion, interpolation_coefficients
 from benchmarks.gpu.checked import call_attention
 from benchmarks.gpu.journal import Record
@@ -52,7 +53,7 @@ def _counted(context: Context, command: list[str]) -> Iterator[Record]:
         yield {"status": "not run", "reason": f"{command[0]} is not installed"}
         return
     run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    (context.folder / "ncu.csv").write_text(run.stdout)
+    write_text(run.stdout, context.folder / "ncu.csv")
     if run.returncode:
         yield {"status": "failed", "reason": f"ncu ended with {run.returncode}", "output": run.stdout + run.stderr}
     else:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from amuse.files import write_text
 from benchmarks.gpu.journal import Journal, read
 from benchmarks.gpu.table import has_failed, table
 
@@ -103,7 +104,7 @@ def sweep(
         Journal(path, "sweep", began).write("failed", "sweep", reason="interrupted")
     records = read(path)
     text = table(records)
-    (folder / "table.txt").write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", folder / "table.txt")
     print(text)
     return int(has_failed(records))
 

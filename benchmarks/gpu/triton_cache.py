@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from amuse.files import write_text
 from amuse_kernels.attention.triton import plans
 from amuse_kernels.launch import Launch
 from benchmarks.gpu.cases import CASES
@@ -89,7 +90,7 @@ def adopt(folder: Path) -> Path:
         listed = json.loads(group.read_text(encoding="utf-8"))
         names = [name for name in listed["child_paths"] if name.endswith(KEPT)]
         listed["child_paths"] = {name: str(group.parent / name) for name in names}
-        group.write_text(json.dumps(listed), encoding="utf-8")
+        write_text(json.dumps(listed), group)
     return folder.resolve()
 
 

@@ -41,7 +41,7 @@ def usage(launch: Launch, arch: int) -> Usage:
 
 
 def source_hash(launch: Launch) -> str:
-    """Hashes what a launch's results depend on: the code of its family, without comments and layout, and its constants.
+    """Hashes what a launch's results depend on: its constants and its family's code, without comments and docstrings.
 
     The plans and the choice of tiles are left out: what they choose are constants and columns.
     """
@@ -57,5 +57,14 @@ def source_hash(launch: Launch) -> str:
 def _hash_files(paths: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))).encode())
+        digest.update(python_code(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:12]
+
+
+def python_code(text: str) -> str:
+    """Python without comments, layout and docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from amuse.files import write_csv
 from amuse_kernels import reference
 from amuse_kernels.attention import cuda as attention_cuda
 from amuse_kernels.attention.triton import plans as attention
@@ -170,10 +171,7 @@ def update() -> list[Row]:
     kept = [row for row in read() if row["backend"] not in {row["backend"] for row in counted}] if CSV.is_file() else []
     ops = list(dict.fromkeys(row["op"] for row in counted))
     rows = sorted(counted + kept, key=lambda row: (ops.index(row["op"]), list(BACKENDS).index(row["backend"])))
-    with CSV.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)], CSV)
     return rows
 
 

@@ -52,6 +52,6 @@ class OfPipe(Protocol):
 
 
 def count_pipes(instructions: Iterable[OfPipe]) -> dict[str, int]:
-    """How many instructions of a kernel occupy each pipe; as they stand, not as they are run."""
+    """How many instructions of a kernel occupy each pipe; as compiled, not as executed."""
     counts = collections.Counter(instruction.pipe for instruction in instructions)
     return {pipe: counts[pipe] for pipe in PIPES}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from amuse.files import write_csv
 from benchmarks.static import bound, compiled_amd, compiled_cuda, compiled_triton
 from benchmarks.static.binaries import SHARED_LIMIT
 from benchmarks.static.cases import Case, cuda_cases, triton_cases
@@ -33,10 +34,7 @@ def read() -> list[Row]:
 
 
 def write(rows: Iterable[Row]) -> None:
-    with CSV.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)], CSV)
 
 
 def update(seconds_left: Callable[[], float], processes: int = 1) -> list[Row]:

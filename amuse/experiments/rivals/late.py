@@ -23,6 +23,9 @@ class LateFusion(Rival):
             nn.Linear(stage.width, self.spec.num_outputs) for stage in stages
         )
 
+    def output_layers(self) -> list[nn.Linear]:
+        return [*self.classifier, *self._linear_heads]  # type: ignore[misc]
+
     def forward(self, batch: Batch, mix: Mix | None = None) -> Output:
         descriptors, modality_logits, present = self.describe(batch)
         logits, contexts = [], []

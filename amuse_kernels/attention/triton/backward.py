@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: RUF059, SIM102  (a compile-time condition stands outside of a run-time one)
+# ruff: noqa: RUF059, SIM102  (a compile-time condition encloses a run-time one)
 """Backward kernels of p2c_attention, without atomics.
 
 With W = exp(S - lse) the weights of a stream without its gate, and dW = dO V^T, after dropout:
@@ -174,7 +174,7 @@ def grad_scores(b_w, b_dw, gate, delta, dlse, JOINT: tl.constexpr, dtype: tl.con
 
 @triton.jit
 def value_weights(b_w, kept, gate, JOINT: tl.constexpr):
-    """What multiplies dO in dV. The gate comes after the product; joint before, as a closed stream's W is huge."""
+    """The factors of dO in dV. The gate comes after the product; joint before, as a closed stream's W is huge."""
     if JOINT:
         b_w = b_w * gate
     if kept is not None:
@@ -236,6 +236,7 @@ def attention_backward_queries(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dQ of one tile of queries; with ALL every gradient of one (b, h), else what `attention_backward_keys` needs."""
     P: tl.constexpr = len(keys)
     bh, first = tl.program_id(0), 0
     if not ALL:
@@ -436,6 +437,7 @@ def attention_backward_keys(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """dK and dV of one tile of keys; the first tile of a stream adds up dg."""
     P: tl.constexpr = len(keys)
     bh = tl.program_id(0) // tiles
     which = tl.program_id(0) % tiles

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
-# ruff: noqa: RUF059, SIM102  (a compile-time condition stands outside of a run-time one)
-"""What the forward and backward kernels of p2c_attention share: streams, tiles, visibility, dropout.
+# ruff: noqa: RUF059, SIM102  (a compile-time condition encloses a run-time one)
+"""Shared by the forward and backward kernels of p2c_attention: streams, tiles, visibility, dropout.
 
 Triton's own functions only; every one works on one (batch, head) slice. Prefixes: b_ block values, o_ positions, m_
 masks, p_ pointers.
@@ -48,6 +48,7 @@ def pick_strides(strides, p, UNIT: tl.constexpr):
 
 @triton.jit
 def unpack_strides(strides, UNIT: tl.constexpr):
+    """Strides (b, h, l) in elements, from those that `launch.pack` packed in units of UNIT elements."""
     s_b, s_h, s_l = strides
     return (s_b >> 2).to(tl.int64) * UNIT, (s_h >> 2).to(tl.int64) * UNIT, (s_l >> 2).to(tl.int64) * UNIT
 
@@ -83,6 +84,7 @@ def load_rows(pointers, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: t
 
 @triton.jit
 def store_rows(pointers, block, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Stores rows where `m_row` holds, without the padding of D, in the dtype behind the pointers."""
     m = m_row[:, None]
     if D < BLOCK_D:
         m = m & (tl.arange(0, BLOCK_D)[None, :] < D)
@@ -239,7 +241,7 @@ def load_groups(query_groups, o_group, o_q, m_q):
 
 @triton.jit
 def row_place(query_starts, at, h, bh, queries, rows):
-    """Of the rows of lse and of what the backward leaves for them: slice, rows in a slice, and those before the sample.
+    """Place of the rows of lse and of the backward's sums: slice, rows in a slice, and rows before the sample.
 
     Packed, a slice is a head with the `rows` queries of all samples.
     """
@@ -251,6 +253,7 @@ def row_place(query_starts, at, h, bh, queries, rows):
 
 @triton.jit
 def load_gate(gates, gate_strides, b, h, p):
+    """The gate of stream p, 1 without gates."""
     gate = 1.0
     if gates is not None:
         s_b, s_h, s_p = unpack_strides(gate_strides, 1)

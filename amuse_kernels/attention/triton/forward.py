@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102  (a compile-time condition stands outside of a run-time one)
+# ruff: noqa: SIM102  (a compile-time condition encloses a run-time one)
 """Forward kernel of p2c_attention (paper Eq. 1): all streams of one tile of queries in one program."""
 
 import triton
@@ -70,6 +70,7 @@ def attention_forward(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """Output and lse of one tile of queries of one (b, h)."""
     P: tl.constexpr = len(keys)
     tiles = tl.cdiv(queries, BLOCK_Q)
     bh = tl.program_id(0) // tiles

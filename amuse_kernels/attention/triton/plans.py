@@ -113,6 +113,8 @@ class Layout(NamedTuple):
 
 
 class Plan(NamedTuple):
+    """A launch but for its tensors, the same for every call of one `Layout`."""
+
     grid: int
     numbers: tuple[Any, ...]  # the arguments that follow the tensors
     constexprs: dict[str, Any]

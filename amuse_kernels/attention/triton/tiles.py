@@ -12,6 +12,7 @@ about as exact. They keep both halves of their operands in registers: only tiles
 
 import csv
 import functools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ OPTIONS = ("plain", "masks", "all options")
 
 
 class Tile(NamedTuple):
+    """How many queries and keys a program multiplies at a time, and what it is compiled with."""
+
     queries: int
     keys: int
     num_warps: int
@@ -67,6 +70,7 @@ class Row(NamedTuple):
 
 
 def read() -> list[Row]:
+    """The rows of tiles.csv in their order."""
     with TILES.open(newline="", encoding="utf-8") as file:
         return [
             Row(kernel, arch, int(size), options, int(head_dim), queries, _tile(*tile), chosen_by)
@@ -80,12 +84,20 @@ def _tile(queries: str, keys: str, warps: str, stages: str, max_registers: str, 
 
 
 def write(rows: Iterable[Row], path: Path | None = None) -> None:
-    """Writes a table of launch configurations, by default the one in use."""
-    with (path or TILES).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        tile = ("tile_queries", "tile_keys", "warps", "stages", "max_registers", "products")
-        writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
-        writer.writerows([*row[: Row._fields.index("tile")], *row.tile, row.chosen_by] for row in rows)
+    """Writes a table of launch configurations, by default the one in use, which stays whole if writing fails."""
+    path = path or TILES
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            tile = ("tile_queries", "tile_keys", "warps", "stages", "max_registers", "products")
+            writer.writerow([*Row._fields[: Row._fields.index("tile")], *tile, "chosen_by"])
+            writer.writerows([*row[: Row._fields.index("tile")], *row.tile, row.chosen_by] for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 _rows = functools.cache(read)

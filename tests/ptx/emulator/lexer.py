@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -39,12 +40,19 @@ def tokens(text: str) -> tuple[list[Token], set[str]]:
     without_blocks = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment.group().count("\n"), text, flags=re.DOTALL)
     found: list[Token] = []
     for number, line in enumerate(without_blocks.split("\n"), 1):
-        code = line.split("//", 1)[0] if '"' not in line else re.sub(r'("(?:[^"\\]|\\.)*")|//.*', r"\1", line)
-        for match in TOKEN.finditer(code):
-            # Directives may touch: `.reg.b16`.
-            pieces = re.findall(r"\.[^.]+", match.group()) if match.group()[0] == "." else []
-            found.extend(Token(piece, number) for piece in pieces or [match.group()])
+        found.extend(Token(piece, number) for piece in _of_line(line))
     return found, implicit
+
+
+@functools.lru_cache(maxsize=1 << 16)  # the mutants of a kernel have all lines but one in common
+def _of_line(line: str) -> tuple[str, ...]:
+    code = line.split("//", 1)[0] if '"' not in line else re.sub(r'("(?:[^"\\]|\\.)*")|//.*', r"\1", line)
+    found: list[str] = []
+    for match in TOKEN.finditer(code):
+        # Directives may touch: `.reg.b16`.
+        pieces = re.findall(r"\.[^.]+", match.group()) if match.group()[0] == "." else []
+        found += pieces or [match.group()]
+    return tuple(found)
 
 
 def integer(token: str) -> int | None:

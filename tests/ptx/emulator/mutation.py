@@ -23,10 +23,11 @@ from .nvcc_kernels import nvcc
 
 # Several residues of the tile sizes, full tiles, one row, more tiles than stages.
 LENGTHS = ((17, 33), (64, 64), (5, 9), (100, 77), (33, 65))
-# Off-by-one bounds show at some lengths only: a sweep over all residues of a tile.
+# Off-by-one bounds and missing guards show at some lengths only: a sweep over all residues of a tile.
 BOUNDARY_LENGTHS = tuple((length, length) for length in range(2, 34)) + tuple(
     (length, 130 - length) for length in range(34, 98)
 )
+AT_BOUNDARIES = ("compare off by one", "copy without guard", "drop guard")
 OPPOSITE = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt"}
 
 
@@ -103,7 +104,7 @@ class Subject:
     which: int  # the launch that is mutated
     ptx: str  # compiled for lengths without special divisibility, so that it runs at every length
     entry: str
-    boundaries: tuple[tuple[int, int], ...] = BOUNDARY_LENGTHS  # for comparisons, beside LENGTHS
+    boundaries: tuple[tuple[int, int], ...] = BOUNDARY_LENGTHS  # for comparisons and guards, beside LENGTHS
 
     @staticmethod
     def of(name: str, build: Build, which: int = 0) -> Subject:
@@ -129,15 +130,11 @@ class Subject:
         return [mutant for mutant in mutants(self.ptx, self.entry) if mutant.line in reached]
 
     def is_equivalent(self, mutant: Mutant) -> bool:
-        """Whether `<` and `<=` cannot differ because no lane ever compares equal numbers, at any length."""
-        if mutant.kind != "compare off by one":
-            return False
+        """Whether no lane ever compares equal numbers, so that `<` is `<=`, or a guard always holds, at any length."""
         lines = self.ptx.split("\n")
-        compare = re.search(r"(@!?%p\d+\s+)?setp\.\w+\.(\w+)\s+%p\d+,\s*([^;]*);", lines[mutant.line - 1])
-        assert compare is not None
-        if compare[1]:
+        probe = _probe(mutant.kind, lines[mutant.line - 1])
+        if not probe:
             return False
-        probe = f"{{ .reg .pred %probe; setp.ne.{compare[2]} %probe, {compare[3]}; @!%probe trap; }}"
         text = "\n".join([*lines[: mutant.line - 1], probe + lines[mutant.line - 1], *lines[mutant.line :]])
         try:
             for pair in LENGTHS + self.boundaries:
@@ -149,7 +146,7 @@ class Subject:
 
     def verdict(self, mutant: Mutant) -> str:
         """How a mutant is caught: kinds of findings, "numbers", or "" if it is not."""
-        for pair in LENGTHS + (self.boundaries if mutant.kind == "compare off by one" else ()):
+        for pair in LENGTHS + (self.boundaries if mutant.kind in AT_BOUNDARIES else ()):
             launches, error = self.build(pair)
             kinds: set[str] = set()
             for position, launch in enumerate(launches):
@@ -162,6 +159,20 @@ class Subject:
             if not error() <= 1:
                 return "numbers"
         return ""
+
+
+def _probe(kind: str, line: str) -> str:
+    """PTX before a line that traps where the line and its mutant differ; empty where none can tell."""
+    compare = re.match(r"\s*setp\.\w+\.(\w+)\s+%p\d+,\s*([^;]*);", line)
+    if compare and kind == "compare off by one":
+        return f"{{ .reg .pred %probe; setp.ne.{compare[1]} %probe, {compare[2]}; @!%probe trap; }}"
+    copied = re.match(r"\s*cp\.async\.c[ag]\..*,\s*(%r\d+)\s*;", line)
+    if copied and kind == "copy without guard":
+        return f"{{ .reg .pred %probe; setp.ne.b32 %probe, {copied[1]}, 0; @!%probe trap; }}"
+    guarded = re.match(r"\s*@(!?)(%p\d+)\s", line)
+    if guarded and kind == "drop guard":
+        return f"@{'' if guarded[1] else '!'}{guarded[2]} trap; "
+    return ""
 
 
 def subjects_by_name(part: str = "") -> list[Subject]:
@@ -191,11 +202,25 @@ def of_fixture(make: Callable[[cases.Problem], tuple[list[Launch], Outputs]]) ->
     return build
 
 
+def _spread(mutants: list[Mutant], count: int) -> list[Mutant]:
+    """`count` of each kind, or all."""
+    kinds: dict[str, list[Mutant]] = collections.defaultdict(list)
+    for mutant in mutants:
+        kinds[mutant.kind].append(mutant)
+    return [
+        found[(2 * i + 1) * len(found) // (2 * count)] if len(found) > count else found[i]
+        for found in kinds.values()
+        for i in range(min(count, len(found)))
+    ]
+
+
 def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="run only every n-th mutant")
-    parser.add_argument("--sample", type=int, help="run only so many mutants of each subject, evenly spread")
-    parser.add_argument("--boundaries", type=int, default=1, help="of the lengths for comparisons take every n-th")
+    parser.add_argument("--sample", type=int, help="run only so many mutants of each kind and subject, evenly spread")
+    parser.add_argument(
+        "--boundaries", type=int, default=1, help="of the lengths for comparisons and guards take every n-th"
+    )
     parser.add_argument("--subject", default="", help="only subjects whose name contains this")
     options = parser.parse_args()
     for subject in subjects(options.subject):
@@ -204,8 +229,7 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
         table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         survivors, equivalent = [], 0
         live = subject.mutants(subject.reached())
-        every = max(1, len(live) // options.sample) if options.sample else options.every
-        for mutant in live[every // 2 :: every] if options.sample else live[::every]:
+        for mutant in _spread(live, options.sample) if options.sample else live[:: options.every]:
             verdict = subject.verdict(mutant)
             if not verdict and subject.is_equivalent(mutant):
                 equivalent += 1
@@ -218,7 +242,8 @@ def main(subjects: Callable[[str], list[Subject]] = subjects_by_name) -> None:
         print(
             f"{subject.name}: caught {total - len(survivors)} of {total} ({time.perf_counter() - start:.0f} s); "
             f"equivalent: "
-            f"{unreached} in code that no length reaches, {equivalent} comparisons of numbers that are never equal",
+            f"{unreached} in code that no length reaches, {equivalent} comparisons of numbers that are never equal and "
+            "guards that always hold",
             flush=True,
         )
         for kind, counter in table.items():

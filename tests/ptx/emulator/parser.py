@@ -242,7 +242,7 @@ class Parser:
         if token == "!":
             inner = self.operand(scopes)
             if not isinstance(inner, Register):
-                self.fail("'!' stands before something that is not a predicate")
+                self.fail("'!' is before something that is not a predicate")
             return Register(inner.name, negated=True)
         if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", token):
             bits = int(token[2:], 16)
@@ -263,7 +263,7 @@ class Parser:
             return Integer(-inner.value)
         if isinstance(inner, Real) and not inner.width:
             return Real(-inner.value)
-        self.fail("'-' stands before something that is not a number")
+        self.fail("'-' is before something that is not a number")
 
     def name(self, scopes: list[dict[str, str]], token: str) -> Operand:
         resolved = resolve(scopes, token)

@@ -52,6 +52,10 @@ FEW_QUERIES: dict[str, Any] = {
         ("joint, all options", (130, queries), {"normalization": "joint", **DIALOGUE, "causal": [False, True]}),
     )
 }
+# as above: as many sources as CUDA C++ takes; sample 0 sees no key of the last
+MANY_SOURCES: dict[str, Any] = {
+    f"{queries} queries, eight sources": ((queries, (5, 3, 40, 1, 0, 7, 2, 33)), 32, {}) for queries in (20, 70)
+}
 # as above: Triton has tiles of more queries for them on sm_80
 MANY_QUERIES: dict[str, Any] = {
     "many queries, plain": ((150, (40, 129)), 64, {"gates": False, "masks": False}),
@@ -104,7 +108,9 @@ class AttentionCall:
     @staticmethod
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
         """The call of that name above, with NaN behind the masks."""
-        (queries, lengths), width, options = (ATTENTION | FEW_QUERIES | MANY_QUERIES | FAR_APART | GATE_SUMS)[name]
+        (queries, lengths), width, options = (
+            ATTENTION | FEW_QUERIES | MANY_SOURCES | MANY_QUERIES | FAR_APART | GATE_SUMS
+        )[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 
     @staticmethod

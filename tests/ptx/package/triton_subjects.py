@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import torch
@@ -12,6 +14,7 @@ from amuse_kernels.attention.inputs import AttentionInputs
 from amuse_kernels.attention.triton import plans as attention
 from amuse_kernels.attention.triton.tiles import Tile
 from amuse_kernels.fusion import triton as fusion_triton
+from amuse_kernels.interpolation import triton as interpolation_triton
 from amuse_kernels.launch import Launch
 from tests.ptx.emulator import launch as emulator
 from tests.ptx.emulator.fixtures import cases
@@ -52,7 +55,7 @@ def forward_launch(inputs: AttentionInputs, arch: int = 80) -> tuple[emulator.La
     out = poisoned(inputs.query.shape, inputs.query.dtype)
     lse = poisoned((*inputs.query.shape[:3], *([] if inputs.joint else [len(inputs.keys)])))
     attention.forget_plans()
-    with mock.patch.object(attention, "choose_tile", return_value=Tile(64, 32, 4, 2)):
+    with mock.patch.object(attention, "choose_tile", return_value=_tile(64, inputs)):
         launch = attention.forward_launch(inputs, out, lse, arch)
     return _of_package(launch, arch), out, lse
 
@@ -70,15 +73,40 @@ def backward_launches(
         gates,
     )
     attention.forget_plans()
-    with mock.patch.object(attention, "choose_tile", return_value=Tile(queries, 32, 4, 2)):
+    with mock.patch.object(attention, "choose_tile", return_value=_tile(queries, inputs)):
         launches = attention.backward_launches(inputs, grads, call.grad_out, lse, call.grad_lse, arch)
     return [_of_package(launch, arch) for launch in launches], grads
 
 
-def fusion(call: FusionCall, arch: int = 80) -> tuple[list[emulator.Launch], list[Tensor]]:
-    """The launches of a call without a gate, forward and backward, and the tensors that they write."""
+def _tile(queries: int, inputs: AttentionInputs) -> Tile:
+    """One with three TF32 products where inputs are fp32."""
+    if inputs.query.dtype == torch.float32:
+        return Tile(queries, 32, 4, 1, products="tf32x3")
+    return Tile(queries, 32, 4, 2)
+
+
+def fusion(call: FusionCall, arch: int = 80) -> tuple[list[emulator.Launch], Callable[[], list[Tensor]]]:
+    """The launches of a call, forward and backward, and its results once they have run."""
     with recorded(arch) as launches:
         results = call.results(fusion_triton)
+    of_gate = [launch.args[2:4] for launch in launches if launch.kernel is fusion_triton.fusion_weight_backward]
+    for tensor in [*results, *(tensor for pair in of_gate for tensor in pair)]:
+        tensor.fill_(torch.nan)
+
+    def completed() -> list[Tensor]:
+        """With PyTorch's sums of what the last kernel leaves."""
+        for grad_logits, partial in of_gate:
+            diagonal = torch.eye(grad_logits.shape[-1], dtype=torch.bool)
+            results[-2:] = partial.sum(0), grad_logits.sum(0)[~diagonal]
+        return results
+
+    return [_of_package(launch, arch) for launch in launches], completed
+
+
+def interpolation(call: Callable[[Any], list[Tensor]], arch: int = 80) -> tuple[list[emulator.Launch], list[Tensor]]:
+    """The launches of a call, forward and backward, and the tensors that they write."""
+    with recorded(arch) as launches:
+        results = call(interpolation_triton)
     for tensor in results:
         tensor.fill_(torch.nan)
     return [_of_package(launch, arch) for launch in launches], results

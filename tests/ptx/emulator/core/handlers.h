@@ -1,5 +1,5 @@
 // Instructions that are more than an expression per lane. Operands arrive as the lowering of each opcode lays them
-// out; the layout stands above each function.
+// out; the layout is above each function.
 #pragma once
 #include "lanes.h"
 

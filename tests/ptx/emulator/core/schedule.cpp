@@ -44,7 +44,7 @@ static void start_group(Warp& warp, u32 candidates) {
 static void select_group(Warp& warp) {
   u32 runnable = warp.alive & ~warp.parked;
   if (runnable) return start_group(warp, runnable);
-  // Everyone waits, nobody's condition is met: report, and let the lowest group go on alone.
+  // Everyone waits, nobody's condition is met: report, and let the lowest group continue alone.
   warp.forced = true;
   warp.highest_first = false;
   start_group(warp, warp.parked);
@@ -161,7 +161,7 @@ static void leave(Warp& warp, u32 leaving) {
   u32 staying = warp.mask & ~leaving;
   for (int lane = 0; lane < LANES; lane++)
     if (staying >> lane & 1) warp.lane_pc[lane] = warp.pc + 1;
-  // Lanes that waited for the ones that left may go on now.
+  // Lanes that waited for the ones that left may continue now.
   warp.parked = 0;
   select_group(warp);
 }

@@ -79,7 +79,7 @@ def test_an_instruction_is_refused(instruction, named):
 
 
 def test_refused_before_anything_runs():
-    """Even if the instruction stands where no thread gets."""
+    """Even if no thread reaches the instruction."""
     with pytest.raises(Unsupported, match="frobnicate"):
         load(kernel("  ret;\n  frobnicate.u32 %r1;"), "k")
 
