@@ -8,13 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
 from amuse.cli.main import main
+from amuse.data.conversation import Dialogue, Utterance
+from amuse.data.spec import DataSpec
 from amuse.data.transcript import read_transcript
 from amuse.errors import in_words
-from amuse.inference.prediction import PredictedUtterance, lacking, table
+from amuse.inference.prediction import PredictedUtterance, lacking, rows, table
 from amuse.live.sources import replay
 from amuse.media.decode import read_audio
 from amuse.media.sources import Span
@@ -131,13 +134,24 @@ def predicted(text, absent):
 
 
 def test_an_utterance_says_what_it_lacks():
-    rows = [predicted("Hello.", ["face"]), predicted("Where?", ["audio", "face"])]
-    first, second, last = table(rows).splitlines()
+    found = [predicted("Hello.", ["face"]), predicted("Where?", ["audio", "face"])]
+    first, second, last = table(found).splitlines()
     assert first.endswith("Hello.")
     assert second.endswith("Where?  [without audio]")
     assert last == "all of them without face, which the model reads too"
-    assert lacking(rows) == (["face"], [[], ["audio"]])
+    assert lacking(found) == (["face"], [[], ["audio"]])
     assert table([predicted("Hello.", [])]).endswith("Hello.")
+
+
+def test_a_prediction_names_the_modalities_that_its_utterance_lacks():
+    spec, times = DataSpec({"text": 4, "audio": 2}, ["calm", "angry"]), {"start": 0.0, "end": 1.0}
+    said = [
+        Utterance("0", "Ann", {"text": torch.ones(1, 4)}, **times),
+        Utterance("1", "Ann", {"audio": torch.ones(1, 2)}, text="Yes", **times),  # words that a session encodes itself
+        Utterance("2", "Ann", {}, **times),
+    ]
+    found = rows(Dialogue("d", said), torch.zeros(3, 2), spec, 1.0)
+    assert [row.absent for row in found] == [["audio"], [], ["text", "audio"]]
 
 
 def test_long_work_without_a_terminal_says_what_it_does_in_one_line(monkeypatch):

@@ -149,6 +149,6 @@ def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[fl
         length = media_seconds(media)
     except MediaError as error:
         sound = "no speech is heard, and no picture" if unheard is None else "neither sound nor picture"
-        raise ValueError(f"{error}; {sound} can be read") from None
+        raise ValueError(f"{sound} can be read: {error}") from None  # which names the file
     report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
     return [(0.0, length)]
