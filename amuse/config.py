@@ -36,6 +36,7 @@ class ModelConfig:
     # "closed_form" is Eq. 6, "chain" III-E2, "equal" and "random" the paper's tests; "concat" has no coefficients
     fusion: Literal["learned", "closed_form", "chain", "equal", "random", "concat"] = "learned"
     epsilon: float = 0.2  # step of the closed form (Eq. 6)
+    gate_scale: float = 1.0  # of the learned gate's initial weights; 0 starts every alpha at the equal mix, 1/2
     gate_teacher: bool = False  # the learned gate follows Eq. 6 for the true label in training; see loss.gate
     speaker_head: bool = False  # descriptors also tell speakers apart; see loss.speaker
     temporal: Literal["bilstm", "attention", "none"] = "bilstm"  # "attention": over same and any speaker
@@ -53,7 +54,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _positive(self, "d_model", "num_heads", "temporal_layers")
-        _non_negative(self, "unimodal_layers", "man_layers", "epsilon")
+        _non_negative(self, "unimodal_layers", "man_layers", "epsilon", "gate_scale")
         _probability(self, "dropout", "input_dropout")
         for name in ("modality_dropout", "modality_swap"):
             chances = getattr(self, name)

@@ -1,5 +1,6 @@
 """The experiments on real data: for each, the data, the row of its table, and the arguments of `amuse repeat`."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ RIVALS = (
     *("early fusion", "late fusion", "tensor fusion", "low-rank fusion", "MulT", "contextual LSTM", "DialogueRNN"),
 )
 AMUSE, LINEAR, CONCAT, PAPER = "AMuSE", "linear model", "concatenation", "the paper's recipe"
+FROM_EQUAL = "AMuSE, gate from the equal mix"
 AVERAGED = ", three seeds averaged"
 
 
@@ -34,7 +36,7 @@ class Experiment:
     @property
     def folder(self) -> str:
         """The folder of its runs; an ensemble shares its first members with the single model's runs."""
-        return f"{self.data}/{self.name.removesuffix(AVERAGED)}".replace(" ", "_").replace("'", "").replace(",", "")
+        return re.sub("[',]", "", f"{self.data}/{self.name.removesuffix(AVERAGED)}").replace(" ", "_")
 
     def command(self, data: Path | str, out: Path | str, seeds: int | None = None) -> list[str]:
         """The command; `seeds` in place of its own number of seeds or groupings."""
@@ -130,6 +132,7 @@ def _rows(data: str, config: str, streams: tuple[str, ...], protocol: str, more:
     common = f"--config {config} {more}".strip()
     return [
         Experiment(data, AMUSE, common, quick=True),
+        Experiment(data, FROM_EQUAL, f"{common} --set model.gate_scale=0 --seeds 2"),
         Experiment(data, CONCAT, f"{common} {CONCATENATION}"),
         Experiment(data, LINEAR, f"{common} --rival linear", quick=data != "MELD dev"),
         *(

@@ -22,6 +22,7 @@ from amuse.evaluation.load import load_run
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments.paired import paired_difference
+from amuse.files import write_csv
 from amuse.model.amuse import Amuse
 from amuse_kernels.nn import AdaptiveFusion
 from benchmarks.evidence import BUILD, RUNS
@@ -62,12 +63,8 @@ def main() -> None:
         numbers = [*means, d.mean, d.low, d.high]
         rows.append([experiment.data, len(folds), *(f"{number:.4f}" for number in numbers), d.verdict])
         typer.echo(f"{experiment.data}: {rows[-1]}")
-    with GATES.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["data", "folds", "mean", "deviation", "own", "fixed", "half", "difference", "low", "high", "shows"]
-        )
-        writer.writerows(rows)
+    columns = ["data", "folds", "mean", "deviation", "own", "fixed", "half", "difference", "low", "high", "shows"]
+    write_csv([columns, *rows], GATES)
 
 
 def measure(place: Path) -> Fold:

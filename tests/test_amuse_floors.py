@@ -4,12 +4,14 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import amuse
 
 PACKAGE = Path(amuse.__path__[0])
+DESIGN = (PACKAGE.parent / "docs" / "design.md").read_text("utf-8")
 
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
@@ -100,7 +102,34 @@ def test_the_search_finds_circles_and_arrows_in_functions(tmp_path):
     assert sorted(circle(arrows(tmp_path))) == ["amuse.a", "amuse.b"]
 
 
-if __name__ == "__main__":
+def count() -> str:
     pairs = {(room(module), room(other)) for module, others in arrows(PACKAGE).items() for other in others}
     across = {pair for pair in pairs if pair[0] != pair[1] and "amuse" not in pair}
-    print(f"{len(FLOOR_OF) - 2} rooms, {len(FLOORS) - 1} floors, {len(across)} arrows")
+    return f"{len(FLOOR_OF) - 2} rooms, {len(across)} arrows, {len(FLOORS) - 1} floors"
+
+
+def test_the_design_page_counts_rooms_arrows_and_floors():
+    assert f"Now there are {count()}" in DESIGN
+
+
+def test_the_design_page_has_every_room_on_its_floor():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", DESIGN, re.MULTILINE)
+    named = {int(floor): set(re.findall(r"`(\w+)`", text)) for floor, text in rows}
+    for floor, rooms in enumerate(FLOORS[:-1]):
+        assert set(rooms) <= named[floor], floor
+
+
+def test_the_walks_of_a_batch_and_of_a_recording_name_files_that_exist():
+    walks = DESIGN[DESIGN.index("**The walk of a batch**") : DESIGN.index("## Decisions")]
+    steps = re.findall(r"^\| [^|]+ \| (.*`.*) \|$", walks, re.MULTILINE)
+    assert len(steps) == 13
+    for step in steps:
+        folder = ""
+        for name in re.findall(r"`([\w/.]+)`", step):
+            places = [PACKAGE / name, PACKAGE / f"{name}.py", PACKAGE / folder / f"{name}.py"]
+            assert any(place.is_file() for place in places), name
+            folder = str(Path(name).parent) if "/" in name else folder
+
+
+if __name__ == "__main__":
+    print(count())

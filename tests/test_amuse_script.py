@@ -24,6 +24,7 @@ def fresh(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_every_name_of_the_package_leads_somewhere():
+    assert set(amuse.__all__) <= set(dir(amuse))
     for name in amuse.__all__:
         assert getattr(amuse, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

@@ -91,6 +91,14 @@ def test_a_long_conversation_is_cut_on_the_page_but_not_in_the_file(talk):
     assert len(talk.path.read_text("utf-8-sig").splitlines()) == 131
 
 
+def test_the_conversation_of_a_visitor_who_has_gone_ends_and_keeps_its_lines(talk):
+    say(talk, 1.0)
+    talk.abandon()
+    talk.hear(48000, np.ones(48000, np.int16))
+    assert not talk.live.heard
+    assert len(talk.path.read_text("utf-8-sig").splitlines()) == 2
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_sound_at_the_browsers_rate_is_heard_at_ours(talk, channels):
     samples = (tone(2.0, 440.0, 48000) * 32767).astype(np.int16)

@@ -2,9 +2,11 @@ import shutil
 from collections import Counter
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
 
+from amuse.cli.main import app
 from amuse.data.iemocap import read_iemocap
 from amuse.data.problems import problem_table
 from amuse.data.transcript import read_transcript
@@ -28,6 +30,14 @@ def transcript(tmp_path, content, suffix=".csv"):
     path.write_text(content, encoding="utf-8")
     problems = []
     return read_transcript(path, problems.append), problems
+
+
+def test_cartoon_talks_are_a_folder_to_prepare(tmp_path):
+    result = CliRunner().invoke(app, ["data", "cartoon", "--out", str(tmp_path), "--talks", "1", "--utterances", "2"])
+    assert result.output == f"1 talks; next: amuse data prepare {tmp_path} --out DATA --no-faces\n"
+    source = folder_source(tmp_path)
+    assert not source.problems
+    assert source.splits["test"].num_utterances == 2
 
 
 def test_meld_clips_are_found_by_their_names(tmp_path):

@@ -11,8 +11,11 @@ import amuse
 import amuse_kernels
 from amuse.cli.main import app
 from amuse.data.load import guess_dataset, load_split
+from amuse.data.problems import Problem
 from amuse.experiments.settings import combinations
+from amuse.inference.prediction import log_problem
 from amuse.report.plots import plot_run
+from tests.media_files import tone, write_wav
 
 PACKAGES = [Path(package.__path__[0]) for package in (amuse, amuse_kernels)]
 COLLECTIONS = (ast.Tuple, ast.List, ast.Set, ast.Dict)
@@ -94,6 +97,34 @@ def test_a_folder_without_recordings_gets_no_such_advice(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"found none of them$"):
         guess_dataset(tmp_path)
+
+
+def test_an_unknown_layout_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["data", "prepare", str(tmp_path), "--out", str(tmp_path), "--dataset", "ravdess"])
+    assert str(result.exception) == "dataset: expected meld, iemocap, folder or hf, got 'ravdess'"
+
+
+def test_preparing_says_what_is_left_out_for_want_of_a_package(tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[media]")
+
+    def missing(*arguments):
+        raise ImportError("no such package")
+
+    monkeypatch.setattr("amuse.media.faces.FaceDetector", missing)
+    monkeypatch.setattr("amuse.speech.automatic.recognizer_of_folder", missing)
+    write_wav(tmp_path / "talks" / "talk.wav", tone(1.0))
+    (tmp_path / "talks" / "talk.csv").write_text("start,end,label\n0,1,calm\n")
+    command = ["data", "prepare", str(tmp_path / "talks"), "--out", str(tmp_path / "data"), "--workers", "1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    assert "recordings without a transcript are left out: no such package" in result.output
+    assert "faces are not separated from the background: no such package" in result.output
+
+
+def test_problems_go_to_the_log_where_nobody_takes_them(caplog):
+    with caplog.at_level("WARNING"):
+        log_problem(Problem("silent", "talk.wav", "12 s"))
+    assert "talk.wav: silent: 12 s" in caplog.text
 
 
 def test_the_help_of_resume_says_what_happens_without_a_run():

@@ -66,6 +66,22 @@ def test_without_layer_norms_descriptors_keep_their_size():
         assert grown < 1.5 if norm else abs(grown - 2) < 1e-4
 
 
+def test_a_gate_of_scale_0_starts_at_the_equal_mix_and_learns():
+    batch = make_batch()
+    model = make_model(gate_scale=0.0)
+    output = model.eval()(batch)
+    present = output.present[:, :, None] & output.present[:, None]
+    ordered = present & ~torch.eye(3, dtype=torch.bool)
+    assert torch.equal(output.alpha[ordered], torch.full_like(output.alpha[ordered], 0.5))
+    output.logits.logsumexp(-1).sum().backward()
+    assert (model.fusion.pair_weight.grad.norm(dim=-1) > 0).all()
+    start, half = (make_model(gate_scale=scale).fusion.pair_weight for scale in (1.0, 0.5))
+    assert torch.equal(half, 0.5 * start)
+    assert start.std() > 0.1
+    with pytest.raises(ValueError, match="gate_scale: expected"):
+        ModelConfig(gate_scale=-1.0)
+
+
 # --- face and background: streams of one modality (III-A) ---
 
 

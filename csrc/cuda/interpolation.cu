@@ -21,18 +21,19 @@ struct InterpolationBackwardArguments {
 
 namespace {
 
-constexpr int max_parts = rows_block_max / 32;
+constexpr int max_warps = rows_block_max / 32;
 
 // Sum over the threads of a row; each gets the same bits. All threads of a block call it.
 __device__ float row_sum(const Rows& rows, float x) {
-  __shared__ float sums[max_parts];
+  __shared__ float sums[max_warps];
   x = rows.lanes_sum(x);
   if (rows.parts() == 1) return x;
+  float* const of_row = sums + rows.row * rows.parts();
   __syncthreads();  // the last sum has been read
-  if (rows.leads()) sums[rows.part()] = x;
+  if (rows.leads()) of_row[rows.part()] = x;
   __syncthreads();
   float total = 0.0f;
-  for (int part = 0; part < rows.parts(); ++part) total += sums[part];
+  for (int part = 0; part < rows.parts(); ++part) total += of_row[part];
   return total;
 }
 

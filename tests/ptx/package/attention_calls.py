@@ -52,6 +52,10 @@ FEW_QUERIES: dict[str, Any] = {
         ("joint, all options", (130, queries), {"normalization": "joint", **DIALOGUE, "causal": [False, True]}),
     )
 }
+# as above: no query of sample 0 sees any key
+NOTHING_IN_SIGHT: dict[str, Any] = {
+    f"{queries} queries, nothing in sight": ((queries, (40,)), 64, {}) for queries in (20, 50, 70)
+}
 # as above: as many sources as CUDA C++ takes; sample 0 sees no key of the last
 MANY_SOURCES: dict[str, Any] = {
     f"{queries} queries, eight sources": ((queries, (5, 3, 40, 1, 0, 7, 2, 33)), 32, {}) for queries in (20, 70)
@@ -109,7 +113,7 @@ class AttentionCall:
     def of(name: str, dtype: torch.dtype, head_dim: int | None = None) -> AttentionCall:
         """The call of that name above, with NaN behind the masks."""
         (queries, lengths), width, options = (
-            ATTENTION | FEW_QUERIES | MANY_SOURCES | MANY_QUERIES | FAR_APART | GATE_SUMS
+            ATTENTION | FEW_QUERIES | NOTHING_IN_SIGHT | MANY_SOURCES | MANY_QUERIES | FAR_APART | GATE_SUMS
         )[name]
         return AttentionCall.make(queries, lengths, head_dim or width, dtype, **options)
 

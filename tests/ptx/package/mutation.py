@@ -92,7 +92,8 @@ def _attention_call(
         "masks": given,
     }
     if options:
-        chosen |= {"causal": [True, False], "groups": True, "dropout_p": 0.3, "seed": 5}
+        relations = ["same", "different" if odd else "any"]  # with "any" there are tiles that every query sees
+        chosen |= {"causal": [True, False], "groups": True, "relations": relations, "dropout_p": 0.3, "seed": 5}
     if odd and dtype == torch.float32:
         chosen |= {"score_offsets": (50, 49)}
     lengths = (queries, keys) if options else (keys, keys // 2)
@@ -134,7 +135,8 @@ def _triton_backward(pair: tuple[int, int], call: Callable[..., Any], queries: i
     """`queries`: of a tile; where it does not hold all of them there are two launches."""
     from tests.ptx.package import triton_subjects
 
-    called, out, lse = call(pair)
+    # as many queries as fill the one tile, or several
+    called, out, lse = call((pair[0] + 28, pair[1]) if queries == 128 else _within(pair, (17, 160)))
     launches, grads = triton_subjects.backward_launches(called, lse, queries)
     return launches, lambda: _error(lambda: called.assert_within_budget(out, lse, *grads))
 
@@ -163,9 +165,14 @@ def _triton_fusion(pair: tuple[int, int], kind: str) -> Built:
 
     torch.manual_seed(0)
     rows, width = pair
-    call = FusionCall(kind, rows, 3, 130 + width // 2, torch.float16)  # widths of one kernel
+    call = FusionCall(kind, rows, 3, _of_one_kernel(width), torch.float16)
     launches, results = triton_subjects.fusion(call)
     return launches, lambda: _error(lambda: call.check(results()))
+
+
+def _of_one_kernel(width: int) -> int:
+    """A width of those that one of Triton's kernels serves: odd, since multiples of 16 have their own."""
+    return 131 + 2 * (width // 4)
 
 
 class _Interpolation:
@@ -204,7 +211,7 @@ def _triton_interpolation(pair: tuple[int, int]) -> Built:
     from tests.ptx.package import triton_subjects
 
     rows, width = pair
-    problem = _Interpolation(rows, 130 + width // 2)  # widths of one kernel
+    problem = _Interpolation(rows, _of_one_kernel(width))
     launches, results = triton_subjects.interpolation(problem.results)
     return launches, lambda: _error(lambda: problem.check(results))
 

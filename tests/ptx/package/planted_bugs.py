@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 CUDA, TRITON = "csrc/cuda", "amuse_kernels/attention/triton"
 CUDA_TEST = "tests/ptx/package/test_cuda_attention.py::"
 PACKED_TEST = "test_packed_samples_are_the_dense_op_with_masks_bit_by_bit"
+FUSION_TEST = "tests/ptx/package/test_cuda_fusion.py::"
 TRITON_TEST = "tests/ptx/package/test_triton_kernels.py::"
 
 
@@ -258,6 +259,13 @@ BUGS = (
         "if (!kSwapped) multiply_tf32(c, high, small(b0), small(b1));",
         "",
         CUDA_TEST + "test_attention[plain-torch.float32-24]",
+    ),
+    Bug(
+        "CUDA: two rows of a block share the sums of their warps",
+        f"{CUDA}/interpolation.cu",
+        "sums + rows.row * rows.parts()",
+        "sums",
+        FUSION_TEST + "test_interpolation_coefficients[9-200-torch.float32]",
     ),
     Bug(
         "Triton: one TF32 product in place of three",

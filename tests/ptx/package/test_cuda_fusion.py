@@ -23,8 +23,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 # modalities, width, rows: one, four and eight modalities; widths that 16 bytes divide and others; one lane to several
-# warps a row, and a row of several passes
-SHAPES = [(1, 8, 3), (3, 17, 70), (4, 64, 37), (8, 40, 9), (3, 600, 5), (2, 1100, 2)]
+# warps a row, two rows of two warps in a block, and a row of several passes
+SHAPES = [(1, 8, 3), (3, 17, 70), (4, 64, 37), (8, 40, 9), (2, 50, 9), (3, 400, 9), (3, 600, 5), (2, 1100, 2)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +125,11 @@ def test_weight_gradients_do_not_depend_on_the_order_of_blocks():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rows", "width"), [(7, 5), (33, 64), (3, 1000), (2, 2500)])
+@pytest.mark.parametrize(
+    ("rows", "width"),
+    # of 50, 200 or 400 columns a block has two rows of two warps, by dtype
+    [(7, 5), (9, 50), (33, 64), (9, 200), (9, 256), (9, 400), (3, 1000), (2, 2500)],
+)
 def test_interpolation_coefficients(rows, width, dtype):
     a, b, g = (torch.randn(rows, width).to(dtype) for _ in range(3))
     a[0, 0] = b[0, 0]
