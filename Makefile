@@ -18,7 +18,7 @@
 #   make wheel      sdist and wheel in build/dist, the wheel installed into a clean environment and tried;
 #                   CPU kernels only, or with WHEEL_CUDA=1
 #   make fuzz       20,000 random arguments, files and checkpoints per test, 10,000 steps without memory growth (an hour)
-#   make kills      kills `amuse train` and `amuse data prepare`, on both engines, at ten random moments each
+#   make kills      kills `amuse train` and `amuse data prepare`, on both engines, at ten random moments or more
 #   make cuda-torch the package built and imported next to a CUDA build of torch, in its own venv (5.5 GB)
 #   make lock       constraints.txt: the versions of everything in this environment
 PYTHON ?= python3

@@ -37,7 +37,7 @@ SMALL = Config.load(
     ["data.num_dialogues=4", "model.d_model=16", "model.num_heads=2", "model.man_layers=1", "train.epochs=1"],
 )
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-KILLS = 10 if "AMUSE_SOAK_STEPS" in os.environ else 1
+KILLS = 4 if "AMUSE_SOAK_STEPS" in os.environ else 1  # of the driver, of an actor and of a worker each
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +104,17 @@ def test_processes_that_read_ahead_make_the_same_bytes(talks, options, reference
 def test_killed_processes_lose_nothing(cluster, talks, options, reference, tmp_path, victims):
     """SIGKILL to an actor, and to a worker, at a random moment."""
     draw = random.Random(0)
-    moments, latest = [], 0.0
-    while len(moments) < KILLS:
+    kills, latest = 0, 0.0
+    while kills < KILLS:
         out = tmp_path / str(time.monotonic())
-        began = time.monotonic()
         with killing(out, victims, after=draw.uniform(0, latest)) as killed:
             run(talks, out, options, "ray")
+        # between the first file and the last
+        latest = time.time() - min(path.stat().st_mtime for path in (out / "shards").iterdir())
         assert_same(out, reference)
-        moments += killed
-        # so that the next moment is within the time from the first file to the last
-        latest = max(latest, 0.5 * (time.monotonic() - began)) if killed else latest / 2
-    print(f"killed {victims[0]} and others seconds after the first file, with files: {moments}")
+        for moment in killed:
+            kills += 1
+            print(f"killed one of {victims}: seconds after the first file, and files: {moment}", flush=True)
 
 
 @contextlib.contextmanager
@@ -166,7 +166,8 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
         process.kill()
         if process.wait() == -signal.SIGKILL:
             moments.append((round(time.monotonic() - began, 2), len(shards(tmp_path))))
-        deadline = time.monotonic() + 60
+            print(f"killed the driver: seconds, and files out of {len(shards(reference))}: {moments[-1]}", flush=True)
+        deadline = time.monotonic() + 120
         while workers_left(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert workers_left(process.pid) == []
@@ -174,7 +175,6 @@ def test_killed_driver_loses_nothing_and_leaves_no_worker(talks, options, refere
             assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
         if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
             shutil.rmtree(tmp_path)
-    print(f"killed the driver after seconds, with shards out of {len(shards(reference))}: {moments}")
     run(talks, tmp_path, options)
     assert_same(tmp_path, reference)
 

@@ -119,11 +119,11 @@ def test_killed_at_random_moments_nothing_is_lost_or_corrupt(talks, reference, t
         process.send_signal(signal.SIGKILL)
         if process.wait() == -signal.SIGKILL:
             moments.append((round(time.monotonic() - began, 2), len(shards(tmp_path))))
+            print(f"killed: seconds, and files out of {len(shards(reference))}: {moments[-1]}", flush=True)
         for name in shards(tmp_path):
             assert (tmp_path / "shards" / name).read_bytes() == (reference / "shards" / name).read_bytes()
         if len(shards(tmp_path)) == len(shards(reference)):  # too late: from the beginning
             shutil.rmtree(tmp_path)
-    print(f"killed after seconds, with shards out of {len(shards(reference))}: {moments}")
     subprocess.run(command(talks, tmp_path), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert_same(tmp_path, reference)
 

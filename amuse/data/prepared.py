@@ -106,19 +106,18 @@ def _conversations(
             utterance, _, modality = key.rpartition("/")
             if modality in modalities:
                 features.setdefault(utterance, {})[modality] = tokens
-    dialogues = [
-        Dialogue(
-            dialogue["id"],
-            [
-                Utterance(
-                    **{**fields, "speaker": intern(fields["speaker"])},
-                    features=Features(features.get(fields["id"], {})),
-                )
-                for fields in dialogue["utterances"]
-            ],
-        )
-        for dialogue in content["dialogues"]
-    ]
+    dialogues = []
+    waiting = content["dialogues"][::-1]
+    content["dialogues"].clear()
+    while waiting:  # what is used up makes room for what is made of it
+        dialogue = waiting.pop()
+        utterances = [
+            Utterance(
+                **{**fields, "speaker": intern(fields["speaker"])}, features=Features(features.pop(fields["id"], {}))
+            )
+            for fields in dialogue["utterances"]
+        ]
+        dialogues.append(Dialogue(dialogue["id"], utterances))
     try:
         return Conversations(dialogues, index["label_names"], modalities)
     except ValueError as error:

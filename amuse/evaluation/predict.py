@@ -49,8 +49,10 @@ def predict(
     device = next(model.parameters()).device
     world = world or World(device)
     count = len(conversations)
-    # every process gets equally many dialogues, since all call a sharded model together; the last may be repeated
-    turns = range(world.rank, -(-count // world.size) * world.size, world.size)
+    # neighbours, which are in few shards; every process gets equally many dialogues, since all call a sharded model
+    # together, and the first may be repeated
+    share = -(-count // world.size)
+    turns = range(world.rank * share, (world.rank + 1) * share)
     chunks = [list(turns[i : i + batch_size]) for i in range(0, len(turns), batch_size)]
     loader = ConversationLoader(
         conversations,
