@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amuse.errors import in_words
+
 if TYPE_CHECKING:  # torch takes seconds, and most of what is written is text
     from torch import Tensor
 
@@ -18,6 +20,16 @@ BEST = "best"  # folder of the best model in a run's folder
 STANDARDIZER_FILE = "standardizer.safetensors"  # in BEST
 MEDIA_FILE = "media.json"  # in BEST: the manifest of prepared data, so that `amuse predict` makes the same features
 CALIBRATION_FILE = "calibration.json"  # in BEST
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Refuse the path of a new file in a folder that does not exist, before the work that leads to it; None passes.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected a file in a folder that exists, got no folder {path.parent}")
 
 
 def write_text(text: str, path: Path) -> None:
@@ -81,7 +93,7 @@ def load_tensors(path: Path) -> dict[str, "Tensor"]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a complete safetensors file: {error}") from None
+        raise ValueError(f"{path}: not a complete safetensors file: {in_words(error)}") from None
 
 
 def save_state(state: object, path: Path) -> None:

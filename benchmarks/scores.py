@@ -22,8 +22,8 @@ COMMAND = "python -m benchmarks.scores"
 RESULTS = Path(__file__).parent / "results"
 SETS = {
     "generated": "generated conversations (`demo.yaml`), three seeds",
-    "MELD": "MELD, text only, frozen MiniLM (`meld.yaml`), five seeds",
-    "CMU-MOSI": "CMU-MOSI, words, text, audio and video (`mosi.yaml`), five seeds",
+    "MELD": "MELD, text only, frozen MPNet (`meld.yaml` with that encoder), five seeds",
+    "CMU-MOSI": "CMU-MOSI, words by frozen MPNet, text, audio and video (`mosi.yaml` with that encoder), five seeds",
 }
 SEEDS = {"mosi": 5, "demo": 3}
 TABLES = {
@@ -78,7 +78,9 @@ def runs(data: str) -> str:
     overall = [score for score in ours if not score.metric.startswith("F1 of")]
     lines = [[s.model, s.metric, f"**{s.text}**", ", ".join(f"{x:.2f}" for x in s.scores)] for s in overall]
     classes = [score for score in ours if score.metric.startswith("F1 of")]
-    by_class = _table([s.metric.removeprefix("F1 of ") for s in classes], [[s.text for s in classes]])
+    names = [*dict.fromkeys(s.metric.removeprefix("F1 of ") for s in classes)]
+    models = dict.fromkeys(s.model for s in classes)
+    by_class = _table(["model", *names], [[m, *(s.text for s in classes if s.model == m)] for m in models])
     return _table(["model", "%", "mean", "seeds 0, 1, 2, ..."], lines) + "\n\nF1 of each class:\n\n" + by_class
 
 
@@ -125,7 +127,7 @@ def shown(difference: str, error: str, seeds: int) -> str:
 
 
 def _published() -> str:
-    ours = {s.metric: s.text for s in read_scores() if (s.data, s.model) == ("MELD", "AMuSE")}
+    ours = {s.metric: s.text for s in read_scores() if (s.data, s.model) == ("MELD", "AMuSE on MPNet")}
     return published_table(ours["weighted F1"], ours["accuracy"])
 
 

@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "speech.csv"
 PAGE = Path(__file__).parents[1] / "docs" / "results_speech.md"
 PAUSES = {"0.2 to 1.2 s": (0.2, 1.2), "0 to 0.3 s": (0.0, 0.3)}
 TALKS, TURNS, FIRST_SEED = 5, 10, 100
-"""Conversations of each kind; the thresholds of `amuse.speech.speakers` were chosen on seeds 0 to 7."""
+"""Conversations of each kind; those of `amuse.speech.speakers` were chosen on seeds 0 to 7 and other voices."""
 COLLAR = 0.25  # seconds around a true border that do not count for the diarization error
 TOLERANCE = 0.3  # seconds that a right border may be off
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -244,11 +245,17 @@ def test_kernels_run_in_a_forked_child():
     subprocess.run([sys.executable, "-W", "ignore", "-c", _FORK], check=True, timeout=120, cwd=ROOT)
 
 
-# Without the finder of an editable install, which would find the checkout's native module for a package without one
+# What info says of each package, in forks of a process that has imported torch. Without the finder of an editable
+# install, which would find the checkout's native module for a package without one.
 _INFO = """
-import runpy, sys
+import os, runpy, sys, torch
 sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
-runpy.run_module("amuse_kernels.info", run_name="__main__")
+for place in sys.argv[1:]:
+    if os.fork() == 0:
+        sys.path.insert(0, place)
+        runpy.run_module("amuse_kernels.info", run_name="__main__")
+        sys.exit()
+    assert os.wait()[1] == 0
 """
 
 
@@ -275,27 +282,23 @@ def test_plain_install_succeeds_and_info_says_what_is_missing(build, tmp_path):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AMUSE_")}
     clean["CMAKE_BUILD_TYPE"] = "None"  # not optimised, which compiles in a third of the time
     clean["CXX"] = without_avx(compiler, tmp_path)
-    for number, (environment, expected) in enumerate(
-        (
-            ({"CXX": "/no/such/compiler"}, "native library: not built: CXX=/no/such/compiler does not exist"),
-            ({"AMUSE_CUDA": "0"}, "CUDA:           not built: turned off by AMUSE_CUDA=0"),
-            ({"CUDACXX": "/bin/false"}, "CUDA:           not built: the build with nvcc (/bin/false) failed"),
-        )
-    ):
-        target = tmp_path / f"site{number}"
-        options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    installs = (
+        ({"CXX": "/no/such/compiler"}, "native library: not built: CXX=/no/such/compiler does not exist"),
+        ({"AMUSE_CUDA": "0"}, "CUDA:           not built: turned off by AMUSE_CUDA=0"),
+        ({"CUDACXX": "/bin/false"}, "CUDA:           not built: the build with nvcc (/bin/false) failed"),
+    )
+    for number, (environment, _) in enumerate(installs):
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(tmp_path / f"site{number}")]
         install = [sys.executable, "-m", "pip", "install", *options, str(source)]
         subprocess.run(install, check=True, env=clean | environment, cwd=tmp_path)
-        told = subprocess.run(
-            [sys.executable, "-c", _INFO],
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(target)},
-        )
-        assert expected in told.stdout
-        assert ("compiled in: baseline\n" in told.stdout) == (number > 0)
+    places = [str(tmp_path / f"site{number}") for number in range(len(installs))]
+    told = subprocess.run(
+        [sys.executable, "-c", _INFO, *places], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    _, *parts = re.split("^(?=amuse_kernels )", told.stdout, flags=re.MULTILINE)
+    for number, (part, (_, expected)) in enumerate(zip(parts, installs, strict=True)):
+        assert expected in part
+        assert ("compiled in: baseline\n" in part) == (number > 0)
     # the CPU library was compiled once, whatever the variables of CUDA's compiler were
     logs = [*source.glob("build/cmake-*/cpu/build.log")]
     assert len(logs) == 1

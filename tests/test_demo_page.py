@@ -206,6 +206,8 @@ def test_on_a_phone_nothing_overlaps_or_scrolls_sideways(address, short, browser
     page.get_by_role("button", name="Recognize emotions").click()
     recognized(page, 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    page.locator(".lane .name").first.evaluate("each => { each.textContent = 'speaker 1'; }")
+    assert page.locator(".lane .name").first.evaluate("each => each.scrollWidth <= each.clientWidth")
     for row in page.locator(".utterance").all():
         boxes = [part.bounding_box() for part in row.locator(":scope > *").all()]
         for i, a in enumerate(boxes):

@@ -38,10 +38,11 @@ SHELL_BLOCKS = [
 
 
 @pytest.mark.parametrize(("code", "output"), BLOCKS)
-def test_code_blocks_run_and_print_what_they_say(code, output, tmp_path):
+def test_code_blocks_run_and_print_what_they_say(code, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for what they write
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "documentation", "exec"), {"RUN_FOLDER": tmp_path / "run"})
+        exec(compile(code, "documentation", "exec"), {})
     if output:
         assert printed.getvalue().strip() == output.strip()
 

@@ -10,11 +10,12 @@ from sklearn.linear_model import LinearRegression
 from amuse.config import ModelConfig
 from amuse.data import Dialogue, Utterance, collate, synthetic_conversations
 from amuse.data.spec import DataSpec
-from amuse.explain import ExplainOptions, explain, feature_groups
+from amuse.explain import ExplainOptions, Sentence, explain, feature_groups
 from amuse.explain.attribution import METHODS, lime, neighbourhood, occlusion, shap
 from amuse.explain.fidelity import measure
 from amuse.explain.influence import attention_flow, fusion_weights
 from amuse.explain.perturbation import Perturbation
+from amuse.explain.sentences import split_words
 from amuse.model.amuse import Amuse
 from tests.batches import without
 from tests.planted import WIDTHS, planted_conversations, train_planted
@@ -339,3 +340,62 @@ def test_words_are_those_of_the_transcript_and_not_the_tokenizers(text, words):
     assert [token for group in groups for token in group.tokens] == list(range(len(ids)))
     assert transcript_pieces(tokenizer, text, ids[:-1]) == pieces[:-1]
     assert transcript_pieces(tokenizer, "other words", ids) is None
+
+
+# --- words behind one vector ---
+
+
+def vectors(texts):
+    """An encoder that pools: the mean of its words' vectors, which also depend on the word before."""
+    rows = []
+    for text in texts:
+        pairs = itertools.pairwise(["", *text.split()])
+        rows.append([[len(before), len(word), *map(ord, word[:2].ljust(2))] for before, word in pairs])
+    return torch.stack([torch.tensor(row, dtype=torch.float32).mean(0) for row in rows]) / 50
+
+
+def talk_of(*texts):
+    said = [Utterance(f"{i}", "Ann" if i % 2 else "Bob", {"text": vectors([text])}) for i, text in enumerate(texts)]
+    return Dialogue("d", said)
+
+
+def test_words_behind_one_vector_are_left_out_of_the_text_that_is_encoded():
+    torch.manual_seed(0)
+    model = Amuse(ModelConfig(d_model=16, num_heads=2, man_layers=1), DataSpec({"text": 4}, ["a", "b"])).eval()
+    text = "I never said that."
+    dialogue, sentence = talk_of("Really?", text, "Well."), Sentence(text, vectors)
+    groups = feature_groups(dialogue.utterances[1], sentences={"text": sentence})
+    assert [group.name for group in groups] == text.split()
+    perturbation = Perturbation(model, dialogue, 1, groups, sentences={"text": sentence})
+    kept = torch.tensor(list(itertools.product([False, True], repeat=4)))
+    for row, expected in zip(kept, perturbation(kept), strict=True):
+        left = " ".join(word for word, stays in zip(text.split(), row, strict=True) if stays)
+        changed = Utterance("1", "Ann", {"text": vectors([left])} if left else {})
+        whole = Dialogue("d", [dialogue.utterances[0], changed, dialogue.utterances[2]])
+        logits = model(collate([whole], {"text": 4})).logits[1]
+        torch.testing.assert_close(expected, logits.softmax(-1), atol=1e-5, rtol=1e-4)
+    explanation = explain(model, dialogue, 1, ExplainOptions("shap", 100), sentences={"text": sentence})
+    whole, nothing = perturbation(torch.tensor([[True] * 4, [False] * 4]))[:, explanation.target]
+    assert float(explanation.scores.sum()) == pytest.approx(float(whole - nothing), abs=1e-5)
+    assert len(explain(model, dialogue, 1, ExplainOptions("gradients", 4), sentences={"text": sentence}).groups) == 1
+
+
+def test_a_sentence_is_encoded_once_for_each_selection_of_its_words():
+    texts = []
+
+    def encode(given):
+        texts.extend(given)
+        return vectors(given)
+
+    sentence = Sentence("Oh,  no! ", encode)
+    kept = torch.tensor([[[True, True]], [[False, True]], [[False, False]], [[False, True]]])
+    assert sentence(kept).shape == (4, 1, 4)
+    assert sentence(kept[:2])[1, 0].tolist() == vectors(["no!"])[0].tolist()
+    assert sorted(texts) == ["Oh,  no!", "no!"]
+    assert [part.strip() for part in split_words("我们 go")] == ["我", "们", "go"]
+    assert split_words("a\u200b b") == ["a\u200b ", "b"]
+    with pytest.raises(ValueError, match="text: expected at least one word, got ' '"):
+        Sentence(" ", encode)
+    two = Utterance("0", "Ann", {"text": torch.zeros(2, 4)})
+    with pytest.raises(ValueError, match=r"sentences\['text'\]: expected a stream with one token, got 2"):
+        feature_groups(two, sentences={"text": sentence})

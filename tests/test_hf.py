@@ -285,6 +285,44 @@ def test_mistakes_in_conversations_are_named(utterance, message):
         AmuseProcessor({"audio": 2}, ["calm", "angry"])([[utterance]])
 
 
+FEATURES_ONLY = r"this model reads no words, expected features of 'audio' \(L, 2\), 'video' \(L, 3\), got 'Really\?'"
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "message"),
+    [
+        ([{"text": "Really?"}], FEATURES_ONLY),
+        ([{"text": "Really?", "features": {"audio": [1.0, 2.0]}}], FEATURES_ONLY),
+        (
+            [{"speaker": "Ann"}, {"features": {}}],
+            r"expected an utterance with features of 'audio' \(L, 2\), .*got none",
+        ),
+        ([{"features": {"audio": np.zeros((0, 2))}}], "dialogue 0: expected an utterance with features"),
+        (["Really?"], "utterance 0_0: expected .*, got 'Really\\?'"),
+        ("Really?", "dialogue 0: expected a list of utterances such as .*, got 'Really\\?'"),
+        ({"text": "Really?"}, "dialogue 0: expected a list of utterances such as"),
+    ],
+)
+def test_inputs_that_the_model_cannot_read_are_refused(dialogue, message):
+    with pytest.raises(ValueError, match=message):
+        AmuseProcessor({"audio": 2, "video": 3}, ["calm", "angry"])([dialogue])
+
+
+def test_words_are_refused_where_others_bring_their_features():
+    processor = AmuseProcessor({"text": 384}, ["calm", "angry"], text={"encoder": "minilm"})
+    with pytest.raises(
+        ValueError, match=r"utterance 0_1, text: expected words in all utterances, or features of 'text'"
+    ):
+        processor([[{"features": {"text": np.zeros((1, 384))}}, {"text": "Really?"}]])
+    with pytest.raises(ValueError, match="dialogue 0: expected an utterance with words, or features of 'text'"):
+        processor([[{"text": ""}, {"speaker": "Ann"}]])
+
+
+def test_a_data_sets_words_beside_features_are_left_alone():
+    said = Dialogue("d", [Utterance("d_0", "Ann", {"audio": torch.ones(1, 2)}, text="Really?")])
+    assert AmuseProcessor({"audio": 2}, ["calm", "angry"])([said])["masks"]["audio"].all()
+
+
 def test_the_number_that_means_unlabelled_is_no_target():
     with pytest.raises(ValueError, match=r"-100\.0 means unlabelled in transformers"):
         AmuseProcessor({"audio": 2})([[{"label": -100.0}]])

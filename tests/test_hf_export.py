@@ -152,16 +152,24 @@ def test_the_pipeline_takes_one_dialogue_or_several(exported, talk, monkeypatch)
     assert [u["label"] for u in alone] == [u["label"] for u in several[0]]
     with pytest.raises(ValueError, match="dialogues: expected a list of utterances"):
         emotions([])
+    for wrong in ("Really?", {"text": "Really?"}, ["Really?"]):
+        with pytest.raises(ValueError, match=r"dialogues: expected .*utterances such as .*Really"):
+            emotions(wrong)
+    with pytest.raises(ValueError, match="this model reads no words, expected features of"):
+        emotions([{"speaker": "Ann", "text": "Really?"}])
     with pytest.raises(ValueError, match="top_k: the pipeline"):
         emotions(dialogues[0], top_k=3)
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_graph_that_gives_the_runs_outputs(run, talk, tmp_path):
+def test_the_command_writes_a_graph_that_gives_the_runs_outputs(run, talk, tmp_path, capfd):
     pytest.importorskip("onnxscript", reason="needs the extra: pip install amuse-kernels[onnx]")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install amuse-kernels[onnx]")
     done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "out"), "--onnx"])
     assert done.exit_code == 0, done.output
+    assert done.output.startswith("exported to ")
+    assert "\n" not in done.output.strip()
+    assert capfd.readouterr().err == ""  # no progress of saving, no warnings of the exporter
     conversations, expected = talk
     processor = AmuseProcessor(conversations.modalities, conversations.label_names)  # features as in the data
     inputs = OnnxInputs(**processor(conversations.dialogues, labels=False))
@@ -189,7 +197,7 @@ def test_remote_code_is_the_packages_own_but_for_imports():
 
 def test_the_card_has_scores_data_and_limits(run, exported, tmp_path):
     card = (exported / "README.md").read_text()
-    for part in ("weighted F1", "synthetic", "must not be used", "trust_remote_code=True", "`audio`"):
+    for part in ("weighted F1", "synthetic", "must not be used", "trust_remote_code=True", "`audio`", "reads no words"):
         assert part in card, part
     export_run(run, tmp_path / "unscored", scores=False)
     assert "Not measured." in (tmp_path / "unscored" / "README.md").read_text()

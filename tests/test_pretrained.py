@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +13,7 @@ pytest.importorskip("av", reason="needs the extra: pip install amuse-kernels[med
 pytest.importorskip("transformers", reason="needs the extra: pip install amuse-kernels[text]")
 
 from amuse.cli.main import app
+from amuse.evaluation.load import load_run
 from amuse.inference.expressions import face_expressions
 from amuse.inference.prediction import PredictedUtterance, table
 from amuse.pretrained import find, pretrain, runs, sources
@@ -71,6 +73,11 @@ def amuse(*arguments):
     return result.output
 
 
+def scored_words(report):
+    """The words of a report that have a contribution each, though the model reads one vector per utterance."""
+    return re.findall(r'<span class="w [^>]*title=[^>]*>([^<]+)<', report.read_text(encoding="utf-8"))
+
+
 def test_files_are_fetched_once_and_are_those_that_were_published(github, meld, tmp_path):
     files = runs.RECIPES["meld"].files
     sources.fetch(files, tmp_path / "data")
@@ -119,6 +126,10 @@ def test_without_a_run_prediction_uses_the_pretrained_one_or_says_which_command_
     assert [row["text"] for row in rows] == ["Words 1 here", "Words 0 here"]
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     assert "2 utterances explained" in amuse("explain", video, "-o", tmp_path / "report.html", "--samples", 20)
+    assert scored_words(tmp_path / "report.html") == ["Words", "1", "here", "Words", "0", "here"]
+    amuse("explain", folder, "-o", tmp_path / "own.html", "--samples", 20)
+    first = load_run(folder, "test")[1][0]
+    assert scored_words(tmp_path / "own.html") == " ".join(u.text for u in first.utterances).split()
     with pytest.raises(ValueError, match="VIDEO: expected a recording to predict"):
         CliRunner().invoke(app, ["predict", str(folder)], catch_exceptions=False)
 

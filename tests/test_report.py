@@ -280,6 +280,19 @@ def test_the_browser_shows_what_the_data_say(content, browser, tmp_path):
     assert [int(c) for c in cells] == [n for row in content.quality.metrics.confusion for n in row]
 
 
+def test_on_a_narrow_screen_no_text_is_broken_letter_by_letter(content, browser, tmp_path):
+    write_report(content, tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": 300, "height": 800})  # the page of the demo on a phone
+    page.goto((tmp_path / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 300
+    assert page.locator(".frames").count()
+    row = '<th scope="row">2 speaker 2 (later)</th><td class="delta">-1.8</td><td class="quote">I am so sorry</td>'
+    page.locator(".context").first.evaluate(f"each => {{ each.innerHTML = '<tr>{row}</tr>'; }}")
+    assert page.locator(".context .quote").first.bounding_box()["width"] > 200
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_in_the_browser_have_contrast_aa_and_the_page_does_not_scroll_sideways(
     content,

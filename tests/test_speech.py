@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,11 @@ def test_a_recording_becomes_a_table_that_is_read_back(transcriber, voices, tmp_
     result = CliRunner().invoke(app, ["transcribe", str(recording)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "3 utterances of 2 speakers in 'en', by Whisper base" in result.output
+    assert result.output.splitlines()[-1].startswith(
+        "2 speakers were found by their voices; if that is wrong: --speakers"
+    )
+    given = ["transcribe", str(recording), "-o", str(tmp_path / "given.csv"), "--speakers", "2"]
+    assert "found by their voices" not in CliRunner().invoke(app, given, catch_exceptions=False).output
     problems = []
     read = read_transcript(tmp_path / "talk.csv", problems.append)
     assert not problems
@@ -210,6 +216,35 @@ def test_speakers_are_clusters_of_voices_numbered_as_they_appear():
     assert find_turns(samples, [], encoder) == []
 
 
+def test_somebody_who_says_little_in_a_long_conversation_is_a_speaker():
+    def encoder(sounds):
+        return torch.eye(2)[[round(float(np.abs(sound).max())) for sound in sounds]]
+
+    samples = np.concatenate([np.zeros(1200 * SAMPLE_RATE, np.float32), np.ones(3 * SAMPLE_RATE, np.float32)])
+    pieces = [(20.0 * i, 20.0 * i + 19.5) for i in range(60)] + [(1200.0, 1203.0)]
+    assert {turn.speaker for turn in find_turns(samples, pieces, encoder)} == {0, 1}
+
+
+@pytest.mark.parametrize(("seconds", "speakers"), [(2.0, 2), (20.0, 3)])
+def test_little_speech_is_a_speaker_only_if_its_voice_differs_much(seconds, speakers):
+    """A third voice that is like the first one, if it speaks little; the second is unlike both."""
+    rng = np.random.default_rng(0)
+    directions = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.88, 0.0, 0.475]])
+
+    def encoder(sounds):
+        rows = np.zeros((len(sounds), 256))
+        rows[:, :3] = [directions[round(float(np.abs(sound).max()))] for sound in sounds]
+        noise = rng.standard_normal(rows.shape)
+        noise *= 0.5 / np.linalg.norm(noise, axis=1, keepdims=True)
+        return torch.nn.functional.normalize(torch.from_numpy(rows + noise), dim=1)
+
+    lengths = (20.0, 20.0, seconds)
+    samples = np.concatenate([np.full(round(length * SAMPLE_RATE), i, np.float32) for i, length in enumerate(lengths)])
+    edges = np.cumsum([0.0, *lengths])
+    turns = find_turns(samples, [(begin, end - 0.2) for begin, end in pairwise(edges)], encoder)
+    assert [turn.speaker for turn in turns] == [0, 1, 2 if speakers == 3 else 0]
+
+
 def test_speakers_so_far_keep_their_numbers_and_equal_those_of_the_whole():
     """Stretch by stretch, on voices that are directions and noise: the loudness of a sample says whose it is."""
     rng = np.random.default_rng(0)
@@ -239,6 +274,7 @@ def test_of_a_long_conversation_few_voices_are_remembered(monkeypatch):
         (turn,) = so_far.turns(np.full(3 * SAMPLE_RATE, i % 2, np.float32), [(0.0, 3.0)])
         assert turn.speaker == i % 2
         assert len(so_far._embeddings) <= 50
+        assert so_far._seconds.sum() == pytest.approx(3.0 * (i + 1))
 
 
 def test_filters_are_slaneys():

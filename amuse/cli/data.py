@@ -185,10 +185,11 @@ def predict(
 
     from amuse.data.folder import AUDIO
     from amuse.data.problems import Problem, problem_table
-    from amuse.files import write_text
+    from amuse.files import check_folder_of, write_text
     from amuse.inference.expressions import face_expressions, installed
     from amuse.inference.prediction import predict_recording, table, to_json
 
+    check_folder_of(json_file)
     run, recording = run_and_recording(run, video)
     if recording is None:
         raise ValueError(f"VIDEO: expected a recording to predict, got only the run {run}")

@@ -37,6 +37,9 @@ def explain(
     ] = None,
 ) -> None:
     """Explain every prediction for a recording, or for a dialogue of the run's data, and write a report."""
+    from amuse.files import check_folder_of
+
+    check_folder_of(out)
     from amuse.explain import ExplainOptions
     from amuse.report import write_report
 

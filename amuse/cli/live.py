@@ -44,6 +44,8 @@ def live(
     from amuse.pretrained import find
     from amuse.speech import SpeechOptions
 
+    if run is not None and run.is_file():
+        raise ValueError(f"RUN: expected the folder of a run, got the file {run}; a recording is replayed by --file")
     if file is not None and microphone is not None:
         raise ValueError(f"--microphone: expected no --file with it, got {file}")
     if file is None:

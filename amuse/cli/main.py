@@ -12,6 +12,7 @@ from amuse.cli import explain as cli_explain
 from amuse.cli import live as cli_live
 from amuse.cli import pretrained as cli_pretrained
 from amuse.cli import speech as cli_speech
+from amuse.errors import in_words
 
 app = typer.Typer(
     no_args_is_help=True, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
@@ -97,8 +98,9 @@ def evaluate(
     from amuse.evaluation.calibration import Calibration, load_temperature
     from amuse.evaluation.load import load_run
     from amuse.evaluation.predict import predict, score_predictions
-    from amuse.files import write_text
+    from amuse.files import check_folder_of, write_text
 
+    check_folder_of(json_file)
     model, conversations, config = load_run(run, split)
     predictions = predict(model, conversations, config.train.batch_size)
     metrics = score_predictions(predictions, conversations.label_names, bootstrap)
@@ -125,7 +127,8 @@ def export(
     from amuse.hf import export_run
 
     export_run(run, out, onnx=onnx, scores=scores)
-    say(f"pipeline('emotion-in-conversation', model={str(out)!r}, trust_remote_code=True) of transformers reads {out}")
+    call = f"pipeline('emotion-in-conversation', model={str(out)!r}, trust_remote_code=True)"
+    say(f"exported to {out}; with transformers: {call}")
 
 
 @app.command()
@@ -208,8 +211,9 @@ def differences(
 ) -> None:
     """Compare runs with the first, fold by fold or seed by seed: mean difference, corrected interval, verdict."""
     from amuse.experiments.paired import compare_folders, to_csv, to_latex, to_markdown
-    from amuse.files import write_text
+    from amuse.files import check_folder_of, write_text
 
+    check_folder_of(csv_file)
     measure, rows = compare_folders(runs)
     say((to_latex if latex else to_markdown)(measure, rows))
     if csv_file is not None:
@@ -261,8 +265,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"amuse: {error}") from None
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        raise SystemExit(f"amuse: {in_words(error)}") from None
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ def pretrained(
 
 def run_and_recording(run: Path, video: Path | None) -> tuple[Path, Path | None]:
     """Resolve the arguments `[RUN] [VIDEO]`: a recording alone uses the pretrained run."""
+    if run.is_file() and video is not None and video.is_dir():
+        raise ValueError(f"RUN VIDEO: expected the folder of the run first, then the recording: {video} {run}")
+    if run.is_file() and video is not None:
+        raise ValueError(
+            f"RUN: expected the folder of a run, got the file {run}; without a run, give the recording alone"
+        )
     if video is not None or run.is_dir():
         return run, video
     if not run.is_file():

@@ -32,9 +32,9 @@ def transcribe(
     """Transcribe recordings with speakers and times, to be corrected by hand."""
     from functools import partial
 
-    from tqdm import tqdm
-
     from amuse.data.clock import clock
+    from amuse.files import check_folder_of
+    from amuse.progress import progress_bar
     from amuse.speech import SpeechOptions, Transcriber, write_transcription
     from amuse.speech import transcribe as run
 
@@ -42,11 +42,12 @@ def transcribe(
         raise ValueError(f"--out: names one transcript, expected one recording with it, got {len(recordings)}")
     targets = [recording.with_suffix(".csv") if out is None else out for recording in recordings]
     for target in targets:
+        check_folder_of(target)
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target}: exists, perhaps corrected by hand; to replace it: --overwrite")
     transcriber = Transcriber(SpeechOptions(model, speakers, language, voices, device))
     for recording, target in zip(recordings, targets, strict=True):
-        with tqdm(total=100, desc=recording.name, unit="%", leave=False) as bar:
+        with progress_bar(f"transcribing {recording.name}", 100, "%", leave=False) as bar:
             found = run(recording, transcriber, partial(_show, bar))
         if not found.utterances:
             raise ValueError(f"{recording}: no speech was found, so there is nothing to write")
@@ -56,6 +57,12 @@ def transcribe(
             sure = "" if utterance.confidence is None else f"{utterance.confidence:.2f}"
             typer.echo(f"{times}  {utterance.speaker}  {sure:>4}  {utterance.text}")
         typer.echo(f"{found}: {target}")
+        if speakers is None:
+            typer.echo(f"{_people(found.speakers)} found by their voices; if that is wrong: --speakers N --overwrite")
+
+
+def _people(count: int) -> str:
+    return f"{count} speaker{'s' * (count != 1)} {'was' if count == 1 else 'were'}"
 
 
 def _show(bar: "tqdm[Any]", share: float) -> None:

@@ -15,6 +15,7 @@ import yaml
 from amuse.data.delimited import read_table, read_text
 from amuse.data.folder import SPLIT_NAMES
 from amuse.data.problems import Problem, ProblemHandler
+from amuse.errors import in_words
 
 KINDS = (".parquet", ".csv", ".tsv", ".jsonl")
 """Suffixes of files of rows; if a data set has several kinds, the first is used."""
@@ -179,7 +180,7 @@ def _parquet(path: Path, report: ProblemHandler) -> Iterator[HubRow]:
                 except ValueError as error:
                     report(Problem("bad_row", place, str(error)))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or a broken one: {error}") from None
+        raise ValueError(f"{path}: not a Parquet file, or a broken one: {in_words(error)}") from None
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:

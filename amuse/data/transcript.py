@@ -51,6 +51,8 @@ def read_transcript(path: Path, report: ProblemHandler) -> list[Line]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: expected a transcript ending in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a transcript")
     lines: list[Line] = []
     seen: set[str] = set()
     unit = COUNTED.get(path.suffix.lower(), "line")

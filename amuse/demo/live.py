@@ -12,6 +12,7 @@ from amuse.data.clock import clock
 from amuse.demo.talk import row_prediction
 from amuse.demo.view import error_html, row_cells
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.errors import in_words
 from amuse.inference.recording import Recognizer
 from amuse.live import Live, Lost, Spoken
 from amuse.live.writing import LiveTranscript
@@ -161,7 +162,7 @@ def add_live(gr: Any, recognizer: Recognizer, new_file: Any) -> None:
             transcribers[:] = transcribers or [Transcriber()]
             talk = LiveTalk(recognizer, transcribers[0], new_file("live.csv"))
         except (ValueError, OSError, ImportError) as error:
-            yield None, error_html(f"This page cannot listen. {error}"), "", gr.skip()
+            yield None, error_html(f"This page cannot listen. {in_words(error)}"), "", gr.skip()
             return
         yield talk, talk.status(), "", gr.skip()
 
@@ -171,7 +172,7 @@ def add_live(gr: Any, recognizer: Recognizer, new_file: Any) -> None:
         try:
             talk.hear(*chunk)
         except (ValueError, OSError) as error:
-            return talk, error_html(f"Listening ended. {error}"), gr.skip()
+            return talk, error_html(f"Listening ended. {in_words(error)}"), gr.skip()
         return talk, talk.status(), talk.news() or gr.skip()
 
     def on_picture(image: np.ndarray | None, talk: LiveTalk | None) -> None:

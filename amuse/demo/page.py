@@ -10,6 +10,7 @@ from typing import Any
 from amuse.demo.live import add_live
 from amuse.demo.talk import Talk, explained, explanation_page, recognize, report_content
 from amuse.demo.view import error_html, finished_html, frame_html, progress_html, talk_html
+from amuse.errors import in_words
 from amuse.files import write_text
 from amuse.inference.recording import Recognizer
 from amuse.media.cartoon import write_talk
@@ -59,7 +60,7 @@ def build(recognizer: Recognizer, folder: Path) -> Any:
                 yield None, shown, progress_html("Listening and looking:", len(talk.rows), talk.count), *rest
             yield talk, shown, finished_html(talk), "", *_report(gr, talk)
         except (ValueError, OSError, ImportError) as error:
-            yield None, shown, error_html(f"{Path(video).name} could not be used. {error}"), *rest
+            yield None, shown, error_html(f"{Path(video).name} could not be used. {in_words(error)}"), *rest
 
     def on_corrections(video: str | None, event: gr.EventData) -> Iterator[tuple[Any, ...]]:  # type: ignore[name-defined]
         transcript = new_file("corrected.csv")

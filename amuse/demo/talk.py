@@ -53,14 +53,14 @@ def recognize(recognizer: Recognizer, media: Path, transcript: Path | None) -> I
     """
     problems: list[Problem] = []
     plain, utterances = recognizer.utterances(media, transcript, problems.append)
-    names = recognizer.model.spec.label_names
+    spec = recognizer.model.spec
     dialogue = Dialogue(plain.id, [])
     seen: list[Perception] = []
     for utterance, perception in utterances:
         dialogue = Dialogue(plain.id, [*dialogue.utterances, utterance])
         seen = [*seen, perception]
-        predicted = rows(dialogue, recognizer.predict(dialogue), names, recognizer.temperature)
-        yield Talk(media.name, dialogue, seen, predicted, len(plain), list(problems), names)
+        predicted = rows(dialogue, recognizer.predict(dialogue), spec, recognizer.temperature)
+        yield Talk(media.name, dialogue, seen, predicted, len(plain), list(problems), spec.label_names)
 
 
 def explained(recognizer: Recognizer, talk: Talk, position: int) -> Turn:

@@ -9,7 +9,7 @@ import torch
 from amuse.data.clock import clock
 from amuse.data.problems import LOSSES, NOTES, Problem
 from amuse.demo.talk import Talk, row_prediction
-from amuse.inference.prediction import PredictedUtterance
+from amuse.inference.prediction import PredictedUtterance, lacking
 from amuse.report.outcome import Outcome, ink
 from amuse.report.templates import template
 
@@ -28,7 +28,9 @@ def talk_html(talk: Talk) -> str:
         row_cells(number, row, prediction, outcome, end)
         for number, (row, prediction) in enumerate(zip(talk.rows, predictions, strict=True), 1)
     ]
-    for row, utterance in zip(shown, talk.dialogue.utterances, strict=True):
+    _, absent = lacking(talk.rows)
+    for row, utterance, missing in zip(shown, talk.dialogue.utterances, absent, strict=True):
+        row["absent"] = ", ".join(missing)
         row["label"] = utterance.label if talk.label_names is None or utterance.label is None else int(utterance.label)
     return template("amuse.demo", "talk.html").render(
         rows=shown,
@@ -50,7 +52,9 @@ def progress_html(stage: str, done: int = 0, count: int = 0) -> str:
 def finished_html(talk: Talk) -> str:
     """The result for a recording in sentences: the number of utterances, and the problems."""
     utterances = f"{talk.count} utterance{'s' if talk.count != 1 else ''}"
-    text = f"{utterances}. Click a block to play it; <b>Why?</b> explains a prediction."
+    nowhere, _ = lacking(talk.rows)
+    without = f" without {html.escape(', '.join(nowhere))}, which the model reads too" if nowhere else ""
+    text = f"{utterances}{without}. Click a block to play it; <b>Why?</b> explains a prediction."
     return f'<p role="status" class="stage">{text}</p>{problems_html(talk.problems)}'
 
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from amuse.config import DataConfig
 from amuse.encoders.feature_cache import load_features, save_features
 from amuse.encoders.hub import encoder_folder, import_transformers, without_progress_bars
 from amuse.encoders.stored import StoredTokens
+from amuse.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +244,8 @@ class FrozenTextEncoder:
         network, device = self.model.network, self.model.device
         order = _longest_first(sequences)
         features: dict[int, Tensor] = {}
-        with tqdm(
-            total=len(sequences), desc="encoding text", unit="utt", disable=None if self.progress else True
-        ) as bar:
+        what = f"encoding the words of {len(sequences)} utterances with {self.model.folder.name}"
+        with progress_bar(what, len(sequences), "utt", shown=self.progress) as bar:
             for begin in range(0, len(order), self.batch_size):
                 rows = order[begin : begin + self.batch_size]
                 ids = torch.zeros(len(rows), len(sequences[rows[0]].ids), dtype=torch.int64)

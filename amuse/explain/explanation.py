@@ -14,6 +14,7 @@ from amuse.explain.groups import Group, feature_groups
 from amuse.explain.influence import attention_flow, context_effects, fusion_weights, modality_effects, speaker_effects
 from amuse.explain.perturbation import Perturbation
 from amuse.explain.pictures import Pictures
+from amuse.explain.sentences import Sentence
 from amuse.model.amuse import Amuse
 
 
@@ -95,6 +96,7 @@ def explain(
     chunk: int = 128,
     temperature: float = 1.0,
     pictures: Mapping[str, Pictures] | None = None,
+    sentences: Mapping[str, Sentence] | None = None,
 ) -> Explanation:
     """Explain the prediction for one utterance in its dialogue.
 
@@ -108,6 +110,7 @@ def explain(
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
         pictures: Stream -> the pictures of its tokens, to explain their regions; "gradients" explains whole tokens.
+        sentences: Stream -> the words of its only token, to explain these; "gradients" explains the token.
 
     Raises:
         ValueError: An argument out of its range.
@@ -115,9 +118,9 @@ def explain(
     utterance = dialogue.utterances[position]
     used = {name: utterance.features[name] for name in model.spec.modalities if name in utterance.features}
     if options.method == "gradients":
-        pictures = None
-    groups = [g for g in feature_groups(utterance, pieces, max_segments, pictures) if g.stream in used]
-    perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature, pictures)
+        pictures, sentences = None, None
+    groups = [g for g in feature_groups(utterance, pieces, max_segments, pictures, sentences) if g.stream in used]
+    perturbation = Perturbation(model, dialogue, position, groups, chunk, temperature, pictures, sentences)
     without_utterance = context_effects(perturbation)
     probabilities = without_utterance[position]
     if target is None:

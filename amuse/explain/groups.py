@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from amuse.data.conversation import Utterance
 from amuse.explain.pictures import Pictures
+from amuse.explain.sentences import Sentence
 
 WORD_STREAMS = ("text", "words")
 JOINED = "##"  # WordPiece: continues a word
@@ -14,15 +15,15 @@ SPACES = ("Ġ", "▁")  # byte-level BPE and SentencePiece: begins a word
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens of one stream, or a region of one token's picture, that are kept or left out together.
+    """Tokens of one stream, or a region or word of what they were made from, that are kept or left out together.
 
     Attributes:
         stream: Name of the token stream.
         tokens: Their indices in the stream.
         name: A word, the number of a segment or frame, or the region of a picture.
         start, end: Seconds of the recording if all tokens are equally long; None for words and unknown times.
-        cell: Number of the region of its pictures, see `amuse.explain.Pictures`; a token is left out with its last
-            region. None for whole tokens.
+        cell: Number of the region of its pictures, see `amuse.explain.Pictures`, or of the word of its sentence, see
+            `amuse.explain.Sentence`; a token is left out with its last one. None for whole tokens.
     """
 
     stream: str
@@ -38,6 +39,7 @@ def feature_groups(
     pieces: Mapping[str, Sequence[str | None]] | None = None,
     max_segments: int = 24,
     pictures: Mapping[str, Pictures] | None = None,
+    sentences: Mapping[str, Sentence] | None = None,
 ) -> list[Group]:
     """The groups of an utterance, stream after stream; every token or region is in one group, or in none.
 
@@ -48,9 +50,10 @@ def feature_groups(
             words of `utterance.text` name the tokens of a text stream if there are equally many.
         max_segments: Longer streams without words are divided into this many segments of neighbouring tokens.
         pictures: Stream -> the pictures of its tokens, whose regions are then the groups.
+        sentences: Stream -> the words that its only token was made from, which are then the groups.
 
     Raises:
-        ValueError: The number of pieces or pictures differs from the number of tokens.
+        ValueError: The number of pieces or pictures differs from the number of tokens, or a sentence has several.
     """
     if max_segments < 1:
         raise ValueError(f"max_segments: expected at least 1, got {max_segments}")
@@ -58,6 +61,11 @@ def feature_groups(
     for stream, tokens in utterance.features.items():
         if pictures is not None and stream in pictures:
             groups += _regions(stream, len(tokens), utterance, pictures[stream])
+            continue
+        if sentences is not None and stream in sentences:
+            if len(tokens) != 1:
+                raise ValueError(f"sentences[{stream!r}]: expected a stream with one token, got {len(tokens)}")
+            groups += [Group(stream, (0,), word, cell=i) for i, word in enumerate(sentences[stream].words)]
             continue
         named = (pieces or {}).get(stream)
         if named is not None:

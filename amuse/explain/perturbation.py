@@ -8,8 +8,9 @@ output for the perturbed dialogue (tested), at a fraction of the cost.
 A token that is left out is removed from its stream, and later tokens move up: the model sees a shorter stream, as it
 does in training, and a stream without tokens is an absent modality. No substitute has to be chosen, and token ids and
 features are treated alike. A region of a picture that is left out is covered, and the picture is encoded again; a
-picture without any region left is a token that is left out. Features that were computed in context (by a frozen text
-encoder) still carry traces of the words that are left out.
+picture without any region left is a token that is left out. The words behind a single vector are encoded again without
+those that are left out. Features of words that were computed in context (by a frozen text encoder) still carry traces
+of the words that are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from amuse.data.batch import Batch, collate
 from amuse.data.conversation import Dialogue
 from amuse.explain.groups import Group
 from amuse.explain.pictures import Pictures
+from amuse.explain.sentences import Sentence
 from amuse.model.amuse import Amuse
 
 
@@ -35,10 +37,11 @@ class Perturbation:
         chunk: Perturbations that are computed at once; bounds the memory.
         temperature: Divides the logits of a classifier.
         pictures: Stream -> the pictures of its tokens, for groups that are regions.
+        sentences: Stream -> the words of its token, for groups that are words of it.
 
     Raises:
-        ValueError: A position outside the dialogue, regions of a stream without pictures, or a model that draws random
-            coefficients in each call.
+        ValueError: A position outside the dialogue, regions of a stream without pictures or sentence, or a model that
+            draws random coefficients in each call.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Perturbation:
         chunk: int = 128,
         temperature: float = 1.0,
         pictures: Mapping[str, Pictures] | None = None,
+        sentences: Mapping[str, Sentence] | None = None,
     ) -> None:
         if not 0 <= position < len(dialogue):
             raise ValueError(f"position: expected 0 to {len(dialogue) - 1}, got {position}")
@@ -64,16 +68,17 @@ class Perturbation:
         batch = collate([dialogue], model.spec.modalities, self.regression).to(device)
         self.speaker = batch.speaker
         shown = {name for name, layout in batch.layouts.items() if layout.lengths[position]}
-        self.pictures = {name: each for name, each in (pictures or {}).items() if name in shown}
+        sources: dict[str, Pictures | Sentence] = {**(pictures or {}), **(sentences or {})}
+        self.sources = {name: each for name, each in sources.items() if name in shown}
         self.features, self.masks, self.group_of = {}, {}, {}
         for name in batch.tokens:
             features, mask = batch.padded(name)
             length = max(int(batch.layouts[name].lengths[position]), 1)
             self.features[name], self.masks[name] = features[position, :length], mask[position, :length]
-            cells = (self.pictures[name].count,) if name in self.pictures else ()
+            cells = (self.sources[name].count,) if name in self.sources else ()
             self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
-            if (group.cell is None) == (group.stream in self.pictures):
+            if (group.cell is None) == (group.stream in self.sources):
                 raise ValueError(f"groups: expected regions of streams with pictures only, got {group.name!r}")
             tokens = list(group.tokens)
             self.group_of[group.stream][tokens if group.cell is None else (tokens, group.cell)] = index
@@ -142,11 +147,11 @@ class Perturbation:
         padded = torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1)  # group -1 is the last column
         features, masks = {}, {}
         for name, group in self.group_of.items():
-            visible = padded[:, group]  # (S, L), or (S, L, R) of pictures
+            visible = padded[:, group]  # (S, L), or (S, L, R) of pictures and sentences
             tokens = self.features[name]
             features[name] = tokens.expand(len(kept), *tokens.shape)
-            if name in self.pictures:
-                features[name] = self.pictures[name](visible)
+            if name in self.sources:
+                features[name] = self.sources[name](visible)
                 visible = visible.any(-1)
             masks[name] = self.masks[name] & visible
         return features, masks

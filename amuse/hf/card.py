@@ -7,7 +7,9 @@ from amuse_kernels import __version__
 CARD_FILE = "README.md"
 
 
-def model_card(model: Amuse, config: Config, validation: str, test: str | None, onnx: bool) -> str:
+def model_card(
+    model: Amuse, config: Config, validation: str, test: str | None, onnx: bool, words: str | None = None
+) -> str:
     """Markdown with scores, data, use and limits.
 
     Args:
@@ -16,13 +18,22 @@ def model_card(model: Amuse, config: Config, validation: str, test: str | None, 
         validation: Scores on the split that chose the epoch.
         test: Scores on the test split; None = not measured.
         onnx: Whether the folder has an ONNX graph.
+        words: The modality that the processor makes of words; None = it reads features only.
     """
     spec, data = model.spec, config.data
     outputs = "a number" if spec.label_names is None else ", ".join(spec.label_names)
     inputs = "\n".join(
         f"- `{name}`: {'token ids' if width == 0 else f'{width} features per token'}"
+        f"{f', made of the words in the field `text` by {data.encoder}' if name == words else ''}"
         for name, width in spec.modalities.items()
     )
+    others = ", ".join(f'"{name}": ...' for name in spec.modalities if name != words)
+    fields = ['"speaker": "Ann"']
+    if words:
+        fields.append('"text": "Really?"')
+    if others:
+        fields.append(f'"features": {{{others}}}')
+    unread = "" if words else " It reads no words: the field `text` is refused."
     parameters = sum(parameter.numel() for parameter in model.parameters())
     graph = "\n`model.onnx` is the same model for ONNX Runtime; it standardizes features itself.\n" if onnx else ""
     measured = "Not measured." if test is None else f"```text\n{test}\n```"
@@ -42,7 +53,7 @@ Predicts, for every utterance of a dialogue, {outputs}. The architecture is AMuS
 from transformers import pipeline
 
 emotions = pipeline("emotion-in-conversation", model="THIS_FOLDER", trust_remote_code=True)
-emotions([{{"speaker": "Ann", "features": {{{", ".join(f'"{name}": ...' for name in spec.modalities)}}}}}])
+emotions([{{{", ".join(fields)}}}])
 ```
 
 `AutoModelForTokenClassification` and `AutoProcessor` with `trust_remote_code=True` need transformers and PyTorch, not
@@ -53,7 +64,7 @@ kernels, without remote code.
 
 {inputs}
 
-An utterance may lack any of them.
+An utterance may lack any of them, but a dialogue not all of them.{unread}
 
 ## Data
 

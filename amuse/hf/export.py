@@ -7,6 +7,7 @@ from typing import Any
 
 from amuse.config import DataConfig
 from amuse.data.load import words_modality
+from amuse.encoders.hub import without_progress_bars
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best, load_run
 from amuse.evaluation.predict import predict, score_predictions
@@ -82,10 +83,11 @@ def export_run(
         from amuse.onnx import MODEL_FILE, export_onnx
 
         export_onnx(network, out / MODEL_FILE, standardizer, temperature)
-    model.save_pretrained(out)
+    with without_progress_bars():
+        model.save_pretrained(out)
     processor.save_pretrained(out)
     write_remote_code(out)
-    write_text(model_card(network, config, validation, test, onnx), out / CARD_FILE)
+    write_text(model_card(network, config, validation, test, onnx, words), out / CARD_FILE)
     return model, processor
 
 

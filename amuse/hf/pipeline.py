@@ -6,7 +6,7 @@ from typing import Any, cast
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
-from amuse.hf.processing import AmuseProcessor
+from amuse.hf.processing import EXAMPLE, AmuseProcessor
 
 TASK = "emotion-in-conversation"
 
@@ -32,8 +32,11 @@ class EmotionInConversationPipeline(Pipeline):
         Raises:
             ValueError: No utterance, or one that the processor refuses.
         """
-        if not dialogues:
-            raise ValueError("dialogues: expected a list of utterances, or of such lists, got none")
+        if not dialogues or isinstance(dialogues, str | Mapping):
+            got = repr(dialogues)[:80] if dialogues else "none"
+            raise ValueError(f"dialogues: expected a list of utterances such as {EXAMPLE}, or of such lists, got {got}")
+        if isinstance(dialogues[0], str):
+            raise ValueError(f"dialogues: expected utterances such as {EXAMPLE}, got {dialogues[0][:80]!r}")
         # as a tuple, since transformers takes a list as one input each
         if isinstance(dialogues[0], Mapping):
             return super().__call__(tuple(dialogues), **options)

@@ -14,10 +14,12 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from amuse.config import DataConfig, from_dict
 from amuse.data.batch import UNLABELLED, Batch, collate
-from amuse.data.conversation import Conversations, Dialogue, Utterance
+from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
 from amuse.data.standardize import Standardizer
 from amuse.encoders.text import WordReader, Words
 from amuse.inference.outcome import Prediction
+
+EXAMPLE = '{"speaker": "Ann", "text": "Really?", "features": {...}}'
 
 
 class AmuseProcessor(FeatureExtractionMixin):
@@ -74,13 +76,17 @@ class AmuseProcessor(FeatureExtractionMixin):
             `features`, `masks`, `utterances`, `speakers` and `labels`, see `AmuseForUtteranceClassification.forward`.
 
         Raises:
-            ValueError: No dialogue, an unknown field, modality or label, or features of another width; says where.
+            ValueError: No dialogue, an unknown field, modality or label, or features of another width; of utterances as
+                mappings, words that the model does not read, or a dialogue without anything that it reads. Says where.
         """
         given = [
-            Dialogue(str(d), [self._utterance(entry, f"{d}_{u}") for u, entry in enumerate(_entries(dialogue))])
+            Dialogue(str(d), [self._utterance(entry, f"{d}_{u}") for u, entry in enumerate(_entries(dialogue, d))])
             for d, dialogue in enumerate(dialogues)
         ]
         conversations = Conversations(given, self.label_names, self._given_modalities(given))
+        for plain, dialogue in zip(dialogues, given, strict=True):
+            if not isinstance(plain, Dialogue):  # a data set may have words and utterances that the model does not read
+                self._check_readable(dialogue, self._pending(given))
         config = self._text_config()
         if config is not None and self.text_modality not in conversations.modalities:
             conversations = _with_text(conversations, config, self.text_modality, self.modalities[self.text_modality])
@@ -108,6 +114,8 @@ class AmuseProcessor(FeatureExtractionMixin):
     def _utterance(self, entry: Utterance | Mapping[str, Any], name: str) -> Utterance:
         """The utterance with a new id, since one dialogue may be in a batch twice."""
         if not isinstance(entry, Utterance):
+            if not isinstance(entry, Mapping):
+                raise ValueError(f"utterance {name}: expected {EXAMPLE}, got {entry!r}"[:200])
             unknown = set(entry) - {"id", "speaker", "features", "text", "label", "start", "end"}
             if unknown:
                 raise ValueError(f"utterance {name}: unknown field {sorted(unknown)[0]!r}")
@@ -125,11 +133,37 @@ class AmuseProcessor(FeatureExtractionMixin):
             raise ValueError(f"utterance {name}, label: {label} means unlabelled in transformers; shift the labels")
         return cast(int | float | None, label.item() if isinstance(label, np.generic) else label)
 
+    def _pending(self, dialogues: list[Dialogue]) -> bool:
+        """Whether words are to be encoded: there is an encoder, and no utterance brings features of them."""
+        there = any(self.text_modality in u.features for dialogue in dialogues for u in dialogue.utterances)
+        return self.text is not None and not there
+
     def _given_modalities(self, dialogues: list[Dialogue]) -> dict[str, int]:
         """All modalities except text that is not encoded yet."""
-        there = any(self.text_modality in u.features for dialogue in dialogues for u in dialogue.utterances)
-        pending = self.text is not None and not there
+        pending = self._pending(dialogues)
         return {name: width for name, width in self.modalities.items() if not (pending and name == self.text_modality)}
+
+    def _check_readable(self, dialogue: Dialogue, pending: bool) -> None:
+        """Refuse words that nothing encodes, and a dialogue of which the model would read nothing."""
+        readable = ", ".join(f"{name!r} {_shape(width)}" for name, width in self.modalities.items())
+        for utterance in dialogue.utterances:
+            if utterance.text and not pending and self.text_modality not in utterance.features:
+                if self.text is None:
+                    raise ValueError(
+                        f"utterance {utterance.id}, text: this model reads no words, expected features of {readable}, "
+                        f"got {utterance.text[:40]!r}"
+                    )
+                raise ValueError(
+                    f"utterance {utterance.id}, text: expected words in all utterances, or features of "
+                    f"{self.text_modality!r} in all, got both"
+                )
+        if not any(
+            (pending and u.text) or any(u.num_tokens(name) for name in self.modalities) for u in dialogue.utterances
+        ):
+            words = "words, or " if pending else ""
+            raise ValueError(
+                f"dialogue {dialogue.id}: expected an utterance with {words}features of {readable}, got none"
+            )
 
     def _text_config(self) -> DataConfig | None:
         return None if self.text is None else from_dict(DataConfig, self.text, "text")
@@ -164,8 +198,16 @@ def standardizer_dict(standardizer: Standardizer) -> dict[str, Any]:
     return {"mean": mean, "std": std, "clip": standardizer.clip}
 
 
-def _entries(dialogue: Dialogue | Sequence[Mapping[str, Any]]) -> Sequence[Utterance | Mapping[str, Any]]:
-    return dialogue.utterances if isinstance(dialogue, Dialogue) else dialogue
+def _entries(dialogue: Dialogue | Sequence[Mapping[str, Any]], number: int) -> Sequence[Utterance | Mapping[str, Any]]:
+    if isinstance(dialogue, Dialogue):
+        return dialogue.utterances
+    if isinstance(dialogue, str | bytes | Mapping) or not isinstance(dialogue, Sequence):
+        raise ValueError(f"dialogue {number}: expected a list of utterances such as {EXAMPLE}, got {dialogue!r}"[:200])
+    return dialogue
+
+
+def _shape(width: int) -> str:
+    return "token ids (L,)" if width == TOKEN_IDS else f"(L, {width})"
 
 
 def _tokens(value: Any) -> Tensor:

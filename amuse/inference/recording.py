@@ -12,6 +12,7 @@ from amuse.data.folder import Recording, conversations, find_transcript
 from amuse.data.load import add_text
 from amuse.data.problems import Problem, ProblemHandler
 from amuse.data.transcript import UNKNOWN_SPEAKER, Line, read_transcript
+from amuse.encoders.text import WordReader
 from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
@@ -116,6 +117,11 @@ class Recognizer:
         return lines
 
     @cached_property
+    def word_reader(self) -> WordReader:
+        """The text encoder of the run, for words that are not those of a recording."""
+        return WordReader(self.config.data, next(self.model.parameters()).device)
+
+    @cached_property
     def _transcriber(self) -> Transcriber:
         return Transcriber()
 
@@ -143,6 +149,6 @@ def _segments(media: Path, report: ProblemHandler, advice: str) -> list[tuple[fl
         length = media_seconds(media)
     except MediaError as error:
         sound = "no speech is heard, and no picture" if unheard is None else "neither sound nor picture"
-        raise ValueError(f"{media}: {sound} can be read: {error}") from None
+        raise ValueError(f"{sound} can be read: {error}") from None  # which names the file
     report(Problem("no_transcript", media.name, "nothing is heard; the whole video is one utterance"))
     return [(0.0, length)]

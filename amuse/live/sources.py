@@ -118,7 +118,7 @@ def _blocks(path: Path) -> Iterator[np.ndarray]:
         except MediaError as error:
             if begin > 0 and error.kind == "out_of_range":
                 return
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(str(error)) from None  # which names the file
         for place in range(0, len(samples), size):
             yield samples[place : place + size]
         begin += len(samples) / SAMPLE_RATE

@@ -84,12 +84,7 @@ class Understanding:
             if not set(utterance.features) and not utterance.text:
                 continue
             prediction = self.session.push(utterance)
-            (row,) = rows(
-                Dialogue("live", [utterance]),
-                prediction.logits[None],
-                self.model.spec.label_names,
-                self.temperature,
-            )
+            (row,) = rows(Dialogue("live", [utterance]), prediction.logits[None], self.model.spec, self.temperature)
             yield Understood(row, spoken.confidence)
 
     def _transcribed(self, stretch: Stretch) -> list[SpokenUtterance]:

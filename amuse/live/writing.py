@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from amuse.data.clock import clock
+from amuse.files import check_folder_of
 from amuse.live.listener import Lost, Spoken
 
 COLUMNS = ("start", "end", "speaker", "text", "label", "confidence", "predicted", "probability")
@@ -43,11 +44,13 @@ class LiveTranscript:
     Raises:
         ValueError: Another suffix than .csv.
         FileExistsError: The file exists, and `overwrite` is not set.
+        FileNotFoundError: Its folder does not exist.
     """
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         if path.suffix.lower() != ".csv":
             raise ValueError(f"{path}: expected a file ending in .csv")
+        check_folder_of(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path}: exists, perhaps corrected by hand; to replace it: --overwrite")
         self._path = path

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from amuse.cluster import check_engine
 from amuse.data.conversation import Conversations
 from amuse.data.preflight import Preflight
@@ -28,6 +26,7 @@ from amuse.media.extract import Extractor, Options
 from amuse.media.local import encode_locally
 from amuse.media.shards import Shard, cut_into_shards, read_keys, read_problems, read_sources
 from amuse.media.sources import Clip, Source
+from amuse.progress import progress_bar
 
 PACKAGES = (
     "amuse-kernels",
@@ -99,9 +98,9 @@ def prepare(
     else:
         finished = encode_on_cluster(waiting, extractor, source.folder, workers, device)
     total, left = (sum(len(shard.clips) for shard in part) for part in (shards, waiting))
-    with tqdm(
-        total=total, initial=total - left, desc="preparing", unit="utt", disable=None if progress else True
-    ) as bar:
+    there = f", of which {total - left} are there" if left < total else ""
+    with progress_bar(f"preparing {total} utterances{there}", total, "utt", shown=progress) as bar:
+        bar.update(total - left)
         for shard in finished:
             bar.update(len(shard.clips))
     return _finish(source, out, recipe, shards)

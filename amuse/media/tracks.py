@@ -139,7 +139,9 @@ class Track:
         self._stack.close()
         # PyAV gives a ValueError for what it cannot turn into a frame
         if isinstance(error, (pyav().FFmpegError, ValueError)):
-            raise MediaError("unreadable", f"{self._path.name}: {error}") from None
+            # without the path, which PyAV repeats
+            reason = error.strerror if isinstance(error, pyav().FFmpegError) else str(error)
+            raise MediaError("unreadable", f"{self._path.name}: cannot be read as a media file: {reason}") from None
 
     @property
     def end(self) -> float:

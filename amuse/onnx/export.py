@@ -1,7 +1,10 @@
 """Exports a model to ONNX and checks the result in ONNX Runtime."""
 
 import importlib.util
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +87,7 @@ def export_onnx(
     model = model.cpu().eval()
     padded = PaddedAmuse(model, standardizer, temperature).eval()
     example = OnnxInputs.example(model.spec.modalities, dialogues=2, utterances=3, tokens=4)
-    with torch.no_grad():
+    with torch.no_grad(), _without_warnings():
         program = torch.export.export(padded, tuple(example), dynamic_shapes=_shapes(model.spec), strict=False)
         torch.onnx.export(
             program,
@@ -96,6 +99,20 @@ def export_onnx(
             verbose=False,
         )
     check_onnx(model, file, standardizer)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences PyTorch's warnings of its own code, and of packages that no model here uses, such as torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_onnx(model: Amuse, file: str | Path, standardizer: Standardizer | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
+from amuse.errors import in_words
 from amuse.files import sha256, write_bytes
 
 GITHUB = "https://raw.githubusercontent.com"
@@ -58,7 +59,8 @@ def fetch(files: Mapping[str, Published], folder: Path) -> None:
                 content = response.read()
         except OSError as error:
             raise FileNotFoundError(
-                f"{published.url}: unavailable ({error}); with a folder that holds {', '.join(files)}: --data FOLDER"
+                f"{published.url}: unavailable ({in_words(error)}); "
+                f"with a folder that holds {', '.join(files)}: --data FOLDER"
             ) from None
         found = hashlib.sha256(content).hexdigest()
         if found != published.sha256:

@@ -67,8 +67,8 @@ def _turn(content: Content, index: int, outcome: Outcome, sound: bool) -> dict[s
     paint = figures.Paint(strongest, outcome, explained.fidelity.reliable)
     streams = list(dict.fromkeys(group.stream for group in explained.groups))
     scored = {stream: explained.of_stream(stream) for stream in streams}
-    worded = [stream for stream in streams if stream in WORD_STREAMS and len(scored[stream]) > 1]
-    worded = [stream for stream in worded if scored[stream][0][0].start is None]
+    worded = [stream for stream in streams if stream in WORD_STREAMS and scored[stream][0][0].start is None]
+    worded = [s for s in worded if len(scored[s]) > 1 or scored[s][0][0].cell is not None]
     # regions of the whole utterance are shown in the pictures, not along the time axis
     still = [s for s in streams if scored[s][0][0].cell is not None and len({g.tokens for g, _ in scored[s]}) == 1]
     words = [{"text": group.name, **paint.mark(score)} for stream in worded for group, score in scored[stream]]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
@@ -22,8 +21,10 @@ from amuse.inference.recording import Recognizer
 from amuse.media.extract import Perception
 from amuse.media.faces import Picture
 from amuse.media.mesh import FACE_PARTS, FaceMesh, FaceParts
+from amuse.progress import progress_bar
 from amuse.report.content import Content, KeyFrame, Media, Region, Turn
 from amuse.report.from_run import model_card, word_pieces
+from amuse.report.sentences import sentences
 
 GRID = 4  # regions per side of each picture
 
@@ -47,13 +48,18 @@ def explain_recording(
     """
     recognizer = Recognizer(run)
     plain, utterances = recognizer.utterances(media, transcript, report)
-    pairs = list(tqdm(utterances, "reading", len(plain), disable=None if progress else True, leave=False))
+    pairs = []
+    with progress_bar(f"reading {len(plain)} utterances", len(plain), "utt", shown=progress, leave=False) as bar:
+        for pair in utterances:
+            pairs.append(pair)
+            bar.update()
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
-    turns = [
-        explain_turn(recognizer, dialogue, position, seen[position], options)
-        for position in tqdm(range(len(dialogue)), "explaining", disable=None if progress else True, leave=False)
-    ]
+    turns = []
+    with progress_bar(f"explaining {len(plain)} utterances", len(plain), "utt", shown=progress, leave=False) as bar:
+        for position in range(len(dialogue)):
+            turns.append(explain_turn(recognizer, dialogue, position, seen[position], options))
+            bar.update()
     return recording_content(recognizer, media.name, turns, options)
 
 
@@ -79,6 +85,9 @@ def explain_turn(
             for stream in seen.pictures
             if stream in utterance.features
         },
+        sentences=sentences(
+            dialogue, position, recognizer.config.data, recognizer.standardizer, lambda: recognizer.word_reader
+        ),
     )
     mel = None if seen.samples is None else LogMel(1.0).spectrogram(seen.samples).T.numpy()
     return Turn(utterance, explanation, Media(seen.samples, mel, key_frames(utterance, explanation, seen, parts)))

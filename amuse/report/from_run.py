@@ -1,22 +1,25 @@
 """Explanations of a dialogue of a run's own data, as the content of a report."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unicodedata import east_asian_width
 
-from tqdm import tqdm
-
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
+from amuse.data.load import load_split
 from amuse.encoders.hub import encoder_folder
+from amuse.encoders.text import WordReader
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.load import load_run
+from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
 from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
 from amuse.explain.groups import SPACES, WORD_STREAMS
 from amuse.model.amuse import Amuse
+from amuse.progress import progress_bar
 from amuse.report.content import Content, Turn
+from amuse.report.sentences import sentences
 
 CAUTIONS = {
     "train": "The model was trained on these utterances: expect lower scores on new data.",
@@ -46,21 +49,29 @@ def explain_run(
         FileNotFoundError: No such run or data.
         ValueError: No such dialogue.
     """
-    model, conversations, config = load_run(run, split)
+    model, standardizer, config = load_best(run)
+    device = next(model.parameters()).device
+    conversations = load_split(config.data, split, device=device)
+    if standardizer is not None:
+        conversations = standardizer.apply(conversations)
+    reader = cache(lambda: WordReader(config.data, device))
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []
-    bar = tqdm(chosen.utterances, "explaining", disable=None if progress else True, leave=False)
-    for position, utterance in enumerate(bar):
-        explanation = explain(
-            model,
-            chosen,
-            position,
-            options,
-            pieces=word_pieces(utterance, model, config.data),
-            temperature=temperature,
-        )
-        turns.append(Turn(utterance, explanation))
+    count = len(chosen)
+    with progress_bar(f"explaining {count} utterances", count, "utt", shown=progress, leave=False) as bar:
+        for position, utterance in enumerate(chosen.utterances):
+            explanation = explain(
+                model,
+                chosen,
+                position,
+                options,
+                pieces=word_pieces(utterance, model, config.data),
+                temperature=temperature,
+                sentences=sentences(chosen, position, config.data, standardizer, reader),
+            )
+            turns.append(Turn(utterance, explanation))
+            bar.update()
     predictions = predict(model, conversations, config.train.batch_size)
     labels = predictions.labels
     quality: Quality | RegressionQuality | None = None

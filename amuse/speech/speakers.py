@@ -1,7 +1,8 @@
 """Who speaks when: voices of short windows, clustered, then decoded into turns; at once, or as the sound comes in.
 
 A simpler relative of Landini et al. (2022), "Bayesian HMM clustering of x-vector sequences": agglomerative clustering
-finds the speakers, and a Viterbi pass with a penalty for every change of speaker assigns the windows to them.
+finds voices, those that are not worth a speaker of their own are given to the others, and a Viterbi pass with a penalty
+for every change of speaker assigns the windows to the speakers.
 """
 
 from collections.abc import Iterable
@@ -19,10 +20,13 @@ RELIABLE = 0.8
 """Segments of speech shorter than this, in seconds, are not used to find the speakers."""
 SAME_VOICE = 0.73
 """Clusters with a mean cosine similarity above this are one speaker."""
+WORTH, WORTH_PER_SECOND = 0.2, 0.02
+"""Of the other clusters, each is a speaker if the cosines of windows to their speakers, summed over seconds of speech,
+would fall by more than this without it, plus so much per second of its speech: little speech must differ more."""
 DIFFERENT_VOICE = 0.65
 """Windows with a cosine similarity below this are of two speakers."""
 LEAST_SPEECH = 1.5
-"""A speaker whose windows cover less than this, in seconds, is merged with the most similar one."""
+"""A cluster whose windows cover less than this, in seconds, is given to the others."""
 CHANGE, CHANGE_AT_PAUSE = 0.2, 0.05
 """Penalty of a change of speaker, in summed cosines: within a segment of speech, and between two."""
 MOST_WINDOWS = 3000
@@ -140,9 +144,10 @@ class SpeakersSoFar:
         return names
 
     def _remember(self, embeddings: np.ndarray, seconds: np.ndarray, given: np.ndarray) -> None:
-        """Keep the windows; of too many, every second one, which then represents twice as much speech."""
+        """Keep the windows; of too many, every second one, which then also represents the next one's speech."""
         if len(embeddings) > MOST_REMEMBERED:
-            embeddings, seconds, given = embeddings[::2], 2 * seconds[::2], given[::2]
+            seconds = np.add.reduceat(seconds, np.arange(0, len(seconds), 2))
+            embeddings, given = embeddings[::2], given[::2]
         self._embeddings, self._seconds, self._given = embeddings, seconds, given
 
 
@@ -197,19 +202,44 @@ def _centroids(voices: np.ndarray, seconds: np.ndarray, speakers: int | None) ->
     tree = linkage(chosen, "average", metric="cosine")
     if speakers is None:
         clusters = fcluster(tree, 1 - SAME_VOICE, "distance")
-        names = _large(clusters, seconds)
-    else:
-        # outliers form separate clusters, so more than `speakers` clusters may be needed
-        for count in range(speakers, 4 * speakers + 1):
-            clusters = fcluster(tree, count, "maxclust")
-            names = _large(clusters, seconds)[:speakers]
-            if len(names) == speakers:
-                break
-        else:
-            clusters = fcluster(tree, speakers, "maxclust")
-            names = np.unique(clusters)
-    means = np.stack([chosen[clusters == name].mean(axis=0) for name in names])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+        return _worthwhile(chosen, seconds, _means(chosen, clusters, _large(clusters, seconds)))
+    # outliers form separate clusters, so more than `speakers` clusters may be needed
+    for count in range(speakers, 4 * speakers + 1):
+        clusters = fcluster(tree, count, "maxclust")
+        names = _large(clusters, seconds)[:speakers]
+        if len(names) == speakers:
+            return _means(chosen, clusters, names)
+    clusters = fcluster(tree, speakers, "maxclust")
+    return _means(chosen, clusters, np.unique(clusters))
+
+
+def _worthwhile(voices: np.ndarray, seconds: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The centroids `(speakers, d)` that remain of `(clusters, d)`, see `WORTH`; the least worth goes first.
+
+    Windows with the sum s, weighted by their seconds, have the summed cosine |s| to their best centroid, s / |s|. So a
+    cluster is worth the sum of all |s| less what it is after the others take its windows.
+    """
+    weighted = seconds[:, None] * voices
+    while True:
+        for _ in range(2):  # of k-means, after which little changes
+            used, owners = np.unique((voices @ centroids.T).argmax(axis=1), return_inverse=True)
+            sums = np.stack([weighted[owners == k].sum(axis=0) for k in range(len(used))])
+            centroids = _unit(sums)
+        if len(centroids) == 1:
+            return centroids
+        fit, speech = np.linalg.norm(sums, axis=1).sum(), np.bincount(owners, seconds)
+        least, remaining = 0.0, None
+        # two clusters become one at the same cost whichever goes, so the shorter side counts
+        shorter = np.minimum(speech, speech.sum() - speech)
+        for k in range(len(centroids)):
+            mine, others = owners == k, np.delete(sums, k, axis=0)
+            np.add.at(others, (voices[mine] @ np.delete(centroids, k, axis=0).T).argmax(axis=1), weighted[mine])
+            worth = fit - np.linalg.norm(others, axis=1).sum() - WORTH - WORTH_PER_SECOND * shorter[k]
+            if worth < least:
+                least, remaining = worth, _unit(others)
+        if remaining is None:
+            return centroids
+        centroids = remaining
 
 
 def _large(clusters: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -218,6 +248,14 @@ def _large(clusters: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     sizes = np.bincount(members, seconds)
     order = np.argsort(-sizes, kind="stable")
     return names[order][: max(int((sizes >= LEAST_SPEECH).sum()), 1)]
+
+
+def _means(voices: np.ndarray, clusters: np.ndarray, names: np.ndarray) -> np.ndarray:
+    return _unit(np.stack([voices[clusters == name].mean(axis=0) for name in names]))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _decode(scores: np.ndarray, pieces: list[int]) -> np.ndarray:

@@ -150,7 +150,7 @@ def transcribe(
     try:
         samples = read_audio(Span(media), float("inf"), lambda kind, message: None)
     except MediaError as error:
-        raise ValueError(f"{media}: {error}") from None
+        raise ValueError(str(error)) from None  # which names the file
     return transcriber(samples, progress)
 
 

@@ -54,11 +54,14 @@ FEW_QUERIES: dict[str, Any] = {
 }
 # as above: no query of sample 0 sees any key
 NOTHING_IN_SIGHT: dict[str, Any] = {
-    f"{queries} queries, nothing in sight": ((queries, (40,)), 64, {}) for queries in (20, 50, 70)
+    **{f"{queries} queries, nothing in sight": ((queries, (40,)), 64, {}) for queries in (20, 50, 70)},
+    "70 queries, nothing in sight, groups": ((70, (40,)), 64, {"groups": True}),
 }
 # as above: as many sources as CUDA C++ takes; sample 0 sees no key of the last
+EIGHT = (5, 3, 40, 1, 0, 7, 2, 33)
 MANY_SOURCES: dict[str, Any] = {
-    f"{queries} queries, eight sources": ((queries, (5, 3, 40, 1, 0, 7, 2, 33)), 32, {}) for queries in (20, 70)
+    **{f"{queries} queries, eight sources": ((queries, EIGHT), 32, {}) for queries in (20, 70)},
+    "70 queries, eight sources, groups": ((70, EIGHT), 32, {"groups": True}),
 }
 # as above: Triton has tiles of more queries for them on sm_80
 MANY_QUERIES: dict[str, Any] = {

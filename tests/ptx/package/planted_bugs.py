@@ -268,7 +268,7 @@ BUGS = (
         FUSION_TEST + "test_interpolation_coefficients[9-200-torch.float32]",
     ),
     Bug(
-        "Triton: one TF32 product in place of three",
+        "Triton: one TF32 product instead of three",
         f"{TRITON}/plans.py",
         '"PRECISION": tile.products or "ieee"',
         '"PRECISION": "tf32" if tile.products else "ieee"',

@@ -39,7 +39,7 @@ CALLS = [
     *((name, torch.float32, None) for name in (*FAR_APART, *GATE_SUMS)),
     *((name, dtype, None) for name in FEW_QUERIES for dtype in (torch.float16, torch.float32)),
     ("20 queries, all options", torch.bfloat16, 24),
-    *((name, torch.float16, None) for name in (*MANY_SOURCES, *NOTHING_IN_SIGHT)),
+    *((name, dtype, None) for name in (*MANY_SOURCES, *NOTHING_IN_SIGHT) for dtype in (torch.float16, torch.float32)),
     ("many queries, plain", torch.float32, None),
     ("many queries, masks", torch.float16, None),
     ("ragged", torch.bfloat16, 128),
