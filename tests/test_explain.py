@@ -399,3 +399,42 @@ def test_a_sentence_is_encoded_once_for_each_selection_of_its_words():
     two = Utterance("0", "Ann", {"text": torch.zeros(2, 4)})
     with pytest.raises(ValueError, match=r"sentences\['text'\]: expected a stream with one token, got 2"):
         feature_groups(two, sentences={"text": sentence})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Coffee ☕\ufe0f time", ["Coffee", "☕\ufe0f", "time"]),
+        ("☕\ufe0ftime", ["☕\ufe0f", "time"]),
+        ("go 我们", ["go", "我", "们"]),
+        ("\ufeffHello world", ["\ufeffHello", "world"]),
+        ("\x91Cause I said", ["\x91Cause", "I", "said"]),
+        ("\u200bHi there", ["\u200bHi", "there"]),
+        (" Hi \u200bthere", ["Hi \u200b", "there"]),
+        ("cafe\u0301 \u20dd!", ["cafe\u0301 \u20dd", "!"]),
+        ("Oh \ufffd no ", ["Oh", "\ufffd", "no"]),
+        ("\u200b\ufe0f ", []),
+    ],
+)
+def test_words_are_the_whole_text_and_signs_that_attach_are_none_of_their_own(text, words):
+    parts = split_words(text)
+    assert [part.strip() for part in parts] == words
+    assert "".join(parts) == text * bool(words)
+
+
+def test_a_selection_in_which_the_encoder_reads_nothing_is_an_utterance_without_words():
+    def encode(texts):
+        return [None if text == "?" else row for text, row in zip(texts, vectors(texts), strict=True)]
+
+    torch.manual_seed(0)
+    model = Amuse(ModelConfig(d_model=16, num_heads=2, man_layers=1), DataSpec({"text": 4}, ["a", "b"])).eval()
+    dialogue, sentence = talk_of("Really?", "Oh ? no", "Well."), Sentence("Oh ? no", encode)
+    groups = feature_groups(dialogue.utterances[1], sentences={"text": sentence})
+    perturbation = Perturbation(model, dialogue, 1, groups, sentences={"text": sentence})
+    unread, nothing = perturbation(torch.tensor([[False, True, False], [False] * 3]))
+    torch.testing.assert_close(unread, nothing)
+    for method in ("lime", "shap", "occlusion"):
+        explanation = explain(model, dialogue, 1, ExplainOptions(method, 50), sentences={"text": sentence})
+        assert explanation.scores.isfinite().all()
+    with pytest.raises(ValueError, match="encode: expected features of the whole text, got None"):
+        Sentence("?", encode)(torch.tensor([[[True]]]))

@@ -188,5 +188,7 @@ def test_impossible_pictures_are_refused(trained):
     dialogue = test.dialogues[0]
     name = dialogue.utterances[0].id
     regions = feature_groups(dialogue.utterances[0], pictures={"face": Pictures(images[name], colours)})
-    with pytest.raises(ValueError, match="groups: expected regions of streams with pictures only"):
+    with pytest.raises(
+        ValueError, match="groups: expected a region or word where the stream has pictures or a sentence, whole"
+    ):
         Perturbation(model, dialogue, 0, regions)

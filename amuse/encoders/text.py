@@ -85,6 +85,7 @@ def token_sequences(
     context: int = 0,
     speakers: bool = False,
     max_tokens: int = 128,
+    warn: bool = True,
 ) -> list[list[TokenSequence | None]]:
     """The encoder's input for every utterance; None for one without text, which is logged.
 
@@ -95,6 +96,7 @@ def token_sequences(
         speakers: Whether each of them begins with `"Name: "`.
         max_tokens: Longest sequence, special tokens included. The oldest context is cut first, then the end of the
             utterance itself; the log says how many were cut.
+        warn: Whether to log what has no text or was cut.
 
     Raises:
         ValueError: A negative context or too few tokens.
@@ -131,6 +133,8 @@ def token_sequences(
             start = len(first) + len(older) + len(name)
             ids = (*first, *older, *name, *current, *last)
             sequences[-1].append(TokenSequence(ids, start, start + len(current)))
+    if not warn:
+        return sequences
     total = sum(len(dialogue) for dialogue in dialogues)
     if without_text:
         logger.warning("%d of %d utterances have no text", without_text, total)
@@ -313,10 +317,37 @@ class WordReader:
         read = self._read([each for dialogue in sequences for each in dialogue if each is not None])
         return [[None if each is None else read[each] for each in dialogue] for dialogue in sequences]
 
-    def _sequences(self, dialogues: Sequence[Sequence[Words]]) -> list[list[TokenSequence | None]]:
+    def sequence(self, words: Sequence[Words]) -> TokenSequence | None:
+        """The encoder's input for the last of `words`, None without text; logs nothing."""
+        return self._sequences([words], warn=False)[0][-1]
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text's own word pieces."""
+        return _pieces(self.model.tokenizer, list(texts))
+
+    def versions(self, sequence: TokenSequence, texts: Sequence[str]) -> list[Tensor | None]:
+        """Features or ids with each of `texts` as the utterance's words; None for one without a word piece.
+
+        What the encoder reads besides, speakers and context, stays as it is in `sequence`, and no version has more word
+        pieces than that.
+        """
+        before, after = sequence.ids[: sequence.start], sequence.ids[sequence.stop :]
+        own = [tuple(ids[: sequence.stop - sequence.start]) for ids in self.pieces(texts)]
+        found = [TokenSequence((*before, *ids, *after), len(before), len(before) + len(ids)) for ids in own]
+        read = self._read([each for each in found if each.stop > each.start])
+        return [read.get(each) for each in found]
+
+    def _sequences(
+        self, dialogues: Sequence[Sequence[Words]], *, warn: bool = True
+    ) -> list[list[TokenSequence | None]]:
         options = self.config
         return token_sequences(
-            dialogues, self.model, context=options.context, speakers=options.speakers, max_tokens=options.max_tokens
+            dialogues,
+            self.model,
+            context=options.context,
+            speakers=options.speakers,
+            max_tokens=options.max_tokens,
+            warn=warn,
         )
 
     def _read(self, sequences: list[TokenSequence]) -> dict[TokenSequence, Tensor]:

@@ -9,8 +9,8 @@ A token that is left out is removed from its stream, and later tokens move up: t
 does in training, and a stream without tokens is an absent modality. No substitute has to be chosen, and token ids and
 features are treated alike. A region of a picture that is left out is covered, and the picture is encoded again; a
 picture without any region left is a token that is left out. The words behind a single vector are encoded again without
-those that are left out. Features of words that were computed in context (by a frozen text encoder) still carry traces
-of the words that are left out.
+those that are left out; where the encoder reads nothing in the others, the token is left out. Features of words that
+were computed in context (by a frozen text encoder) still carry traces of the words that are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,8 @@ class Perturbation:
         sentences: Stream -> the words of its token, for groups that are words of it.
 
     Raises:
-        ValueError: A position outside the dialogue, regions of a stream without pictures or sentence, or a model that
-            draws random coefficients in each call.
+        ValueError: A position outside the dialogue, regions or words of a stream without pictures or sentence, whole
+            tokens of one that has them, or a model that draws random coefficients in each call.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class Perturbation:
             self.group_of[name] = torch.full((length, *cells), -1, device=device)  # -1: never left out
         for index, group in enumerate(self.groups):
             if (group.cell is None) == (group.stream in self.sources):
-                raise ValueError(f"groups: expected regions of streams with pictures only, got {group.name!r}")
+                expected = "a region or word where the stream has pictures or a sentence, whole tokens elsewhere"
+                raise ValueError(f"groups: expected {expected}, got {group.name!r} of {group.stream!r}")
             tokens = list(group.tokens)
             self.group_of[group.stream][tokens if group.cell is None else (tokens, group.cell)] = index
         with torch.no_grad():
@@ -152,6 +153,6 @@ class Perturbation:
             features[name] = tokens.expand(len(kept), *tokens.shape)
             if name in self.sources:
                 features[name] = self.sources[name](visible)
-                visible = visible.any(-1)
+                visible = self.sources[name].shown(visible)
             masks[name] = self.masks[name] & visible
         return features, masks

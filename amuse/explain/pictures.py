@@ -86,6 +86,10 @@ class Pictures:
             self._known.update(zip(batch, tokens, strict=True))
         return torch.stack([torch.stack([self._known[key] for key in row]) for row in keys]).to(kept.device)
 
+    def shown(self, kept: Tensor) -> Tensor:
+        """Which pictures have a region left, bool `(S, L)`."""
+        return kept.any(-1)
+
     def _covered(self, token: int, stays: np.ndarray) -> np.ndarray:
         image = self.images[token].copy()
         image[~stays[self.regions.maps[token]]] = self._colours[token]

@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unicodedata import east_asian_width
 
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
@@ -16,6 +15,7 @@ from amuse.evaluation.predict import predict
 from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
 from amuse.explain.groups import SPACES, WORD_STREAMS
+from amuse.explain.sentences import begins_word
 from amuse.model.amuse import Amuse
 from amuse.progress import progress_bar
 from amuse.report.content import Content, Turn
@@ -144,8 +144,8 @@ def word_pieces(utterance: Utterance, model: Amuse, data: DataConfig) -> dict[st
 def transcript_pieces(tokenizer: Any, text: str, ids: list[int]) -> list[str] | None:
     """The transcript's own letters behind each token, `▁` before the first of a word; None where they are unknown.
 
-    Tokenizers write lower case, without accents, or bytes; readers want the words that they know. Chinese, Japanese
-    and Korean signs are words of their own.
+    Tokenizers write lower case, without accents, or bytes; readers want the words that they know, divided as
+    `amuse.explain.sentences.begins_word` tells.
     """
     if not tokenizer.is_fast:
         return None
@@ -156,7 +156,8 @@ def transcript_pieces(tokenizer: Any, text: str, ids: list[int]) -> list[str] | 
     for start, end in encoded["offset_mapping"][: len(ids)]:
         while start < end and text[start].isspace():
             start += 1
-        begins = start == 0 or text[start - 1].isspace() or "W" in map(east_asian_width, text[start - 1 : start + 1])
+        # a token may begin with signs that cannot be seen, before the first letter of its word
+        begins = any(begins_word(text, index) for index in range(start, max(end, start + 1)))
         pieces.append(SPACES[-1] * begins + text[start:end])
     return pieces
 

@@ -1,8 +1,8 @@
 """The words behind the vectors of a frozen text encoder, so that an explanation can leave each of them out."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from amuse.config import DataConfig
@@ -23,6 +23,9 @@ def sentences(
 ) -> dict[str, Sentence]:
     """Stream -> the words of one utterance, where the stream is one vector per utterance; empty for other streams.
 
+    Words beyond `data.max_tokens`, which the encoder did not read, are none of them. Whatever is left out, the encoder
+    reads the same context.
+
     Args:
         dialogue: With features and words.
         position: Index of the utterance.
@@ -33,16 +36,26 @@ def sentences(
     utterance, stream = dialogue.utterances[position], words_modality(data)
     if stream is None or stream not in utterance.features or not data.pool or data.encoder_mode != "frozen":
         return {}
-    if not split_words(utterance.text or ""):
-        return {}
     first = max(position - data.context, 0)
-    earlier = [Words(each.speaker, each.text) for each in dialogue.utterances[first:position]]
+    said = [Words(each.speaker, each.text) for each in dialogue.utterances[first : position + 1]]
+    text, words = utterance.text or "", reader()
+    sequence = words.sequence(said)
+    if sequence is None or not split_words(text):
+        return {}
 
-    def encode(texts: Sequence[str]) -> Tensor:
-        rows = [said[-1] for said in reader()([[*earlier, Words(utterance.speaker, text)] for text in texts])]
-        vectors = torch.cat([row for row in rows if row is not None])
-        if len(vectors) < len(texts):
-            raise ValueError(f"utterance {utterance.id}: the text encoder reads none of the words in {texts}")
-        return vectors if standardizer is None else standardizer.transform(stream, vectors)
+    def encode(texts: Sequence[str]) -> list[Tensor | None]:
+        vectors = words.versions(sequence, texts)
+        if standardizer is not None:
+            vectors = [None if each is None else standardizer.transform(stream, each) for each in vectors]
+        return [None if each is None else each[0] for each in vectors]
 
-    return {stream: Sentence(utterance.text or "", encode)}
+    return {stream: Sentence(_read_part(text, sequence.stop - sequence.start, words), encode)}
+
+
+def _read_part(text: str, length: int, reader: WordReader) -> str:
+    """The words of a text that its first `length` word pieces are in."""
+    if len(reader.pieces([text])[0]) <= length:
+        return text
+    parts = split_words(text)
+    last = bisect_left(range(len(parts)), length, key=lambda i: len(reader.pieces(["".join(parts[: i + 1])])[0]))
+    return "".join(parts[: last + 1])
