@@ -321,6 +321,7 @@ def test_planted_conversations_name_their_evidence():
         ("Well, where WERE you?", ["Well,", "where", "WERE", "you?"]),
         ("  Zoë,\tunbelievably  naïve… don't!", ["Zoë,", "unbelievably", "naïve…", "don't!"]),
         ("I am 你好 ok", ["I", "am", "你", "好", "ok"]),
+        ("I am, 你\u200bok", ["I", "am,", "你", "ok"]),
     ],
 )
 def test_words_are_those_of_the_transcript_and_not_the_tokenizers(text, words):
