@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from amuse.cli.main import app
 from amuse.config import Config
-from amuse.data.load import load_splits
+from amuse.data.load import load_splits, read_splits
 from amuse.data.parquet import pull, push
 from amuse.data.prepared import read_manifest, read_prepared
 from amuse.encoders.stored import StoredTokens
@@ -128,6 +128,15 @@ def test_other_settings_than_those_of_the_shards_encode_the_words_again_and_say_
     assert "the prepared data have them with context = 2, the configuration says 0" in caplog.text
     stored = [entry for _, entry in entries(splits.train) if entry is not None]
     assert all(entry.path.parent == tmp_path / "cache" for entry in stored)
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["data.folds=2", "data.fold_splits=[train,valid,test]", "data.valid_fraction=0.3"]]
+)
+def test_other_settings_are_logged_once_for_all_splits(prepared, encoder, tmp_path, caplog, monkeypatch, more):
+    monkeypatch.setattr("amuse.data.load.add_text", lambda _, conversations, *__: conversations)
+    read_splits(config(prepared, encoder, tmp_path, "data.context=0", *more).data, progress=False)
+    assert ["the words are encoded again" in message for message in caplog.messages] == [True]
 
 
 def test_an_encoder_that_is_trained_reads_the_words_themselves(prepared, encoder, tmp_path):

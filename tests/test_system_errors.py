@@ -163,3 +163,14 @@ def test_long_work_without_a_terminal_says_what_it_does_in_one_line(monkeypatch)
     with progress_bar("something else", 3, shown=False) as bar:
         bar.update()
     assert log.getvalue() == "encoding 3 utterances\n"
+
+
+def test_what_was_done_before_does_not_count_towards_the_rate_of_a_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar("encoding 1000 utterances", 1000, initial=900) as bar:
+        assert bar.n == 900
+        assert "900/1000" in terminal.getvalue()
+        found = {**bar.format_dict, "n": 910, "elapsed": 10.0, "rate": None}
+        assert "1.00it/s" in bar.format_meter(**found)
