@@ -54,7 +54,7 @@ class Recognizer:
         self.extractor: Extractor | None = None
         manifest = read_json(run / BEST / MEDIA_FILE) if dataset == "prepared" else {}
         if "text" in modalities:
-            check_text_weights(self.config.data, manifest)
+            check_text_weights(run, self.config.data)
         if self.wanted:
             self.extractor = Extractor.from_manifest(manifest, str(next(self.model.parameters()).device))
 
