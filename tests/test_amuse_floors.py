@@ -15,7 +15,7 @@ DESIGN = (PACKAGE.parent / "docs" / "design.md").read_text("utf-8")
 
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
-    ("files", "layout", "world", "cluster"),
+    ("files", "layout", "world", "cluster", "errors", "progress"),
     ("config", "remote"),
     ("encoders",),
     ("data",),
