@@ -77,6 +77,23 @@ def test_a_missing_or_wrong_file_is_one_line(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("transcribe folder", "folder: expected a video or audio file, got a folder"),
+        ("live folder --file folder", "folder: expected a video or audio file, got a folder"),
+        ("data prepare talk.mp4 --out new", "talk.mp4: expected a folder of recordings, got a file"),
+    ],
+)
+def test_a_folder_and_a_file_are_told_apart(command, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talk.mp4").write_bytes(b"no media file")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(sys, "argv", ["amuse", *command.split()])
+    with pytest.raises(SystemExit, match=f"^amuse: {message}$"):
+        main()
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "predict talk.mp4 --json gone/rows.json",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.files import check_recording
 from amuse.media.decode import read_audio
 from amuse.media.segments import by_voice
 from amuse.media.sources import Span
@@ -143,10 +144,9 @@ def transcribe(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Its sound cannot be read.
+        ValueError: A folder, or its sound cannot be read.
     """
-    if not media.is_file():
-        raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+    check_recording(media)
     try:
         samples = read_audio(Span(media), float("inf"), lambda kind, message: None)
     except MediaError as error:
