@@ -207,7 +207,7 @@ class TrainConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"  # for several processes
     # neighbouring dialogues that are read together, for slow stores; 0 = exact shuffling; None = 0, a shard if at a URL
     shuffle_block: int | None = None
-    own_blocks: bool | None = None  # each process draws from blocks that no other reads; None = if data are at a URL
+    own_blocks: bool | None = None  # each process draws from blocks of its own; None = if data are at a URL and it can
     workers: int = 0  # processes that read and collate batches ahead of the step; 0 = a thread
     save_epochs: int = 1  # epochs between saved states, for epochs of milliseconds; the last epoch's is always saved
     save_steps: int = 0  # steps between saved states, for long epochs; 0 = after each epoch only

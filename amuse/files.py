@@ -32,6 +32,19 @@ def check_folder_of(path: Path | None) -> None:
         raise FileNotFoundError(f"{path}: expected a file in a folder that exists, got no folder {path.parent}")
 
 
+def check_recording(path: Path) -> None:
+    """Refuse what cannot be a video or audio file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a video or audio file, got a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a video or audio file")
+
+
 def write_text(text: str, path: Path) -> None:
     write_bytes(text.encode(), path)
 

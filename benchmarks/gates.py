@@ -53,8 +53,9 @@ def main() -> None:
         if experiment.name != AMUSE:
             continue
         folder = BUILD / "runs" / experiment.folder
-        folds = [measure(place) for place in sorted(folder.glob("grouping[01]/fold*"))]
-        if not folds:
+        places = [config.parent for config in sorted(folder.glob("grouping[01]/fold*/config.yaml"))]
+        folds = [measure(place) for place in places]
+        if not folds:  # not run yet, or a choice between settings in every fold
             continue
         d = paired_difference(
             [f.own for f in folds], [f.fixed for f in folds], statistics.fmean(f.share for f in folds)

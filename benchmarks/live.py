@@ -35,7 +35,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 SPEAKERS, TURNS, PAUSES, FIRST_SEED = (2, 3), 14, (0.6, 1.4), 300
 
 
-class Row(NamedTuple):
+class LiveRow(NamedTuple):
     """An utterance as it was heard: seconds, and the `delay` from its end to its emotion."""
 
     model: str
@@ -52,7 +52,7 @@ def talk(number: int) -> spoken.Spoken:
     return spoken.conversation(SPEAKERS[number], TURNS, FIRST_SEED + number, PAUSES)
 
 
-def measure(model: str) -> list[Row]:
+def measure(model: str) -> list[LiveRow]:
     recognizer, found = Recognizer(find()), []
     for number in range(len(SPEAKERS)):
         with tempfile.TemporaryDirectory() as folder:
@@ -67,11 +67,11 @@ def measure(model: str) -> list[Row]:
             assert isinstance(event, Spoken)
             row = event.understood.row
             words = row.text or "", row.emotion or ""
-            found.append(Row(model, number, row.start, row.end, row.speaker, *words, round(event.delay, 3)))
+            found.append(LiveRow(model, number, row.start, row.end, row.speaker, *words, round(event.delay, 3)))
     return found
 
 
-def check(rows: list[Row]) -> dict[str, str]:
+def check(rows: list[LiveRow]) -> dict[str, str]:
     """Mean quality over the talks of one model's rows, in per cent."""
     qualities, same, changed = [], [], []
     for number in range(len(SPEAKERS)):
@@ -92,7 +92,7 @@ def check(rows: list[Row]) -> dict[str, str]:
     }
 
 
-def _closest(row: Row, others: list[PredictedUtterance]) -> PredictedUtterance:
+def _closest(row: LiveRow, others: list[PredictedUtterance]) -> PredictedUtterance:
     return min(others, key=lambda other: abs(other.start - row.start) + abs(other.end - row.end))
 
 
@@ -105,10 +105,10 @@ def _write(talk: spoken.Spoken, path: Path) -> Path:
     return path
 
 
-def read_rows() -> list[Row]:
+def read_rows() -> list[LiveRow]:
     with RESULTS.open(encoding="utf-8", newline="") as file:
         return [
-            Row(
+            LiveRow(
                 r["model"],
                 int(r["talk"]),
                 float(r["start"]),

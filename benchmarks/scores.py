@@ -79,8 +79,9 @@ def runs(data: str) -> str:
     lines = [[s.model, s.metric, f"**{s.text}**", ", ".join(f"{x:.2f}" for x in s.scores)] for s in overall]
     classes = [score for score in ours if score.metric.startswith("F1 of")]
     names = [*dict.fromkeys(s.metric.removeprefix("F1 of ") for s in classes)]
+    cells = {(s.model, s.metric.removeprefix("F1 of ")): s.text for s in classes}
     models = dict.fromkeys(s.model for s in classes)
-    by_class = _table(["model", *names], [[m, *(s.text for s in classes if s.model == m)] for m in models])
+    by_class = _table(["model", *names], [[m, *(cells.get((m, name), "") for name in names)] for m in models])
     return _table(["model", "%", "mean", "seeds 0, 1, 2, ..."], lines) + "\n\nF1 of each class:\n\n" + by_class
 
 

@@ -22,7 +22,7 @@ from amuse.training.train import seed_everything, train_on
 from amuse.world import World, join_world
 from tests.prepared_folder import write_prepared
 
-DIALOGUES = 13  # seven shards of two, the last with one: a process has four of them, the other three
+DIALOGUES = 16  # eight shards of two, four for each process
 WINDOW = 4  # two blocks for each of two processes
 CONFIG = Config.load(
     None,

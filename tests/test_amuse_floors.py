@@ -15,7 +15,8 @@ DESIGN = (PACKAGE.parent / "docs" / "design.md").read_text("utf-8")
 
 # from the ground up; docs/design.md says what each room is for
 FLOORS = (
-    ("files", "layout", "world", "cluster"),
+    ("errors", "progress", "layout", "world", "cluster"),
+    ("files",),
     ("config", "remote"),
     ("encoders",),
     ("data",),

@@ -145,3 +145,7 @@ def test_without_the_extra_prediction_says_which_command_helps(run, video, monke
     message = next(problem.message for problem in problems if problem.kind == "no_transcript")
     assert "pip install amuse-kernels[speech]" in message
     assert "amuse transcribe talk.mp4" in message
+    for command in (["predict", str(run), str(video)], ["explain", str(run), str(video), "-o", str(run / "r.html")]):
+        shown = CliRunner().invoke(app, command)
+        assert "no utterance has any modality of the model" in str(shown.exception)
+        assert "pip install amuse-kernels[speech]" in shown.stderr

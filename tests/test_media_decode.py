@@ -1,4 +1,5 @@
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -183,6 +184,22 @@ def test_truncated_file_with_its_index_at_the_end_is_unreadable(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     assert fails(read_audio, Span(path), 30) == "unreadable"
     assert fails(read_frames, Span(path), 4, 30) == "unreadable"
+
+
+def test_sound_of_which_no_packet_can_be_decoded_is_refused_by_name(tmp_path):
+    import av
+
+    media = tmp_path / "a.mka"
+    with av.open(str(media), "w") as container:
+        stream = container.add_stream("mp2", rate=16000, layout="mono")
+        stream.time_base = Fraction(1, 16000)
+        for index in range(5):
+            packet = av.Packet(bytes(100))
+            packet.stream, packet.time_base = stream, stream.time_base
+            packet.pts = packet.dts = 1152 * index
+            container.mux(packet)
+    with pytest.raises(MediaError, match=r"^a\.mka: none of \d audio packets can be decoded$"):
+        read_audio(Span(media), 10.0, lambda kind, message: None)
 
 
 def test_damaged_packets_are_left_out(tmp_path):

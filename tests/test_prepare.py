@@ -19,6 +19,7 @@ from amuse.data.prepared import read_manifest, read_prepared
 from amuse.media.extract import Options
 from amuse.media.prepare import prepare
 from amuse.media.sources import folder_source, meld_source
+from amuse.progress import progress_bar
 from tests.media_files import write_meld, write_talks
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,21 @@ def test_second_run_encodes_nothing(talks, reference, monkeypatch):
     times = {path: path.stat().st_mtime_ns for path in (reference / "shards").iterdir()}
     run(talks, reference)
     assert times == {path: path.stat().st_mtime_ns for path in (reference / "shards").iterdir()}
+
+
+def test_a_bar_begins_with_the_utterances_that_are_there(talks, reference, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(reference, tmp_path / "out"))
+    (out / "shards" / "train-000000.safetensors").unlink()
+    bars = []
+
+    def noted(what, total, unit, *, initial, shown):
+        bars.append((total, initial))
+        return progress_bar(what, total, unit, initial=initial, shown=shown)
+
+    monkeypatch.setattr("amuse.media.prepare.progress_bar", noted)
+    run(talks, out)
+    assert bars == [(24, 21)]
+    assert_same(out, reference)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from amuse.cli.main import app
 from amuse.config import Config
-from amuse.data.load import load_splits
+from amuse.data.load import load_splits, read_splits
 from amuse.data.parquet import pull, push
 from amuse.data.prepared import read_manifest, read_prepared
 from amuse.encoders.stored import StoredTokens
@@ -23,9 +23,11 @@ from amuse.encoders.text import FrozenTextEncoder
 from amuse.encoders.words import TextOptions
 from amuse.files import LOG_FILE
 from amuse.inference.recording import Recognizer
+from amuse.inference.streaming import StreamingSession
 from amuse.media.extract import Extractor, Options
 from amuse.media.prepare import prepare
 from amuse.media.sources import folder_source
+from amuse.report.from_run import explain_run
 from tests.media_files import write_talks
 from tests.test_prepare import assert_same
 from tests.tiny_encoders import write_tiny_text_encoder
@@ -130,6 +132,15 @@ def test_other_settings_than_those_of_the_shards_encode_the_words_again_and_say_
     assert all(entry.path.parent == tmp_path / "cache" for entry in stored)
 
 
+@pytest.mark.parametrize(
+    "more", [[], ["data.folds=2", "data.fold_splits=[train,valid,test]", "data.valid_fraction=0.3"]]
+)
+def test_other_settings_are_logged_once_for_all_splits(prepared, encoder, tmp_path, caplog, monkeypatch, more):
+    monkeypatch.setattr("amuse.data.load.add_text", lambda _, conversations, *__: conversations)
+    read_splits(config(prepared, encoder, tmp_path, "data.context=0", *more).data, progress=False)
+    assert ["the words are encoded again" in message for message in caplog.messages] == [True]
+
+
 def test_an_encoder_that_is_trained_reads_the_words_themselves(prepared, encoder, tmp_path):
     splits = load_splits(config(prepared, encoder, tmp_path, "data.encoder_mode=finetune").data, progress=False)
     assert splits.train.modalities["text"] == 0
@@ -185,10 +196,17 @@ def test_words_are_pushed_and_pulled_with_the_rest(prepared, tmp_path):
             assert all(torch.equal(a.features[m], b.features[m]) for m in b.features)
 
 
-def test_a_run_predicts_with_the_weights_that_made_its_words(talks, words, tmp_path):
+def test_a_run_predicts_and_explains_with_the_weights_that_made_its_words(talks, words, tmp_path):
     encoder = shutil.copytree(words.encoder, tmp_path / "encoder")
-    out = make(talks, tmp_path / "data", replace(words, encoder=str(encoder)))
-    settings = ["data.layers=[1,2]", "data.context=2", "data.speakers=true", f"data.encoder={encoder}", *SMALL]
+    out = make(talks, tmp_path / "data", replace(words, encoder=str(encoder), pool=True))
+    settings = [
+        "data.pool=true",
+        "data.layers=[1,2]",
+        "data.context=2",
+        "data.speakers=true",
+        f"data.encoder={encoder}",
+        *SMALL,
+    ]
     settings = [part for setting in settings for part in ("--set", setting)]
     amuse("train", "--data", out, "--out", tmp_path / "run", *settings)
     assert Recognizer(tmp_path / "run").wanted == ["audio", "video"]
@@ -197,8 +215,9 @@ def test_a_run_predicts_with_the_weights_that_made_its_words(talks, words, tmp_p
 
     network = transformers.AutoModel.from_pretrained(encoder)
     transformers.BertModel(network.config).save_pretrained(encoder)
-    with pytest.raises(ValueError, match=r"text: encoder .* has different weights here than where the data was prep"):
-        Recognizer(tmp_path / "run")
+    for use in (Recognizer, StreamingSession.from_run, explain_run):
+        with pytest.raises(ValueError, match=r"text: encoder .* has different weights here than where the data was pr"):
+            use(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from amuse.data.prepared import default_cache, read_manifest, read_prepared, sha
 from amuse.encoders.stored import stored_tensors
 from amuse.files import LOG_FILE
 from amuse.remote import FileCache, RemoteFile, read_url
-from amuse.training.shuffling import Shuffling
+from amuse.training.shuffling import Shuffling, draw_batches
+from amuse.world import World
 from tests.prepared_folder import write_prepared
 
 SPLITS = ("train", "valid", "test")
@@ -250,8 +251,23 @@ def test_shuffling_is_by_shards_where_they_are_remote_unless_it_is_chosen(url, f
         shuffling(local, "train.own_blocks=true")
 
 
-def shuffling(conversations, *settings):
-    return Shuffling.of(conversations, Config.load(None, settings).train)
+def shuffling(conversations, *settings, processes=1):
+    return Shuffling.of(conversations, Config.load(None, settings).train, World(torch.device("cpu"), size=processes))
+
+
+def test_processes_at_a_url_share_all_blocks_where_they_cannot_have_their_own_unless_told_to(url, cache, caplog):
+    remote = read_prepared(url, "train", cache=cache)
+    assert shuffling(remote, "train.batch_size=6", processes=3) == Shuffling(2, True)
+    assert not caplog.messages
+    for problem, processes in (("train.batch_size: expected a multiple of the 3", 3), ("for each of 8 processes", 8)):
+        assert shuffling(remote, "train.batch_size=32", processes=processes) == Shuffling(2, False)
+        (message,) = caplog.messages
+        assert problem in message
+        caplog.clear()
+        config = Config.load(None, ["train.batch_size=32", "train.own_blocks=true"]).train
+        world = World(torch.device("cpu"), size=processes)
+        with pytest.raises(ValueError, match=problem):
+            draw_batches(remote, config, Shuffling.of(remote, config, world), world)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_report_by_the_command(run, talks, tmp_path):
     assert "shap, 40 samples, seed 0" in out.read_text()
     assert "<audio" not in out.read_text()
     printed = amuse("explain", run, talks / "talk0.mp4", "--method", "occlusion", "--sound", "-o", out)
-    assert re.search(r"report.html \(\d\.\d MB, with sound\)", printed)
+    assert re.search(r"report.html \([\d,]+ kB, with sound\)", printed)
     assert out.read_text().count("<audio") == 4
 
 

@@ -18,7 +18,7 @@ from amuse.encoders.signal import SAMPLE_RATE
 from amuse.media.decode import read_audio
 from amuse.media.sources import Span
 from amuse.speech import SpeechOptions, SpokenUtterance, Transcriber, Transcription, Word, write_transcription
-from amuse.speech.speakers import SpeakersSoFar, Turn, find_turns
+from amuse.speech.speakers import SpeakersSoFar, SpeakerTurn, find_turns
 from amuse.speech.utterances import assign, join, utterances, windows
 from amuse.speech.voices import slaney_filters, voice_encoder
 from amuse.speech.words import recognizer
@@ -176,7 +176,7 @@ def test_both_files_say_what_was_understood_and_are_read_without_problems(tmp_pa
 
 
 def test_words_belong_to_the_turn_whose_sentence_they_complete():
-    turns = [Turn(0.0, 1.0, 0), Turn(1.1, 2.0, 1)]
+    turns = [SpeakerTurn(0.0, 1.0, 0), SpeakerTurn(1.1, 2.0, 1)]
     words = [word(0.1, 0.5, "Are"), word(0.5, 0.8, "you"), word(0.9, 1.3, "sure?"), word(1.3, 1.9, "Yes.")]
     assert assign(words, turns) == [words[:3], words[3:]]
     assert assign([], turns) == [[], []]
@@ -185,12 +185,12 @@ def test_words_belong_to_the_turn_whose_sentence_they_complete():
 
 
 def test_turns_end_at_pauses_and_at_changes_of_speaker_and_long_ones_are_cut():
-    turns = [Turn(0.0, 1.0, 0), Turn(1.2, 2.0, 0), Turn(2.1, 3.0, 1), Turn(3.5, 4.0, 1)]
-    assert join(turns) == [Turn(0.0, 2.0, 0), *turns[2:]]
-    assert [len(group) for group in windows([*turns, Turn(7.0, 8.0, 0)])] == [4, 1]
-    assert [len(group) for group in windows([Turn(10.0 * i, 10.0 * i + 9.5, 0) for i in range(4)])] == [2, 2]
+    turns = [SpeakerTurn(0.0, 1.0, 0), SpeakerTurn(1.2, 2.0, 0), SpeakerTurn(2.1, 3.0, 1), SpeakerTurn(3.5, 4.0, 1)]
+    assert join(turns) == [SpeakerTurn(0.0, 2.0, 0), *turns[2:]]
+    assert [len(group) for group in windows([*turns, SpeakerTurn(7.0, 8.0, 0)])] == [4, 1]
+    assert [len(group) for group in windows([SpeakerTurn(10.0 * i, 10.0 * i + 9.5, 0) for i in range(4)])] == [2, 2]
     long = [word(i, i + 0.9, "word." if i == 8 else "word") for i in range(16)]
-    parts = utterances([Turn(0.0, 16.0, 0), Turn(17.0, 18.0, 1)], [long, []])
+    parts = utterances([SpeakerTurn(0.0, 16.0, 0), SpeakerTurn(17.0, 18.0, 1)], [long, []])
     assert [len(part.words) for part in parts] == [9, 7]
     assert (parts[0].start, parts[0].end, parts[1].start, parts[1].end) == (0.0, *[pytest.approx(8.95)] * 2, 16.0)
 
@@ -264,7 +264,7 @@ def test_speakers_so_far_keep_their_numbers_and_equal_those_of_the_whole():
     assert [turn.speaker for turn in so_far.turns(both, [(2.0, 2.4)])] == [1]  # too short to be somebody new
     two = SpeakersSoFar(encoder, speakers=2)
     assert {two.turns(stretch[who], whole)[0].speaker for who in order} == {0, 1}
-    assert SpeakersSoFar(None).turns(both, whole) == [Turn(0.0, 3.0, 0)]
+    assert SpeakersSoFar(None).turns(both, whole) == [SpeakerTurn(0.0, 3.0, 0)]
 
 
 def test_of_a_long_conversation_few_voices_are_remembered(monkeypatch):

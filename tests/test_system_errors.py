@@ -77,6 +77,23 @@ def test_a_missing_or_wrong_file_is_one_line(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("transcribe folder", "folder: expected a video or audio file, got a folder"),
+        ("live folder --file folder", "folder: expected a video or audio file, got a folder"),
+        ("data prepare talk.mp4 --out new", "talk.mp4: expected a folder of recordings, got a file"),
+    ],
+)
+def test_a_folder_and_a_file_are_told_apart(command, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talk.mp4").write_bytes(b"no media file")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(sys, "argv", ["amuse", *command.split()])
+    with pytest.raises(SystemExit, match=f"^amuse: {message}$"):
+        main()
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "predict talk.mp4 --json gone/rows.json",
@@ -163,3 +180,14 @@ def test_long_work_without_a_terminal_says_what_it_does_in_one_line(monkeypatch)
     with progress_bar("something else", 3, shown=False) as bar:
         bar.update()
     assert log.getvalue() == "encoding 3 utterances\n"
+
+
+def test_what_was_done_before_does_not_count_towards_the_rate_of_a_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar("encoding 1000 utterances", 1000, initial=900) as bar:
+        assert bar.n == 900
+        assert "900/1000" in terminal.getvalue()
+        found = {**bar.format_dict, "n": 910, "elapsed": 10.0, "rate": None}
+        assert "1.00it/s" in bar.format_meter(**found)

@@ -201,6 +201,10 @@ def test_the_learning_rate_rises_and_then_falls_to_zero():
     assert factors[-1] < 0.001
 
 
+def test_the_learning_rate_stays_at_zero_after_the_planned_steps():
+    assert [learning_rate_factor(step, 100, 0.1) for step in (100, 101, 150, 190)] == [0] * 4
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

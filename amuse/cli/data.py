@@ -183,8 +183,8 @@ def predict(
     """Predict the emotion of every utterance of a recording: time, speaker, emotion, probability, words."""
     from dataclasses import replace
 
+    from amuse.cli.problems import problems_shown
     from amuse.data.folder import AUDIO
-    from amuse.data.problems import Problem, problem_table
     from amuse.files import check_folder_of, write_text
     from amuse.inference.expressions import face_expressions, installed
     from amuse.inference.prediction import predict_recording, table, to_json
@@ -193,15 +193,14 @@ def predict(
     run, recording = run_and_recording(run, video)
     if recording is None:
         raise ValueError(f"VIDEO: expected a recording to predict, got only the run {run}")
-    problems: list[Problem] = []
-    rows = predict_recording(run, recording, transcript, problems.append)
-    if expressions is None:
-        expressions = video is None and recording.suffix.lower() not in AUDIO and installed()
-    if expressions:
-        found = face_expressions([(row.start, row.end) for row in rows], recording, problems.append)
-        rows = [replace(row, expression=face) for row, face in zip(rows, found, strict=True)]
-    typer.echo(table(rows))
-    typer.echo(problem_table(problems), err=True)
+    with problems_shown() as report:
+        rows = predict_recording(run, recording, transcript, report)
+        if expressions is None:
+            expressions = video is None and recording.suffix.lower() not in AUDIO and installed()
+        if expressions:
+            found = face_expressions([(row.start, row.end) for row in rows], recording, report)
+            rows = [replace(row, expression=face) for row, face in zip(rows, found, strict=True)]
+        typer.echo(table(rows))
     if json_file is not None:
         write_text(to_json(rows), json_file)
 

@@ -56,25 +56,24 @@ def explain(
             raise ValueError("--sound: expected VIDEO, since a run's data hold no sound, got none")
         content = explain_run(run, dialogue, options, split=split)
     else:
+        from amuse.cli.problems import problems_shown
         from amuse.data.folder import AUDIO
-        from amuse.data.problems import Problem, problem_table
         from amuse.inference.expressions import face_expressions, installed
         from amuse.report.from_recording import explain_recording
 
         if dialogue is not None:
             raise ValueError("--dialogue: expected no VIDEO with it, since it names a dialogue of the run's data")
-        problems: list[Problem] = []
-        content = explain_recording(run, video, transcript, problems.append, options)
-        if expressions is None:
-            expressions = not named and video.suffix.lower() not in AUDIO and installed()
-        if expressions:
-            times = [(turn.utterance.start or 0.0, turn.utterance.end or 0.0) for turn in content.turns]
-            for turn, face in zip(content.turns, face_expressions(times, video, problems.append), strict=True):
-                turn.expression = face
-        typer.echo(problem_table(problems), err=True)
+        with problems_shown() as report:
+            content = explain_recording(run, video, transcript, report, options)
+            if expressions is None:
+                expressions = not named and video.suffix.lower() not in AUDIO and installed()
+            if expressions:
+                times = [(turn.utterance.start or 0.0, turn.utterance.end or 0.0) for turn in content.turns]
+                for turn, face in zip(content.turns, face_expressions(times, video, report), strict=True):
+                    turn.expression = face
     write_report(content, out, sound=sound)
-    size = out.stat().st_size / 1e6
-    typer.echo(f"{len(content.turns)} utterances explained: {out} ({size:.1f} MB{', with sound' if sound else ''})")
+    size = out.stat().st_size / 1e3
+    typer.echo(f"{len(content.turns)} utterances explained: {out} ({size:,.0f} kB{', with sound' if sound else ''})")
 
 
 def plot(

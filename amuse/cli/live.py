@@ -37,6 +37,7 @@ def live(
     from contextlib import nullcontext
 
     from amuse.data.problems import problem_table
+    from amuse.files import check_recording
     from amuse.inference.recording import Recognizer
     from amuse.live import Live, LiveOptions, Lost, Spoken
     from amuse.live.sources import check_microphone
@@ -50,8 +51,8 @@ def live(
         raise ValueError(f"--microphone: expected no --file with it, got {file}")
     if file is None:
         check_microphone(microphone)
-    elif not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected a video or audio file")
+    else:
+        check_recording(file)
     options = LiveOptions(SpeechOptions(model, speakers, language), patience)
     transcript = None if out is None else LiveTranscript(out, overwrite)
     delays: list[float] = []

@@ -146,7 +146,6 @@ class Conversations(Dataset[Dialogue]):
             features: Utterance id -> `(L, width)` float32 or `(L,)` int64, or where they are; an utterance without an
                 entry, or with an empty one, lacks this modality.
         """
-
         return self.with_modalities({modality: width}, {modality: features})
 
     def with_modalities(

@@ -69,9 +69,11 @@ def read_folder(
 
     Raises:
         FileNotFoundError: No folder, or no usable recording in it.
-        ValueError: Two folders for one split.
+        ValueError: A file, or two folders for one split.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder}: expected a folder of recordings, got a file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of recordings, no such folder")
     given = split_folders(folder)

@@ -92,7 +92,7 @@ def read_splits(config: DataConfig, progress: bool = True, device: torch.device 
     else:
         parts = {split: _read_split(config, split) for split in SPLITS}
         check_scorable(parts)  # before minutes go into the words
-        parts = {split: _with_words(config, part, progress, device) for split, part in parts.items()}
+        parts = _with_words(config, parts, progress, device)
         train, valid, test = (_chosen(config, part) for part in parts.values())
     media = read_manifest(_prepared(config)) if config.dataset == "prepared" else None
     encoders = {} if media is None else {m: e for m, e in media["encoders"].items() if m in train.modalities}
@@ -112,7 +112,7 @@ def load_split(
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if config.folds:
         return load_fold(config, progress, device)[SPLITS.index(split)]
-    return _chosen(config, _own_split(config, split, progress, device))
+    return _chosen(config, _with_words(config, {split: _read_split(config, split)}, progress, device)[split])
 
 
 def load_fold(
@@ -133,7 +133,8 @@ def load_fold(
         fold = _cut(config, groups_of(columns, config.groups))
         parts = [tables.conversations(ids, fold.train) for ids in (fold.train, fold.valid, fold.test)]
     else:
-        pool = _pooled({split: _own_split(config, split, progress, device) for split in config.fold_splits})
+        splits = {split: _read_split(config, split) for split in config.fold_splits}
+        pool = _pooled(_with_words(config, splits, progress, device))
         fold = _cut(config, groups_of(columns_of(pool), config.groups))
         index = {dialogue.id: i for i, dialogue in enumerate(pool.dialogues)}
         parts = [pool.subset([index[name] for name in ids]) for ids in (fold.train, fold.valid, fold.test)]
@@ -166,11 +167,6 @@ def _pooled(splits: dict[str, Conversations]) -> Conversations:
     return Conversations(dialogues, first.label_names, first.modalities)
 
 
-def _own_split(config: DataConfig, split: str, progress: bool, device: torch.device | str) -> Conversations:
-    """A split as the data set defines it, with all modalities."""
-    return _with_words(config, _read_split(config, split), progress, device)
-
-
 def _read_split(config: DataConfig, split: str) -> Conversations:
     """A split as the data set defines it, its words not encoded yet."""
     if config.dataset == "synthetic":
@@ -188,17 +184,18 @@ def _read_split(config: DataConfig, split: str) -> Conversations:
 
 
 def _with_words(
-    config: DataConfig, conversations: Conversations, progress: bool, device: torch.device | str
-) -> Conversations:
+    config: DataConfig, splits: dict[str, Conversations], progress: bool, device: torch.device | str
+) -> dict[str, Conversations]:
+    """All splits of one read, so that it is decided, and logged, once whether their words are encoded."""
     modality = words_modality(config)
     if modality is None:
-        return conversations
+        return splits
     if config.dataset == "prepared":
         manifest = read_manifest(_prepared(config))
         wanted = "text" in (config.modalities or ["text"])
         if not (wanted and manifest["text"]) or has_words(config, manifest):
-            return conversations
-    return add_text(config, conversations, progress, modality, device)
+            return splits
+    return {split: add_text(config, part, progress, modality, device) for split, part in splits.items()}
 
 
 def guess_dataset(folder: str | PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from amuse.config import DataConfig
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.text import FrozenTextEncoder, TextModel, TokenSequence
-from amuse.files import sha256
+from amuse.files import BEST, MEDIA_FILE, read_json, sha256
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,11 @@ class WordsEncoder:
         return self._frozen.encode(inputs)
 
 
-def check_text_weights(config: DataConfig, manifest: dict[str, Any]) -> None:
+def check_text_weights(run: str | Path, config: DataConfig) -> None:
     """Raises a ValueError if a run on words of prepared data would now read others with other weights."""
+    if config.dataset != "prepared":
+        return
+    manifest = read_json(Path(run) / BEST / MEDIA_FILE)
     if config.encoder_mode != "frozen" or TextOptions.of(config).differences(manifest) != {}:
         return  # the run has encoded the words itself
     if text_fingerprint(config.encoder) != manifest["encoders"]["text"]["fingerprint"]:

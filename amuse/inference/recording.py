@@ -17,7 +17,7 @@ from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
-from amuse.files import BEST, MEDIA_FILE, read_json
+from amuse.files import BEST, MEDIA_FILE, check_recording, read_json
 from amuse.media.decode import media_seconds, read_audio
 from amuse.media.extract import Extractor, Perception
 from amuse.media.segments import Segments, speech_segments
@@ -54,7 +54,7 @@ class Recognizer:
         self.extractor: Extractor | None = None
         manifest = read_json(run / BEST / MEDIA_FILE) if dataset == "prepared" else {}
         if "text" in modalities:
-            check_text_weights(self.config.data, manifest)
+            check_text_weights(run, self.config.data)
         if self.wanted:
             self.extractor = Extractor.from_manifest(manifest, str(next(self.model.parameters()).device))
 
@@ -72,11 +72,10 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: No such recording or transcript.
-            ValueError: A recording or transcript without utterances; at the end of the iterator, a recording in which
-                no utterance has any modality of the model.
+            ValueError: A folder, or a recording or transcript without utterances; at the end of the iterator, a
+                recording in which no utterance has any modality of the model.
         """
-        if not media.is_file():
-            raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+        check_recording(media)
         lines = self._lines(media, transcript or find_transcript(media), report)
         talk = conversations([Recording(media, lines)], self.model.spec.label_names)
         return talk[0], self._with_features(talk, media, report)

@@ -16,6 +16,7 @@ from amuse.data.conversation import Dialogue, Utterance
 from amuse.data.load import words_modality
 from amuse.data.standardize import Standardizer
 from amuse.encoders.text import WordReader, Words
+from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.inference.outcome import Prediction
@@ -71,8 +72,15 @@ class StreamingSession:
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Self:
-        """With the best model of a run, its standardizer, its temperature and its text encoder."""
+        """With the best model of a run, its standardizer, its temperature and its text encoder.
+
+        Raises:
+            FileNotFoundError: No such run.
+            ValueError: The text encoder has other weights here than where the run's data were prepared.
+        """
         model, standardizer, config = load_best(folder)
+        if words_modality(config.data) in model.spec.modalities:
+            check_text_weights(folder, config.data)
         return cls(model, standardizer, load_temperature(folder), config.data)
 
     def reset(self) -> None:

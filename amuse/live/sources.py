@@ -10,6 +10,7 @@ import numpy as np
 
 from amuse.data.folder import AUDIO
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.files import check_recording
 from amuse.live.listener import Live
 from amuse.media.decode import read_audio
 from amuse.media.picture import picture
@@ -45,8 +46,7 @@ def replay(
     """
     if speed < 0:
         raise ValueError(f"speed: expected 0 or more, got {speed}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a video or audio file")
+    check_recording(path)
     pictures = _frames(path) if live.looks and path.suffix.lower() not in AUDIO else iter(())
     upcoming = next(pictures, None)
     began = clock()

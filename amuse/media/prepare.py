@@ -99,8 +99,9 @@ def prepare(
         finished = encode_on_cluster(waiting, extractor, source.folder, workers, device)
     total, left = (sum(len(shard.clips) for shard in part) for part in (shards, waiting))
     there = f", of which {total - left} are there" if left < total else ""
-    with progress_bar(f"preparing {total} utterances{there}", total, "utt", shown=progress) as bar:
-        bar.update(total - left)
+    with progress_bar(
+        f"preparing {total} utterances{there}", total, "utt", initial=total - left, shown=progress
+    ) as bar:
         for shard in finished:
             bar.update(len(shard.clips))
     return _finish(source, out, recipe, shards)

@@ -300,7 +300,9 @@ class Track:
         try:
             yield from _in_order(timed()) if self._container.format.name == "avi" else timed()
             if damaged and not decoded:
-                raise MediaError("unreadable", f"none of {damaged} {self._kind} packets can be decoded")
+                raise MediaError(
+                    "unreadable", f"{self._path.name}: none of {damaged} {self._kind} packets can be decoded"
+                )
         finally:  # a reader stops when it has enough
             if damaged and decoded:
                 self._note("damaged", f"{self._kind}: {damaged} packets cannot be decoded")

@@ -9,6 +9,7 @@ from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utteranc
 from amuse.data.load import load_split
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.text import WordReader
+from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
 from amuse.evaluation.load import load_best
 from amuse.evaluation.predict import predict
@@ -54,7 +55,12 @@ def explain_run(
     conversations = load_split(config.data, split, device=device)
     if standardizer is not None:
         conversations = standardizer.apply(conversations)
-    reader = cache(lambda: WordReader(config.data, device))
+
+    @cache
+    def reader() -> WordReader:
+        check_text_weights(run, config.data)
+        return WordReader(config.data, device)
+
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
     turns = []

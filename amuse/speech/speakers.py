@@ -35,7 +35,7 @@ MOST_REMEMBERED = 1000
 """Windows of a conversation that is not over, which are clustered again with every stretch."""
 
 
-class Turn(NamedTuple):
+class SpeakerTurn(NamedTuple):
     """Speech of one speaker without a pause: seconds, and the speaker's number by first appearance."""
 
     start: float
@@ -64,7 +64,7 @@ class _Voices(NamedTuple):
 
 def find_turns(
     samples: np.ndarray, pieces: list[tuple[float, float]], encoder: VoiceEncoder | None, speakers: int | None = None
-) -> list[Turn]:
+) -> list[SpeakerTurn]:
     """The speaker of every segment of speech; a segment in which the speaker changes becomes several turns.
 
     Args:
@@ -74,7 +74,7 @@ def find_turns(
         speakers: Their number; None estimates it.
     """
     if encoder is None or not pieces or speakers == 1:
-        return [Turn(*piece, 0) for piece in pieces]
+        return [SpeakerTurn(*piece, 0) for piece in pieces]
     voices = _hear(samples, pieces, encoder)
     centroids = _centroids(voices.embeddings[voices.clear], voices.seconds[voices.clear], speakers)
     states = _decode(voices.embeddings @ centroids.T, voices.pieces)
@@ -103,7 +103,7 @@ class SpeakersSoFar:
         self._seconds = np.zeros(0)
         self._given = np.zeros(0, int)
 
-    def turns(self, samples: np.ndarray, pieces: list[tuple[float, float]]) -> list[Turn]:
+    def turns(self, samples: np.ndarray, pieces: list[tuple[float, float]]) -> list[SpeakerTurn]:
         """The turns of the next stretch, with the speakers' numbers in the whole conversation.
 
         Args:
@@ -111,7 +111,7 @@ class SpeakersSoFar:
             pieces: Begin and end of its segments of speech in seconds from the first sample, in order.
         """
         if self._encoder is None or not pieces:
-            return [Turn(*piece, 0) for piece in pieces]
+            return [SpeakerTurn(*piece, 0) for piece in pieces]
         voices = _hear(samples, pieces, self._encoder)
         new = voices.embeddings[voices.clear]
         embeddings = np.concatenate([self._embeddings, new]) if len(self._embeddings) else new
@@ -276,23 +276,23 @@ def _decode(scores: np.ndarray, pieces: list[int]) -> np.ndarray:
     return states
 
 
-def _turns(pieces: list[tuple[float, float]], windows: list[_Window], states: np.ndarray) -> Iterable[Turn]:
+def _turns(pieces: list[tuple[float, float]], windows: list[_Window], states: np.ndarray) -> Iterable[SpeakerTurn]:
     last: tuple[_Window, int] | None = None
     begin = 0.0
     for window, state in zip(windows, states.tolist(), strict=True):
         if last is None or last[0].piece != window.piece:
             if last is not None:
-                yield Turn(begin, pieces[last[0].piece][1], last[1])
+                yield SpeakerTurn(begin, pieces[last[0].piece][1], last[1])
             begin = pieces[window.piece][0]
         elif state != last[1]:
             change = (last[0].centre + window.centre) / 2
-            yield Turn(begin, change, last[1])
+            yield SpeakerTurn(begin, change, last[1])
             begin = change
         last = window, state
     if last is not None:
-        yield Turn(begin, pieces[last[0].piece][1], last[1])
+        yield SpeakerTurn(begin, pieces[last[0].piece][1], last[1])
 
 
-def _numbered(turns: Iterable[Turn], order: dict[int, int]) -> list[Turn]:
+def _numbered(turns: Iterable[SpeakerTurn], order: dict[int, int]) -> list[SpeakerTurn]:
     """Speakers in order of first appearance; `order` has those of earlier turns, and new ones are added to it."""
     return [turn._replace(speaker=order.setdefault(turn.speaker, len(order))) for turn in turns]

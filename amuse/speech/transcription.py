@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from amuse.encoders.signal import SAMPLE_RATE
+from amuse.files import check_recording
 from amuse.media.decode import read_audio
 from amuse.media.segments import by_voice
 from amuse.media.sources import Span
 from amuse.media.tracks import MediaError
-from amuse.speech.speakers import Turn, find_turns
+from amuse.speech.speakers import SpeakerTurn, find_turns
 from amuse.speech.utterances import LONGEST_STRETCH, SpokenUtterance, assign, join, utterances, windows
 from amuse.speech.voices import RESEMBLYZER, VoiceEncoder, voice_encoder
 from amuse.speech.weights import DEFAULT_MODEL, NEEDS_EXTRA
@@ -129,7 +130,7 @@ class Transcriber:
             np.concatenate([samples[_index(begin) : _index(end)] for begin, end in pieces])
         )
 
-    def words(self, samples: np.ndarray, turns: list[Turn], language: str | None) -> list[list[Word]]:
+    def words(self, samples: np.ndarray, turns: list[SpeakerTurn], language: str | None) -> list[list[Word]]:
         """The words of neighbouring turns that are recognised together, see `amuse.speech.utterances.windows`."""
         begin, end = max(turns[0].start - MARGIN, 0.0), turns[-1].end + MARGIN
         words = self.recognizer(samples[_index(begin) : _index(end)], language)
@@ -143,10 +144,9 @@ def transcribe(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Its sound cannot be read.
+        ValueError: A folder, or its sound cannot be read.
     """
-    if not media.is_file():
-        raise FileNotFoundError(f"{media}: no such file; expected a video or audio file")
+    check_recording(media)
     try:
         samples = read_audio(Span(media), float("inf"), lambda kind, message: None)
     except MediaError as error:

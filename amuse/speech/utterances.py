@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from amuse.media.segments import LONGEST, PAUSE
-from amuse.speech.speakers import Turn
+from amuse.speech.speakers import SpeakerTurn
 from amuse.speech.words import Word
 
 WINDOW = 28.0
@@ -50,9 +50,9 @@ class SpokenUtterance:
         return _confidence(self.words)
 
 
-def join(turns: list[Turn]) -> list[Turn]:
+def join(turns: list[SpeakerTurn]) -> list[SpeakerTurn]:
     """Merge turns of one speaker that are less than `PAUSE` apart, up to `LONGEST_STRETCH`."""
-    joined: list[Turn] = []
+    joined: list[SpeakerTurn] = []
     for turn in turns:
         last = joined[-1] if joined else None
         if (
@@ -67,9 +67,9 @@ def join(turns: list[Turn]) -> list[Turn]:
     return joined
 
 
-def windows(turns: list[Turn]) -> list[list[Turn]]:
+def windows(turns: list[SpeakerTurn]) -> list[list[SpeakerTurn]]:
     """Groups of neighbouring turns that are recognised together: at most `WINDOW` long, without a long silence."""
-    groups: list[list[Turn]] = []
+    groups: list[list[SpeakerTurn]] = []
     for turn in turns:
         if groups and turn.end - groups[-1][0].start <= WINDOW and turn.start - groups[-1][-1].end <= LONGEST_SILENCE:
             groups[-1].append(turn)
@@ -78,7 +78,7 @@ def windows(turns: list[Turn]) -> list[list[Turn]]:
     return groups
 
 
-def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
+def assign(words: list[Word], turns: list[SpeakerTurn]) -> list[list[Word]]:
     """The words of each turn; the list is cut where times and sentences best match the change of turn.
 
     Made-up words are left out, see `STRAY` and `LEAST_CONFIDENCE`. Times of recognised words are off by a few tenths of
@@ -95,7 +95,7 @@ def assign(words: list[Word], turns: list[Turn]) -> list[list[Word]]:
     return [part if _believable(part) else [] for part in parts]
 
 
-def utterances(turns: list[Turn], words: list[list[Word]]) -> list[SpokenUtterance]:
+def utterances(turns: list[SpeakerTurn], words: list[list[Word]]) -> list[SpokenUtterance]:
     """One utterance per turn, or several for a turn longer than `LONGEST`; turns without words are left out."""
     found = []
     for turn, said in zip(turns, words, strict=True):
@@ -149,6 +149,6 @@ def _ends_sentence(word: Word) -> bool:
     return word.text.rstrip("\"'”’)").endswith(SENTENCE_END)
 
 
-def _distance(word: Word, turns: list[Turn]) -> float:
+def _distance(word: Word, turns: list[SpeakerTurn]) -> float:
     """Seconds from a word to the nearest speech."""
     return min(max(turn.start - word.end, word.start - turn.end, 0.0) for turn in turns)

@@ -29,11 +29,14 @@ def parameter_groups(model: Amuse, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate: rises linearly over the first `warmup` share of all steps, then a cosine to 0."""
+    """Factor of the learning rate: rises linearly over the first `warmup` share of all steps, then a cosine to 0.
+
+    It stays 0 after `total` steps: epochs may differ by a few steps where a bound on tokens limits batches.
+    """
     rise = warmup * total
     if step < rise:
         return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
+    return 0.5 * (1 + math.cos(math.pi * min((step - rise) / max(total - rise, 1), 1)))
 
 
 def class_weights(train: Conversations, config: LossConfig) -> Tensor | None:

@@ -92,7 +92,7 @@ class Run:
         if self.average is not None and train.strategy == "fsdp":
             parallel(self.average, train.strategy, world, self.average.blocks(), partly_used)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, train), fused=True)
-        shuffling = Shuffling.of(splits.train, train)
+        shuffling = Shuffling.of(splits.train, train, world)
         batches = draw_batches(splits.train, train, shuffling, world)
         self.micro_batches = MicroBatchSampler(batches, train.accumulate, world)
         self.loader = micro_batch_loader(splits.train, self.micro_batches, train.workers)

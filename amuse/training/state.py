@@ -131,19 +131,29 @@ class TrainingState:
         block = state["config"]["train"].get("shuffle_block", 0)
         before = {"block": current["block"] if block is None else block, "own_blocks": False}
         saved = state.get("shuffling", before)
-        for name, key in (("block", "shuffle_block"), ("own_blocks", "own_blocks")):
-            if saved[name] != current[name]:
-                value = str(saved[name]).lower()
-                raise ValueError(
-                    f"train.{key}: the run was started with {value}, resumed with {str(current[name]).lower()}; "
-                    f"resume with --set train.{key}={value}"
-                )
-        size = len(state["rng"])
-        if saved["own_blocks"] and state["history"]["step"] and size != self.world.size:
+        if saved["block"] != current["block"]:
+            raise _other_setting("shuffle_block", saved["block"], current["block"])
+        size, here = len(state["rng"]), self.world.size
+        # one process draws the same batches either way
+        was, now = saved["own_blocks"] and size > 1, current["own_blocks"] and here > 1
+        within = state["history"]["step"] > 0
+        if was and within and size != here:
             raise ValueError(
                 f"the state was saved within an epoch of {size} processes with blocks of their own; "
-                f"expected as many to resume it, got {self.world.size}"
+                f"expected as many to resume it, got {here}"
             )
+        # between epochs, what was left to the data may be decided otherwise for another number of processes
+        settings = {state["config"]["train"].get("own_blocks", False), self.config.train.own_blocks}
+        if was != now and (within or (min(size, here) > 1 and settings != {None})):
+            raise _other_setting("own_blocks", was, now)
+
+
+def _other_setting(key: str, saved: bool | int, current: bool | int) -> ValueError:
+    value = str(saved).lower()
+    return ValueError(
+        f"train.{key}: the run was started with {value}, resumed with {str(current).lower()}; "
+        f"resume with --set train.{key}={value}"
+    )
 
 
 def rng_state() -> list[Tensor]:
