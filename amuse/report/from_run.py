@@ -63,6 +63,7 @@ def explain_run(
 
     chosen = _find(conversations, dialogue)
     temperature = load_temperature(run)
+    by_words = options.method != "gradients"  # which explains whole tokens, and needs no text encoder
     turns = []
     count = len(chosen)
     with progress_bar(f"explaining {count} utterances", count, "utt", shown=progress, leave=False) as bar:
@@ -74,7 +75,7 @@ def explain_run(
                 options,
                 pieces=word_pieces(utterance, model, config.data),
                 temperature=temperature,
-                sentences=sentences(chosen, position, config.data, standardizer, reader),
+                sentences=sentences(chosen, position, config.data, standardizer, reader) if by_words else None,
             )
             turns.append(Turn(utterance, explanation))
             bar.update()
