@@ -96,6 +96,7 @@ def test_its_report_has_the_recognised_words(run, video, tmp_path):
     printed = amuse("explain", run, video, "-o", tmp_path / "report.html", "--samples", 30)
     assert "6 utterances explained" in printed
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Words and speakers were recognised by programs and not checked by a person: 6 utterances" in page
     assert "speaker 2" in page
     assert "scared" in page
 

@@ -80,6 +80,7 @@ class Content:
         card: Facts about the model and how the report was made.
         quality: The model's on labelled data, if there are any.
         caution: Why `quality` is optimistic for new data, if it is.
+        origin: Where words and speakers come from, if not from a transcript.
     """
 
     title: str
@@ -89,3 +90,4 @@ class Content:
     card: dict[str, str]
     quality: Quality | RegressionQuality | None = None
     caution: str = ""
+    origin: str = ""

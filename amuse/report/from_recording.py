@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amuse.data.batch import UNLABELLED
 from amuse.data.conversation import Dialogue, Utterance
-from amuse.data.problems import ProblemHandler
+from amuse.data.problems import Problem, ProblemHandler
 from amuse.encoders.builtin import LogMel
 from amuse.evaluation.quality import Quality
 from amuse.explain import ExplainOptions, Explanation, Pictures, Regions, explain
@@ -47,7 +47,17 @@ def explain_recording(
         progress: Show a progress bar, on a terminal only.
     """
     recognizer = Recognizer(run)
-    plain, utterances = recognizer.utterances(media, transcript, report)
+    origin = ""
+
+    def heard(problem: Problem) -> None:
+        nonlocal origin
+        if problem.kind == "transcribed":
+            origin = f"Words and speakers were recognised by programs and not checked by a person: {problem.message}."
+        elif problem.kind == "no_transcript":
+            origin = f"There was no transcript: {problem.message}."
+        report(problem)
+
+    plain, utterances = recognizer.utterances(media, transcript, heard)
     pairs = []
     with progress_bar(f"reading {len(plain)} utterances", len(plain), "utt", shown=progress, leave=False) as bar:
         for pair in utterances:
@@ -60,7 +70,7 @@ def explain_recording(
         for position in range(len(dialogue)):
             turns.append(explain_turn(recognizer, dialogue, position, seen[position], options))
             bar.update()
-    return recording_content(recognizer, media.name, turns, options)
+    return replace(recording_content(recognizer, media.name, turns, options), origin=origin)
 
 
 def explain_turn(
