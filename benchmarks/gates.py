@@ -17,8 +17,9 @@ import torch
 import typer
 from torch import Tensor
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations
-from amuse.evaluation.load import load_run
+from amuse.evaluation.load import load_as_read, load_best
 from amuse.evaluation.metrics import Metrics
 from amuse.evaluation.predict import evaluate, predict
 from amuse.experiments.paired import paired_difference
@@ -70,8 +71,9 @@ def main() -> None:
 
 def measure(place: Path) -> Fold:
     """One fold of a run with learned coefficients."""
-    model, test, _ = load_run(place, "test")
-    train, valid = (load_run(place, split)[1] for split in ("train", "valid"))
+    run = load_best(place)
+    model = run[0]
+    train, valid, test = (load_as_read(*run, split) for split in SPLITS)
     own = coefficients(model, test)
     fixed = coefficients(model, train).mean(0)
     ordered = ~torch.eye(len(fixed), dtype=torch.bool)

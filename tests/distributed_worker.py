@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -119,13 +121,8 @@ def interrupt_after_one_epoch(config: Config, folder: Path) -> None:
             raise KeyboardInterrupt
         return run_epoch(self, progress)
 
-    Run.run_epoch = interrupted
-    try:
+    with mock.patch.object(Run, "run_epoch", interrupted), suppress(KeyboardInterrupt):
         train(config, folder, progress=False)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        Run.run_epoch = run_epoch
 
 
 if __name__ == "__main__":

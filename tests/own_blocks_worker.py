@@ -6,7 +6,9 @@ an epoch next to one that was not.
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -107,13 +109,8 @@ def interrupt(splits: Splits, folder: Path) -> None:
             raise KeyboardInterrupt
         return step(self, micro_batches)
 
-    Run.step = interrupted
-    try:
+    with mock.patch.object(Run, "step", interrupted), suppress(KeyboardInterrupt):
         train_on(splits, CONFIG, folder, progress=False)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        Run.step = step
 
 
 if __name__ == "__main__":

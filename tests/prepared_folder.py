@@ -6,9 +6,16 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from amuse.config import SPLITS
 from amuse.data.conversation import Conversations
 from amuse.data.prepared import FORMAT
+from amuse.data.synthetic import synthetic_conversations
 from amuse.files import sha256
+
+
+def seven_dialogues() -> dict[str, Conversations]:
+    """Split -> seven generated dialogues, in which some utterances lack modalities."""
+    return {split: synthetic_conversations(split, num_dialogues=7, seed=3, absent_rate=0.2) for split in SPLITS}
 
 
 def write_prepared(folder: Path, source: dict[str, Conversations]) -> Path:

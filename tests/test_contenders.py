@@ -85,9 +85,7 @@ def test_an_ensemble_averages_probabilities_of_models_that_differ_by_seed(tmp_pa
 
 @pytest.mark.parametrize("regression", [True, False])
 def test_the_linear_model_is_ridge_or_logistic_regression_on_mean_tokens(tmp_path, regression):
-    config = configure(write_tables(tmp_path, regression))
-    splits = load_splits(config.data, progress=False)
-    model = LinearModel.fit([splits.train, splits.valid], 3.0)
+    splits, model = _linear_model(tmp_path, regression)
     found = model.predict(splits.test)
     rows = [np.concatenate([mean_features(part).numpy() for part in parts]) for parts in _parts(splits)]
     centre, deviation = rows[0].mean(0), rows[0].std(0)
@@ -104,9 +102,7 @@ def test_the_linear_model_is_ridge_or_logistic_regression_on_mean_tokens(tmp_pat
 
 @pytest.mark.parametrize("regression", [True, False])
 def test_a_linear_model_takes_utterances_without_a_label(tmp_path, regression):
-    config = configure(write_tables(tmp_path, regression))
-    splits = load_splits(config.data, progress=False)
-    model = LinearModel.fit([splits.train, splits.valid], 3.0)
+    splits, model = _linear_model(tmp_path, regression)
     known = model.predict(splits.test)
     utterances = list(splits.test.utterances())
     utterances[0].label = None
@@ -117,6 +113,11 @@ def test_a_linear_model_takes_utterances_without_a_label(tmp_path, regression):
     for utterance in utterances:
         utterance.label = None
     assert model.predict(splits.test).labels is None
+
+
+def _linear_model(folder, regression):
+    splits = load_splits(configure(write_tables(folder, regression)).data, progress=False)
+    return splits, LinearModel.fit([splits.train, splits.valid], 3.0)
 
 
 def _parts(splits):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from amuse.cli.main import app
 from amuse.config import Config
-from amuse.data import Conversations, Dialogue, Standardizer, collate, synthetic_conversations
+from amuse.data import Conversations, Dialogue, Standardizer, collate
 from amuse.data import standardize as standardize_module
 from amuse.data.batch import DialogueBatches
 from amuse.data.load import Splits, load_splits
@@ -24,14 +24,12 @@ from amuse.training.micro_batches import MicroBatchSampler, micro_batch_loader, 
 from amuse.training.train import train_on
 from amuse.world import World
 from tests.batches import missing_counts
-from tests.prepared_folder import write_prepared
-
-SPLITS = ("train", "valid", "test")
+from tests.prepared_folder import seven_dialogues, write_prepared
 
 
 @pytest.fixture(scope="module")
 def source():
-    return {split: synthetic_conversations(split, num_dialogues=7, seed=3, absent_rate=0.2) for split in SPLITS}
+    return seven_dialogues()
 
 
 @pytest.fixture

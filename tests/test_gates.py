@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from amuse.evaluation.load import load_run
+from amuse.evaluation.load import load_best, load_run
 from amuse.evaluation.predict import predict
 from amuse.experiments.cross_validation import cross_validate
 from benchmarks import gates
@@ -35,13 +35,13 @@ def test_coefficients_are_those_of_every_utterance_and_can_be_replaced(folds):
 
 
 def test_a_gate_that_says_the_same_for_everybody_adapts_to_nobody(folds, monkeypatch):
-    def constant(folder, split):
-        model, part, config = load_run(folder, split)
+    def constant(folder):
+        model, standardizer, config = load_best(folder)
         torch.nn.init.zeros_(model.fusion.pair_weight)
         torch.nn.init.constant_(model.fusion.pair_bias, 2.0)
-        return model, part, config
+        return model, standardizer, config
 
-    monkeypatch.setattr(gates, "load_run", constant)
+    monkeypatch.setattr(gates, "load_best", constant)
     fold = gates.measure(folds / "fold1")
     assert fold.mean == pytest.approx(1 / (1 + torch.tensor(-2.0).exp().item()))
     assert fold.deviation == pytest.approx(0, abs=1e-6)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from amuse.cli.main import app
-from amuse.config import Config
-from amuse.data import collate, synthetic_conversations
+from amuse.config import SPLITS, Config
+from amuse.data import collate
 from amuse.data.load import guess_dataset, load_splits
 from amuse.data.prepared import default_cache, read_manifest, read_prepared, shard_block
 from amuse.encoders.stored import stored_tensors
@@ -24,15 +24,14 @@ from amuse.files import LOG_FILE
 from amuse.remote import FileCache, RemoteFile, read_url
 from amuse.training.shuffling import Shuffling, draw_batches
 from amuse.world import World
-from tests.prepared_folder import write_prepared
+from tests.prepared_folder import seven_dialogues, write_prepared
 
-SPLITS = ("train", "valid", "test")
 SMALL = ["model.d_model=8", "model.num_heads=1", "model.man_layers=1", "train.epochs=2", "train.batch_size=2"]
 
 
 @pytest.fixture(scope="module")
 def source():
-    return {split: synthetic_conversations(split, num_dialogues=7, seed=3, absent_rate=0.2) for split in SPLITS}
+    return seven_dialogues()
 
 
 @pytest.fixture

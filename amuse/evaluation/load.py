@@ -43,5 +43,15 @@ def load_run(folder: str | Path, split: str) -> tuple[Amuse, Conversations, Conf
         ValueError: A damaged checkpoint or an unknown split.
     """
     model, standardizer, config = load_best(folder)
+    return model, load_as_read(model, standardizer, config, split), config
+
+
+def load_as_read(model: Amuse, standardizer: Standardizer | None, config: Config, split: str) -> Conversations:
+    """One split of a run's data with features as its model reads them; the arguments are what `load_best` gives.
+
+    Raises:
+        FileNotFoundError: No such data.
+        ValueError: An unknown split.
+    """
     conversations = load_split(config.data, split, device=next(model.parameters()).device)
-    return model, conversations if standardizer is None else standardizer.apply(conversations), config
+    return conversations if standardizer is None else standardizer.apply(conversations)

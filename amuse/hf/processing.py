@@ -83,10 +83,12 @@ class AmuseProcessor(FeatureExtractionMixin):
             Dialogue(str(d), [self._utterance(entry, f"{d}_{u}") for u, entry in enumerate(_entries(dialogue, d))])
             for d, dialogue in enumerate(dialogues)
         ]
-        conversations = Conversations(given, self.label_names, self._given_modalities(given))
+        pending = self._pending(given)
+        modalities = {m: width for m, width in self.modalities.items() if not (pending and m == self.text_modality)}
+        conversations = Conversations(given, self.label_names, modalities)
         for plain, dialogue in zip(dialogues, given, strict=True):
             if not isinstance(plain, Dialogue):  # a data set may have words and utterances that the model does not read
-                self._check_readable(dialogue, self._pending(given))
+                self._check_readable(dialogue, pending)
         config = self._text_config()
         if config is not None and self.text_modality not in conversations.modalities:
             conversations = _with_text(conversations, config, self.text_modality, self.modalities[self.text_modality])
@@ -137,11 +139,6 @@ class AmuseProcessor(FeatureExtractionMixin):
         """Whether words are to be encoded: there is an encoder, and no utterance brings features of them."""
         there = any(self.text_modality in u.features for dialogue in dialogues for u in dialogue.utterances)
         return self.text is not None and not there
-
-    def _given_modalities(self, dialogues: list[Dialogue]) -> dict[str, int]:
-        """All modalities except text that is not encoded yet."""
-        pending = self._pending(dialogues)
-        return {name: width for name, width in self.modalities.items() if not (pending and name == self.text_modality)}
 
     def _check_readable(self, dialogue: Dialogue, pending: bool) -> None:
         """Refuse words that nothing encodes, and a dialogue of which the model would read nothing."""

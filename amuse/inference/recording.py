@@ -52,10 +52,10 @@ class Recognizer:
                 f"({', '.join(modalities)}); train on data made by `amuse data prepare`"
             )
         self.extractor: Extractor | None = None
-        manifest = read_json(run / BEST / MEDIA_FILE) if dataset == "prepared" else {}
         if "text" in modalities:
             check_text_weights(run, self.config.data)
         if self.wanted:
+            manifest = read_json(run / BEST / MEDIA_FILE)
             self.extractor = Extractor.from_manifest(manifest, str(next(self.model.parameters()).device))
 
     def utterances(

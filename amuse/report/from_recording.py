@@ -58,18 +58,14 @@ def explain_recording(
         report(problem)
 
     plain, utterances = recognizer.utterances(media, transcript, heard)
-    pairs = []
-    with progress_bar(f"reading {len(plain)} utterances", len(plain), "utt", shown=progress, leave=False) as bar:
-        for pair in utterances:
-            pairs.append(pair)
-            bar.update()
+    count = len(plain)
+    pairs = list(
+        progress_bar(f"reading {count} utterances", count, "utt", over=utterances, shown=progress, leave=False)
+    )
     dialogue = Dialogue(plain.id, [utterance for utterance, _ in pairs])
     seen = [perception for _, perception in pairs]
-    turns = []
-    with progress_bar(f"explaining {len(plain)} utterances", len(plain), "utt", shown=progress, leave=False) as bar:
-        for position in range(len(dialogue)):
-            turns.append(explain_turn(recognizer, dialogue, position, seen[position], options))
-            bar.update()
+    work = progress_bar(f"explaining {count} utterances", count, "utt", over=seen, shown=progress, leave=False)
+    turns = [explain_turn(recognizer, dialogue, i, perception, options) for i, perception in enumerate(work)]
     return replace(recording_content(recognizer, media.name, turns, options), origin=origin)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 from amuse.config import DataConfig
 from amuse.data.conversation import TOKEN_IDS, Conversations, Dialogue, Utterance
-from amuse.data.load import load_split
 from amuse.encoders.hub import encoder_folder
 from amuse.encoders.text import WordReader
 from amuse.encoders.words import check_text_weights
 from amuse.evaluation.calibration import load_temperature
-from amuse.evaluation.load import load_best
+from amuse.evaluation.load import load_as_read, load_best
 from amuse.evaluation.predict import predict
 from amuse.evaluation.quality import Quality, RegressionQuality
 from amuse.explain.explanation import DEFAULTS, ExplainOptions, explain
@@ -52,9 +51,7 @@ def explain_run(
     """
     model, standardizer, config = load_best(run)
     device = next(model.parameters()).device
-    conversations = load_split(config.data, split, device=device)
-    if standardizer is not None:
-        conversations = standardizer.apply(conversations)
+    conversations = load_as_read(model, standardizer, config, split)
 
     @cache
     def reader() -> WordReader:
@@ -66,19 +63,20 @@ def explain_run(
     by_words = options.method != "gradients"  # which explains whole tokens, and needs no text encoder
     turns = []
     count = len(chosen)
-    with progress_bar(f"explaining {count} utterances", count, "utt", shown=progress, leave=False) as bar:
-        for position, utterance in enumerate(chosen.utterances):
-            explanation = explain(
-                model,
-                chosen,
-                position,
-                options,
-                pieces=word_pieces(utterance, model, config.data),
-                temperature=temperature,
-                sentences=sentences(chosen, position, config.data, standardizer, reader) if by_words else None,
-            )
-            turns.append(Turn(utterance, explanation))
-            bar.update()
+    what = f"explaining {count} utterances"
+    for position, utterance in enumerate(
+        progress_bar(what, count, "utt", over=chosen.utterances, shown=progress, leave=False)
+    ):
+        explanation = explain(
+            model,
+            chosen,
+            position,
+            options,
+            pieces=word_pieces(utterance, model, config.data),
+            temperature=temperature,
+            sentences=sentences(chosen, position, config.data, standardizer, reader) if by_words else None,
+        )
+        turns.append(Turn(utterance, explanation))
     predictions = predict(model, conversations, config.train.batch_size)
     labels = predictions.labels
     quality: Quality | RegressionQuality | None = None

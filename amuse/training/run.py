@@ -51,11 +51,7 @@ from amuse.training.monitoring import (
     tensorboard,
     why_stopped,
 )
-from amuse.training.optimization import (
-    class_weights,
-    learning_rate_factor,
-    parameter_groups,
-)
+from amuse.training.optimization import class_weights, learning_rate_factor, parameter_groups
 from amuse.training.parallel import accumulating, local, parallel, whole
 from amuse.training.shuffling import Shuffling, draw_batches
 from amuse.training.state import History, TrainingState, rng_state, set_rng_state
